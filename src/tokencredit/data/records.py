@@ -1,0 +1,105 @@
+"""One record of a data set, whatever file it came from."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from tokencredit.errors import UserError
+
+Message = dict[str, str]
+
+
+class Format(str, Enum):
+    """How the columns of a data set are to be read."""
+
+    text = "text"
+    prompt_completion = "prompt_completion"
+    messages = "messages"
+
+
+COLUMNS = {
+    Format.text: ("text",),
+    Format.prompt_completion: ("prompt", "completion"),
+    Format.messages: ("messages",),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """A demonstration, with a label where the source has one.
+
+    `row` is its position in the source and names its random streams.
+    """
+
+    row: int
+    text: str
+    """The whole text; for conversations the contents joined by newlines (used for grouping only)."""
+    prompt: str | None = None
+    completion: str | None = None
+    messages: tuple[Message, ...] | None = None
+    label: int | None = None
+    """1 for positive, 0 for negative."""
+
+
+@dataclass(slots=True)
+class Dropped:
+    """Records that could not be used, counted by reason."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def add(self, reason: str) -> None:
+        """Count one more record dropped for `reason`."""
+        self.counts[reason] += 1
+
+
+_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
+_SPACES = re.compile(r"\s+")
+_WORDS = re.compile(r"[\W_]+")
+
+
+def plain_text(text: str) -> str:
+    """`text` without HTML line breaks and entities, white space folded."""
+    return _SPACES.sub(" ", html.unescape(_BREAK.sub(" ", text))).strip()
+
+
+def normalised(text: str) -> str:
+    """What two copies of a text have in common: its letters and digits, in lower case."""
+    return _WORDS.sub(" ", text.casefold()).strip() or text
+
+
+def read_label(value: object, positive: Iterable[str], negative: Iterable[str]) -> int | None:
+    """1, 0, or None for a value that is neither."""
+    text = str(value).strip().lower()
+    if text in positive:
+        return 1
+    return 0 if text in negative else None
+
+
+def require_columns(row: Mapping[str, object], wanted: Iterable[str], where: str) -> None:
+    """Raise unless every wanted column stands in `row`."""
+    missing = [name for name in wanted if name not in row]
+    if missing:
+        raise UserError(
+            f"dataset: {where} has no column {', '.join(map(repr, missing))}; it has "
+            f"{', '.join(map(repr, row))}. Set dataset.format (text | prompt_completion | messages), "
+            "dataset.text_column or dataset.label_column"
+        )
+
+
+def parse_messages(value: object) -> tuple[Message, ...] | None:
+    """The turns of a conversation that ends with the assistant, or None if it is not one."""
+    if not isinstance(value, list) or len(value) < 2:
+        return None
+    turns = []
+    for turn in value:
+        if not isinstance(turn, Mapping) or not {"role", "content"} <= set(turn):
+            return None
+        turns.append({"role": str(turn["role"]), "content": str(turn["content"])})
+    if turns[-1]["role"] != "assistant" or not turns[-1]["content"].strip():
+        return None
+    return tuple(turns)

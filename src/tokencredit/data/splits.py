@@ -1,0 +1,113 @@
+"""Disjoint splits that depend on the content of a record and on nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+
+from tokencredit.data.records import Dropped, Record, normalised
+from tokencredit.errors import UserError, require
+
+FINGERPRINT_LENGTH = 16
+
+
+@dataclass(slots=True, kw_only=True)
+class Splits:
+    """Share of the records for each purpose; copies of one text always land together."""
+
+    sft: float = 0.4
+    """Demonstrations for supervised fine-tuning."""
+    reward: float = 0.3
+    """Training of the reward model."""
+    rl: float = 0.15
+    """Prompts of the RL run."""
+    oracle: float = 0.1
+    """Training of the independent classifier that evaluates the result."""
+    eval: float = 0.05
+    """Held-out records: accuracy of the reward model, prompts of the evaluation."""
+
+    def __post_init__(self) -> None:
+        """Check that the shares make a whole."""
+        for share in fields(self):
+            value = getattr(self, share.name)
+            require(0 <= value <= 1, f"dataset.splits.{share.name}", value, "must lie in [0, 1]")
+        total = sum(getattr(self, share.name) for share in fields(self))
+        require(abs(total - 1) < 1e-9, "dataset.splits", round(total, 6), "the shares must sum to 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """The records of every split, in the order of the source."""
+
+    parts: dict[str, tuple[Record, ...]]
+    fingerprints: dict[str, str]
+    dropped: Dropped
+    duplicates: int
+    """Records that repeat an earlier one's normalised text."""
+
+    def labelled(self, split: str) -> tuple[Record, ...]:
+        """The records of a split, which must hold both classes."""
+        records = self.parts[split]
+        classes = {record.label for record in records}
+        if classes != {0, 1}:
+            found = "no labels" if classes in (set(), {None}) else f"only class {classes}"
+            raise UserError(
+                f"dataset: the {split} split ({len(records)} records) has {found}; a sentiment reward "
+                "model and the oracle need positive and negative records (dataset.label_column, "
+                "dataset.positive, dataset.negative)"
+            )
+        return records
+
+
+def group_key(record: Record) -> str:
+    """What decides the split: the prompt where there is one, else the whole normalised text."""
+    if record.messages is not None:
+        return normalised("\n".join(turn["content"] for turn in record.messages[:-1]))
+    return normalised(record.prompt if record.prompt is not None else record.text)
+
+
+def split_of(key: str, splits: Splits) -> str:
+    """The split of a group: its hash as a fraction, looked up among the cumulated shares."""
+    digest = hashlib.sha256(f"tokencredit split\n{key}".encode()).digest()
+    fraction = int.from_bytes(digest[:8], "big") / 2**64
+    bound = 0.0
+    for share in fields(splits):
+        bound += getattr(splits, share.name)
+        if fraction < bound:
+            return share.name
+    return fields(splits)[-1].name
+
+
+def split_records(records: Sequence[Record], splits: Splits, dropped: Dropped) -> Corpus:
+    """`records` dealt to the splits, with a fingerprint of each."""
+    parts: dict[str, list[Record]] = {share.name: [] for share in fields(splits)}
+    seen: set[str] = set()
+    for record in records:
+        key = group_key(record)
+        seen.add(key)
+        parts[split_of(key, splits)].append(record)
+    for name, part in parts.items():
+        require(
+            bool(part) or getattr(splits, name) == 0,
+            f"dataset.splits.{name}",
+            getattr(splits, name),
+            f"no record of {len(records)} falls into this split; use more data or a larger share",
+        )
+    return Corpus(
+        parts={name: tuple(part) for name, part in parts.items()},
+        fingerprints={name: fingerprint(part) for name, part in parts.items()},
+        dropped=dropped,
+        duplicates=len(records) - len(seen),
+    )
+
+
+def fingerprint(records: Iterable[Record]) -> str:
+    """A hash of what the records say, in order."""
+    total = hashlib.sha256()
+    for record in records:
+        content = repr(
+            (record.row, record.text, record.prompt, record.completion, record.messages, record.label)
+        )
+        total.update(hashlib.sha256(content.encode()).digest())
+    return total.hexdigest()[:FINGERPRINT_LENGTH]

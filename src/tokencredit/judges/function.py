@@ -1,0 +1,140 @@
+"""A user's own Python function as judge."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from tokencredit.canonical import file_sha256
+from tokencredit.errors import UserError, require
+from tokencredit.judges.judge import Judge, OpenJudge
+from tokencredit.rewards.scheme import Evidence
+from tokencredit.rollout import Judgement, Rollout
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from tokencredit.context import Context
+
+
+@dataclass(slots=True, kw_only=True)
+class FunctionJudge(Judge):
+    """Calls `function(prompts, responses)`, or with `offsets` too, if it takes a third argument.
+
+    `prompts` and `responses` are lists of text. It returns one score a response; with `offsets`, a
+    list of (start, end) character ranges of the response's tokens, it may return `(scores, evidence)`
+    with one number a token.
+    """
+
+    evidence: ClassVar[Evidence] = Evidence.signed
+
+    function: str | None = None
+    """`path/to/file.py:name` or `module:name`."""
+
+    def __post_init__(self) -> None:
+        """Check the form of the name."""
+        require(
+            self.function is not None and ":" in self.function,
+            "judge.function",
+            self.function,
+            "name the function as path/to/file.py:name or module:name",
+        )
+
+    def identity(self) -> object:
+        """The content of the file, not its path."""
+        place, name = self._split()
+        content = file_sha256(Path(place)) if place.endswith(".py") and Path(place).is_file() else place
+        return {"class": type(self).__name__, "name": name, "content": content}
+
+    def open(self, context: Context, tokenizer: PreTrainedTokenizerBase) -> OpenJudge:
+        """The function behind a callable on rollouts."""
+        function = self.load()
+        with_offsets = "offsets" in inspect.signature(function).parameters
+
+        def judge(rollout: Rollout) -> Judgement:
+            prompts = decode(tokenizer, rollout.prompt_ids, rollout.prompt_mask)
+            responses, offsets = decode_tokens(tokenizer, rollout.response_ids, rollout.response_mask)
+            extra = {"offsets": offsets} if with_offsets else {}
+            answer = function(prompts, responses, **extra)
+            scores, evidence = answer if isinstance(answer, tuple) else (answer, None)
+            return self._judgement(scores, evidence, rollout)
+
+        return judge
+
+    def load(self) -> Callable[..., Any]:
+        """The function itself, or an error that says why it cannot be had."""
+        place, name = self._split()
+        try:
+            if place.endswith(".py"):
+                from tokencredit.plugins import import_file
+
+                module = import_file(Path(place))
+            else:
+                module = importlib.import_module(place)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"judge.function = {self.function!r}: {place} does not import: {error}") from error
+        function = getattr(module, name, None)
+        if not callable(function):
+            raise UserError(f"judge.function = {self.function!r}: {place} has no function {name!r}")
+        return function  # type: ignore[no-any-return]
+
+    def _split(self) -> tuple[str, str]:
+        assert self.function is not None
+        place, _, name = self.function.rpartition(":")
+        return str(Path(place).expanduser()) if place.endswith(".py") else place, name
+
+    def _judgement(self, scores: Any, evidence: Any, rollout: Rollout) -> Judgement:
+        mask = rollout.response_mask
+        values = torch.as_tensor(scores, dtype=torch.float32)
+        if values.shape != (len(mask),):
+            raise UserError(
+                f"judge.function = {self.function!r}: returned scores of shape {tuple(values.shape)} for "
+                f"{len(mask)} responses; return one number a response"
+            )
+        matrix = torch.zeros(mask.shape)
+        for row, numbers in enumerate(evidence if evidence is not None else []):
+            length = int(mask[row].sum())
+            if len(numbers) != length:
+                raise UserError(
+                    f"judge.function = {self.function!r}: response {row} has {length} tokens, but "
+                    f"{len(numbers)} numbers of evidence; return one a token"
+                )
+            matrix[row, :length] = torch.as_tensor(numbers, dtype=torch.float32)
+        if not (values.isfinite().all() and matrix.isfinite().all()):
+            raise UserError(f"judge.function = {self.function!r}: returned a number that is not finite")
+        return Judgement(scores=values.to(mask.device), evidence=matrix.to(mask.device))
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, ids: Tensor, mask: Tensor) -> list[str]:
+    """The text of each row's counting tokens, special tokens left out."""
+    rows = [row[keep].tolist() for row, keep in zip(ids, mask, strict=True)]
+    return list(tokenizer.batch_decode(rows, skip_special_tokens=True))
+
+
+def decode_tokens(
+    tokenizer: PreTrainedTokenizerBase, ids: Tensor, mask: Tensor
+) -> tuple[list[str], list[list[tuple[int, int]]]]:
+    """The text of each response, and the character range of each of its tokens.
+
+    A token that only completes a character begun by an earlier one owns the range of that character.
+    Special tokens own an empty range at the place where they stand.
+    """
+    texts, offsets = [], []
+    for row, keep in zip(ids, mask, strict=True):
+        tokens = row[keep].tolist()
+        ends = [
+            len(tokenizer.decode(tokens[: k + 1], skip_special_tokens=True).rstrip("\ufffd"))
+            for k in range(len(tokens))
+        ]
+        texts.append(tokenizer.decode(tokens, skip_special_tokens=True))
+        offsets.append(list(zip([0, *ends[:-1]], ends, strict=True)))
+    return texts, offsets

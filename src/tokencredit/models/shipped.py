@@ -1,0 +1,27 @@
+"""The small base model that comes with the package: where it lies, and that it is the right one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from tokencredit.atomic import read_json
+from tokencredit.canonical import file_sha256
+from tokencredit.errors import UserError
+
+SHIPPED_SHA256: Final = "0" * 64
+"""Checksum of its weights (model.safetensors)."""
+FOLDER: Final = Path(__file__).parent.parent / "assets" / "tiny_base"
+
+
+def shipped_model() -> Path:
+    """The folder of the shipped model, its checksum verified."""
+    weights = FOLDER / "model.safetensors"
+    if not weights.is_file() or file_sha256(weights) != SHIPPED_SHA256:
+        raise UserError(f"model: {weights} is missing or damaged; install tokencredit again")
+    return FOLDER
+
+
+def shipped_split() -> str:
+    """The fingerprint of the SFT split that the shipped model was trained on."""
+    return str(read_json(FOLDER / "provenance.json")["sft_fingerprint"])

@@ -1,0 +1,65 @@
+"""Pure tensor functions that know about masks. A mask is True where the token counts.
+
+Masked slots may hold anything, NaN included: they are replaced, never multiplied by zero.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+def keep(x: Float[Tensor, "*S"], mask: Bool[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+    """`x` with zeros where the mask is False."""
+    return torch.where(mask, x, torch.zeros((), dtype=x.dtype, device=x.device))
+
+
+def masked_sum(x: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B"]:
+    """The sum over counting tokens of each row."""
+    return keep(x, mask).sum(dim=1)
+
+
+def masked_mean(x: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, ""]:
+    """The mean over all counting tokens; 0 if there are none."""
+    return keep(x, mask).sum() / mask.sum().clamp(min=1)
+
+
+def whiten(
+    x: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], *, unbiased: bool = True, eps: float = 1e-8
+) -> Float[Tensor, "B T"]:
+    """`x` with mean 0 and variance 1 over all counting tokens; only centred if fewer than two count."""
+    count = mask.sum()
+    centred = keep(x - masked_mean(x, mask), mask)
+    if count < 2:
+        return centred
+    variance = centred.square().sum() / (count - 1 if unbiased else count)
+    return centred * torch.rsqrt(variance + eps)
+
+
+def last_token(mask: Bool[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
+    """One-hot of the last counting token of each row; all False for an empty row."""
+    position = torch.arange(mask.shape[1], device=mask.device)
+    last = torch.where(mask, position, -1).amax(dim=1, keepdim=True)
+    return position == last
+
+
+def gather_logp(
+    logits: Float[Tensor, "*S V"], ids: Int[Tensor, "*S"]
+) -> tuple[Float[Tensor, "*S"], Float[Tensor, "*S"]]:
+    """log softmax(logits) at `ids`, and the entropy in nats; -inf logits count as impossible."""
+    logp = torch.log_softmax(logits.float(), dim=-1)
+    p = logp.exp()
+    entropy = -torch.where(p > 0, p * logp, torch.zeros_like(p)).sum(dim=-1)
+    return logp.gather(-1, ids[..., None]).squeeze(-1), entropy
+
+
+def k1(logp: Float[Tensor, "*S"], ref_logp: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+    """The signed estimate log π − log π_ref of the KL divergence; unbiased under π."""
+    return logp - ref_logp
+
+
+def k3(logp: Float[Tensor, "*S"], ref_logp: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+    """exp(d) − 1 − d with d = log π_ref − log π: unbiased under π and never negative."""
+    d = ref_logp - logp
+    return torch.expm1(d) - d

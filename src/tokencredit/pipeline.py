@@ -1,0 +1,73 @@
+"""The recipe: which stages a configuration needs, in which order, and what is done already."""
+
+from __future__ import annotations
+
+import time
+
+from tokencredit.algorithms.algorithm import Algorithm
+from tokencredit.config import Config
+from tokencredit.console import say
+from tokencredit.context import Context
+from tokencredit.errors import UserError
+from tokencredit.process import run_stage
+from tokencredit.stages.rl import RLStage
+from tokencredit.stages.sft import SFTStage
+from tokencredit.stages.stage import Stage
+from tokencredit.store import Plan
+
+INTERRUPTED = {-2: "interrupted", -9: "killed", -15: "terminated"}
+
+
+def all_stages(context: Context) -> list[Stage]:
+    """Every stage of the run, parents first; the last one is what the run is for."""
+    final = RLStage(context) if isinstance(context.config.algorithm, Algorithm) else SFTStage(context)
+    ordered: dict[tuple[str, str], Stage] = {}
+
+    def visit(stage: Stage) -> None:
+        for parent in stage.parents().values():
+            visit(parent)
+        ordered.setdefault((stage.name, stage.key), stage)
+
+    visit(final)
+    return list(ordered.values())
+
+
+def plan(config: Config) -> list[Plan]:
+    """Hit or miss of every stage."""
+    context = Context(config)
+    return [
+        stage.plan() if isinstance(stage, RLStage) else context.store.plan(stage)
+        for stage in all_stages(context)
+    ]
+
+
+def execute(config: Config) -> Stage:
+    """Build what is missing, each stage in a process of its own; the last stage."""
+    context = Context(config)
+    stages = all_stages(context)
+    for stage in stages:
+        if isinstance(stage, RLStage):
+            if stage.is_done():
+                say(f"rl {stage.key}: complete in {stage.folder}")
+                continue
+            stage.check_folder()
+        elif context.store.find(stage) is not None:
+            say(f"{stage.name} {stage.key}: reused")
+            continue
+        say(f"{stage.name} {stage.key}: running")
+        started = time.monotonic()
+        code = run_stage(config, stage.name, stage.key)
+        if code != 0:
+            raise StageFailed(stage.name, code)
+        say(f"{stage.name} {stage.key}: done in {time.monotonic() - started:.0f} s")
+    return stages[-1]
+
+
+class StageFailed(UserError):
+    """A stage's process ended with an error, which it has printed."""
+
+    def __init__(self, stage: str, code: int) -> None:
+        """`code` is the exit code, negative for a signal."""
+        reason = INTERRUPTED.get(code, f"ended with exit code {code}")
+        UserError.__init__(self, f"stage {stage} {reason}; what was finished before it is kept")
+        self.code = code if code > 0 else 128 - code

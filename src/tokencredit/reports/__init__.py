@@ -1,0 +1,1 @@
+"""What is built from the files of a run: statistics, figures, sample tables, summaries."""

@@ -1,0 +1,75 @@
+"""A run folder as the reports read it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tokencredit.atomic import read_json
+from tokencredit.errors import UserError
+from tokencredit.tracking.jsonl import read_jsonl
+
+
+class RunFolder:
+    """The files of a run, read when asked for; all but metrics.jsonl may be missing."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Look at `path`; raises UserError where no run has logged a step."""
+        self.path = Path(path)
+        file = self.path / "metrics.jsonl"
+        self.metrics = read_jsonl(file) if file.exists() else []
+        if not self.metrics:
+            raise UserError(f"{self.path}: no step in metrics.jsonl; name the folder of a run")
+
+    @property
+    def timings(self) -> list[dict[str, Any]]:
+        """Rows of timings.jsonl."""
+        return self._rows("timings.jsonl")
+
+    @property
+    def samples(self) -> list[dict[str, Any]]:
+        """Rows of samples.jsonl."""
+        return self._rows("samples.jsonl")
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """results.json, empty before the run is complete."""
+        return self._object("results.json")
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """manifest.json."""
+        return self._object("manifest.json")
+
+    @property
+    def scheme(self) -> str:
+        """Name of the reward scheme; before there are results, that of the folder's parent."""
+        return str(self.results.get("scheme") or self.path.resolve().parent.name)
+
+    def series(self, metric: str) -> tuple[list[int], list[float]]:
+        """Return the steps at which `metric` was logged, and its values there."""
+        rows = [row for row in self.metrics if metric in row]
+        return [row["step"] for row in rows], [row[metric] for row in rows]
+
+    def _rows(self, name: str) -> list[dict[str, Any]]:
+        file = self.path / name
+        return read_jsonl(file) if file.exists() else []
+
+    def _object(self, name: str) -> dict[str, Any]:
+        file = self.path / name
+        return read_json(file) if file.exists() else {}
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` beside `path`, then rename, so that no reader sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(data)
+    temporary.replace(path)
+
+
+def existing(folder: Path, names: Iterable[str]) -> list[Path]:
+    """Return the paths of `names` in `folder` that exist."""
+    return [folder / name for name in names if (folder / name).exists()]

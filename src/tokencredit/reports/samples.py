@@ -1,0 +1,95 @@
+"""Sample responses with the reward of every token in colour, on a terminal and as HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from tokencredit.reports.pages import render
+
+Row = Mapping[str, Any]
+
+# Blue for credit, vermilion for blame: told apart with every common colour blindness.
+_CREDIT = (0, 114, 178)
+_BLAME = (213, 94, 0)
+_COLUMNS = ("rewards", "shaped", "kl", "values", "advantages")
+_DARK_ENOUGH = 0.55
+
+
+def render_samples(rows: Sequence[Row], limit: int) -> Table:
+    """Return a terminal table of the last `limit` rows, tokens shaded by their reward.
+
+    Blue tokens earned, vermilion tokens lost; the shade is the reward's share of the largest one
+    in the table.
+    """
+    chosen = rows[-limit:] if limit > 0 else []
+    scale = _largest_reward(chosen)
+    table = Table(show_lines=True, expand=True)
+    table.add_column("step", justify="right")
+    table.add_column("score", justify="right")
+    table.add_column("prompt → response, shaded by token reward", ratio=1)
+    for row in chosen:
+        # Text and its append, unlike strings, are not read as rich's markup.
+        text = Text().append(_printable(row["prompt"]), style="dim")
+        for token, reward in zip(row["tokens"], row["rewards"], strict=True):
+            text.append(_printable(token), style=_shade(reward / scale))
+        table.add_row(str(row["step"]), f"{row['score']:+.2f}", text)
+    return table
+
+
+def samples_html(rows: Sequence[Row]) -> str:
+    """Return a page that needs no other file: tokens shaded by reward, their numbers on hover.
+
+    All text is escaped, and the page's own policy forbids scripts and anything from elsewhere.
+    """
+    return render("samples.html", title="Samples", samples=sample_views(rows))
+
+
+def sample_views(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return what the template shows of each row, tokens with shade and hover text."""
+    scale = _largest_reward(rows)
+    return [
+        {
+            "step": row["step"],
+            "row": row["row"],
+            "score": f"{row['score']:+.3f}",
+            "prompt": row["prompt"],
+            "tokens": [
+                {"text": token, "style": _css(row["rewards"][t] / scale), "title": _hover(row, t)}
+                for t, token in enumerate(row["tokens"])
+            ],
+        }
+        for row in rows
+    ]
+
+
+def _printable(text: str) -> str:
+    """Return `text` with control characters as visible pictures: a model may emit an escape."""
+    return text.translate({code: 0x2400 + code for code in range(32) if code != ord("\n")})
+
+
+def _largest_reward(rows: Sequence[Row]) -> float:
+    return max((abs(reward) for row in rows for reward in row["rewards"]), default=0.0) or 1.0
+
+
+def _hover(row: Row, t: int) -> str:
+    lines = [f"{name}: {row[name][t]:+.4f}" for name in _COLUMNS if name in row]
+    return "\n".join([f"token {t}", *lines])
+
+
+def _css(share: float) -> str:
+    red, green, blue = _CREDIT if share >= 0 else _BLAME
+    ink = "; color: #fff" if abs(share) > _DARK_ENOUGH else ""
+    return f"background: rgba({red}, {green}, {blue}, {abs(share):.3f}){ink}"
+
+
+def _shade(share: float) -> Style:
+    """Return the colour of a share in [-1, 1]; it fades to white, as the page's does."""
+    target = _CREDIT if share >= 0 else _BLAME
+    red, green, blue = (round(255 + (channel - 255) * abs(share)) for channel in target)
+    ink = "#ffffff" if abs(share) > _DARK_ENOUGH else "#000000"
+    return Style.parse(f"{ink} on #{red:02x}{green:02x}{blue:02x}")

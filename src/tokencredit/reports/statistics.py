@@ -1,0 +1,103 @@
+"""Intervals, paired and unpaired comparisons, and diversity: arithmetic on plain numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean with its confidence interval, standard error, and number of values.
+
+    With n = 1 the spread is unknown: se is 0 and the interval is the mean itself, so that tables
+    need no NaN. Whoever prints it says n = 1.
+    """
+
+    mean: float
+    low: float
+    high: float
+    se: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class PairedTest:
+    """A paired t-test: the mean difference with its interval, t, two-sided p, number of pairs."""
+
+    difference: Interval
+    t: float
+    p: float
+    n: int
+
+
+def mean_ci(values: Sequence[float], level: float = 0.95) -> Interval:
+    """Return the mean of `values` and Student's t interval (ddof 1, n - 1 degrees of freedom).
+
+    Raises ValueError without values, with one that is not finite, or for a level outside (0, 1).
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level = {level}: must lie in (0, 1)")
+    array = np.asarray(values, dtype=np.float64)
+    n = array.size
+    if n == 0 or not np.isfinite(array).all():
+        raise ValueError(f"{n} values: at least one is needed, all of them finite")
+    mean = float(array.mean())
+    if n == 1:
+        return Interval(mean, mean, mean, 0.0, 1)
+    se = float(array.std(ddof=1)) / math.sqrt(n)
+    half = float(stats.t.ppf((1 + level) / 2, n - 1)) * se
+    return Interval(mean, mean - half, mean + half, se, n)
+
+
+def paired_difference(a: Sequence[float], b: Sequence[float], level: float = 0.95) -> PairedTest:
+    """Return the paired t-test of a - b, where a[i] and b[i] belong together.
+
+    Equal differences have no spread: then t is infinite (0 if they are zero) and p is 0 (1). One
+    pair proves nothing: t is 0 and p is 1. Raises ValueError for unequal lengths.
+    """
+    if len(a) != len(b):
+        raise ValueError(f"{len(a)} and {len(b)} values: pairs need equally many")
+    difference = mean_ci([x - y for x, y in zip(a, b, strict=True)], level)
+    t = _in_standard_errors(difference.mean, difference.se, difference.n)
+    p = 2 * float(stats.t.sf(abs(t), difference.n - 1)) if difference.n > 1 else 1.0
+    return PairedTest(difference, t, p, difference.n)
+
+
+def standard_errors_apart(a: Sequence[float], b: Sequence[float]) -> float:
+    """Return (mean of a - mean of b) / sqrt(se_a^2 + se_b^2), Welch's statistic.
+
+    0 if either has one value only, since its spread is unknown.
+    """
+    return apart(mean_ci(a), mean_ci(b))
+
+
+def apart(a: Interval, b: Interval) -> float:
+    """Return `standard_errors_apart` of two samples that are known by mean and standard error."""
+    return _in_standard_errors(a.mean - b.mean, math.hypot(a.se, b.se), min(a.n, b.n))
+
+
+def distinct_n(texts: Sequence[str], n: int) -> float:
+    """Return the share of distinct word n-grams among all of `texts` (Li et al. 2016, distinct-n).
+
+    Words are what white space separates, no n-gram spans two texts, and texts too short for any
+    give 0.
+    """
+    if n < 1:
+        raise ValueError(f"n = {n}: must be at least 1")
+    grams = [
+        tuple(words[start : start + n])
+        for words in map(str.split, texts)
+        for start in range(len(words) - n + 1)
+    ]
+    return len(set(grams)) / len(grams) if grams else 0.0
+
+
+def _in_standard_errors(difference: float, se: float, n: int) -> float:
+    if n == 1 or difference == 0:
+        return 0.0
+    return difference / se if se > 0 else math.copysign(math.inf, difference)

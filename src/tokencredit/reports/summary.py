@@ -1,0 +1,173 @@
+"""The closing summary of a run on the terminal, and its HTML report."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from tokencredit.reports.figures import plot_run
+from tokencredit.reports.pages import render
+from tokencredit.reports.run_folder import RunFolder, existing, write_bytes
+from tokencredit.reports.samples import sample_views
+from tokencredit.reports.statistics import Interval, apart, mean_ci
+
+_ENDS = 10
+_REPORT_SAMPLES = 24
+_PLACES = {
+    "policy": "the trained policy, for from_pretrained",
+    "report.html": "this summary with figures and samples",
+    "figures/reward.png": "score",
+    "figures/kl.png": "distance from the reference",
+    "results.json": "results",
+    "samples.jsonl": "responses with token rewards",
+    "metrics.jsonl": "every step",
+    "wandb": "the W&B copy",
+}
+_MINUTE = 60
+
+
+def closing_summary(run_dir: str | Path) -> str:
+    """Return what a run came to: score then and now, KL, evaluation, time, and where things lie.
+
+    Raises UserError where the folder holds no step.
+    """
+    run = RunFolder(run_dir)
+    parts = [_headline(run)]
+    parts.append(_columns([*score_ends(run), [gain(run)]]))
+    table = evaluation_table(run)
+    if table:
+        parts.append("on held-out prompts, mean ± standard error\n" + _columns(table))
+    seconds = phases(run)
+    if seconds:
+        parts.append("time in training steps\n" + _columns([[n, _duration(s)] for n, s in seconds]))
+    here = [[os.path.relpath(path), _PLACES[name]] for name, path in _places(run)]
+    parts.append("where things lie\n" + _columns(here))
+    return "\n\n".join(parts) + "\n"
+
+
+def write_report(run_dir: str | Path) -> Path:
+    """Write report.html, one file with numbers, figures, and samples, and return its path."""
+    run = RunFolder(run_dir)
+    figures = [
+        {"name": path.stem, "data": base64.b64encode(path.read_bytes()).decode()}
+        for path in plot_run(run.path)
+    ]
+    page = render(
+        "report.html",
+        title=f"{run.scheme} · {run.path.resolve().name}",
+        lead=_headline(run),
+        ends=score_ends(run),
+        gain=gain(run),
+        figures=figures,
+        evaluation=evaluation_table(run),
+        phases=[(name, _duration(seconds)) for name, seconds in phases(run)],
+        samples=sample_views(run.samples[-_REPORT_SAMPLES:]),
+    )
+    write_bytes(run.path / "report.html", page.encode())
+    return run.path / "report.html"
+
+
+def score_ends(run: RunFolder) -> list[list[str]]:
+    """Return the table of score and KL over the first and the last ten steps, header first.
+
+    With fewer than twenty steps it is the first and the last half.
+    """
+    first, last = _ends(run, "score/mean")
+    rows = [["", "score", "95 % interval", "KL (nats per response)"]]
+    kl_first, kl_last = _ends(run, "kl/k1")
+    for name, score, kl in (("first", first, kl_first), ("last", last, kl_last)):
+        if score is not None:
+            distance = f"{kl.mean:.2f}" if kl else "-"
+            label = f"{name} {score.n} step{'s' if score.n > 1 else ''}"
+            rows.append([label, f"{score.mean:+.3f}", _interval(score), distance])
+    return rows
+
+
+def gain(run: RunFolder) -> str:
+    """Return in words how far apart the first and the last scores are."""
+    first, last = _ends(run, "score/mean")
+    if first is None or last is None or min(first.n, last.n) == 1:
+        return "too few steps to compare"
+    return f"{last.mean - first.mean:+.3f}, {apart(last, first):+.1f} standard errors apart"
+
+
+def evaluation_table(run: RunFolder) -> list[list[str]]:
+    """Return policy beside SFT on held-out prompts, header first; empty without evaluation."""
+    evaluation = {
+        name: Interval(x["mean"], x["mean"], x["mean"], x["se"], x["n"])
+        for name, x in run.results.get("evaluation", {}).items()
+    }
+    if not evaluation:
+        return []
+    rows = [["", "SFT", "policy", "standard errors apart"]]
+    for measure in dict.fromkeys(name.partition("/")[2] for name in evaluation):
+        sft, policy = evaluation.get(f"sft/{measure}"), evaluation.get(f"policy/{measure}")
+        known = sft and policy and min(sft.n, policy.n) > 1 and sft.se + policy.se > 0
+        distance = f"{apart(policy, sft):+.1f}" if sft and policy and known else "-"
+        rows.append([measure, _with_error(sft), _with_error(policy), distance])
+    return rows
+
+
+def phases(run: RunFolder) -> list[tuple[str, float]]:
+    """Return the seconds of each phase, summed over `time/*_seconds` of all steps."""
+    totals: dict[str, float] = {}
+    for row in run.timings:
+        for key, seconds in row.items():
+            if key.startswith("time/") and key.endswith("_seconds"):
+                name = key.removeprefix("time/").removesuffix("_seconds").replace("_", " ")
+                totals[name] = totals.get(name, 0.0) + seconds
+    return sorted(totals.items(), key=lambda item: -item[1])
+
+
+def _headline(run: RunFolder) -> str:
+    results, manifest = run.results, run.manifest
+    state = results.get("status") or manifest.get("state")
+    seed = results.get("seeds", {}).get("seed")
+    facts = [
+        f"{run.scheme}: {len(run.metrics)} steps",
+        f"seed {seed}" if seed is not None else "",
+        str(state) if state else "",
+        f"{_duration(results['wall_seconds'])} in all" if "wall_seconds" in results else "",
+    ]
+    return ", ".join(fact for fact in facts if fact)
+
+
+def _ends(run: RunFolder, metric: str) -> tuple[Interval | None, Interval | None]:
+    values = run.series(metric)[1]
+    if not values:
+        return None, None
+    count = max(1, min(_ENDS, len(values) // 2))
+    return mean_ci(values[:count]), mean_ci(values[-count:])
+
+
+def _places(run: RunFolder) -> list[tuple[str, Path]]:
+    return [(name, path) for name in _PLACES for path in existing(run.path, [name])]
+
+
+def _interval(x: Interval) -> str:
+    return f"[{x.low:+.3f}, {x.high:+.3f}]" if x.n > 1 else "unknown (n = 1)"
+
+
+def _with_error(x: Interval | None) -> str:
+    if x is None:
+        return "-"
+    return f"{x.mean:.3f} ± {x.se:.3f}" if x.n > 1 and x.se > 0 else f"{x.mean:.3f}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < _MINUTE:
+        return f"{seconds:.1f} s"
+    return f"{int(seconds) // _MINUTE} min {int(seconds) % _MINUTE:02d} s"
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> str:
+    """Return `rows` with their columns aligned; a row of one cell is a line of its own."""
+    table = [row for row in rows if len(row) > 1]
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))] if table else []
+    lines = []
+    for row in rows:
+        cells = row if len(row) == 1 else [c.ljust(w) for c, w in zip(row, widths, strict=True)]
+        lines.append(("  " + "   ".join(cells)).rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""What costs nothing: from evidence to one reward per token."""

@@ -1,0 +1,56 @@
+"""The score spread over its tokens by evidence: attention-based credit and its relatives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from tokencredit.errors import require
+from tokencredit.ops import keep, last_token, masked_sum
+from tokencredit.rewards.scheme import Evidence, RewardScheme
+from tokencredit.rollout import Judgement, Rollout
+
+EPS = 1e-8
+
+
+def shares(evidence: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    """Evidence as weights that sum to 1 in every non-empty row; equal ones where it vanishes."""
+    weights = keep(evidence, mask).clamp(min=0)
+    total = weights.sum(dim=1, keepdim=True)
+    equal = keep(1.0 / mask.sum(dim=1, keepdim=True).clamp(min=1).expand(mask.shape), mask)
+    return torch.where(total < EPS, equal, weights / total.clamp(min=EPS))
+
+
+@dataclass(slots=True, kw_only=True)
+class Redistribute(RewardScheme):
+    """r_t = β α_t R + (1 − β) R [t last], with α the normalised evidence (Chan et al. 2024, eq. 3).
+
+    The rewards of a response sum to its score for every β, so only the timing of the return changes.
+    """
+
+    evidence: ClassVar[Evidence] = Evidence.nonnegative
+    sum_preserving: ClassVar[bool] = True
+
+    beta: float = 0.8
+    """Share of the score that is redistributed; the rest stays on the last token. 0 is sparse."""
+
+    def __post_init__(self) -> None:
+        """Check β."""
+        require(0 <= self.beta <= 1, "reward_scheme.beta", self.beta, "must lie in [0, 1]")
+
+    def token_rewards(self, rollout: Rollout, judgement: Judgement) -> Float[Tensor, "B T"]:
+        """The blend of redistributed and terminal reward."""
+        mask = rollout.response_mask
+        dense = shares(judgement.evidence, mask)
+        sparse = last_token(mask).to(dense.dtype)
+        weights = self.beta * dense + (1 - self.beta) * sparse
+        return keep(judgement.scores[:, None] * weights, mask)
+
+
+def vanishing_rows(evidence: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> int:
+    """How many rows had no evidence to speak of and fell back to equal shares."""
+    return int((masked_sum(evidence.clamp(min=0), mask) < EPS).sum())

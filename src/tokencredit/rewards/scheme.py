@@ -1,0 +1,38 @@
+"""The base of all reward schemes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from enum import Enum
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from tokencredit.rollout import Judgement, Rollout
+
+
+class Evidence(str, Enum):
+    """What the numbers of a judge mean."""
+
+    none = "none"
+    """The judge says nothing of single tokens."""
+    nonnegative = "nonnegative"
+    """Weights, to be normalised."""
+    signed = "signed"
+    """Rewards of their own: good above zero, bad below."""
+
+
+@dataclass(slots=True, kw_only=True)
+class RewardScheme(ABC):
+    """Decides which tokens earned the score. Pure: same inputs, same rewards, no model, no gradient."""
+
+    evidence: ClassVar[Evidence] = Evidence.none
+    """The kind of evidence the scheme reads; `none` fits every judge."""
+    sum_preserving: ClassVar[bool] = False
+    """Whether the rewards of a response always sum to its score."""
+
+    @abstractmethod
+    def token_rewards(self, rollout: Rollout, judgement: Judgement) -> Float[Tensor, "B T"]:
+        """One reward per response token; zero where `rollout.response_mask` is False."""

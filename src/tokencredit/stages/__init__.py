@@ -1,0 +1,1 @@
+"""One thing trained or measured once, then reused."""

@@ -1,0 +1,144 @@
+"""An independent opinion: hashed word 1–2-grams and logistic regression, on reviews of its own."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tokencredit.atomic import write_json
+from tokencredit.errors import require
+from tokencredit.streams import permutation, stream_key
+from tokencredit.stages.stage import Stage
+
+WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
+
+
+@dataclass(slots=True, kw_only=True)
+class Oracle:
+    """The classifier that evaluates policies and that no policy is trained on."""
+
+    enabled: bool = True
+    """Train and use it; needs labels."""
+    buckets: int = 2**18
+    """Size of the hash table of n-grams."""
+    epochs: int = 6
+    """Passes over the oracle split."""
+    learning_rate: float = 0.02
+    """Step size of Adam."""
+    batch_size: int = 64
+    """Reviews of one step."""
+    l2: float = 1e-5
+    """Weight decay towards 0."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        require(self.buckets >= 1024, "oracle.buckets", self.buckets, "must be >= 1024")
+        require(self.epochs >= 1, "oracle.epochs", self.epochs, "must be >= 1")
+        require(self.learning_rate > 0, "oracle.learning_rate", self.learning_rate, "must be > 0")
+        require(self.batch_size >= 1, "oracle.batch_size", self.batch_size, "must be >= 1")
+        require(self.l2 >= 0, "oracle.l2", self.l2, "must be >= 0")
+
+
+def features(text: str, buckets: int) -> list[int]:
+    """The hash buckets of the distinct word 1-grams and 2-grams of a text."""
+    words = WORD.findall(text.lower())
+    grams = words + [f"{a} {b}" for a, b in zip(words, words[1:], strict=False)]
+    return sorted({zlib.crc32(gram.encode()) % buckets for gram in grams})
+
+
+class BagOfGrams(torch.nn.Module):
+    """Logistic regression on the mean weight of a text's n-grams, scaled by the root of their count."""
+
+    def __init__(self, buckets: int) -> None:
+        """All weights zero: every text is rated 0."""
+        torch.nn.Module.__init__(self)
+        self.weights = torch.nn.Parameter(torch.zeros(buckets))
+        self.bias = torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, bags: Sequence[Sequence[int]]) -> Float[Tensor, "B"]:
+        """The log-odds that each text is positive."""
+        counts = torch.tensor([len(bag) for bag in bags])
+        flat = torch.tensor([index for bag in bags for index in bag], dtype=torch.int64)
+        row = torch.repeat_interleave(torch.arange(len(bags)), counts)
+        sums = torch.zeros(len(bags)).index_add(0, row, self.weights[flat])
+        return sums / counts.clamp(min=1).sqrt() + self.bias
+
+    def rate(self, texts: Sequence[str]) -> Float[Tensor, "B"]:
+        """The log-odds that each text is positive, without gradient."""
+        with torch.no_grad():
+            return self(list(features(text, len(self.weights)) for text in texts))
+
+
+def load_oracle(folder: Path) -> BagOfGrams:
+    """The trained oracle in a store artifact."""
+    from safetensors.torch import load_file
+
+    state = load_file(folder / "oracle.safetensors")
+    oracle = BagOfGrams(len(state["weights"]))
+    oracle.load_state_dict(state)
+    return oracle
+
+
+class OracleStage(Stage):
+    """Trains the oracle on its split, measures it on the evaluation split."""
+
+    name: ClassVar[str] = "oracle"
+    version: ClassVar[int] = 1
+
+    def inputs(self) -> Mapping[str, object]:
+        """Settings, reviews, and seed."""
+        config, prints = self.context.config, self.context.corpus.fingerprints
+        return {
+            "oracle": config.oracle,
+            "data": prints["oracle"],
+            "eval": prints["eval"],
+            "stage_seed": config.stage_seed,
+        }
+
+    def run(self, out: Path) -> Mapping[str, object]:
+        """Train and write `oracle.safetensors`."""
+        from safetensors.torch import save_file
+
+        settings = self.context.config.oracle
+        train = self.context.corpus.labelled("oracle")
+        bags = [features(record.text, settings.buckets) for record in train]
+        labels = torch.tensor([float(record.label or 0) for record in train])
+        oracle = fit(bags, labels, settings, self.context.config.stage_seed)
+        held_out = self.context.corpus.labelled("eval")
+        truth = torch.tensor([record.label for record in held_out])
+        right = (oracle.rate([record.text for record in held_out]) > 0).long() == truth
+        figures = {"accuracy": float(right.float().mean()), "held_out": len(held_out)}
+        save_file(oracle.state_dict(), out / "oracle.safetensors")
+        write_json(out / "figures.json", figures)
+        return figures
+
+
+def fit(
+    bags: Sequence[Sequence[int]], labels: Float[Tensor, "N"], settings: Oracle, seed: int
+) -> BagOfGrams:
+    """Minimise the logistic loss with Adam; the order of the texts is a function of the seed."""
+    oracle = BagOfGrams(settings.buckets)
+    optimizer = torch.optim.Adam(
+        oracle.parameters(), lr=settings.learning_rate, weight_decay=settings.l2
+    )
+    for epoch in range(settings.epochs):
+        order = permutation(stream_key(seed, "oracle", epoch), len(bags))
+        for start in range(0, len(order), settings.batch_size):
+            chosen = [int(i) for i in order[start : start + settings.batch_size]]
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(
+                oracle([bags[i] for i in chosen]), labels[chosen]
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return oracle
+
+

@@ -1,0 +1,186 @@
+"""A reward model from sentiment labels, with transformers' Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from tokencredit.data.records import Record
+from tokencredit.errors import require
+from tokencredit.models.base import base_of
+from tokencredit.models.lora import adapted, merged
+from tokencredit.models.model import load_classifier, load_tokenizer
+from tokencredit.models.padding import ensure_pad, fit_embeddings
+from tokencredit.streams import integer, permutation, stream_key
+from tokencredit.stages.stage import Stage
+from tokencredit.stages.training import (
+    Training,
+    check_loss,
+    progress_callback,
+    quiet,
+    step_count,
+    trainer_settings,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(slots=True, kw_only=True)
+class RewardModel(Training):
+    """The sentiment classifier whose score = logit(positive) − logit(negative) is the reward."""
+
+    train: bool = True
+    """False: `model.reward` is a finished classifier and is used as it is."""
+    min_length: int = 8
+    """Training texts are cut to a length drawn from [min_length, max_length] tokens, so that the
+    model also knows short responses; set it to max_length for whole texts only."""
+    held_out: int = 1000
+    """Reviews of the evaluation split on which accuracy is measured."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        self.check("reward_model")
+        require(
+            1 <= self.min_length <= self.max_length,
+            "reward_model.min_length",
+            self.min_length,
+            f"must lie between 1 and reward_model.max_length = {self.max_length}",
+        )
+        require(self.held_out >= 1, "reward_model.held_out", self.held_out, "must be >= 1")
+
+
+class RewardModelStage(Stage):
+    """The model that scores responses."""
+
+    name: ClassVar[str] = "reward_model"
+    version: ClassVar[int] = 1
+
+    def parents(self) -> Mapping[str, Stage]:
+        """The converted or initialised base model, where one is needed."""
+        return base_of(self.context, self.context.config.model.reward_source()).parents()
+
+    def inputs(self) -> Mapping[str, object]:
+        """Settings, model, labelled records, and seed."""
+        config, prints = self.context.config, self.context.corpus.fingerprints
+        return {
+            "reward_model": config.reward_model,
+            "base": base_of(self.context, config.model.reward_source()).identity(),
+            "dtype": config.model.dtype,
+            "lora": config.model.lora,
+            "data": prints["reward"],
+            "eval": prints["eval"],
+            "format": config.dataset.format,
+            "stage_seed": config.stage_seed,
+        }
+
+    def run(self, out: Path) -> Mapping[str, object]:
+        """Train and write a plain Hugging Face folder with the classifier."""
+        from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
+
+        config = self.context.config
+        settings = config.reward_model
+        base = base_of(self.context, config.model.reward_source()).place()
+        tokenizer = load_tokenizer(base.where, base.revision)
+        labels = 2 if settings.train else None
+        model = load_classifier(base.where, config.model.dtype, base.revision, settings.max_length, labels)
+        ensure_pad(tokenizer)
+        fit_embeddings(model, tokenizer)
+        figures: dict[str, object] = {}
+        if settings.train:
+            records = self.context.corpus.labelled("reward")
+            rows = examples(records, tokenizer, settings, config.stage_seed)
+            mean_length = sum(len(row["input_ids"]) for row in rows) / len(rows)
+            steps = step_count(settings, len(rows), mean_length)
+            trainer = Trainer(
+                model=adapted(model, config.model.lora, "SEQ_CLS"),
+                args=TrainingArguments(
+                    **trainer_settings(settings, out, config.stage_seed, config.hardware.on_cpu(), steps),
+                    train_sampling_strategy="group_by_length",
+                ),
+                train_dataset=Rows(rows),
+                data_collator=DataCollatorWithPadding(tokenizer, padding_side="right"),
+                callbacks=[progress_callback("reward model")],
+            )
+            quiet(trainer)
+            figures |= {"steps": steps, "loss": check_loss(trainer.train().metrics, "reward_model")}
+            model = merged(trainer.model)
+        held_out = self.context.corpus.labelled("eval")[: settings.held_out]
+        figures |= evaluate(model, tokenizer, held_out, settings)
+        model.save_pretrained(out)
+        tokenizer.save_pretrained(out)
+        return figures
+
+
+class Rows(list[dict[str, Any]]):
+    """Tokenised texts, as a map-style dataset."""
+
+
+def examples(
+    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: RewardModel, seed: int
+) -> list[dict[str, Any]]:
+    """Windows of the records in a shuffled order, at most as many as `max_tokens` allows.
+
+    A window's length and place are pure functions of (seed, row).
+    """
+    rows: list[dict[str, Any]] = []
+    budget = settings.max_tokens if settings.max_tokens is not None else float("inf")
+    for index in permutation(stream_key(seed, "reward order"), len(records)):
+        record = records[int(index)]
+        length = integer(
+            stream_key(seed, "window length", record.row), settings.min_length, settings.max_length + 1
+        )
+        ids = tokenizer(text_of(record, tokenizer))["input_ids"]
+        start = integer(stream_key(seed, "window start", record.row), 0, max(1, len(ids) - length + 1))
+        rows.append({"input_ids": ids[start : start + length], "labels": record.label})
+        budget -= len(rows[-1]["input_ids"])
+        if budget <= 0:
+            break
+    return rows
+
+
+def text_of(record: Record, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The text that is scored; conversations go through the tokenizer's template."""
+    if record.messages is None:
+        return record.text
+    require(
+        tokenizer.chat_template is not None,
+        "dataset.format",
+        "messages",
+        "the model's tokenizer has no chat template; use a chat model, or prompt_completion records",
+    )
+    return str(tokenizer.apply_chat_template(list(record.messages), tokenize=False))
+
+
+def sentiment(logits: Tensor) -> Tensor:
+    """The score of a classifier's (B, 2) logits, positive minus negative, or its (B, 1) output."""
+    return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits[:, 0]
+
+
+def evaluate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    records: Sequence[Record],
+    settings: RewardModel,
+) -> dict[str, object]:
+    """Accuracy on held-out records, read from their first `max_length` tokens."""
+    import torch
+
+    right, scores = 0, []
+    model.eval()
+    ids = [tokenizer(text_of(record, tokenizer))["input_ids"][: settings.max_length] for record in records]
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    for start in range(0, len(order), 32):
+        chosen = order[start : start + 32]
+        batch = tokenizer.pad(
+            {"input_ids": [ids[i] for i in chosen]}, return_tensors="pt", padding_side="right"
+        ).to(model.device)
+        with torch.no_grad():
+            score = sentiment(model(**batch).logits.float()).tolist()
+        scores += score
+        right += sum((s > 0) == (records[i].label == 1) for s, i in zip(score, chosen, strict=True))
+    spread = float(torch.tensor(scores).std())
+    return {"accuracy": right / len(records), "held_out": len(records), "score_std": spread}

@@ -1,0 +1,47 @@
+"""Settings of the RL stage that are not the algorithm's: evaluation, and the cadence of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tokencredit.errors import require
+
+
+@dataclass(slots=True, kw_only=True)
+class Evaluation:
+    """What is measured after training, on prompts that nothing was trained on."""
+
+    prompts: int = 256
+    """Held-out prompts, each continued once by the policy and once by the SFT model."""
+    stream: int = 0
+    """Names the random numbers of the evaluation; the same for every `seed`, so runs are paired."""
+
+    def __post_init__(self) -> None:
+        """Check the counts."""
+        require(self.prompts >= 2, "evaluation.prompts", self.prompts, "must be >= 2")
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """Cadences and names; nothing in here changes a result, so nothing is part of the key."""
+
+    save_every: int = 25
+    """Steps between checkpoints."""
+    sample_every: int = 20
+    """Steps between saved samples."""
+    samples: int = 8
+    """Responses saved each time."""
+    figures: bool = True
+    """Draw figures and the HTML report at the end."""
+    experiment: str | None = None
+    """Filled in: the experiment's name."""
+    scale: str = "paper"
+    """Filled in: the experiment's scale."""
+    scheme: str = ""
+    """Filled in: the reward scheme's name."""
+
+    def __post_init__(self) -> None:
+        """Check the counts."""
+        require(self.save_every >= 1, "run.save_every", self.save_every, "must be >= 1 step")
+        require(self.sample_every >= 1, "run.sample_every", self.sample_every, "must be >= 1 step")
+        require(self.samples >= 0, "run.samples", self.samples, "must be >= 0")

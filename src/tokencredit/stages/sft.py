@@ -1,0 +1,140 @@
+"""Supervised fine-tuning on demonstrations, with TRL's SFTTrainer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from tokencredit.data.records import Record
+from tokencredit.errors import require
+from tokencredit.models.base import base_of
+from tokencredit.models.lora import adapted, merged
+from tokencredit.models.model import load_causal, load_tokenizer
+from tokencredit.models.padding import ensure_pad, fit_embeddings
+from tokencredit.stages.stage import Stage
+from tokencredit.stages.training import (
+    Training,
+    check_loss,
+    progress_callback,
+    quiet,
+    step_count,
+    trainer_settings,
+)
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(slots=True, kw_only=True)
+class SFT(Training):
+    """Supervised fine-tuning of the policy."""
+
+    train: bool = True
+    """False: the policy starts from `model.policy` as it is (a model that is fine-tuned already)."""
+    packing: bool = True
+    """Join texts and cut them into pieces of max_length; else one text a sequence."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        self.check("sft")
+
+
+class SFTStage(Stage):
+    """The policy before RL, and the reference it is held to."""
+
+    name: ClassVar[str] = "sft"
+    version: ClassVar[int] = 1
+
+    def parents(self) -> Mapping[str, Stage]:
+        """The converted or initialised base model, where one is needed."""
+        return base_of(self.context, self.context.config.model.policy).parents()
+
+    def inputs(self) -> Mapping[str, object]:
+        """Settings, model, demonstrations, and seed."""
+        config = self.context.config
+        return {
+            "sft": config.sft,
+            "base": base_of(self.context, config.model.policy).identity(),
+            "dtype": config.model.dtype,
+            "lora": config.model.lora,
+            "data": self.context.corpus.fingerprints["sft"],
+            "format": config.dataset.format,
+            "stage_seed": config.stage_seed,
+        }
+
+    def run(self, out: Path) -> Mapping[str, object]:
+        """Fine-tune and write a plain Hugging Face folder."""
+        from transformers import Trainer
+        from trl import SFTConfig, SFTTrainer
+
+        class LeanTrainer(SFTTrainer):  # type: ignore[misc]
+            """Same loss, without the entropy and accuracy of every token, which cost half the time."""
+
+            compute_loss = Trainer.compute_loss
+
+        config = self.context.config
+        base = base_of(self.context, config.model.policy).place()
+        tokenizer = load_tokenizer(base.where, base.revision)
+        model = load_causal(base.where, config.model.dtype, base.revision, config.sft.max_length)
+        ensure_pad(tokenizer)
+        fit_embeddings(model, tokenizer)
+        records = self.context.corpus.parts["sft"]
+        steps, dataset = _demonstrations(records, tokenizer, config.sft)
+        settings = SFTConfig(
+            **trainer_settings(config.sft, out, config.stage_seed, config.hardware.on_cpu(), steps),
+            max_length=config.sft.max_length,
+            packing=config.sft.packing,
+            packing_strategy="wrapped",
+            shuffle_dataset=True,
+        )
+        trainer = LeanTrainer(
+            model=adapted(model, config.model.lora),
+            args=settings,
+            train_dataset=dataset,
+            processing_class=tokenizer,
+            callbacks=[progress_callback("sft")],
+        )
+        quiet(trainer)
+        loss = check_loss(trainer.train().metrics, "sft")
+        trained = merged(trainer.model)
+        trained.save_pretrained(out)
+        tokenizer.save_pretrained(out)
+        return {"steps": steps, "loss": loss}
+
+
+def _demonstrations(
+    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, sft: SFT
+) -> tuple[int, Dataset]:
+    """How many steps to train, and the demonstrations they need, in TRL's column names."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    sample = records[:: max(1, len(records) // 200)]
+    lengths = [len(tokenizer(record.text)["input_ids"]) + 1 for record in sample]
+    if not sft.packing:
+        lengths = [min(length, sft.max_length) for length in lengths]
+    mean_length = sum(lengths) / len(lengths)
+    sequence_tokens = float(sft.max_length) if sft.packing else mean_length
+    sequences = len(records) * mean_length / sequence_tokens
+    steps = step_count(sft, int(sequences), sequence_tokens)
+    # Enough records for the steps with a margin; the rest need not be tokenised.
+    needed = int(1.2 * steps * sft.batch_size * sequence_tokens / mean_length) + sft.batch_size
+    rows = [_row(record, tokenizer) for record in records[:needed]]
+    return steps, datasets.Dataset.from_list(rows)
+
+
+def _row(record: Record, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    if record.messages is not None:
+        require(
+            tokenizer.chat_template is not None,
+            "dataset.format",
+            "messages",
+            "the model's tokenizer has no chat template; use a chat model, or prompt_completion records",
+        )
+        return {"prompt": list(record.messages[:-1]), "completion": [record.messages[-1]]}
+    if record.prompt is not None:
+        return {"prompt": record.prompt, "completion": record.completion}
+    return {"text": record.text}

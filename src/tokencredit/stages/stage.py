@@ -1,0 +1,53 @@
+"""What every stage has: a name, a version, inputs that decide its result, and a way to run."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from tokencredit.canonical import canonical, digest
+
+if TYPE_CHECKING:
+    from tokencredit.context import Context
+
+
+class Stage(ABC):
+    """A unit of work whose result depends on its declared inputs and on nothing else."""
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    """Raised by hand whenever the code changes what the stage produces."""
+
+    def __init__(self, context: Context) -> None:
+        """A stage of one run; `context` holds the configuration and what was read for it."""
+        self.context = context
+
+    def parents(self) -> Mapping[str, Stage]:
+        """The stages whose artifacts this one reads, by role."""
+        return {}
+
+    @abstractmethod
+    def inputs(self) -> Mapping[str, object]:
+        """Everything of the configuration and the data that can change the result."""
+
+    @abstractmethod
+    def run(self, out: Path) -> Mapping[str, object]:
+        """Do the work, write the result into the folder `out`, return figures for the manifest."""
+
+    @cached_property
+    def identity(self) -> dict[str, object]:
+        """What the key is a hash of, in canonical form."""
+        return {
+            "stage": self.name,
+            "version": self.version,
+            "inputs": canonical(dict(self.inputs())),
+            "parents": {role: parent.key for role, parent in sorted(self.parents().items())},
+        }
+
+    @cached_property
+    def key(self) -> str:
+        """The name of this stage's result in the store."""
+        return digest(self.identity)

@@ -1,0 +1,156 @@
+"""What the stages that borrow a trainer have in common: settings, progress, figures."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokencredit.console import say
+from tokencredit.errors import UserError, require
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
+
+class Schedule(str, Enum):
+    """How the learning rate moves after its warm-up."""
+
+    constant = "constant"
+    linear = "linear"
+    cosine = "cosine"
+
+
+@dataclass(slots=True, kw_only=True)
+class Training:
+    """Settings of one supervised stage, in the terms of transformers' TrainingArguments."""
+
+    learning_rate: float = 5e-5
+    """Peak learning rate of AdamW."""
+    batch_size: int = 16
+    """Sequences of one optimizer step."""
+    micro_batch_size: int | None = None
+    """Sequences of one forward pass; null: the whole batch at once."""
+    epochs: float = 1.0
+    """Passes over the data."""
+    max_tokens: int | None = None
+    """Stop after about this many training tokens, if that is less than `epochs`."""
+    max_length: int = 256
+    """Longest sequence, in tokens."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay."""
+    warmup_fraction: float = 0.03
+    """Share of the steps in which the learning rate rises from 0."""
+    schedule: Schedule = Schedule.cosine
+    """Course of the learning rate: constant, linear, or cosine (both to 0)."""
+    max_grad_norm: float = 1.0
+    """Global gradient norm is clipped to this."""
+    bf16: bool = False
+    """Compute in bfloat16 (autocast); the weights keep their type."""
+
+    def check(self, key: str) -> None:
+        """Raise for values out of range; `key` is the section's name on the command line."""
+        require(self.learning_rate > 0, f"{key}.learning_rate", self.learning_rate, "must be > 0")
+        require(self.batch_size >= 1, f"{key}.batch_size", self.batch_size, "must be >= 1")
+        require(self.epochs > 0, f"{key}.epochs", self.epochs, "must be > 0")
+        require(self.max_length >= 8, f"{key}.max_length", self.max_length, "must be >= 8 tokens")
+        require(self.max_grad_norm > 0, f"{key}.max_grad_norm", self.max_grad_norm, "must be > 0")
+        require(self.weight_decay >= 0, f"{key}.weight_decay", self.weight_decay, "must be >= 0")
+        require(
+            self.max_tokens is None or self.max_tokens >= self.max_length,
+            f"{key}.max_tokens",
+            self.max_tokens,
+            f"must be null or at least {key}.max_length = {self.max_length}",
+        )
+        require(
+            0 <= self.warmup_fraction < 1,
+            f"{key}.warmup_fraction",
+            self.warmup_fraction,
+            "must lie in [0, 1)",
+        )
+        micro = self.micro_batch_size
+        require(
+            micro is None or (micro >= 1 and self.batch_size % micro == 0),
+            f"{key}.micro_batch_size",
+            micro,
+            f"must divide {key}.batch_size = {self.batch_size}",
+        )
+
+
+def trainer_settings(training: Training, out: Path, seed: int, on_cpu: bool, steps: int) -> dict[str, Any]:
+    """Arguments for TrainingArguments and TRL's configs; what they default to silently is set."""
+    micro = training.micro_batch_size or training.batch_size
+    return {
+        "output_dir": str(out / "trainer"),
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": training.batch_size // micro,
+        "max_steps": steps,
+        "learning_rate": training.learning_rate,
+        "weight_decay": training.weight_decay,
+        "warmup_steps": math.ceil(training.warmup_fraction * steps),
+        "lr_scheduler_type": training.schedule.value,
+        "max_grad_norm": training.max_grad_norm,
+        "seed": seed % 2**31,
+        "data_seed": seed % 2**31,
+        "bf16": training.bf16,
+        "fp16": False,
+        "use_cpu": on_cpu,
+        "activation_checkpointing": False,
+        "report_to": [],
+        "save_strategy": "no",
+        "eval_strategy": "no",
+        "logging_strategy": "no",
+        "dataloader_pin_memory": False,
+        "disable_tqdm": True,
+    }
+
+
+def step_count(training: Training, sequences: int, tokens_per_sequence: float) -> int:
+    """Optimizer steps of a stage: its epochs, cut at `max_tokens`."""
+    per_epoch = sequences / training.batch_size
+    steps = per_epoch * training.epochs
+    if training.max_tokens is not None:
+        steps = min(steps, training.max_tokens / (training.batch_size * tokens_per_sequence))
+    return max(1, math.floor(steps))
+
+
+def progress_callback(label: str, seconds_between: float = 5.0) -> TrainerCallback:
+    """A callback that prints a line with the time left every few seconds."""
+    from transformers import TrainerCallback
+
+    class Lines(TrainerCallback):  # type: ignore[misc]
+        """Steps done, of how many, and the time left."""
+
+        started = last = 0.0
+
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            self.started = self.last = time.monotonic()
+
+        def on_step_end(self, _args: Any, state: Any, _control: Any, **__: Any) -> None:
+            now = time.monotonic()
+            if now - self.last < seconds_between and state.global_step < state.max_steps:
+                return
+            self.last = now
+            left = (now - self.started) / state.global_step * (state.max_steps - state.global_step)
+            say(f"{label}: step {state.global_step}/{state.max_steps}, {left:.0f} s left")
+
+    return Lines()
+
+
+def quiet(trainer: Any) -> None:
+    """Remove the callback that prints raw dictionaries."""
+    from transformers.trainer_callback import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+
+
+def check_loss(figures: Mapping[str, float], stage: str) -> float:
+    """The training loss, which must be finite."""
+    loss = float(figures["train_loss"])
+    if not math.isfinite(loss):
+        raise UserError(f"{stage}: the training loss is {loss}; lower {stage}.learning_rate")
+    return loss

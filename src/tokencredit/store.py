@@ -1,0 +1,164 @@
+"""Artifacts keyed by what they were made from: built once, verified on use, never half there."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from tokencredit import __version__
+from tokencredit.atomic import publish, read_json, write_json
+from tokencredit.canonical import differences, folder_sha256
+from tokencredit.console import say
+from tokencredit.errors import UserError
+from tokencredit.stages.stage import Stage
+
+MANIFEST = "manifest.json"
+LIBRARIES = ("torch", "transformers", "trl", "peft", "tokenizers", "numpy")
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """The finished result of a stage."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Whether a stage would be reused, and why not."""
+
+    name: str
+    key: str
+    hit: bool
+    state: str = ""
+    reasons: tuple[str, ...] = ()
+    """The inputs in which the nearest artifact differs."""
+
+
+class Store:
+    """A folder of artifacts, `root/stage/key`, that several processes may use at once."""
+
+    def __init__(self, root: Path) -> None:
+        """The store at `root`; the folder is made when the first artifact is built."""
+        self.root = root
+
+    def folder(self, stage: Stage) -> Path:
+        """Where the artifact of `stage` lies or would lie."""
+        return self.root / stage.name / stage.key
+
+    def find(self, stage: Stage) -> Artifact | None:
+        """The artifact of `stage` if it is there and undamaged."""
+        folder = self.folder(stage)
+        if not (folder / MANIFEST).is_file():
+            return None
+        damage = find_damage(folder)
+        if damage:
+            say(f"store: {folder} is damaged ({damage}); it will be rebuilt")
+            return None
+        return Artifact(folder, read_json(folder / MANIFEST))
+
+    def get(self, stage: Stage) -> Artifact:
+        """The artifact of `stage`; an error if it has not been built."""
+        artifact = self.find(stage)
+        if artifact is None:
+            raise UserError(f"store: {self.folder(stage)} is missing; run `tokencredit train` again")
+        return artifact
+
+    def build(self, stage: Stage) -> Artifact:
+        """The artifact of `stage`, built now unless it is there. One process builds, others wait."""
+        folder = self.folder(stage)
+        make_folder(folder.parent)
+        with wait_for_lock(folder.with_suffix(".lock"), f"{stage.name} {stage.key}"):
+            found = self.find(stage)
+            if found is not None:
+                return found
+            partial = folder.with_suffix(".partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            started = time.monotonic()
+            figures = dict(stage.run(partial))
+            manifest = {
+                "schema_version": 1,
+                "stage": stage.name,
+                "key": stage.key,
+                "identity": stage.identity,
+                "figures": figures,
+                "seconds": round(time.monotonic() - started, 3),
+                "environment": environment(),
+                "sha256": folder_sha256(partial),
+            }
+            write_json(partial / MANIFEST, manifest)
+            publish(partial, folder)
+            return Artifact(folder, manifest)
+
+    def plan(self, stage: Stage) -> Plan:
+        """Hit or miss, and for a miss the difference to the nearest artifact of that stage."""
+        if self.find(stage) is not None:
+            return Plan(stage.name, stage.key, hit=True)
+        nearest = min(
+            (differences(other, stage.identity) for other in self._identities(stage.name)),
+            key=len,
+            default=["no earlier artifact"],
+        )
+        return Plan(stage.name, stage.key, hit=False, reasons=tuple(nearest))
+
+    def _identities(self, name: str) -> Iterator[dict[str, Any]]:
+        for manifest in sorted((self.root / name).glob(f"*/{MANIFEST}")):
+            yield read_json(manifest)["identity"]
+
+
+def find_damage(folder: Path) -> str | None:
+    """What is wrong with an artifact: the first file that is missing, changed, or unreadable."""
+    try:
+        expected = read_json(folder / MANIFEST)["sha256"]
+        found = folder_sha256(folder)
+    except (OSError, ValueError, KeyError) as error:
+        return f"{MANIFEST}: {error}"
+    for name, checksum in expected.items():
+        if name not in found:
+            return f"{name} is missing"
+        if found[name] != checksum:
+            return f"{name} has changed"
+    return None
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder`, or say why it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be made ({error.strerror}); choose another place with run_dir=…, "
+            "runs_dir=…, store=… or $TOKENCREDIT_STORE"
+        ) from error
+
+
+@contextmanager
+def wait_for_lock(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock on `path`; says so once if another process has it. The system frees it at death."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0.5)
+    except Timeout:
+        say(f"waiting for another process that builds {what}")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def environment() -> dict[str, str]:
+    """Versions of what computed a result."""
+    versions = {name: metadata.version(name) for name in LIBRARIES}
+    return {"tokencredit": __version__, "python": platform.python_version(), **versions}

@@ -1,0 +1,1 @@
+"""What a run leaves behind: JSONL files, a mirror at W&B, and a progress display."""

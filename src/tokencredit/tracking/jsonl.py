@@ -1,0 +1,159 @@
+"""Append-only JSONL files: one line a row, deterministic bytes, cut at an offset on resume."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tokencredit.errors import UserError
+
+
+class JsonlWriter:
+    """An open JSONL file to which whole lines are appended.
+
+    Keys keep their order, floats are written by `repr`, and nothing is added, so equal rows give
+    equal bytes. A line that a crash tore in half is cut off when the file is opened.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Open `path` for appending, with its folder."""
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        _cut_torn_line(self.path)
+        self._file = self.path.open("ab")
+        self._offset = self.path.stat().st_size
+
+    @property
+    def offset(self) -> int:
+        """Length of the file in bytes, always at the end of a line."""
+        return self._offset
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Append `row` as one line.
+
+        Raises ValueError naming the key of a NaN or infinity, TypeError naming the key of a value
+        that is not plain Python; in both cases nothing is written.
+        """
+        line = to_line(row)
+        self._file.write(line)
+        self._file.flush()
+        self._offset += len(line)
+
+    def flush(self) -> None:
+        """Return once everything written is on the disk (fsync)."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Flush and close; closing twice is allowed."""
+        if not self._file.closed:
+            self.flush()
+            self._file.close()
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the file."""
+        self.close()
+
+    @staticmethod
+    def truncate(path: str | Path, offset: int) -> None:
+        """Cut the file at `offset` bytes, which must be the end of a line; 0 creates no file.
+
+        Raises UserError where the file is shorter than `offset` or has no line ending there.
+        """
+        path = Path(path)
+        size = path.stat().st_size if path.exists() else 0
+        if size < offset:
+            raise UserError(
+                f"{path} = {size} bytes: the checkpoint was made at {offset} bytes; the file has "
+                "lost lines, so restore it or delete the run folder and start again"
+            )
+        if size == offset:
+            return
+        with path.open("r+b") as file:
+            if offset > 0:
+                file.seek(offset - 1)
+                if file.read(1) != b"\n":
+                    raise UserError(
+                        f"{path} = {size} bytes: no line ends at byte {offset}, where the "
+                        "checkpoint was made; the file was edited, so restore it or delete the "
+                        "run folder and start again"
+                    )
+            file.truncate(offset)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
+    """Return the rows of a JSONL file; a torn last line (no line ending) is left out.
+
+    Raises UserError naming file and line where a whole line is not a JSON object.
+    """
+    path = Path(path)
+    *lines, _torn = path.read_bytes().split(b"\n")
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            raise UserError(
+                f"{path}, line {number} = {line[:60]!r}: must be a JSON object; the file was "
+                "damaged or edited"
+            )
+        rows.append(row)
+    return rows
+
+
+def to_line(row: Mapping[str, Any]) -> bytes:
+    """Return `row` as compact JSON with a line ending, in UTF-8; raises as `JsonlWriter.write`."""
+    for key, value in _leaves(row, ""):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{key} = {value!r}: only finite numbers can be logged")
+        if not isinstance(value, str | int | float | bool | None):
+            raise TypeError(
+                f"{key} is a {type(value).__name__}: log plain Python values (float(x), x.tolist())"
+            )
+    try:
+        return (_dump(row, ascii_only=False) + "\n").encode()
+    except UnicodeEncodeError:  # half a surrogate pair has no UTF-8; JSON can still escape it
+        return (_dump(row, ascii_only=True) + "\n").encode()
+
+
+def _dump(row: Mapping[str, Any], ascii_only: bool) -> str:
+    return json.dumps(row, ensure_ascii=ascii_only, allow_nan=False, separators=(",", ":"))
+
+
+def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _leaves(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            yield from _leaves(inner, f"{key}[{index}]")
+    else:
+        yield key, value
+
+
+def _cut_torn_line(path: Path) -> None:
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        data = file.read()
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data):
+            file.truncate(whole)

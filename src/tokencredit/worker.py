@@ -1,0 +1,64 @@
+"""The process of one stage: `python -m tokencredit.worker CONFIG.yaml STAGE KEY`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+
+from tokencredit import config as configuration
+from tokencredit.console import say
+from tokencredit.errors import UserError
+from tokencredit.process import die_with_parent
+
+USER_ERROR = 2
+
+
+def main(arguments: list[str]) -> int:
+    """Run the stage; exit code 2 for a user's mistake, 1 for a bug."""
+    die_with_parent()
+    hush()
+    path, name, key = arguments
+    configuration.register()
+    try:
+        run(Path(path), name, key)
+    except UserError as error:
+        say(f"error: {error}")
+        return USER_ERROR
+    return 0
+
+
+def run(path: Path, name: str, key: str) -> None:
+    """Build the artifact, or run the RL stage in its folder."""
+    import torch
+
+    from tokencredit.context import Context
+    from tokencredit.pipeline import all_stages
+    from tokencredit.stages.rl import RLStage
+
+    config = configuration.read(path)
+    torch.set_num_threads(config.hardware.threads_of(name))
+    context = Context(config)
+    stage = next((s for s in all_stages(context) if s.name == name), None)
+    if stage is None or stage.key != key:
+        raise UserError(f"{name}: the data or a model changed while the run was being prepared; run again")
+    if isinstance(stage, RLStage):
+        stage.run(stage.folder)
+    else:
+        context.store.build(stage)
+
+
+def hush() -> None:
+    """Silence what libraries say about things that are as intended here."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    for name in ("bitsandbytes", "transformers", "DeepSpeed", "torch.distributed"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
