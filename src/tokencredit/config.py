@@ -4,9 +4,10 @@ that knows Hydra and OmegaConf."""
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, fields
+import re
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, cast, get_args, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -147,7 +148,28 @@ def register_component(group: str, component: type) -> None:
 
 def load(composed: DictConfig) -> Config:
     """The typed configuration, or an error that names the key."""
-    return cast(Config, OmegaConf.to_object(composed))
+    try:
+        return cast(Config, OmegaConf.to_object(composed))
+    except AttributeError as error:  # a key added with '+': slots refuse it
+        found = re.match(r"'(\w+)' object has no attribute '(\w+)'", str(error))
+        schema = found and _schemas().get(found[1])
+        if not found or not schema:
+            raise
+        known = ", ".join(field_names(schema))
+        raise UserError(f"{found[2]}: unknown key, added with '+'; {found[1]} has: {known}") from error
+
+
+def _schemas() -> dict[str, type]:
+    """Every dataclass that the configuration may contain, by class name."""
+    found: dict[str, type] = {}
+    pending = [Config, *(component for group in COMPONENTS.values() for component in group)]
+    while pending:
+        schema = pending.pop()
+        found[schema.__name__] = schema
+        for hint in get_type_hints(schema).values():
+            parts = [hint, *get_args(hint)]
+            pending += [p for p in parts if is_dataclass(p) and p.__name__ not in found]
+    return found
 
 
 def default_store() -> str:

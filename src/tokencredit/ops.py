@@ -49,8 +49,8 @@ def gather_logp(
 ) -> tuple[Float[Tensor, "*S"], Float[Tensor, "*S"]]:
     """log softmax(logits) at `ids`, and the entropy in nats; -inf logits count as impossible."""
     logp = torch.log_softmax(logits.float(), dim=-1)
-    p = logp.exp()
-    entropy = -torch.where(p > 0, p * logp, torch.zeros_like(p)).sum(dim=-1)
+    # The impossible contribute 0; replacing -inf before the product keeps gradients finite.
+    entropy = -(logp.exp() * logp.masked_fill(logp == -torch.inf, 0.0)).sum(dim=-1)
     return logp.gather(-1, ids[..., None]).squeeze(-1), entropy
 
 

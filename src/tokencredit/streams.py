@@ -58,3 +58,8 @@ def uniforms(keys: Int64[Tensor, "N"], count: int) -> Float64[Tensor, "N count"]
 def gumbels(keys: Int64[Tensor, "N"], count: int) -> Float64[Tensor, "N count"]:
     """Standard Gumbel noise: argmax(logits + noise) is a sample of softmax(logits)."""
     return -torch.log(-torch.log(uniforms(keys, count)))
+
+
+def fold(keys: Int64[Tensor, "N"], number: int) -> Int64[Tensor, "N"]:
+    """A new key for each key and `number`, e.g. the position of a token in its response."""
+    return _mix(keys ^ ((number + 1) * 0x632BE59BD9B4E019 % 2**63))

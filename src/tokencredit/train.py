@@ -1,16 +1,45 @@
-"""The single entry point: compose, validate, plan, run the stages, summarise."""
+"""The single entry point: compose → validate → plan → run stages → summarise.
+
+`python -m tokencredit.train` takes Hydra's overrides and flags (`--help`, `-m`), and two of its own:
+`--plugin FILE_OR_MODULE` (repeatable) and `--plan`, which only says what would be done.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from tokencredit import config as configuration
-from tokencredit.pipeline import execute
+from tokencredit import sweep
+from tokencredit.config import Config
+from tokencredit.console import say
+from tokencredit.errors import UserError, require
+from tokencredit.explain import explain
+from tokencredit.pipeline import StageFailed, execute, plan
+from tokencredit.plugins import load_plugins
+from tokencredit.stages.rl import RLStage
+from tokencredit.store import Plan
+
+USER_ERROR = 2
+
+
+@dataclass(slots=True)
+class Request:
+    """What the command line asks for besides the configuration."""
+
+    plugins: list[str] = field(default_factory=list)
+    plan_only: bool = False
+    plans: list[Plan] = field(default_factory=list)
+    """Filled in while a sweep is planned."""
 
 
 def conf_dir() -> Path:
@@ -20,15 +49,142 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else here.parent.parent / "conf"
 
 
-def task(composed: DictConfig) -> None:
-    config = configuration.load(composed)
-    execute(config)
-
-
 def main() -> None:
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    configuration.register()
-    hydra.main(config_path=str(conf_dir()), config_name="train", version_base="1.3")(task)()
+    """Compose and run; exit code 2 for a user's mistake, 1 if a cell of a sweep failed."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach `explain` unprinted
+    started = time.monotonic()
+    task = Task(Request(), started)
+    try:
+        sys.argv = [sys.argv[0], *split_arguments(sys.argv[1:], task.request)]
+        configuration.register()
+        load_plugins(task.request.plugins)
+        hydra.main(config_path=str(conf_dir()), config_name="train", version_base="1.3")(task)()
+        if task.failure is not None:
+            raise task.failure
+    except StageFailed as failure:
+        say(f"error: {failure}")
+        sys.exit(failure.code)
+    except KeyboardInterrupt:
+        say("interrupted; the same command continues")
+        sys.exit(130)
+    except Exception as error:
+        mistake = explain(error)
+        if mistake is None:
+            raise
+        say(f"error: {mistake}")
+        sys.exit(USER_ERROR)
+    sys.exit(close_sweep(task.request, started))
+
+
+def split_arguments(arguments: list[str], request: Request) -> list[str]:
+    """Hydra's part of the arguments; ours go into `request`."""
+    rest = []
+    remaining = iter(arguments)
+    for argument in remaining:
+        if argument == "--plan":
+            request.plan_only = True
+        elif argument == "--plugin" or argument.startswith("--plugin="):
+            _, _, value = argument.partition("=")
+            value = value or next(remaining, "")
+            require(bool(value), "--plugin", value, "name a Python file or a module")
+            request.plugins.append(value)
+        else:
+            rest.append(argument)
+    if request.plan_only:  # nothing of a plan may stay behind, and one process can add it up
+        rest += ["hydra/launcher=basic", f"hydra.sweep.dir={tempfile.mkdtemp(prefix='tokencredit-')}"]
+    return rest
+
+
+class Task:
+    """What Hydra calls with each composed configuration; picklable for launchers that fork."""
+
+    def __init__(self, request: Request, started: float) -> None:
+        """`started` is when the command began, on the monotonic clock."""
+        self.request = request
+        self.started = started
+        self.failure: Exception | None = None
+
+    def __call__(self, composed: DictConfig) -> None:
+        """Run or plan one configuration."""
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            self._cell(composed)
+            return
+        try:
+            config = self._load(composed)
+            if self.request.plan_only:
+                print_plans(plan(config))
+            else:
+                finish(config, self.started)
+        except Exception as error:  # raised again by main: Hydra would print lines of its own
+            self.failure = error
+
+    def _load(self, composed: DictConfig) -> Config:
+        config = configuration.load(composed)
+        choices = HydraConfig.get().runtime.choices
+        config.run.experiment = choices.get("experiment")
+        config.run.scale = choices["scale"]
+        config.run.scheme = choices["reward_scheme"]
+        config.plugins = list(self.request.plugins)
+        if config.store == "store":
+            config.store = configuration.default_store()
+        return config
+
+    def _cell(self, composed: DictConfig) -> None:
+        """One cell of a sweep. Whatever goes wrong in it is recorded, and the sweep goes on."""
+        hydra_config = HydraConfig.get()
+        folder = Path(hydra_config.sweep.dir)
+        number, overrides = int(hydra_config.job.num), hydra_config.job.override_dirname
+        began = time.monotonic()
+        state, error, place = "done", "", ""
+        try:
+            config = self._load(composed)
+            require(config.run_dir is None, "run_dir", config.run_dir, "cannot be set in a sweep")
+            if self.request.plan_only:
+                self.request.plans += plan(config)
+                return
+            before = all(item.hit for item in plan(config))
+            last = execute(config)
+            state = "done before" if before else "done"
+            place = str(last.folder) if isinstance(last, RLStage) else last.key
+        except (UserError, OSError) as problem:
+            state, error = "failed", str(problem)
+            say(f"cell {number} ({overrides}) failed: {error}")
+        seconds = time.monotonic() - began
+        cell = sweep.Cell(
+            number=number, overrides=overrides, state=state, folder=place, seconds=seconds, error=error
+        )
+        sweep.record(folder, cell)
+
+
+def finish(config: Config, started: float) -> None:
+    """Run everything, then say what came of it."""
+    last = execute(config)
+    if isinstance(last, RLStage):
+        from tokencredit.reports.summary import closing_summary
+
+        print(closing_summary(last.folder))
+    print(f"total {time.monotonic() - started:.0f} s")
+
+
+def close_sweep(request: Request, started: float) -> int:
+    """After a sweep, its table, or its plan; the exit code."""
+    if not sweep.FOLDERS:
+        return 0
+    if request.plan_only:
+        unique = {(item.name, item.key): item for item in request.plans}
+        print_plans(list(unique.values()))
+        return 0
+    return 1 if sweep.print_table(sweep.cells(sweep.FOLDERS[-1]), started) else 0
+
+
+def print_plans(plans: list[Plan]) -> None:
+    """One line a stage, and for a miss what differs from the nearest artifact."""
+    for item in plans:
+        print(f"{'hit ' if item.hit else 'miss'}  {item.name:<14} {item.key}  {item.state}".rstrip())
+        for reason in item.reasons:
+            print(f"        {reason}")
+    hits = sum(item.hit for item in plans)
+    print(f"{hits} hits, {len(plans) - hits} misses")
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ def test_field_B15_two_training_forwards_are_equal(name: str) -> None:
 
 
 def test_every_probability_is_counted_once() -> None:
-    """Two nn.Dropout and a probability in the module of the user, one field in the configuration."""
+    """Two dropout modules, one number in the user's module, one field in its configuration."""
 
     class Block(nn.Module):
         def __init__(self) -> None:
@@ -137,16 +137,19 @@ def test_every_probability_is_counted_once() -> None:
 
 
 def test_gpt2_fields_and_modules() -> None:
-    """Config: attn, resid, embd, summary_first; modules: embedding 1, per block attention 2 + MLP 1."""
+    """Four configuration fields; one module at the embedding, three in each of two blocks."""
     assert disable_dropout(GPT2LMHeadModel(gpt2())) == 4 + 1 + 2 * 3
 
 
 def test_field_B15_gradient_checkpointing_stays_active() -> None:
+    """Blocks are computed again in the backward pass; `eval()` in its place would end that."""
     model = GPT2LMHeadModel(gpt2()).train()
     model.gradient_checkpointing_enable()
     disable_dropout(model)
-    assert model.is_gradient_checkpointing
-    calls = []
-    model.transformer.h[0].mlp.register_forward_hook(lambda *_: calls.append(1))
-    model(IDS, labels=IDS).loss.backward()
-    assert len(calls) == 2  # once forward, once again in the backward pass
+    calls: list[int] = []
+    model.transformer.h[0].ln_1.register_forward_hook(lambda *_: calls.append(1))
+    for mode, expected in ((True, 2), (False, 1)):
+        calls.clear()
+        model.train(mode)
+        model(IDS, labels=IDS, use_cache=False).loss.backward()
+        assert len(calls) == expected

@@ -86,6 +86,19 @@ def test_the_kl_figure_shows_the_coefficient_on_an_axis_of_its_own(
     assert "nats" in axes.get_ylabel()
 
 
+def test_a_run_of_one_step_shows_a_point(
+    tmp_path: Path, write_run: Write, drawn: dict[str, Figure]
+) -> None:
+    plot_run(write_run(tmp_path / "a", score__mean=[1.0]))
+    (axes,) = drawn["reward.png"].axes
+    assert {line.get_marker() for line in axes.lines} == {"o"}
+    assert axes.get_xlim() == (-0.5, 0.5)
+    plot_run(write_run(tmp_path / "b", score__mean=[1.0, 2.0]))
+    (axes,) = drawn["reward.png"].axes
+    assert "o" not in {line.get_marker() for line in axes.lines}
+    assert axes.get_xlim() == (0.0, 1.0)
+
+
 def test_without_a_coefficient_there_is_one_axis_and_without_kl_no_figure(
     tmp_path: Path, write_run: Write, drawn: dict[str, Figure]
 ) -> None:
@@ -110,8 +123,8 @@ def test_the_comparison_draws_mean_and_standard_error_over_seeds(
     (axes,) = drawn["out.png"].axes
     assert [list(line.get_ydata()) for line in axes.lines] == [[2.0, 2.0], [0.0, 1.0]]  # type: ignore[arg-type]
     (band,) = axes.collections
-    edges = band.get_paths()[0].vertices[:, 1]  # type: ignore[index]
-    assert (edges.min(), edges.max()) == (pytest.approx(1.0), pytest.approx(3.0))
+    edges = np.asarray(band.get_paths()[0].vertices)[:, 1]
+    assert [edges.min(), edges.max()] == pytest.approx([1.0, 3.0])
     assert sorted(text.get_text() for text in axes.texts) == ["abc", "sparse"]
     assert "1 to 2 seeds" in axes.get_title(loc="left") + axes.get_title()
 
@@ -139,6 +152,6 @@ def test_a_run_without_the_metric_is_named(tmp_path: Path, write_run: Write) -> 
     run = write_run(tmp_path / "0", kl__k1=[1.0])
     with pytest.raises(UserError, match="score/mean: the runs of abc"):
         plot_comparison({"abc": [run]}, tmp_path / "out.png")
-    with pytest.raises(UserError, match="no step in metrics.jsonl"):
+    with pytest.raises(UserError, match=r"no step in metrics\.jsonl"):
         plot_run(tmp_path)
     assert not (tmp_path / "out.png").exists()

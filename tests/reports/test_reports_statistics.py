@@ -30,7 +30,7 @@ def test_mean_ci_is_students_interval() -> None:
 def test_mean_ci_at_another_level() -> None:
     # t(0.75, 1) = tan(pi / 4) = 1, since t with one degree of freedom is Cauchy.
     found = mean_ci([0.0, 2.0], level=0.5)
-    assert (found.low, found.high) == (pytest.approx(0.0), pytest.approx(2.0))
+    assert [found.low, found.high] == pytest.approx([0.0, 2.0])
 
 
 def test_one_value_has_an_interval_without_width_and_without_nan() -> None:

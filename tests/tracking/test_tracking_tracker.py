@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -73,10 +74,15 @@ def test_metrics_and_timings_go_to_their_own_files(tmp_path: Path) -> None:
     assert read_jsonl(tmp_path / "samples.jsonl") == [_row(0)]
 
 
-def test_state_is_the_length_of_what_is_on_the_disk(tmp_path: Path) -> None:
+def test_state_is_the_length_of_what_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tracker = _open(tmp_path)
     _log(tracker, 0, 3)
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
     state = tracker.state()
+    assert sorted(synced) == sorted(str(tmp_path / name) for name in FILES)
     assert state == {name: (tmp_path / name).stat().st_size for name in FILES}
     assert min(state.values()) > 0
     tracker.close({})

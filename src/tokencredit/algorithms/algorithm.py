@@ -73,3 +73,7 @@ class Algorithm(Procedure):
     @abstractmethod
     def loss(self, output: PolicyOutput, rollout: Rollout, targets: Targets) -> Loss:
         """The loss of a minibatch, summed over its tokens."""
+
+    def skips(self, loss: Loss, tokens: int) -> bool:
+        """Whether a minibatch of `tokens` tokens must be left out; the engine counts those."""
+        return False

@@ -103,7 +103,9 @@ class PPO(Algorithm):
             mask,
         ).sum()
         entropy = keep(output.entropy, mask).sum()
-        total = policy + self.value_coef * value - self.entropy_coef * entropy
+        total = policy + self.value_coef * value
+        if self.entropy_coef > 0:
+            total = total - self.entropy_coef * entropy
         sums = {
             "ppo/policy_loss": policy,
             "value/loss": value,
@@ -111,6 +113,11 @@ class PPO(Algorithm):
             **self._diagnostics(log_ratio.detach(), mask),
         }
         return Loss(total=total, sums={name: item.detach() for name, item in sums.items()})
+
+    def skips(self, loss: Loss, tokens: int) -> bool:
+        """Whether the mean ratio of the minibatch exceeds `ratio_threshold`."""
+        mean_ratio = float(loss.sums["ppo/ratio_mean"]) / max(1, tokens)
+        return self.ratio_threshold is not None and mean_ratio > self.ratio_threshold
 
     def _diagnostics(
         self, log_ratio: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]

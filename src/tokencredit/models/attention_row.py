@@ -49,7 +49,7 @@ class AttentionRow:
 
     @property
     def weights(self) -> Float[Tensor, "B H S"]:
-        """Post-softmax weights, float32, detached, of the last captured forward; 0 at masked keys."""
+        """Post-softmax weights of the last captured forward: float32, detached, masked keys 0."""
         if self._weights is None:
             raise RuntimeError("no forward pass of the model ran inside `capture`")
         return self._weights
@@ -90,10 +90,11 @@ class AttentionRow:
                 f"{key.shape[2]} are needed"
             )
         sequence = torch.arange(batch, device=query.device)
-        one = query[sequence, :, position].float().unflatten(1, (key.shape[1], -1))
+        one = query[sequence, :, position].float().reshape(batch, key.shape[1], -1, width)
         scores = torch.einsum("bghd,bgsd->bghs", one, key.float()).flatten(1, 2)
         scores = scores * (width**-0.5 if scaling is None else scaling)
-        self._weights = torch.softmax(scores + self._bias(mask, key.shape[2], sequence, position), -1)
+        bias = self._bias(mask, key.shape[2], sequence, position)
+        self._weights = torch.softmax(scores + bias, dim=-1)
 
     def _bias(
         self, mask: Tensor | None, keys: int, sequence: Tensor, position: Tensor
@@ -101,8 +102,8 @@ class AttentionRow:
         """What is added to the scores of the row, K = 1 or H: -inf where a key is hidden."""
         assert self._rows is not None
         if mask is None:  # transformers leaves out a mask that is causal and nothing else
-            row = torch.arange(keys, device=sequence.device) <= self._rows.to(sequence.device)[:, None]
-            row = row[:, None]
+            ends = self._rows.to(sequence.device)[:, None, None]
+            row = torch.arange(keys, device=sequence.device) <= ends
         else:
             row = mask[..., :keys].expand(len(sequence), -1, -1, -1)[sequence, :, position]
         if row.dtype == torch.bool:
@@ -122,7 +123,7 @@ def _attention(
     attention_mask: Tensor | None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """SDPA as transformers runs it; in a module that is being read, one row of weights beside it."""
+    """SDPA as transformers runs it and, in a module that is being read, one row beside it."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     reader = _READERS.get(module)
@@ -140,7 +141,7 @@ def _transformer(model: nn.Module) -> PreTrainedModel:
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
             return module
-    raise UserError(f"{type(model).__name__} holds no transformers model whose attention can be read")
+    raise UserError(f"{type(model).__name__} holds no transformers model to read attention from")
 
 
 def _attention_layer(model: PreTrainedModel, layer: int) -> nn.Module:
@@ -148,15 +149,15 @@ def _attention_layer(model: PreTrainedModel, layer: int) -> nn.Module:
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
-    layers = {
-        module.layer_idx: module
-        for module in model.modules()
-        if isinstance(getattr(module, "layer_idx", None), int) and getattr(module, "is_causal", False)
-    }
+    layers: dict[int, nn.Module] = {}
+    for module in model.modules():
+        index = getattr(module, "layer_idx", None)
+        if isinstance(index, int) and getattr(module, "is_causal", False):
+            layers[index] = module
     if not layers or not model._can_set_attn_implementation():
         raise UserError(
-            f"{type(model).__name__}: its attention weights cannot be read; the architecture does not "
-            "use transformers' attention interface (GPT-2, Llama, GPT-NeoX and most others do)"
+            f"{type(model).__name__}: its attention weights cannot be read; the architecture does "
+            "not use transformers' attention interface (GPT-2, Llama, GPT-NeoX and most others do)"
         )
     count = len(layers)
     require(-count <= layer < count, "layer", layer, f"the model has {count} attention layers")
@@ -168,6 +169,4 @@ def _attention_layer(model: PreTrainedModel, layer: int) -> nn.Module:
 def _use(model: PreTrainedModel, implementation: str) -> None:
     model.set_attn_implementation(implementation)
     if model.config._attn_implementation != implementation:
-        raise UserError(
-            f"{type(model).__name__}: attention cannot be switched to {implementation}"
-        )
+        raise UserError(f"{type(model).__name__}: attention cannot be switched to {implementation}")

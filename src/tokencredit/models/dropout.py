@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
 NAMES = ("dropout", "pdrop", "layerdrop")
-"""A number in a module or a configuration is a dropout probability if its name holds one of these."""
+"""A number in a module or configuration whose name holds one of these is a dropout probability."""
 
 
 def disable_dropout(model: nn.Module) -> int:

@@ -71,8 +71,9 @@ def convert_gguf(gguf: Path, out_dir: Path, dtype: torch.dtype = torch.float32) 
     check_against_metadata(facts, loaded, tokenizer)
     config = copy.deepcopy(loaded.config)
     del config.quantization_config
+    factory: Any = AutoModelForCausalLM
     with torch.device("meta"):
-        plain = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        plain = factory.from_config(config, dtype=dtype)
     plain.load_state_dict(loaded.state_dict(), assign=True)
     plain.tie_weights()
     plain.generation_config = loaded.generation_config

@@ -7,7 +7,7 @@ export; the end of a response is a length all the same, never a token id.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
@@ -34,8 +34,8 @@ def ensure_pad(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Give `tokenizer` a pad id that differs from its EOS id; True if its vocabulary grew by one.
 
     In this order: the pad token it has, if it differs from EOS; the first of `CANDIDATES` that is a
-    special token of the vocabulary and has no other role; a new special token `<|pad|>`. The unknown
-    token is never taken: it can stand in a text, and a classifier would skip it at the end of one.
+    special token of the vocabulary and has no other role; a new special token `<|pad|>`. The
+    unknown token is never taken: it can stand in a text, and a classifier would skip it at the end.
     Raises `UserError` when there is no EOS token, because then no response can end.
     """
     if tokenizer.eos_token_id is None:
@@ -66,11 +66,11 @@ def _unused_name(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def fit_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Make `model` agree with `tokenizer`: rows for all its ids, its pad id; True if rows were added.
+    """Give `model` a row for every id of `tokenizer`, and its pad id; True if rows were added.
 
-    New rows, in and out, are the mean of the old ones: deterministic, unlike transformers' draw from
-    a normal distribution, and a new token starts with about an average token's probability. Spare rows
-    of a vocabulary padded to a round number are used before the matrix grows.
+    New rows, in and out, are the mean of the old ones: deterministic, unlike transformers' draw
+    from a normal distribution, and a new token starts about as likely as an average one. Spare rows
+    of a vocabulary that was padded to a round number are used before the matrix grows.
     """
     embedding = model.get_input_embeddings()
     assert isinstance(embedding, torch.nn.Embedding)
@@ -78,7 +78,8 @@ def fit_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     if wanted > rows:
         with torch.random.fork_rng():  # the rows drawn here are overwritten: leave no trace
             model.resize_token_embeddings(wanted, mean_resizing=False)
-        for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+        layers: Any = model
+        for layer in (layers.get_input_embeddings(), layers.get_output_embeddings()):
             _fill_with_mean(layer, rows)
     model.config.pad_token_id = tokenizer.pad_token_id
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
@@ -88,7 +89,7 @@ def fit_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
 
 
 def _fill_with_mean(layer: torch.nn.Module | None, old_rows: int) -> None:
-    """Set the rows after the first `old_rows` of a layer's weight (and bias) to the mean of those."""
+    """Set what follows the first `old_rows` rows of weight and bias to the mean of those."""
     with torch.no_grad():
         for name in ("weight", "bias"):
             values = getattr(layer, name, None)

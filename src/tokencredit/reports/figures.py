@@ -22,7 +22,7 @@ _INK = "#333333"
 _FAINT = "#D9D9D9"
 _WINDOW = 10
 _LABEL_HEIGHT = 0.062  # of the axes, one line of text
-_STYLE = {
+_STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 11,
     "axes.edgecolor": _INK,
@@ -188,10 +188,14 @@ def _seed_curves(name: str, paths: Sequence[Path], metric: str) -> tuple[list[in
 def _finish(axes: Axes, steps: Sequence[int]) -> None:
     from matplotlib.ticker import MaxNLocator
 
+    first, last = min(steps), max(steps)
     axes.set_xlabel("step")
-    axes.set_xlim(min(steps), max(*steps, min(steps) + 1))
+    axes.set_xlim((first, last) if last > first else (first - 0.5, first + 0.5))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.margins(y=0.08)
+    if first == last:  # a line of one point cannot be seen
+        for line in axes.lines:
+            line.set_marker("o")
 
 
 def _save(path: Path, draw: Any, *arguments: Any) -> None:
@@ -206,5 +210,5 @@ def _save(path: Path, draw: Any, *arguments: Any) -> None:
         draw(figure, *arguments)
         buffer = io.BytesIO()
         # Neither date nor version, so that equal numbers give equal bytes.
-        canvas.print_png(buffer, metadata={"Software": None})
+        canvas.print_figure(buffer, format="png", metadata={"Software": None})
     write_bytes(path, buffer.getvalue())

@@ -89,6 +89,7 @@ class RewardModelStage(Stage):
         model = load_classifier(base.where, config.model.dtype, base.revision, settings.max_length, labels)
         ensure_pad(tokenizer)
         fit_embeddings(model, tokenizer)
+        tokenizer.padding_side = "right"
         figures: dict[str, object] = {}
         if settings.train:
             records = self.context.corpus.labelled("reward")
@@ -102,7 +103,7 @@ class RewardModelStage(Stage):
                     train_sampling_strategy="group_by_length",
                 ),
                 train_dataset=Rows(rows),
-                data_collator=DataCollatorWithPadding(tokenizer, padding_side="right"),
+                data_collator=DataCollatorWithPadding(tokenizer),
                 callbacks=[progress_callback("reward model")],
             )
             quiet(trainer)

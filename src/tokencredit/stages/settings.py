@@ -31,6 +31,8 @@ class Run:
     """Steps between saved samples."""
     samples: int = 8
     """Responses saved each time."""
+    resume_inexact: bool = False
+    """Continue under other threads than the run began with; the result is marked."""
     figures: bool = True
     """Draw figures and the HTML report at the end."""
     experiment: str | None = None

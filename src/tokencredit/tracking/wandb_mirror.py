@@ -85,6 +85,7 @@ class WandbMirror:
         def close(run: Any) -> None:
             run.summary.update(dict(summary))
             run.finish(exit_code=exit_code)
+            _tear_down()  # a finished offline run is on the disk only once wandb's service ends
 
         self._guard(close)
         self._run = None

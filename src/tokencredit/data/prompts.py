@@ -1,0 +1,120 @@
+"""The prompts of every step, as a pure function of (seed, step)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from tokencredit.data.dataset import MAX_DROPPED, PromptSpec
+from tokencredit.data.records import Format, Record
+from tokencredit.errors import UserError, require
+from tokencredit.rollout import Prompts
+from tokencredit.streams import integer, permutation, stream_key
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from tokencredit.models.sampling import Sampling
+
+
+class PromptStream:
+    """An endless stream of prompts; each pass over the records has its own order and lengths."""
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        tokenizer: PreTrainedTokenizerBase,
+        spec: PromptSpec,
+        sampling: Sampling,
+        context: int,
+    ) -> None:
+        """Prompts of `records`; those that cannot become one are dropped and counted."""
+        self.tokenizer = tokenizer
+        self.spec = spec
+        self.sampling = sampling
+        self.dropped: dict[str, int] = {}
+        self.records = self._usable(records, context - (sampling.max_new_tokens - 1))
+
+    def batch(self, seed: int, step: int, size: int, stream: str = "rl") -> Prompts:
+        """The prompts of one step."""
+        positions = range(step * size, (step + 1) * size)
+        chosen = [self._at(seed, stream, position) for position in positions]
+        longest = max(len(ids) for _, ids in chosen)
+        pad = self.tokenizer.pad_token_id
+        low, high = self.sampling.min_new_tokens, self.sampling.max_new_tokens
+        lengths = [
+            integer(stream_key(seed, stream, "response length", step, record.row), low, high)
+            for record, _ in chosen
+        ]
+        return Prompts(
+            rows=torch.tensor([record.row for record, _ in chosen]),
+            ids=torch.tensor([[pad] * (longest - len(ids)) + ids for _, ids in chosen]),
+            mask=torch.tensor(
+                [[False] * (longest - len(ids)) + [True] * len(ids) for _, ids in chosen]
+            ),
+            min_new=torch.full((size,), self.sampling.eos_from()),
+            max_new=torch.tensor(lengths),
+        )
+
+    def _at(self, seed: int, stream: str, position: int) -> tuple[Record, list[int]]:
+        epoch, index = divmod(position, len(self.records))
+        order = self._order(stream_key(seed, stream, "order", epoch))
+        record = self.records[int(order[index])]
+        key = stream_key(seed, stream, "prompt length", epoch, record.row)
+        return record, prompt_ids(record, self.tokenizer, self.spec, key)
+
+    def _order(self, key: int) -> Sequence[int]:
+        if getattr(self, "_cached", (None,))[0] != key:
+            self._cached = (key, permutation(key, len(self.records)))
+        return self._cached[1]  # type: ignore[return-value]
+
+    def _usable(self, records: Sequence[Record], longest: int) -> Sequence[Record]:
+        texts = [record for record in records if format_of(record) is Format.text]
+        if texts:
+            usable = [record for record in texts if len(record.text) > self.spec.min_characters]
+            require(
+                bool(usable),
+                "dataset.prompt.min_characters",
+                self.spec.min_characters,
+                f"none of {len(texts)} records is longer; lower it",
+            )
+            self.dropped = {"too short for a prompt": len(texts) - len(usable)}
+            return usable
+        usable = [r for r in records if len(prompt_ids(r, self.tokenizer, self.spec, 0)) <= longest]
+        too_long = len(records) - len(usable)
+        self.dropped = {"prompt longer than the context": too_long}
+        if too_long > MAX_DROPPED * len(records):
+            raise UserError(
+                f"dataset: {too_long} of {len(records)} prompts leave no room for the response (the "
+                f"context has room for prompts of {longest} tokens); raise model.context, lower "
+                "rollout.max_new_tokens, or shorten the prompts"
+            )
+        return usable
+
+
+def format_of(record: Record) -> Format:
+    """How a record names its prompt."""
+    if record.messages is not None:
+        return Format.messages
+    return Format.text if record.prompt is None else Format.prompt_completion
+
+
+def prompt_ids(
+    record: Record, tokenizer: PreTrainedTokenizerBase, spec: PromptSpec, key: int
+) -> list[int]:
+    """The ids of a record's prompt: its own, or its first tokens, as many as `key` says."""
+    if record.messages is not None:
+        if tokenizer.chat_template is None:
+            raise UserError(
+                "dataset.format = 'messages': the model's tokenizer has no chat template; use a chat "
+                "model, or prompt_completion records"
+            )
+        turns = list(record.messages[:-1])
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    if record.prompt is not None:
+        return list(tokenizer(record.prompt)["input_ids"])
+    length = integer(key, spec.min_tokens, spec.max_tokens)
+    return list(tokenizer(record.text)["input_ids"][:length])

@@ -1,0 +1,32 @@
+"""From prompts and responses to the sequences that models read. Ends are lengths, never token ids."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from tokencredit.rollout import Rollout
+
+
+def position_ids(mask: Bool[Tensor, "B S"]) -> Int[Tensor, "B S"]:
+    """Positions that count real tokens only, so that padding on either side changes nothing."""
+    return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+
+
+def compact(
+    rollout: Rollout, pad_id: int
+) -> tuple[Int[Tensor, "B S"], Bool[Tensor, "B S"], Int[Tensor, "B"], Int[Tensor, "B"]]:
+    """Prompt and response joined without gaps and right-padded.
+
+    Returns ids, mask, the position of the first response token, and the position of the last one.
+    """
+    lengths = rollout.prompt_mask.sum(dim=1)
+    total = lengths + rollout.lengths
+    ids = torch.cat([rollout.prompt_ids, rollout.response_ids], dim=1)
+    mask = torch.cat([rollout.prompt_mask, rollout.response_mask], dim=1)
+    # A stable sort by "is padding" moves real tokens to the front and keeps their order.
+    order = torch.argsort((~mask).long(), dim=1, stable=True)[:, : int(total.max())]
+    mask = mask.gather(1, order)
+    ids = torch.where(mask, ids.gather(1, order), pad_id)
+    return ids, mask, lengths, total - 1

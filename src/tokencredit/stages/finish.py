@@ -1,0 +1,85 @@
+"""What a finished run leaves: a policy to load, results to read, figures to look at."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tokencredit.atomic import publish, write_json
+from tokencredit.console import say
+from tokencredit.models.lora import merged
+from tokencredit.stages.actors import Actors
+from tokencredit.stages.evaluate import Measure, summarise
+from tokencredit.tracking.jsonl import read_jsonl
+
+if TYPE_CHECKING:
+    from tokencredit.models.model import Lora
+    from tokencredit.stages.rl import RLStage
+    from tokencredit.stages.run_folder import RunFolder
+
+HEADLINE = ("score/mean", "reward/mean", "kl/k1", "length/mean", "credit/entropy", "value/loss")
+LAST_STEPS = 10
+
+
+def export_policy(actors: Actors, lora: Lora, run_folder: Path) -> None:
+    """Write `policy/`, a plain Hugging Face folder, and `value/`, the value head beside it."""
+    from safetensors.torch import save_file
+
+    partial = run_folder / "policy.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    model = actors.policy.model
+    if lora.enabled and lora.merge:
+        model = merged(copy.deepcopy(model))
+    model.save_pretrained(partial)
+    actors.tokenizer.save_pretrained(partial)
+    publish(partial, run_folder / "policy")
+    value = run_folder / "value.partial"
+    shutil.rmtree(value, ignore_errors=True)
+    value.mkdir()
+    save_file(actors.policy.value_head.state_dict(), value / "value_head.safetensors")
+    publish(value, run_folder / "value")
+
+
+def write_results(
+    run: RunFolder, stage: RLStage, evaluation: dict[str, Measure], seconds: float
+) -> dict[str, Any]:
+    """Write results.json: the last ten steps of the log, and the evaluation."""
+    config = stage.context.config
+    rows = read_jsonl(run.path / "metrics.jsonl")[: config.steps]
+    last = rows[-LAST_STEPS:]
+    metrics = {
+        name: summarise(torch.tensor([row[name] for row in last])) for name in HEADLINE if name in rows[0]
+    }
+    results = {
+        "schema_version": 1,
+        "config_hash": stage.key,
+        "experiment": config.run.experiment,
+        "scheme": config.run.scheme,
+        "seeds": {"seed": config.seed, "stage_seed": config.stage_seed},
+        "status": "complete",
+        "steps": len(rows),
+        "scale": config.run.scale,
+        "git_commit": run.manifest().get("git_commit"),
+        "wall_seconds": round(seconds, 3),
+        "metrics": metrics,
+        "evaluation": evaluation,
+    }
+    write_json(run.path / "results.json", results)
+    return results
+
+
+def write_figures(run_folder: Path) -> None:
+    """Draw the figures and the report; a failure to draw does not lose a finished run."""
+    try:
+        from tokencredit.reports.figures import plot_run
+        from tokencredit.reports.summary import write_report
+
+        plot_run(run_folder)
+        write_report(run_folder)
+    except Exception as error:
+        say(f"figures: not drawn ({type(error).__name__}: {error}); the numbers are complete")

@@ -1,0 +1,124 @@
+"""The folder of a run: who may write it, what is in it, how far it is."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from tokencredit.atomic import read_json, write_json
+from tokencredit.canonical import differences
+from tokencredit.errors import UserError
+from tokencredit.store import MANIFEST, environment, make_folder
+from tokencredit.tracking.jsonl import read_jsonl
+
+LOCK_SECONDS = 10.0
+METRICS = "metrics.jsonl"
+LOCK = ".lock"
+
+
+class State(str, Enum):
+    """How far a run is."""
+
+    absent = "absent"
+    running = "running"
+    trained = "trained"
+    complete = "complete"
+
+
+class RunFolder:
+    """One run's folder. Its manifest names the key it belongs to and is written last of all."""
+
+    def __init__(self, path: Path) -> None:
+        """The run in `path`, which need not exist yet."""
+        self.path = path
+
+    def manifest(self) -> dict[str, Any]:
+        """What the manifest says; empty if there is none."""
+        path = self.path / MANIFEST
+        return read_json(path) if path.is_file() else {}
+
+    def state(self) -> State:
+        """How far the run is."""
+        return State(self.manifest().get("state", State.absent.value))
+
+    def rows(self) -> int:
+        """Steps logged so far."""
+        path = self.path / METRICS
+        return len(read_jsonl(path)) if path.is_file() else 0
+
+    def done(self, key: str, steps: int) -> bool:
+        """Whether the run of that key is complete with at least `steps` steps."""
+        manifest = self.manifest()
+        return (
+            manifest.get("key") == key
+            and manifest.get("state") == State.complete.value
+            and self.rows() >= steps
+        )
+
+    def check_owner(self, key: str, identity: Mapping[str, object]) -> None:
+        """Raise unless the folder is new or belongs to `key`."""
+        manifest = self.manifest()
+        if manifest and manifest["key"] != key:
+            different = "; ".join(differences(manifest["identity"], identity)[:8])
+            raise UserError(
+                f"run_dir = {str(self.path)!r}: holds a run of another configuration ({different}); "
+                "choose another folder, or delete this one"
+            )
+        if not manifest and self.path.is_dir():
+            strangers = sorted(p.name for p in self.path.iterdir() if p.name != LOCK)
+            if strangers:
+                raise UserError(
+                    f"run_dir = {str(self.path)!r}: holds files that are no run ({', '.join(strangers[:4])}); "
+                    "choose an empty folder"
+                )
+        make_folder(self.path)
+
+    def check_threads(self, threads: int, inexact: bool) -> None:
+        """Raise if the run began with another number of threads, unless that is allowed."""
+        before = self.manifest().get("threads", threads)
+        if before != threads and not inexact:
+            raise UserError(
+                f"hardware.threads = {threads}: the run in {self.path} began with {before}, and other "
+                f"threads change the last bits; set hardware.threads={before}, or "
+                "run.resume_inexact=true to go on all the same"
+            )
+
+    def write(self, state: State, **entries: Any) -> None:
+        """Set the state and add entries to the manifest."""
+        base = {"schema_version": 1, "environment": environment(), "git_commit": git_commit()}
+        write_json(
+            self.path / MANIFEST, {**base, **self.manifest(), **entries, "state": state.value}
+        )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder; another process that has it gets ten seconds to end."""
+        lock = FileLock(self.path / LOCK)
+        try:
+            lock.acquire(timeout=LOCK_SECONDS)
+        except Timeout:
+            raise UserError(
+                f"run_dir = {str(self.path)!r}: another process is writing this run; wait for it, or end it"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def git_commit() -> str | None:
+    """The commit of the source tree this code lies in; None for an installed package."""
+    here = Path(__file__).parent
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return answer.stdout.strip() or None
