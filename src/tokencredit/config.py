@@ -1,5 +1,6 @@
 """Everything a run depends on, typed; every component, listed once. The only file, with train.py,
-that knows Hydra and OmegaConf."""
+that knows Hydra and OmegaConf.
+"""
 
 from __future__ import annotations
 
@@ -156,7 +157,9 @@ def load(composed: DictConfig) -> Config:
         if not found or not schema:
             raise
         known = ", ".join(field_names(schema))
-        raise UserError(f"{found[2]}: unknown key, added with '+'; {found[1]} has: {known}") from error
+        raise UserError(
+            f"{found[2]}: unknown key, added with '+'; {found[1]} has: {known}"
+        ) from error
 
 
 def _schemas() -> dict[str, type]:
@@ -181,7 +184,10 @@ def dump(config: Config) -> str:
     """The whole configuration as YAML, with the class of every component: all another process needs."""
     plain = OmegaConf.structured(config)
     classes = {group: type(getattr(config, group)).__name__ for group in COMPONENTS}
-    tree = {"components": classes, **cast(dict[str, Any], OmegaConf.to_container(plain, enum_to_str=True))}
+    tree = {
+        "components": classes,
+        **cast(dict[str, Any], OmegaConf.to_container(plain, enum_to_str=True)),
+    }
     return OmegaConf.to_yaml(OmegaConf.create(tree))
 
 
@@ -203,7 +209,9 @@ def component_named(group: str, name: str) -> type:
         if component.__name__ == name:
             return component
     known = ", ".join(component.__name__ for component in COMPONENTS[group])
-    raise UserError(f"{group}: no component {name!r} is registered (known: {known}); is a --plugin missing?")
+    raise UserError(
+        f"{group}: no component {name!r} is registered (known: {known}); is a --plugin missing?"
+    )
 
 
 def field_names(component: object) -> list[str]:

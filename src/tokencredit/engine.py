@@ -54,7 +54,9 @@ class Totals:
 class Engine:
     """Owns the trained module and its optimizer."""
 
-    def __init__(self, policy: PolicyWithValue, settings: Optimizer, *, on_cpu: bool, seed: int) -> None:
+    def __init__(
+        self, policy: PolicyWithValue, settings: Optimizer, *, on_cpu: bool, seed: int
+    ) -> None:
         """`seed` names the shuffling of minibatches."""
         self.accelerator = Accelerator(cpu=on_cpu)
         self.settings = settings
@@ -62,7 +64,10 @@ class Engine:
         trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(
             [
-                {"params": [p for p in trained if p.ndim >= 2], "weight_decay": settings.weight_decay},
+                {
+                    "params": [p for p in trained if p.ndim >= 2],
+                    "weight_decay": settings.weight_decay,
+                },
                 {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
             ],
             lr=settings.learning_rate,
@@ -144,7 +149,9 @@ class Engine:
         """Restore what `save` wrote; a missing or additional tensor is an error."""
         trained, saved = self._trained(), load_file(folder / WEIGHTS)
         if trained.keys() != saved.keys():
-            raise UserError(f"{folder}: holds other weights than this model trains; use another run_dir")
+            raise UserError(
+                f"{folder}: holds other weights than this model trains; use another run_dir"
+            )
         for name, tensor in trained.items():
             tensor.copy_(saved[name])
         state: dict[str, Any] = torch.load(folder / OPTIMIZER, weights_only=True)

@@ -35,9 +35,13 @@ def _chain(error: BaseException | None) -> Iterable[BaseException]:
 
 def _missing_option(text: str) -> str | None:
     """An option that its group does not have, or a group that does not exist."""
-    found = re.search(r"Could not find '([^']+)'", text) or re.search(r"Could not load '([^']+)'", text)
+    found = re.search(r"Could not find '([^']+)'", text) or re.search(
+        r"Could not load '([^']+)'", text
+    )
     if found is None:
-        wrong = re.search(r"Could not override '([^'@]+)'\.\s*\n?No match in the defaults list", text)
+        wrong = re.search(
+            r"Could not override '([^'@]+)'\.\s*\n?No match in the defaults list", text
+        )
         if wrong is None:
             return None
         return f"{wrong[1]}: there is no such key or group{_nearest(wrong[1], field_names(Config))}"
@@ -58,7 +62,12 @@ def _unknown_key(chain: Iterable[BaseException], text: str) -> str | None:
     for link in chain:
         kind, key = getattr(link, "object_type", None), getattr(link, "key", None)
         unknown = isinstance(link, OmegaConfBaseException) and "not in" in str(link)
-        if unknown and key is not None and kind is not None and hasattr(kind, "__dataclass_fields__"):
+        if (
+            unknown
+            and key is not None
+            and kind is not None
+            and hasattr(kind, "__dataclass_fields__")
+        ):
             path = getattr(link, "full_key", None) or key
             where = re.search(r"In '([^']+)'", text)
             place = f" (in conf/{where[1]}.yaml)" if where else ""
@@ -79,8 +88,14 @@ def _plain(chain: Iterable[BaseException]) -> str:
     about_value = [link for link in links if isinstance(link, OmegaConfBaseException)]
     chosen = (about_value or links)[0]
     lines = [line.strip() for line in str(chosen).splitlines()]
-    kept = [line for line in lines if line and not re.match(r"(full_key|object_type|reference_type)[:=]", line)]
-    override = re.search(r"Error merging override (.+?)\.?$", "\n".join(map(str, links)), re.MULTILINE)
+    kept = [
+        line
+        for line in lines
+        if line and not re.match(r"(full_key|object_type|reference_type)[:=]", line)
+    ]
+    override = re.search(
+        r"Error merging override (.+?)\.?$", "\n".join(map(str, links)), re.MULTILINE
+    )
     place = override[1] if override else getattr(chosen, "full_key", None)
     message = "; ".join(kept)
     return f"{place}: {message}" if place and not message.startswith(str(place)) else message

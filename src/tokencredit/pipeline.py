@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.config import Config
@@ -41,10 +42,19 @@ def plan(config: Config) -> list[Plan]:
     ]
 
 
-def execute(config: Config) -> Stage:
-    """Build what is missing, each stage in a process of its own; the last stage."""
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a pipeline made, and how long each stage that had to run took."""
+
+    last: Stage
+    seconds: dict[str, float]
+
+
+def execute(config: Config) -> Outcome:
+    """Build what is missing, each stage in a process of its own."""
     context = Context(config)
     stages = all_stages(context)
+    seconds: dict[str, float] = {}
     for stage in stages:
         if isinstance(stage, RLStage):
             if stage.is_done():
@@ -59,8 +69,9 @@ def execute(config: Config) -> Stage:
         code = run_stage(config, stage.name, stage.key)
         if code != 0:
             raise StageFailed(stage.name, code)
-        say(f"{stage.name} {stage.key}: done in {time.monotonic() - started:.0f} s")
-    return stages[-1]
+        seconds[stage.name] = time.monotonic() - started
+        say(f"{stage.name} {stage.key}: done in {seconds[stage.name]:.0f} s")
+    return Outcome(stages[-1], seconds)
 
 
 class StageFailed(UserError):

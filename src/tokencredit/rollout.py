@@ -30,7 +30,9 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Self:
         """The same batch on another device."""
-        return type(self)(**{item.name: getattr(self, item.name).to(device) for item in fields(self)})
+        return type(self)(
+            **{item.name: getattr(self, item.name).to(device) for item in fields(self)}
+        )
 
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:

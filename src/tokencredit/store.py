@@ -71,7 +71,9 @@ class Store:
         """The artifact of `stage`; an error if it has not been built."""
         artifact = self.find(stage)
         if artifact is None:
-            raise UserError(f"store: {self.folder(stage)} is missing; run `tokencredit train` again")
+            raise UserError(
+                f"store: {self.folder(stage)} is missing; run `tokencredit train` again"
+            )
         return artifact
 
     def build(self, stage: Stage) -> Artifact:

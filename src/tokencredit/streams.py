@@ -20,7 +20,9 @@ GOLDEN: Final = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit in
 def stream_key(*parts: int | str) -> int:
     """The signed 64-bit key of a named stream, e.g. `stream_key(seed, "rollout", step, row)`."""
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
+    return int.from_bytes(
+        hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True
+    )
 
 
 def permutation(key: int, count: int) -> np.ndarray:

@@ -35,7 +35,7 @@ class Cell:
     """One combination of the sweep, and what became of it."""
 
     number: int
-    overrides: str
+    overrides: list[str]
     state: str
     """done, done before, or failed."""
     folder: str
@@ -64,11 +64,14 @@ def cells(sweep: Path) -> list[Cell]:
 
 def print_table(found: Sequence[Cell], started: float) -> int:
     """Print the closing table; the number of failed cells."""
+    shared = set.intersection(*(set(cell.overrides) for cell in found)) if len(found) > 1 else set()
     table = Table("cell", "overrides", "state", "seconds", "folder", title="sweep")
     for cell in found:
         style = "red" if cell.state == "failed" else None
-        place = cell.error if cell.error else cell.folder
-        table.add_row(str(cell.number), cell.overrides, cell.state, f"{cell.seconds:.0f}", place, style=style)
+        place = cell.error or cell.folder
+        table.add_row(
+            str(cell.number), cell.overrides, cell.state, f"{cell.seconds:.0f}", place, style=style
+        )
     width = None if Console().is_terminal else 160
     Console(width=width).print(table)
     failed = sum(cell.state == "failed" for cell in found)

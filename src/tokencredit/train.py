@@ -24,10 +24,12 @@ from tokencredit.config import Config
 from tokencredit.console import say
 from tokencredit.errors import UserError, require
 from tokencredit.explain import explain
-from tokencredit.pipeline import StageFailed, execute, plan
+from tokencredit.pipeline import Outcome, StageFailed, execute, plan
 from tokencredit.plugins import load_plugins
 from tokencredit.stages.rl import RLStage
+from tokencredit.stages.stage import Stage
 from tokencredit.store import Plan
+from tokencredit.tracking.jsonl import read_jsonl
 
 USER_ERROR = 2
 
@@ -90,6 +92,8 @@ def split_arguments(arguments: list[str], request: Request) -> list[str]:
             request.plugins.append(value)
         else:
             rest.append(argument)
+    # Hydra's parser wants flags before overrides; people write them anywhere.
+    rest.sort(key=lambda argument: argument not in {"-m", "--multirun"})
     if request.plan_only:  # nothing of a plan may stay behind, and one process can add it up
         rest += ["hydra/launcher=basic", f"hydra.sweep.dir={tempfile.mkdtemp(prefix='tokencredit-')}"]
     return rest
@@ -133,7 +137,7 @@ class Task:
         """One cell of a sweep. Whatever goes wrong in it is recorded, and the sweep goes on."""
         hydra_config = HydraConfig.get()
         folder = Path(hydra_config.sweep.dir)
-        number, overrides = int(hydra_config.job.num), hydra_config.job.override_dirname
+        number, overrides = int(hydra_config.job.num), list(hydra_config.overrides.task)
         began = time.monotonic()
         state, error, place = "done", "", ""
         try:
@@ -142,13 +146,12 @@ class Task:
             if self.request.plan_only:
                 self.request.plans += plan(config)
                 return
-            before = all(item.hit for item in plan(config))
-            last = execute(config)
-            state = "done before" if before else "done"
-            place = str(last.folder) if isinstance(last, RLStage) else last.key
+            outcome = execute(config)
+            state = "done" if outcome.seconds else "done before"
+            place = str(result_folder(outcome.last))
         except (UserError, OSError) as problem:
             state, error = "failed", str(problem)
-            say(f"cell {number} ({overrides}) failed: {error}")
+            say(f"cell {number} ({' '.join(overrides)}) failed: {error}")
         seconds = time.monotonic() - began
         cell = sweep.Cell(
             number=number, overrides=overrides, state=state, folder=place, seconds=seconds, error=error
@@ -157,13 +160,37 @@ class Task:
 
 
 def finish(config: Config, started: float) -> None:
-    """Run everything, then say what came of it."""
-    last = execute(config)
-    if isinstance(last, RLStage):
+    """Run everything, then say what came of it and what it cost."""
+    outcome = execute(config)
+    folder = result_folder(outcome.last)
+    if isinstance(outcome.last, RLStage):
         from tokencredit.reports.summary import closing_summary
 
-        print(closing_summary(last.folder))
-    print(f"total {time.monotonic() - started:.0f} s")
+        print(closing_summary(folder))
+        print()
+    else:
+        print(f"{outcome.last.name}: {folder}")
+    print(budget(outcome, time.monotonic() - started))
+
+
+def result_folder(stage: Stage) -> Path:
+    """Where the result of the last stage lies."""
+    return stage.folder if isinstance(stage, RLStage) else stage.context.store.folder(stage)
+
+
+def budget(outcome: Outcome, total: float) -> str:
+    """Seconds of every part of the command; `make train` adds those of the installation."""
+    parts = {name: took for name, took in outcome.seconds.items() if name != "rl"}
+    if "rl" in outcome.seconds:
+        rows = read_jsonl(result_folder(outcome.last) / "timings.jsonl")
+        steps = [sum(v for k, v in row.items() if k.startswith("time/")) for row in rows]
+        parts[f"{len(steps)} RL steps"] = sum(steps)
+    parts["rest"] = max(0.0, total - sum(parts.values()))
+    install = float(os.environ.get("TOKENCREDIT_INSTALL_SECONDS", "0"))
+    if install:
+        parts = {"install": install, **parts}
+    listed = ", ".join(f"{name.replace('_', ' ')} {took:.0f} s" for name, took in parts.items())
+    return f"budget: {listed}, total {total + install:.0f} s"
 
 
 def close_sweep(request: Request, started: float) -> int:

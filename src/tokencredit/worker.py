@@ -43,7 +43,9 @@ def run(path: Path, name: str, key: str) -> None:
     context = Context(config)
     stage = next((s for s in all_stages(context) if s.name == name), None)
     if stage is None or stage.key != key:
-        raise UserError(f"{name}: the data or a model changed while the run was being prepared; run again")
+        raise UserError(
+            f"{name}: the data or a model changed while the run was being prepared; run again"
+        )
     if isinstance(stage, RLStage):
         stage.run(stage.folder)
     else:

@@ -59,10 +59,16 @@ class Optimizer:
             "must be null (no clipping) or > 0",
         )
         require(
-            self.weight_decay >= 0, "algorithm.optimizer.weight_decay", self.weight_decay, "must be >= 0"
+            self.weight_decay >= 0,
+            "algorithm.optimizer.weight_decay",
+            self.weight_decay,
+            "must be >= 0",
         )
         require(
-            self.warmup_steps >= 0, "algorithm.optimizer.warmup_steps", self.warmup_steps, "must be >= 0"
+            self.warmup_steps >= 0,
+            "algorithm.optimizer.warmup_steps",
+            self.warmup_steps,
+            "must be >= 0",
         )
         require(
             self.course is Course.constant

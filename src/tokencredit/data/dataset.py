@@ -153,7 +153,11 @@ class Dataset:
                 dropped.add("empty prompt or completion")
                 return None
             return Record(
-                row=number, text=prompt + completion, prompt=prompt, completion=completion, label=label
+                row=number,
+                text=prompt + completion,
+                prompt=prompt,
+                completion=completion,
+                label=label,
             )
         raw = str(row.get(self.text_column) or "")
         text = plain_text(raw) if self.plain_text else raw

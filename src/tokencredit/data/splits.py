@@ -33,7 +33,9 @@ class Splits:
             value = getattr(self, share.name)
             require(0 <= value <= 1, f"dataset.splits.{share.name}", value, "must lie in [0, 1]")
         total = sum(getattr(self, share.name) for share in fields(self))
-        require(abs(total - 1) < 1e-9, "dataset.splits", round(total, 6), "the shares must sum to 1")
+        require(
+            abs(total - 1) < 1e-9, "dataset.splits", round(total, 6), "the shares must sum to 1"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,14 @@ def fingerprint(records: Iterable[Record]) -> str:
     total = hashlib.sha256()
     for record in records:
         content = repr(
-            (record.row, record.text, record.prompt, record.completion, record.messages, record.label)
+            (
+                record.row,
+                record.text,
+                record.prompt,
+                record.completion,
+                record.messages,
+                record.label,
+            )
         )
         total.update(hashlib.sha256(content.encode()).digest())
     return total.hexdigest()[:FINGERPRINT_LENGTH]

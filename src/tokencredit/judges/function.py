@@ -50,7 +50,9 @@ class FunctionJudge(Judge):
     def identity(self) -> object:
         """The content of the file, not its path."""
         place, name = self._split()
-        content = file_sha256(Path(place)) if place.endswith(".py") and Path(place).is_file() else place
+        content = (
+            file_sha256(Path(place)) if place.endswith(".py") and Path(place).is_file() else place
+        )
         return {"class": type(self).__name__, "name": name, "content": content}
 
     def open(self, context: Context, tokenizer: PreTrainedTokenizerBase) -> OpenJudge:
@@ -60,7 +62,9 @@ class FunctionJudge(Judge):
 
         def judge(rollout: Rollout) -> Judgement:
             prompts = decode(tokenizer, rollout.prompt_ids, rollout.prompt_mask)
-            responses, offsets = decode_tokens(tokenizer, rollout.response_ids, rollout.response_mask)
+            responses, offsets = decode_tokens(
+                tokenizer, rollout.response_ids, rollout.response_mask
+            )
             extra = {"offsets": offsets} if with_offsets else {}
             answer = function(prompts, responses, **extra)
             scores, evidence = answer if isinstance(answer, tuple) else (answer, None)
@@ -81,7 +85,9 @@ class FunctionJudge(Judge):
         except UserError:
             raise
         except Exception as error:
-            raise UserError(f"judge.function = {self.function!r}: {place} does not import: {error}") from error
+            raise UserError(
+                f"judge.function = {self.function!r}: {place} does not import: {error}"
+            ) from error
         function = getattr(module, name, None)
         if not callable(function):
             raise UserError(f"judge.function = {self.function!r}: {place} has no function {name!r}")
@@ -110,7 +116,9 @@ class FunctionJudge(Judge):
                 )
             matrix[row, :length] = torch.as_tensor(numbers, dtype=torch.float32)
         if not (values.isfinite().all() and matrix.isfinite().all()):
-            raise UserError(f"judge.function = {self.function!r}: returned a number that is not finite")
+            raise UserError(
+                f"judge.function = {self.function!r}: returned a number that is not finite"
+            )
         return Judgement(scores=values.to(mask.device), evidence=matrix.to(mask.device))
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokencredit.canonical import canonical, file_sha256
+from tokencredit.data.sources import Source
 from tokencredit.errors import UserError
 from tokencredit.models.model import ModelSource, Pretrained, check_folder
-from tokencredit.models.shipped import SHIPPED_SHA256, shipped_model
+from tokencredit.models.shipped import SHIPPED_SHA256, shipped_model, shipped_split
 
 if TYPE_CHECKING:
     from tokencredit.context import Context
@@ -46,6 +47,7 @@ class Base:
         if self._needs_stage():
             return "stage"
         if self.source.source is ModelSource.package:
+            check_split(self.context)
             return {"shipped": SHIPPED_SHA256}
         if self.source.source is ModelSource.path:
             folder = Path(self.source.path or "").expanduser()
@@ -76,6 +78,18 @@ class Base:
 def base_of(context: Context, source: Pretrained) -> Base:
     """The resolved form of a configured model."""
     return Base(context, source)
+
+
+def check_split(context: Context) -> None:
+    """Raise if texts that the shipped model was trained on would now count as held out."""
+    dataset = context.config.dataset
+    now, trained = context.corpus.fingerprints["sft"], shipped_split()
+    if dataset.name == "imdb" and dataset.source is Source.package and now != trained:
+        raise UserError(
+            f"dataset.splits: the model of package tokencredit was trained on the SFT split {trained} of "
+            f"imdb, but this configuration makes another one ({now}), so texts held out now have been "
+            "seen; use the default dataset.splits, or another model"
+        )
 
 
 def folder_identity(folder: Path) -> str:

@@ -85,7 +85,12 @@ class Architecture:
 
     def __post_init__(self) -> None:
         """Check the sizes."""
-        require(self.vocab_size >= 300, "model.architecture.vocab_size", self.vocab_size, "must be >= 300")
+        require(
+            self.vocab_size >= 300,
+            "model.architecture.vocab_size",
+            self.vocab_size,
+            "must be >= 300",
+        )
         require(self.layers >= 1, "model.architecture.layers", self.layers, "must be >= 1")
         require(
             self.hidden_size % (2 * self.heads) == 0,
@@ -172,11 +177,17 @@ def check_folder(path: Path, key: str = "model.policy.path") -> None:
 def load_tokenizer(where: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer of a model; it must have an end-of-sequence token."""
     from transformers import AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # loading and saving take less time than reading about them
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(where), revision=revision, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(where), revision=revision, trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
-        raise UserError(f"model: no tokenizer can be loaded from {where}: {_first_line(error)}") from error
+        raise UserError(
+            f"model: no tokenizer can be loaded from {where}: {_first_line(error)}"
+        ) from error
     if tokenizer.eos_token_id is None:
         raise UserError(
             f"model: the tokenizer of {where} has no end-of-sequence token; set eos_token in its "
@@ -233,7 +244,12 @@ def _load(
         ) from error
     longest = getattr(model.config, "max_position_embeddings", None)
     if context is not None and longest is not None:
-        require(context <= longest, "model.context", context, f"the model reads at most {longest} tokens")
+        require(
+            context <= longest,
+            "model.context",
+            context,
+            f"the model reads at most {longest} tokens",
+        )
     return model
 
 

@@ -20,6 +20,7 @@ from tokencredit.rollout import PolicyOutput, Rollout
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+
 @dataclass(frozen=True, slots=True)
 class SpecialIds:
     """Ids with a meaning of their own."""
@@ -59,7 +60,10 @@ class PolicyWithValue(nn.Module):
         ids = torch.cat([rollout.prompt_ids, rollout.response_ids], dim=1)[:, :-1]
         mask = torch.cat([rollout.prompt_mask, rollout.response_mask], dim=1)[:, :-1]
         hidden = backbone(model)(
-            input_ids=ids, attention_mask=mask.long(), position_ids=position_ids(mask), use_cache=False
+            input_ids=ids,
+            attention_mask=mask.long(),
+            position_ids=position_ids(mask),
+            use_cache=False,
         ).last_hidden_state
         return hidden[:, rollout.prompt_ids.shape[1] - 1 :]
 
@@ -89,13 +93,19 @@ class PolicyWithValue(nn.Module):
         return position < rollout.min_new[:, None]
 
     def _chunk(
-        self, head: nn.Module, states: Float[Tensor, "N d"], ids: Int[Tensor, "N"], banned: Bool[Tensor, "N"]
+        self,
+        head: nn.Module,
+        states: Float[Tensor, "N d"],
+        ids: Int[Tensor, "N"],
+        banned: Bool[Tensor, "N"],
     ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"]]:
         logits = head(states).float()
         if self.sampling.logprob_mask is LogprobMask.sampling:
             logits = logits / self.sampling.temperature
             vocabulary = torch.arange(logits.shape[1], device=logits.device)
-            impossible = (banned[:, None] & (vocabulary == self.ids.eos)) | (vocabulary == self.ids.pad)
+            impossible = (banned[:, None] & (vocabulary == self.ids.eos)) | (
+                vocabulary == self.ids.pad
+            )
             logits = logits.masked_fill(impossible, -torch.inf)
         logp, entropy = gather_logp(logits, ids)
         # A slot behind the end may hold an impossible id; nothing reads it, but -inf would spread.

@@ -36,7 +36,9 @@ class Sampling:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        require(self.min_new_tokens >= 1, "rollout.min_new_tokens", self.min_new_tokens, "must be >= 1")
+        require(
+            self.min_new_tokens >= 1, "rollout.min_new_tokens", self.min_new_tokens, "must be >= 1"
+        )
         require(
             self.max_new_tokens > self.min_new_tokens,
             "rollout.max_new_tokens",

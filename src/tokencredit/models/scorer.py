@@ -54,7 +54,10 @@ class Scorer:
     @torch.no_grad()
     def _score(self, ids: Tensor, mask: Tensor, last: Tensor) -> Tensor:
         hidden = self.backbone(
-            input_ids=ids, attention_mask=mask.long(), position_ids=position_ids(mask), use_cache=False
+            input_ids=ids,
+            attention_mask=mask.long(),
+            position_ids=position_ids(mask),
+            use_cache=False,
         ).last_hidden_state
         rows = torch.arange(len(ids), device=ids.device)
         head: nn.Module = self.model.score

@@ -29,14 +29,18 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         show_progress=False,
     )
     bpe.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token=END, bos_token=END, pad_token=PAD)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token=END, bos_token=END, pad_token=PAD
+    )
 
 
 def write_scratch_model(model: Model, texts: Iterable[str], seed: int, out: Path) -> int:
     """Write a randomly initialised Llama decoder and its tokenizer to `out`; its parameter count."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     tokenizer = train_tokenizer(texts, model.architecture.vocab_size)
     size = model.architecture
     torch.manual_seed(seed)

@@ -58,7 +58,9 @@ class Checkpoints:
             damage = find_damage(folder)
             if damage is None:
                 return folder
-            say(f"checkpoint {folder.name} is damaged ({damage}); an older one is used if there is one")
+            say(
+                f"checkpoint {folder.name} is damaged ({damage}); an older one is used if there is one"
+            )
         return None
 
     @staticmethod

@@ -22,7 +22,11 @@ Measure = dict[str, float]
 
 
 def evaluate(
-    config: Config, actors: Actors, judge: OpenJudge, oracle: BagOfGrams | None, prompts: PromptStream
+    config: Config,
+    actors: Actors,
+    judge: OpenJudge,
+    oracle: BagOfGrams | None,
+    prompts: PromptStream,
 ) -> dict[str, Measure]:
     """Scores, oracle's ratings, distinct-2, and length of policy and SFT model; the policy's KL.
 
@@ -38,7 +42,9 @@ def evaluate(
         first = actors.respond(model, batch, stream)
     report: dict[str, Measure] = {}
     for name, rollout in (("policy", trained), ("sft", first)):
-        report |= {f"{name}/{key}": value for key, value in measure(actors, rollout, judge, oracle).items()}
+        report |= {
+            f"{name}/{key}": value for key, value in measure(actors, rollout, judge, oracle).items()
+        }
     kl = masked_sum(k1(trained.logp, trained.ref_logp), trained.response_mask)
     return {**report, "policy/kl": summarise(kl)}
 

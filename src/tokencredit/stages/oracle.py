@@ -15,8 +15,8 @@ from torch import Tensor
 
 from tokencredit.atomic import write_json
 from tokencredit.errors import require
-from tokencredit.streams import permutation, stream_key
 from tokencredit.stages.stage import Stage
+from tokencredit.streams import permutation, stream_key
 
 WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 
@@ -140,5 +140,3 @@ def fit(
             loss.backward()
             optimizer.step()
     return oracle
-
-

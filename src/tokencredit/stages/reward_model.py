@@ -13,7 +13,6 @@ from tokencredit.models.base import base_of
 from tokencredit.models.lora import adapted, merged
 from tokencredit.models.model import load_classifier, load_tokenizer
 from tokencredit.models.padding import ensure_pad, fit_embeddings
-from tokencredit.streams import integer, permutation, stream_key
 from tokencredit.stages.stage import Stage
 from tokencredit.stages.training import (
     Training,
@@ -23,6 +22,7 @@ from tokencredit.stages.training import (
     step_count,
     trainer_settings,
 )
+from tokencredit.streams import integer, permutation, stream_key
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,7 +86,9 @@ class RewardModelStage(Stage):
         base = base_of(self.context, config.model.reward_source()).place()
         tokenizer = load_tokenizer(base.where, base.revision)
         labels = 2 if settings.train else None
-        model = load_classifier(base.where, config.model.dtype, base.revision, settings.max_length, labels)
+        model = load_classifier(
+            base.where, config.model.dtype, base.revision, settings.max_length, labels
+        )
         ensure_pad(tokenizer)
         fit_embeddings(model, tokenizer)
         tokenizer.padding_side = "right"
@@ -99,7 +101,9 @@ class RewardModelStage(Stage):
             trainer = Trainer(
                 model=adapted(model, config.model.lora, "SEQ_CLS"),
                 args=TrainingArguments(
-                    **trainer_settings(settings, out, config.stage_seed, config.hardware.on_cpu(), steps),
+                    **trainer_settings(
+                        settings, out, config.stage_seed, config.hardware.on_cpu(), steps
+                    ),
                     train_sampling_strategy="group_by_length",
                 ),
                 train_dataset=Rows(rows),
@@ -132,10 +136,14 @@ def examples(
     for index in permutation(stream_key(seed, "reward order"), len(records)):
         record = records[int(index)]
         length = integer(
-            stream_key(seed, "window length", record.row), settings.min_length, settings.max_length + 1
+            stream_key(seed, "window length", record.row),
+            settings.min_length,
+            settings.max_length + 1,
         )
         ids = tokenizer(text_of(record, tokenizer))["input_ids"]
-        start = integer(stream_key(seed, "window start", record.row), 0, max(1, len(ids) - length + 1))
+        start = integer(
+            stream_key(seed, "window start", record.row), 0, max(1, len(ids) - length + 1)
+        )
         rows.append({"input_ids": ids[start : start + length], "labels": record.label})
         budget -= len(rows[-1]["input_ids"])
         if budget <= 0:
@@ -172,7 +180,10 @@ def evaluate(
 
     right, scores = 0, []
     model.eval()
-    ids = [tokenizer(text_of(record, tokenizer))["input_ids"][: settings.max_length] for record in records]
+    ids = [
+        tokenizer(text_of(record, tokenizer))["input_ids"][: settings.max_length]
+        for record in records
+    ]
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     for start in range(0, len(order), 32):
         chosen = order[start : start + 32]

@@ -81,7 +81,9 @@ class Training:
         )
 
 
-def trainer_settings(training: Training, out: Path, seed: int, on_cpu: bool, steps: int) -> dict[str, Any]:
+def trainer_settings(
+    training: Training, out: Path, seed: int, on_cpu: bool, steps: int
+) -> dict[str, Any]:
     """Arguments for TrainingArguments and TRL's configs; what they default to silently is set."""
     micro = training.micro_batch_size or training.batch_size
     return {

@@ -1,0 +1,80 @@
+"""`tokencredit COMMAND`: training and planning go to Hydra, the rest are small tools on results."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tokencredit.console import say
+from tokencredit.errors import UserError
+
+USER_ERROR = 2
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+app = typer.Typer(
+    help="Token-level credit in RLHF: which tokens earned the preference?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command(context_settings=PASS_ON)
+def train(context: typer.Context) -> None:
+    """Train SFT → reward model → RL from one configuration; `train --help` lists groups and options."""
+    _train(context.args)
+
+
+@app.command(context_settings=PASS_ON)
+def plan(context: typer.Context) -> None:
+    """Say which stages of `train` with the same arguments would be reused or run, and why."""
+    _train(["--plan", *context.args])
+
+
+@app.command()
+def generate(
+    run: Annotated[Path, typer.Argument(help="A run folder, or any Hugging Face model folder.")],
+    prompt: Annotated[list[str], typer.Option(help="Text to continue; repeatable.")],
+    samples: Annotated[int, typer.Option(min=1, help="Continuations of each prompt.")] = 1,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest continuation.")] = 32,
+    temperature: Annotated[float, typer.Option(min=0.01, help="Logits are divided by this.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Same seed, same text.")] = 0,
+) -> None:
+    """Try a trained policy: continue prompts with it."""
+    from tokencredit.try_policy import continuations
+
+    for text, replies in continuations(run, prompt, samples, max_new_tokens, temperature, seed):
+        for reply in replies:
+            typer.echo(typer.style(text, bold=True) + reply)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+    """Print the summary of a run and draw its figures and report.html again."""
+    from tokencredit.reports.summary import closing_summary, write_report
+
+    if not (run / "metrics.jsonl").is_file():
+        raise UserError(f"{run}: is no run folder (it has no metrics.jsonl)")
+    write_report(run)
+    typer.echo(closing_summary(run))
+
+
+def _train(arguments: list[str]) -> None:
+    from tokencredit import train as entry
+
+    sys.argv = ["tokencredit train", *arguments]
+    entry.main()
+
+
+def main() -> None:
+    """The console script; exit code 2 for a user's mistake."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        app()
+    except UserError as error:
+        say(f"error: {error}")
+        sys.exit(USER_ERROR)

@@ -1,0 +1,51 @@
+"""Continuing prompts with a trained policy, for people who want to see it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from tokencredit.errors import UserError, require
+from tokencredit.judges.function import decode
+from tokencredit.models.generation import generate
+from tokencredit.models.model import Dtype, check_folder, load_causal, load_tokenizer
+from tokencredit.models.policy import SpecialIds
+from tokencredit.models.sampling import Sampling
+from tokencredit.rollout import Prompts
+
+
+def continuations(
+    run: Path, prompts: Sequence[str], samples: int, max_new: int, temperature: float, seed: int
+) -> Iterator[tuple[str, list[str]]]:
+    """Each prompt with `samples` continuations of at most `max_new` tokens."""
+    folder = run / "policy" if (run / "policy").is_dir() else run
+    if not folder.is_dir() or (folder == run and (run / "metrics.jsonl").is_file()):
+        raise UserError(f"{run}: holds no finished policy; let the run end first")
+    check_folder(folder, "RUN")
+    tokenizer = load_tokenizer(folder)
+    model = load_causal(folder, Dtype.float32).eval()
+    pad = tokenizer.pad_token_id
+    special = SpecialIds(eos=tokenizer.eos_token_id, pad=-1 if pad is None else pad)
+    sampling = Sampling(min_new_tokens=max_new, max_new_tokens=max_new + 1, temperature=temperature)
+    for index, text in enumerate(prompts):
+        ids = tokenizer(text)["input_ids"]
+        require(bool(ids), "--prompt", text, "must hold at least one token")
+        context = int(model.config.max_position_embeddings)
+        require(
+            len(ids) + max_new <= context,
+            "--prompt",
+            f"{text[:40]}…" if len(text) > 40 else text,
+            f"has {len(ids)} tokens; with {max_new} new ones that exceeds the context of {context}",
+        )
+        batch = Prompts(
+            rows=torch.arange(samples),
+            ids=torch.tensor([ids] * samples),
+            mask=torch.ones((samples, len(ids)), dtype=torch.bool),
+            min_new=torch.ones(samples, dtype=torch.long),
+            max_new=torch.full((samples,), max_new),
+        )
+        said, lengths, _ = generate(model, batch, sampling, special, (seed, "try", index))
+        mask = torch.arange(said.shape[1]) < lengths[:, None]
+        yield text, decode(tokenizer, said, mask)
