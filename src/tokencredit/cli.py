@@ -78,3 +78,7 @@ def main() -> None:
     except UserError as error:
         say(f"error: {error}")
         sys.exit(USER_ERROR)
+
+
+if __name__ == "__main__":
+    main()

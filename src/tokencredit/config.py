@@ -88,7 +88,8 @@ class Config:
             longest <= self.model.context,
             "dataset.prompt.max_tokens",
             self.dataset.prompt.max_tokens,
-            f"prompt and response may have {longest} tokens, but model.context = {self.model.context}",
+            f"prompt and response may have {longest} tokens, but model.context is "
+            f"{self.model.context}",
         )
         require(
             not self.model.lora.enabled or self.model.lora.dropout == 0,
@@ -181,7 +182,7 @@ def default_store() -> str:
 
 
 def dump(config: Config) -> str:
-    """The whole configuration as YAML, with the class of every component: all another process needs."""
+    """The whole configuration as YAML with every component's class: all another process needs."""
     plain = OmegaConf.structured(config)
     classes = {group: type(getattr(config, group)).__name__ for group in COMPONENTS}
     tree = {

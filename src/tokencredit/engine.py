@@ -111,6 +111,9 @@ class Engine:
         if totals.ratio_max_dev is None:
             deviation = torch.expm1(output.logp.detach() - rollout.logp).abs()
             totals.ratio_max_dev = float(deviation[rollout.response_mask].max())
+        if algorithm.skips(loss, tokens):
+            totals.skipped += 1
+            return
         totals.add(loss, tokens)
         size = float(loss.total.detach())
         if not math.isfinite(size):
@@ -118,9 +121,6 @@ class Engine:
                 f"step {step}: the loss is {size}; the last checkpoint is kept. Lower "
                 "algorithm.optimizer.learning_rate or set algorithm.reward_clip"
             )
-        if algorithm.skips(loss, tokens):
-            totals.skipped += 1
-            return
         self.accelerator.backward(loss.total / tokens)
         totals.grad_norm += self._clip(step)
         self.optimizer.step()

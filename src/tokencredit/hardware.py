@@ -25,7 +25,7 @@ class Hardware:
     device: Device = Device.cpu
     """cpu or cuda."""
     threads: int = 1
-    """CPU threads of the RL run. One and two differ in the last bits, so resuming keeps the number."""
+    """CPU threads of the RL run. One and two differ in the last bits; resuming keeps the number."""
     stage_threads: int | None = None
     """CPU threads of the stages before RL; null: all cores."""
 

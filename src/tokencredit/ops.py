@@ -28,7 +28,7 @@ def masked_mean(x: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Ten
 def whiten(
     x: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], *, unbiased: bool = True, eps: float = 1e-8
 ) -> Float[Tensor, "B T"]:
-    """`x` with mean 0 and variance 1 over all counting tokens; only centred if fewer than two count."""
+    """`x` with mean 0 and variance 1 over counting tokens; only centred if fewer than two."""
     count = mask.sum()
     centred = keep(x - masked_mean(x, mask), mask)
     if count < 2:

@@ -1,4 +1,4 @@
-"""Users' own components: files and modules that register themselves before a configuration is composed."""
+"""Users' own components: files and modules that register themselves before composing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def import_file(path: Path) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

@@ -48,7 +48,7 @@ def stage_environment(config: Config, stage: str) -> dict[str, str]:
         "MKL_NUM_THREADS": threads,
         # Spinning barriers slow everything tenfold when another process wants the same cores.
         "OMP_WAIT_POLICY": "PASSIVE",
-        # glibc otherwise returns every large buffer to the kernel and asks for it again a step later.
+        # glibc otherwise returns every large buffer to the kernel, to ask for it a step later.
         "MALLOC_MMAP_MAX_": "0",
         "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
     }

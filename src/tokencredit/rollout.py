@@ -47,6 +47,8 @@ class Prompts(Batch):
 
     rows: Int[Tensor, "B"]
     """Position of each record in its source; names its random streams."""
+    samples: Int[Tensor, "B"]
+    """Which of several responses to the same record in this batch; names them too."""
     ids: Int[Tensor, "B P"]
     mask: Bool[Tensor, "B P"]
     min_new: Int[Tensor, "B"]

@@ -77,7 +77,7 @@ class Store:
         return artifact
 
     def build(self, stage: Stage) -> Artifact:
-        """The artifact of `stage`, built now unless it is there. One process builds, others wait."""
+        """The artifact of `stage`, built now unless it is there. One builds, others wait."""
         folder = self.folder(stage)
         make_folder(folder.parent)
         with wait_for_lock(folder.with_suffix(".lock"), f"{stage.name} {stage.key}"):
@@ -107,6 +107,8 @@ class Store:
         """Hit or miss, and for a miss the difference to the nearest artifact of that stage."""
         if self.find(stage) is not None:
             return Plan(stage.name, stage.key, hit=True)
+        if (self.folder(stage) / MANIFEST).is_file():
+            return Plan(stage.name, stage.key, hit=False, reasons=("the artifact is damaged",))
         nearest = min(
             (differences(other, stage.identity) for other in self._identities(stage.name)),
             key=len,
@@ -116,7 +118,10 @@ class Store:
 
     def _identities(self, name: str) -> Iterator[dict[str, Any]]:
         for manifest in sorted((self.root / name).glob(f"*/{MANIFEST}")):
-            yield read_json(manifest)["identity"]
+            try:
+                yield read_json(manifest)["identity"]
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # damaged; `find` says so
 
 
 def find_damage(folder: Path) -> str | None:
@@ -124,7 +129,7 @@ def find_damage(folder: Path) -> str | None:
     try:
         expected = read_json(folder / MANIFEST)["sha256"]
         found = folder_sha256(folder)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{MANIFEST}: {error}"
     for name, checksum in expected.items():
         if name not in found:
@@ -147,7 +152,7 @@ def make_folder(folder: Path) -> None:
 
 @contextmanager
 def wait_for_lock(path: Path, what: str) -> Iterator[None]:
-    """Hold a lock on `path`; says so once if another process has it. The system frees it at death."""
+    """Hold a lock on `path`; says so once if another process has it. Death frees it."""
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0.5)

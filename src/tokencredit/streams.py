@@ -53,8 +53,9 @@ def uniforms(keys: Int64[Tensor, "N"], count: int) -> Float64[Tensor, "N count"]
     Integer arithmetic decides them, so they are the same on every device.
     """
     counter = torch.arange(1, count + 1, dtype=torch.int64, device=keys.device)
-    bits = _shift_right(_mix(keys[:, None] + counter * GOLDEN), 11)  # 53 random bits
-    return (bits.double() + 0.5) / 2**53
+    # 52 bits, so that adding one half is exact and neither 0 nor 1 can come out.
+    bits = _shift_right(_mix(keys[:, None] + counter * GOLDEN), 12)
+    return (bits.double() + 0.5) / 2**52
 
 
 def gumbels(keys: Int64[Tensor, "N"], count: int) -> Float64[Tensor, "N count"]:

@@ -24,6 +24,7 @@ from tokencredit.config import Config
 from tokencredit.console import say
 from tokencredit.errors import UserError, require
 from tokencredit.explain import explain
+from tokencredit.helptext import help_text
 from tokencredit.pipeline import Outcome, StageFailed, execute, plan
 from tokencredit.plugins import load_plugins
 from tokencredit.stages.rl import RLStage
@@ -57,6 +58,9 @@ def main() -> None:
     started = time.monotonic()
     task = Task(Request(), started)
     try:
+        if {"--help", "-h"} & set(sys.argv[1:]):
+            print(help_text([conf_dir(), *more_folders(sys.argv[1:])]))
+            return
         sys.argv = [sys.argv[0], *split_arguments(sys.argv[1:], task.request)]
         configuration.register()
         load_plugins(task.request.plugins)
@@ -97,6 +101,13 @@ def split_arguments(arguments: list[str], request: Request) -> list[str]:
     if request.plan_only:  # nothing of a plan may stay behind, and one process can add it up
         rest += ["hydra/launcher=basic", f"hydra.sweep.dir={tempfile.mkdtemp(prefix='tokencredit-')}"]
     return rest
+
+
+def more_folders(arguments: list[str]) -> list[Path]:
+    """The folders named by --config-dir."""
+    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    named = [after for flag, after in pairs if flag in {"--config-dir", "-cd"}]
+    return [Path(name) for name in named if Path(name).is_dir()]
 
 
 class Task:

@@ -40,7 +40,8 @@ def continuations(
             f"has {len(ids)} tokens; with {max_new} new ones that exceeds the context of {context}",
         )
         batch = Prompts(
-            rows=torch.arange(samples),
+            rows=torch.zeros(samples, dtype=torch.long),
+            samples=torch.arange(samples),
             ids=torch.tensor([ids] * samples),
             mask=torch.ones((samples, len(ids)), dtype=torch.bool),
             min_new=torch.ones(samples, dtype=torch.long),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Iterator
 from importlib import metadata
@@ -190,7 +189,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def load(folder: Path) -> Any:
     model, report = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
-    assert not report["missing_keys"] and not report["unexpected_keys"]
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
     assert not report["mismatched_keys"]
     assert not hasattr(model.config, "quantization_config")
     return model
@@ -282,7 +282,7 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("smollm2")
     convert_gguf(find_packaged_gguf(), folder)
     yield folder
-    os.unlink(folder / "model.safetensors")  # half a gigabyte
+    (folder / "model.safetensors").unlink()  # half a gigabyte
 
 
 def one_step(model: Any, ids: torch.Tensor, lr: float = 1e-4) -> float:
@@ -348,4 +348,5 @@ class TestPackagedModel:
         }
         assert all(torch.equal(after[name], value) for name, value in before.items())
         moved = [value for name, value in after.items() if "lora_B" in name]
-        assert moved and all(value.abs().max() > 0 for value in moved)
+        assert moved
+        assert all(value.abs().max() > 0 for value in moved)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import subprocess
 import sys
@@ -46,11 +45,11 @@ def test_places_are_relative_to_where_the_user_is(
 ) -> None:
     monkeypatch.chdir(complete_run.parent.parent)
     text = closing_summary(complete_run)
-    assert f"  {os.path.join('abc', 'key', 'policy')} " in text
-    assert os.path.join("abc", "key", "samples.jsonl") in text
+    assert f"  {Path('abc', 'key', 'policy')} " in text
+    assert str(Path("abc", "key", "samples.jsonl")) in text
     assert "report.html" not in text
     write_report(complete_run)
-    assert os.path.join("abc", "key", "report.html") in closing_summary(complete_run)
+    assert str(Path("abc", "key", "report.html")) in closing_summary(complete_run)
 
 
 def test_a_run_under_way_is_summarised_from_its_metrics(
@@ -89,7 +88,7 @@ def test_the_report_is_one_file_with_numbers_figures_and_samples(complete_run: P
     assert not re.search(r"https?://|url\(|@import", html)
     for shown in ("abc · key", "+4.500", "0.500 ± 0.400", "1 min 36 s", "seed 3"):
         assert shown in html, shown
-    assert not [name for name in os.listdir(complete_run) if name.endswith(".tmp")]
+    assert not list(complete_run.glob("*.tmp"))
 
 
 def test_field_B27_everything_is_built_with_wandb_absent(tmp_path: Path) -> None:

@@ -80,7 +80,9 @@ def test_state_is_the_length_of_what_is_on_the_disk(
     tracker = _open(tmp_path)
     _log(tracker, 0, 3)
     synced: list[str] = []
-    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: synced.append(str(Path(f"/proc/self/fd/{fd}").readlink()))
+    )
     state = tracker.state()
     assert sorted(synced) == sorted(str(tmp_path / name) for name in FILES)
     assert state == {name: (tmp_path / name).stat().st_size for name in FILES}

@@ -28,7 +28,7 @@ class Loss:
 
 @dataclass(slots=True, kw_only=True)
 class Algorithm(Procedure):
-    """Turns rewards into targets and targets into a loss. Knows nothing of devices or optimizers."""
+    """Turns rewards into targets and targets into a loss. Knows no devices and no optimizers."""
 
     batch_size: int = 16
     """Responses of one step."""
@@ -64,7 +64,7 @@ class Algorithm(Procedure):
         """Rewards as the learner sees them: clipped, minus the KL penalty, zero where masked."""
         if self.reward_clip is not None:
             rewards = rewards.clamp(-self.reward_clip, self.reward_clip)
-        return keep(rewards, rollout.response_mask) - kl_coef * self.kl.per_token(rollout)
+        return keep(rewards.float(), rollout.response_mask) - kl_coef * self.kl.per_token(rollout)
 
     @abstractmethod
     def targets(self, rollout: Rollout, shaped: Float[Tensor, "B T"]) -> Targets:

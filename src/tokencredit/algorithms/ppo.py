@@ -88,7 +88,7 @@ class PPO(Algorithm):
         return Targets(advantages=advantages, returns=returns)
 
     def loss(self, output: PolicyOutput, rollout: Rollout, targets: Targets) -> Loss:
-        """Policy loss plus value_coef × value loss minus entropy_coef × entropy, summed over tokens."""
+        """Policy loss + value_coef × value loss - entropy_coef × entropy, summed over tokens."""
         mask = rollout.response_mask
         log_ratio = keep(output.logp - keep(rollout.logp, mask), mask)
         advantages = keep(targets.advantages, mask)

@@ -1,13 +1,12 @@
-"""What `algorithm=` may name: a policy algorithm with rollouts, or a supervised procedure without."""
+"""What `algorithm=` may name: a policy algorithm with rollouts, or supervision without."""
 
 from __future__ import annotations
 
-from abc import ABC
 from dataclasses import dataclass
 
 
 @dataclass(slots=True, kw_only=True)
-class Procedure(ABC):
+class Procedure:
     """How the policy is trained after, or instead of, supervised fine-tuning."""
 
 

@@ -31,6 +31,10 @@ class PromptStream:
         context: int,
     ) -> None:
         """Prompts of `records`; those that cannot become one are dropped and counted."""
+        if not records:
+            raise UserError(
+                "dataset.splits: the split that prompts are taken from is empty; give it a share above 0"
+            )
         self.tokenizer = tokenizer
         self.spec = spec
         self.sampling = sampling
@@ -44,12 +48,15 @@ class PromptStream:
         longest = max(len(ids) for _, ids in chosen)
         pad = self.tokenizer.pad_token_id
         low, high = self.sampling.min_new_tokens, self.sampling.max_new_tokens
+        rows = [record.row for record, _ in chosen]
+        samples = [rows[:index].count(row) for index, row in enumerate(rows)]
         lengths = [
-            integer(stream_key(seed, stream, "response length", step, record.row), low, high)
-            for record, _ in chosen
+            integer(stream_key(seed, stream, "response length", step, row, sample), low, high)
+            for row, sample in zip(rows, samples, strict=True)
         ]
         return Prompts(
-            rows=torch.tensor([record.row for record, _ in chosen]),
+            rows=torch.tensor(rows),
+            samples=torch.tensor(samples),
             ids=torch.tensor([[pad] * (longest - len(ids)) + ids for _, ids in chosen]),
             mask=torch.tensor(
                 [[False] * (longest - len(ids)) + [True] * len(ids) for _, ids in chosen]
@@ -87,9 +94,9 @@ class PromptStream:
         self.dropped = {"prompt longer than the context": too_long}
         if too_long > MAX_DROPPED * len(records):
             raise UserError(
-                f"dataset: {too_long} of {len(records)} prompts leave no room for the response (the "
-                f"context has room for prompts of {longest} tokens); raise model.context, lower "
-                "rollout.max_new_tokens, or shorten the prompts"
+                f"dataset: {too_long} of {len(records)} prompts leave no room for the response "
+                f"(the context has room for prompts of {longest} tokens); raise model.context, "
+                "lower rollout.max_new_tokens, or shorten the prompts"
             )
         return usable
 
@@ -108,8 +115,8 @@ def prompt_ids(
     if record.messages is not None:
         if tokenizer.chat_template is None:
             raise UserError(
-                "dataset.format = 'messages': the model's tokenizer has no chat template; use a chat "
-                "model, or prompt_completion records"
+                "dataset.format = 'messages': the model's tokenizer has no chat template; use a "
+                "chat model, or prompt_completion records"
             )
         turns = list(record.messages[:-1])
         text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)

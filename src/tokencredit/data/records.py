@@ -38,7 +38,7 @@ class Record:
 
     row: int
     text: str
-    """The whole text; for conversations the contents joined by newlines (used for grouping only)."""
+    """The whole text; for conversations the contents, a line each (used for grouping only)."""
     prompt: str | None = None
     completion: str | None = None
     messages: tuple[Message, ...] | None = None
@@ -73,8 +73,8 @@ def normalised(text: str) -> str:
 
 
 def read_label(value: object, positive: Iterable[str], negative: Iterable[str]) -> int | None:
-    """1, 0, or None for a value that is neither."""
-    text = str(value).strip().lower()
+    """1, 0, or None for a value that is neither; whole numbers may be written as 1.0."""
+    text = str(value).strip().lower().removesuffix(".0")
     if text in positive:
         return 1
     return 0 if text in negative else None
@@ -86,8 +86,8 @@ def require_columns(row: Mapping[str, object], wanted: Iterable[str], where: str
     if missing:
         raise UserError(
             f"dataset: {where} has no column {', '.join(map(repr, missing))}; it has "
-            f"{', '.join(map(repr, row))}. Set dataset.format (text | prompt_completion | messages), "
-            "dataset.text_column or dataset.label_column"
+            f"{', '.join(map(repr, row))}. Set dataset.format (text | prompt_completion | "
+            "messages), dataset.text_column or dataset.label_column"
         )
 
 

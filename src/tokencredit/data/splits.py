@@ -55,9 +55,9 @@ class Corpus:
         if classes != {0, 1}:
             found = "no labels" if classes in (set(), {None}) else f"only class {classes}"
             raise UserError(
-                f"dataset: the {split} split ({len(records)} records) has {found}; a sentiment reward "
-                "model and the oracle need positive and negative records (dataset.label_column, "
-                "dataset.positive, dataset.negative)"
+                f"dataset: the {split} split ({len(records)} records) has {found}; a sentiment "
+                "reward model and the oracle need positive and negative records "
+                "(dataset.label_column, dataset.positive, dataset.negative)"
             )
         return records
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, kw_only=True)
 class AttentionJudge(Judge):
-    """Attention from the position where the score is read to each response token (Chan et al. 2024).
+    """Attention from where the score is read to each response token (Chan et al. 2024).
 
     Head-mean of one layer's post-softmax weights; the part on the prompt is left out, so a row need
     not sum to 1.

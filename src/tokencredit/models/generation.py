@@ -25,7 +25,8 @@ def generate(
 ) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B"], Bool[Tensor, "B"]]:
     """Response ids (right-padded with the end id), their lengths, and whether they ended by themselves."""
     device = prompts.ids.device
-    keys = torch.tensor([stream_key(*stream, row) for row in prompts.rows.tolist()], device=device)
+    named = zip(prompts.rows.tolist(), prompts.samples.tolist(), strict=True)
+    keys = torch.tensor([stream_key(*stream, row, sample) for row, sample in named], device=device)
     width = int(prompts.max_new.max())
     ids = torch.full((len(prompts), width), special.eos, device=device)
     lengths = torch.zeros(len(prompts), dtype=torch.long, device=device)

@@ -239,8 +239,8 @@ def _load(
         )
     except (OSError, ValueError) as error:
         raise UserError(
-            f"model: {where} cannot be loaded: {_first_line(error)}. Check the name and the network, "
-            "or use source=package or source=path"
+            f"model: {where} cannot be loaded: {_first_line(error)}. Check the name and the "
+            "network, or use source=package or source=path"
         ) from error
     longest = getattr(model.config, "max_position_embeddings", None)
     if context is not None and longest is not None:

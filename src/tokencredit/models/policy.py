@@ -1,4 +1,4 @@
-"""The trained module: a causal language model with a value head, and the reference it is held to."""
+"""The trained module: a causal language model with a value head, and its reference."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CHUNK = 512
 
 
 class PolicyWithValue(nn.Module):
-    """π and V on one trunk. Values are read where the action is chosen, before its token is seen."""
+    """π and V on one trunk. Values are read where the action is chosen, its token unseen."""
 
     def __init__(self, model: PreTrainedModel, ids: SpecialIds, sampling: Sampling) -> None:
         """`model` may carry LoRA adapters; the value head starts at zero."""
@@ -145,7 +145,7 @@ def backbone(model: PreTrainedModel) -> Callable[..., object]:
 def _recomputed(
     function: Callable[..., tuple[Tensor, Tensor]], head: nn.Module, *tensors: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """`function` without keeping its logits for the backward pass, unless nothing needs a gradient."""
+    """`function` without keeping its logits for the backward pass, if one is needed at all."""
     if not torch.is_grad_enabled():
         return function(head, *tensors)
     return checkpoint(function, head, *tensors, use_reentrant=False)  # type: ignore[no-any-return]

@@ -41,7 +41,7 @@ class Scorer:
     def score_and_attention(
         self, rollout: Rollout, layer: int
     ) -> tuple[Float[Tensor, "B"], Float[Tensor, "B T"]]:
-        """The scores, and the head-mean attention from where they are read to each response token."""
+        """The scores, and the head-mean attention from where they are read to each token."""
         ids, mask, start, last = compact(rollout, self.pad_id)
         reader = AttentionRow(self.model, layer)
         with reader.capture(last):
@@ -70,8 +70,8 @@ def open_scorer(context: Context, tokenizer: PreTrainedTokenizerBase) -> Scorer:
     own = load_tokenizer(artifact.path)
     if own.get_vocab() != tokenizer.get_vocab():
         raise UserError(
-            "model.reward: the reward model's vocabulary differs from the policy's, and it reads the "
-            "policy's token ids; use models that share a tokenizer"
+            "model.reward: the reward model's vocabulary differs from the policy's, and it reads "
+            "the policy's token ids; use models that share a tokenizer"
         )
     config = context.config
     model = load_classifier(artifact.path, config.model.dtype).to(config.hardware.device.value)

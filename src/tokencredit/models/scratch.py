@@ -35,7 +35,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
 
 def write_scratch_model(model: Model, texts: Iterable[str], seed: int, out: Path) -> int:
-    """Write a randomly initialised Llama decoder and its tokenizer to `out`; its parameter count."""
+    """Write a randomly initialised Llama decoder and tokenizer to `out`; its parameter count."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
     from transformers.utils.logging import disable_progress_bar

@@ -1,4 +1,4 @@
-"""From prompts and responses to the sequences that models read. Ends are lengths, never token ids."""
+"""From prompts and responses to the sequences models read. Ends are lengths, never ids."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def shares(evidence: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[T
 class Redistribute(RewardScheme):
     """r_t = β α_t R + (1 − β) R [t last], with α the normalised evidence (Chan et al. 2024, eq. 3).
 
-    The rewards of a response sum to its score for every β, so only the timing of the return changes.
+    The rewards of a response sum to its score for every β; only the return's timing changes.
     """
 
     evidence: ClassVar[Evidence] = Evidence.nonnegative

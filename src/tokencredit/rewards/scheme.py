@@ -26,7 +26,7 @@ class Evidence(str, Enum):
 
 @dataclass(slots=True, kw_only=True)
 class RewardScheme(ABC):
-    """Decides which tokens earned the score. Pure: same inputs, same rewards, no model, no gradient."""
+    """Decides which tokens earned the score. Pure: same inputs, same rewards, no gradient."""
 
     evidence: ClassVar[Evidence] = Evidence.none
     """The kind of evidence the scheme reads; `none` fits every judge."""

@@ -35,8 +35,8 @@ class Actors:
     def roll_out(self, prompts: Prompts, stream: Stream) -> Rollout:
         """Responses of the policy, with what policy, reference, and value head say of them.
 
-        Log-probabilities are recomputed with the training forward pass: the decode loop's own differ
-        in the last bits, and the first ratio must be 1.
+        Log-probabilities are recomputed with the training forward pass: the decode loop's own
+        differ in the last bits, and the first ratio must be 1.
         """
         said = self.respond(self.policy.model, prompts, stream)
         output = self.policy(said)

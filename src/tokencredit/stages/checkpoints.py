@@ -59,7 +59,8 @@ class Checkpoints:
             if damage is None:
                 return folder
             say(
-                f"checkpoint {folder.name} is damaged ({damage}); an older one is used if there is one"
+                f"checkpoint {folder.name} is damaged ({damage}); an older one is used if there is "
+                "one"
             )
         return None
 

@@ -6,6 +6,7 @@ import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
 
@@ -50,12 +51,12 @@ class Oracle:
 def features(text: str, buckets: int) -> list[int]:
     """The hash buckets of the distinct word 1-grams and 2-grams of a text."""
     words = WORD.findall(text.lower())
-    grams = words + [f"{a} {b}" for a, b in zip(words, words[1:], strict=False)]
+    grams = words + [f"{a} {b}" for a, b in pairwise(words)]
     return sorted({zlib.crc32(gram.encode()) % buckets for gram in grams})
 
 
 class BagOfGrams(torch.nn.Module):
-    """Logistic regression on the mean weight of a text's n-grams, scaled by the root of their count."""
+    """Logistic regression on a text's n-grams, their sum scaled by the root of their count."""
 
     def __init__(self, buckets: int) -> None:
         """All weights zero: every text is rated 0."""
@@ -74,7 +75,7 @@ class BagOfGrams(torch.nn.Module):
     def rate(self, texts: Sequence[str]) -> Float[Tensor, "B"]:
         """The log-odds that each text is positive, without gradient."""
         with torch.no_grad():
-            return self(list(features(text, len(self.weights)) for text in texts))
+            return self([features(text, len(self.weights)) for text in texts])
 
 
 def load_oracle(folder: Path) -> BagOfGrams:

@@ -135,20 +135,22 @@ def examples(
     budget = settings.max_tokens if settings.max_tokens is not None else float("inf")
     for index in permutation(stream_key(seed, "reward order"), len(records)):
         record = records[int(index)]
-        length = integer(
-            stream_key(seed, "window length", record.row),
-            settings.min_length,
-            settings.max_length + 1,
-        )
-        ids = tokenizer(text_of(record, tokenizer))["input_ids"]
-        start = integer(
-            stream_key(seed, "window start", record.row), 0, max(1, len(ids) - length + 1)
-        )
+        key = stream_key(seed, "window length", record.row)
+        length = integer(key, settings.min_length, settings.max_length + 1)
+        ids = with_end(tokenizer(text_of(record, tokenizer))["input_ids"], tokenizer)
+        key = stream_key(seed, "window start", record.row)
+        start = integer(key, 0, max(1, len(ids) - length + 1))
         rows.append({"input_ids": ids[start : start + length], "labels": record.label})
         budget -= len(rows[-1]["input_ids"])
         if budget <= 0:
             break
     return rows
+
+
+def with_end(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """`ids` closed by the end token, since a finished response is scored there."""
+    end = tokenizer.eos_token_id
+    return ids if ids and ids[-1] == end else [*ids, end]
 
 
 def text_of(record: Record, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -159,7 +161,8 @@ def text_of(record: Record, tokenizer: PreTrainedTokenizerBase) -> str:
         tokenizer.chat_template is not None,
         "dataset.format",
         "messages",
-        "the model's tokenizer has no chat template; use a chat model, or prompt_completion records",
+        "the model's tokenizer has no chat template; use a chat model, or prompt_completion records"
+        "",
     )
     return str(tokenizer.apply_chat_template(list(record.messages), tokenize=False))
 
@@ -180,10 +183,8 @@ def evaluate(
 
     right, scores = 0, []
     model.eval()
-    ids = [
-        tokenizer(text_of(record, tokenizer))["input_ids"][: settings.max_length]
-        for record in records
-    ]
+    texts = [tokenizer(text_of(record, tokenizer))["input_ids"] for record in records]
+    ids = [with_end(text, tokenizer)[: settings.max_length] for text in texts]
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     for start in range(0, len(order), 32):
         chosen = order[start : start + 32]
@@ -194,5 +195,5 @@ def evaluate(
             score = sentiment(model(**batch).logits.float()).tolist()
         scores += score
         right += sum((s > 0) == (records[i].label == 1) for s, i in zip(score, chosen, strict=True))
-    spread = float(torch.tensor(scores).std())
+    spread = float(torch.tensor(scores).std(unbiased=False))
     return {"accuracy": right / len(records), "held_out": len(records), "score_std": spread}

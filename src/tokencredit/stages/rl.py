@@ -123,7 +123,7 @@ class RLStage(Stage):
         learner = Learner(config_algorithm(self.context), actors, judge, self.context)
         with self._tracker(run, learner) as tracker:
             learner.train(tracker, Checkpoints(run.path))
-            run.write(State.trained)
+            run.write(State.trained, prompts_dropped=learner.prompts.dropped)
             oracle = load_oracle(self._oracle_folder()) if config.oracle.enabled else None
             evaluation = evaluate(config, actors, judge, oracle, self._prompts("eval", actors))
             export_policy(actors, config.model.lora, run.path)
@@ -139,7 +139,6 @@ class RLStage(Stage):
         from tokencredit import config as configuration
 
         config = self.context.config
-        write_text(run.path / "config.yaml", configuration.dump(config))
         run.write(
             State.running,
             key=self.key,
@@ -151,6 +150,7 @@ class RLStage(Stage):
             parents={role: parent.key for role, parent in self.parents().items()},
             dropped=dict(self.context.corpus.dropped.counts),
         )
+        write_text(run.path / "config.yaml", configuration.dump(config))
 
     def _oracle_folder(self) -> Path:
         return self.context.store.get(self.parents()["oracle"]).path

@@ -67,14 +67,15 @@ class RunFolder:
         if manifest and manifest["key"] != key:
             different = "; ".join(differences(manifest["identity"], identity)[:8])
             raise UserError(
-                f"run_dir = {str(self.path)!r}: holds a run of another configuration ({different}); "
-                "choose another folder, or delete this one"
+                f"run_dir = {str(self.path)!r}: holds a run of another configuration "
+                f"({different}); choose another folder, or delete this one"
             )
         if not manifest and self.path.is_dir():
-            strangers = sorted(p.name for p in self.path.iterdir() if p.name != LOCK)
+            strangers = sorted(p.name for p in self.path.iterdir() if not _ours(p.name))
             if strangers:
                 raise UserError(
-                    f"run_dir = {str(self.path)!r}: holds files that are no run ({', '.join(strangers[:4])}); "
+                    f"run_dir = {str(self.path)!r}: holds files that are no run "
+                    f"({', '.join(strangers[:4])}); "
                     "choose an empty folder"
                 )
         make_folder(self.path)
@@ -84,8 +85,8 @@ class RunFolder:
         before = self.manifest().get("threads", threads)
         if before != threads and not inexact:
             raise UserError(
-                f"hardware.threads = {threads}: the run in {self.path} began with {before}, and other "
-                f"threads change the last bits; set hardware.threads={before}, or "
+                f"hardware.threads = {threads}: the run in {self.path} began with {before}, and "
+                f"other threads change the last bits; set hardware.threads={before}, or "
                 "run.resume_inexact=true to go on all the same"
             )
 
@@ -104,12 +105,18 @@ class RunFolder:
             lock.acquire(timeout=LOCK_SECONDS)
         except Timeout:
             raise UserError(
-                f"run_dir = {str(self.path)!r}: another process is writing this run; wait for it, or end it"
+                f"run_dir = {str(self.path)!r}: another process is writing this run; "
+                "wait for it, or end it"
             ) from None
         try:
             yield
         finally:
             lock.release()
+
+
+def _ours(name: str) -> bool:
+    """The lock, or what a process that was killed while writing left."""
+    return name == LOCK or (name.startswith(".") and name.endswith(".tmp"))
 
 
 def git_commit() -> str | None:

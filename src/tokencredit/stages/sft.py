@@ -33,7 +33,7 @@ class SFT(Training):
     """Supervised fine-tuning of the policy."""
 
     train: bool = True
-    """False: the policy starts from `model.policy` as it is (a model that is fine-tuned already)."""
+    """False: the policy starts from `model.policy` as it is (one that is fine-tuned already)."""
     packing: bool = True
     """Join texts and cut them into pieces of max_length; else one text a sequence."""
 
@@ -71,7 +71,7 @@ class SFTStage(Stage):
         from trl import SFTConfig, SFTTrainer
 
         class LeanTrainer(SFTTrainer):  # type: ignore[misc]
-            """Same loss, without the entropy and accuracy of every token, which cost half the time."""
+            """Same loss, without every token's entropy and accuracy, which cost half the time."""
 
             compute_loss = Trainer.compute_loss
 
@@ -132,7 +132,8 @@ def _row(record: Record, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
             tokenizer.chat_template is not None,
             "dataset.format",
             "messages",
-            "the model's tokenizer has no chat template; use a chat model, or prompt_completion records",
+            "the model's tokenizer has no chat template; use a chat model, or prompt_completion "
+            "records",
         )
         return {"prompt": list(record.messages[:-1]), "completion": [record.messages[-1]]}
     if record.prompt is not None:

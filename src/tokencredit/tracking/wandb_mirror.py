@@ -57,7 +57,7 @@ class WandbMirror:
             mirror = cls(session.start())
         except UserError:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a run goes on without W&B
             say(f"W&B: off ({outgoing.one_line(error)})")
             return cls(None)
         mirror._relog(history)
@@ -104,7 +104,7 @@ class WandbMirror:
             return
         try:
             action(self._run)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a run goes on without W&B
             self._run = None
             say(f"W&B: off ({outgoing.one_line(error)}); the run goes on")
             _tear_down()

@@ -1,0 +1,83 @@
+"""`tokencredit train --help`: the groups, their options, and real commands, read from the folder "
+"itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+HEAD = """\
+tokencredit train [--plugin FILE_OR_MODULE]… [-m] [GROUP=OPTION]… [KEY=VALUE]…
+
+Trains SFT → reward model → RL from one configuration, pays each token by a reward scheme, evaluates the
+policy on held-out prompts, and keeps every stage for the next run. `tokencredit plan` with the same
+arguments says what would be reused and what would run.
+
+Groups (choose with GROUP=OPTION; * marks the default)
+"""
+TAIL = """
+Keys (set with KEY=VALUE; all of them: `tokencredit train --cfg job`, explained in docs/config.md)
+  steps seed stage_seed run_dir runs_dir store
+  rollout.* sft.* reward_model.* oracle.* evaluation.* run.* and those of each group: reward_scheme.beta=1
+
+Commands
+  tokencredit train
+  tokencredit train reward_scheme=sparse steps=200 seed=1
+  tokencredit train -m reward_scheme=sparse,uniform,abc seed=0,1,2
+  tokencredit train dataset=file dataset.path=reviews.jsonl judge=function judge.function=my.py:score reward_scheme=sparse
+  tokencredit train --plugin my_scheme.py --config-dir my_conf reward_scheme=mine
+  tokencredit train model=smollm2_135m steps=3 sft.max_tokens=20000 reward_model.max_tokens=20000
+  tokencredit train -m experiment=abc/positive_generation scale=cpu hydra/launcher=joblib
+
+Flags
+  -m, --multirun      every combination of comma-separated values, each a run of its own
+  --plugin X          import a Python file or module with components of your own first (repeatable)
+  --config-dir DIR    more YAML groups, laid out like conf/
+  --cfg job           print the composed configuration and stop
+  --hydra-help        Hydra's own flags
+"""
+HIDDEN = {"scaled", "hydra"}
+PLAIN_DEFAULT = {"experiment": "null"}
+
+
+def help_text(folders: Iterable[Path]) -> str:
+    """The whole text; `folders` hold the groups, the project's own first."""
+    lines = []
+    defaults = chosen_defaults(next(iter(folders)) / "train.yaml")
+    for group, options in sorted(groups(folders).items()):
+        lines.append(f"  {group}")
+        for name, about in options:
+            mark = "*" if defaults.get(group) == name else " "
+            lines.append(f"   {mark} {name:<28} {about}".rstrip())
+    return HEAD + "\n".join(lines) + "\n" + TAIL
+
+
+def groups(folders: Iterable[Path]) -> dict[str, list[tuple[str, str]]]:
+    """Every group with its options and what the first comment of each file says."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    for folder in folders:
+        for path in sorted(folder.glob("*/**/*.yaml")):
+            group, *rest = path.relative_to(folder).with_suffix("").parts
+            if group not in HIDDEN:
+                found.setdefault(group, []).append(("/".join(rest), first_comment(path)))
+    return found
+
+
+def first_comment(path: Path) -> str:
+    """The first comment line of a YAML file that is no directive and no command."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        text = line.removeprefix("#").strip()
+        if line.startswith("#") and text and not text.startswith(("@package", "tokencredit ")):
+            return text
+    return ""
+
+
+def chosen_defaults(path: Path) -> dict[str, str]:
+    """The option that each group has when nothing is said."""
+    from omegaconf import OmegaConf
+
+    chosen = dict(PLAIN_DEFAULT)
+    for entry in OmegaConf.to_container(OmegaConf.load(path))["defaults"]:  # type: ignore[index,call-overload]
+        if isinstance(entry, dict):
+            chosen |= {str(group): str(option) for group, option in entry.items()}
+    return chosen

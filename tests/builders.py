@@ -1,0 +1,200 @@
+"""Small things that many tests need: a tokenizer, tiny models, rollouts, a folder of reviews."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+from transformers import (
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from tokencredit.models.dropout import disable_dropout
+from tokencredit.models.policy import PolicyWithValue, Reference, SpecialIds
+from tokencredit.models.sampling import Sampling
+from tokencredit.rollout import Judgement, Prompts, Rollout
+from tokencredit.stages.actors import Actors
+
+EOS, PAD = "<|endoftext|>", "<|pad|>"
+EOS_ID, PAD_ID = 0, 1
+VOCABULARY = 300
+ARCHITECTURES = ("gpt2", "llama")
+TEXTS = [
+    "the movie was good and the actors were wonderful",
+    "the movie was bad and the plot was awful",
+    "I loved it 🎬 — a naïve, touching story",
+]
+TEMPLATE = (
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def train_tokenizer(*, chat: bool = False, **roles: str) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer: id 0 ends a text, id 1 is the pad unless `roles` say otherwise."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[EOS, PAD],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(TEXTS, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, **({"eos_token": EOS, "pad_token": PAD} | roles)
+    )
+    if chat:
+        tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+def _config(architecture: str, seed: int, extra: dict[str, Any]) -> LlamaConfig | GPT2Config:
+    torch.manual_seed(seed)
+    shared: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "initializer_range": 0.3,  # the usual 0.02 makes a distribution too flat to notice anything
+        "bos_token_id": EOS_ID,
+        "eos_token_id": EOS_ID,
+        "pad_token_id": PAD_ID,
+        **extra,
+    }
+    if architecture == "gpt2":
+        return GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=96, **shared)
+    return LlamaConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=96,
+        **shared,
+    )
+
+
+def tiny_causal(architecture: str = "llama", seed: int = 0, **extra: Any) -> PreTrainedModel:
+    """A random decoder of two layers, 32 wide, without dropout."""
+    config = _config(architecture, seed, extra)
+    model = GPT2LMHeadModel(config) if architecture == "gpt2" else LlamaForCausalLM(config)
+    disable_dropout(model)
+    return model
+
+
+def tiny_classifier(architecture: str = "llama", seed: int = 1, **extra: Any) -> PreTrainedModel:
+    """A random two-label classifier of the same size."""
+    config = _config(architecture, seed, {"num_labels": 2, **extra})
+    kind = GPT2ForSequenceClassification if architecture == "gpt2" else LlamaForSequenceClassification
+    return kind(config).eval()
+
+
+def tiny_policy(
+    architecture: str = "llama", sampling: Sampling | None = None, seed: int = 0
+) -> PolicyWithValue:
+    """A policy whose value head is not zero, so that values say something."""
+    policy = PolicyWithValue(
+        tiny_causal(architecture, seed), SpecialIds(eos=EOS_ID, pad=PAD_ID), sampling or Sampling()
+    )
+    torch.manual_seed(seed + 100)
+    torch.nn.init.normal_(policy.value_head.weight, std=0.2)
+    torch.nn.init.constant_(policy.value_head.bias, 0.1)
+    return policy
+
+
+def tiny_actors(
+    architecture: str = "llama", sampling: Sampling | None = None, seed: int = 0
+) -> Actors:
+    """A policy and a reference that is a copy of it."""
+    policy = tiny_policy(architecture, sampling, seed)
+    return Actors(
+        policy=policy,
+        reference=Reference(policy, copy.deepcopy(policy.model)),
+        tokenizer=train_tokenizer(),
+    )
+
+
+def make_prompts(
+    lengths: Sequence[int], *, max_new: Sequence[int] | int = 12, min_new: int = 4, seed: int = 0
+) -> Prompts:
+    """Random left-padded prompts of the given lengths; row i is record 10 + i."""
+    generator = torch.Generator().manual_seed(seed)
+    size, width = len(lengths), max(lengths)
+    ids = torch.randint(2, VOCABULARY, (size, width), generator=generator)
+    mask = torch.arange(width)[None] >= width - torch.tensor(lengths)[:, None]
+    limits = torch.full((size,), max_new) if isinstance(max_new, int) else torch.tensor(max_new)
+    return Prompts(
+        rows=torch.arange(10, 10 + size),
+        ids=torch.where(mask, ids, PAD_ID),
+        mask=mask,
+        min_new=torch.full((size,), min_new),
+        max_new=limits,
+    )
+
+
+def mask_of(lengths: Sequence[int], width: int | None = None) -> Tensor:
+    """A right-padded response mask."""
+    return torch.arange(width or max(lengths))[None] < torch.tensor(lengths)[:, None]
+
+
+def make_rollout(lengths: Sequence[int], *, width: int | None = None, seed: int = 0) -> Rollout:
+    """A rollout of random numbers over responses of the given lengths, behind prompts of 2 tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    mask = mask_of(lengths, width)
+    size = len(lengths)
+    longest = max(lengths)
+
+    def floats() -> Tensor:  # the same numbers for every width
+        out = torch.zeros(mask.shape)
+        out[:, :longest] = torch.randn(size, longest, generator=generator)
+        return torch.where(mask, out, 0.0)
+
+    ids = torch.full(mask.shape, PAD_ID)
+    ids[:, :longest] = torch.randint(2, VOCABULARY, (size, longest), generator=generator)
+    logp = -floats().abs()
+    return Rollout(
+        rows=torch.arange(size),
+        prompt_ids=torch.randint(2, VOCABULARY, (size, 2), generator=generator),
+        prompt_mask=torch.ones(size, 2, dtype=torch.bool),
+        response_ids=ids,
+        response_mask=mask,
+        min_new=torch.zeros(size, dtype=torch.long),
+        finished=torch.arange(size) % 2 == 0,
+        logp=logp,
+        ref_logp=torch.where(mask, logp + 0.3 * floats(), 0.0),
+        values=floats(),
+    )
+
+
+def make_judgement(rollout: Rollout, seed: int = 1, width: int | None = None) -> Judgement:
+    """Random scores of both signs and positive evidence, the same numbers for every padding."""
+    generator = torch.Generator().manual_seed(seed)
+    size, longest = len(rollout), int(rollout.lengths.max())
+    scores = 3 * torch.randn(size, generator=generator)
+    evidence = torch.zeros(rollout.response_mask.shape)
+    evidence[:, :longest] = torch.rand(size, longest, generator=generator) + 0.01
+    return Judgement(scores=scores, evidence=torch.where(rollout.response_mask, evidence, 0.0))
+
+
+def write_reviews(path: Path, count: int = 400, start: int = 0) -> Path:
+    """A JSONL file of short labelled reviews, all different."""
+    words = (("wonderful", "moving", "bright"), ("awful", "boring", "dull"))
+    with path.open("w", encoding="utf-8") as file:
+        for number in range(start, start + count):
+            label = number % 2
+            tone = words[1 - label][number // 2 % 3]
+            text = f"review {number}: the movie was {tone} and I will remember it for years"
+            file.write(json.dumps({"text": text, "label": label}) + "\n")
+    return path
