@@ -63,6 +63,21 @@ def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
     typer.echo(closing_summary(run))
 
 
+@app.command("check-scheme")
+def check(
+    name: Annotated[str, typer.Argument(help="Class name of a reward scheme, e.g. Redistribute.")],
+    plugin: Annotated[list[str] | None, typer.Option(help="Import this first; repeatable.")] = None,
+) -> None:
+    """Check that a reward scheme, your own included, keeps the promises that training relies on."""
+    from tokencredit import config
+    from tokencredit.check_scheme import check_scheme
+    from tokencredit.plugins import load_plugins
+
+    load_plugins(plugin or [])
+    for promise in check_scheme(config.component_named("reward_scheme", name)()):
+        typer.echo(f"ok  {promise}")
+
+
 def _train(arguments: list[str]) -> None:
     from tokencredit import train as entry
 

@@ -4,6 +4,8 @@ that knows Hydra and OmegaConf.
 
 from __future__ import annotations
 
+import difflib
+import math
 import os
 import re
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -16,6 +18,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.algorithms.ppo import PPO
 from tokencredit.algorithms.procedure import Procedure, SupervisedOnly
+from tokencredit.canonical import flatten
 from tokencredit.data.dataset import Dataset
 from tokencredit.errors import UserError, require
 from tokencredit.hardware import Hardware
@@ -102,12 +105,14 @@ class Config:
 def check_fit(scheme: RewardScheme, judge: Judge) -> None:
     """Raise unless the judge gives the evidence that the scheme reads."""
     wanted = scheme.evidence
+    able = [kind for kind in COMPONENTS["judge"] if kind.evidence is wanted]
+    fitting = ", ".join(kind.__name__.removesuffix("Judge").lower() for kind in able) or "(none)"
     require(
         wanted is Evidence.none or judge.evidence is wanted,
         "judge",
         type(judge).__name__,
         f"gives {judge.evidence.value} evidence, but {type(scheme).__name__} needs {wanted.value} "
-        "evidence of each token; choose another judge or reward_scheme",
+        f"evidence of each token; choose another reward_scheme, or a judge that gives it: {fitting}",
     )
 
 
@@ -150,6 +155,7 @@ def register_component(group: str, component: type) -> None:
 
 def load(composed: DictConfig) -> Config:
     """The typed configuration, or an error that names the key."""
+    check_finite(composed)
     try:
         return cast(Config, OmegaConf.to_object(composed))
     except AttributeError as error:  # a key added with '+': slots refuse it
@@ -157,22 +163,50 @@ def load(composed: DictConfig) -> Config:
         schema = found and _schemas().get(found[1])
         if not found or not schema:
             raise
-        known = ", ".join(field_names(schema))
-        raise UserError(
-            f"{found[2]}: unknown key, added with '+'; {found[1]} has: {known}"
-        ) from error
+        path = _path_of(composed, found[1], found[2]) or found[2]
+        raise UserError(unknown_key(path, schema)) from error
+
+
+def unknown_key(path: str, schema: type, place: str = "") -> str:
+    """The message about a key that `schema` does not have."""
+    names = field_names(schema)
+    near = difflib.get_close_matches(path.rpartition(".")[2], names, n=1)
+    guess = f", did you mean {near[0]!r}?" if near else ""
+    return f"{path}: unknown key{place}{guess}; {schema.__name__} has: {', '.join(names)}"
+
+
+def check_finite(composed: DictConfig) -> None:
+    """Raise for a number that is infinite or not a number, which no setting can be."""
+    for path, value in flatten(OmegaConf.to_container(composed)).items():
+        number = isinstance(value, float)
+        require(not number or math.isfinite(cast(float, value)), path, value, "must be a finite number")
+
+
+def _path_of(node: DictConfig, schema: str, key: str, prefix: str = "") -> str | None:
+    """The dotted path of `key` in the first node of that schema that holds it."""
+    kind = OmegaConf.get_type(node)
+    if kind is not None and kind.__name__ == schema and key in node:
+        return f"{prefix}{key}"
+    for name in node:
+        child = None if OmegaConf.is_missing(node, name) else node[name]
+        if isinstance(child, DictConfig):
+            found = _path_of(child, schema, key, f"{prefix}{name}.")
+            if found:
+                return found
+    return None
 
 
 def _schemas() -> dict[str, type]:
     """Every dataclass that the configuration may contain, by class name."""
     found: dict[str, type] = {}
-    pending = [Config, *(component for group in COMPONENTS.values() for component in group)]
+    pending: list[type] = [Config, *(component for group in COMPONENTS.values() for component in group)]
     while pending:
         schema = pending.pop()
         found[schema.__name__] = schema
         for hint in get_type_hints(schema).values():
             parts = [hint, *get_args(hint)]
-            pending += [p for p in parts if is_dataclass(p) and p.__name__ not in found]
+            classes = [part for part in parts if isinstance(part, type) and is_dataclass(part)]
+            pending += [part for part in classes if part.__name__ not in found]
     return found
 
 

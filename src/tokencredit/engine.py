@@ -79,7 +79,8 @@ class Engine:
     @property
     def device(self) -> torch.device:
         """Where batches must lie."""
-        return self.accelerator.device
+        device: torch.device = self.accelerator.device
+        return device
 
     def module(self) -> PolicyWithValue:
         """The trained module without wrappers."""

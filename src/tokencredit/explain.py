@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+import yaml
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from tokencredit.config import COMPONENTS, Config, field_names
+from tokencredit.config import COMPONENTS, Config, field_names, unknown_key
 from tokencredit.errors import UserError
+from tokencredit.helptext import conf_dir, groups
 
-CAUSES = (HydraException, OmegaConfBaseException)
+CAUSES = (HydraException, OmegaConfBaseException, yaml.MarkedYAMLError)
+INTERNAL = re.compile(r"(full_key|object_type|reference_type)[:=]")
 
 
 def explain(error: Exception) -> UserError | None:
@@ -24,7 +27,9 @@ def explain(error: Exception) -> UserError | None:
     if not any(isinstance(link, CAUSES) for link in chain):
         return None
     text = "\n".join(str(link) for link in chain)
-    return UserError(_missing_option(text) or _unknown_key(chain, text) or _plain(chain))
+    return UserError(
+        _bad_yaml(chain) or _missing_option(text) or _unknown_key(chain, text) or _plain(chain)
+    )
 
 
 def _chain(error: BaseException | None) -> Iterable[BaseException]:
@@ -33,71 +38,58 @@ def _chain(error: BaseException | None) -> Iterable[BaseException]:
         error = error.__cause__ or error.__context__
 
 
+def _bad_yaml(chain: Sequence[BaseException]) -> str | None:
+    """A file that is not YAML, with the line where that shows."""
+    for link in chain:
+        if isinstance(link, yaml.MarkedYAMLError) and link.problem_mark is not None:
+            mark = link.problem_mark
+            return f"{mark.name}, line {mark.line + 1}: is not YAML: {link.problem}"
+    return None
+
+
 def _missing_option(text: str) -> str | None:
     """An option that its group does not have, or a group that does not exist."""
-    found = re.search(r"Could not find '([^']+)'", text) or re.search(
-        r"Could not load '([^']+)'", text
-    )
+    found = re.search(r"Could not (?:find|load) '([^']+)'", text)
     if found is None:
-        wrong = re.search(
-            r"Could not override '([^'@]+)'\.\s*\n?No match in the defaults list", text
-        )
+        wrong = re.search(r"Could not override '([^'@]+)'\.\s*No match in the defaults list", text)
         if wrong is None:
             return None
         return f"{wrong[1]}: there is no such key or group{_nearest(wrong[1], field_names(Config))}"
-    group, _, name = found[1].rpartition("/")
-    listed = re.search(r"Available options in '[^']*':\n((?:\s+.+\n?)+)", text)
-    names = [line.strip() for line in listed[1].splitlines()] if listed else []
-    options = [option for option in names if option and option not in _classes(group)]
+    group, _, name = found[1].partition("/")
+    if group == "experiment":
+        options = [option for option, _ in groups([conf_dir()])[group]]
+    else:
+        listed = re.search(r"Available options in '[^']*':\n((?:\s+.+\n?)+)", text)
+        names = [line.strip() for line in listed[1].splitlines()] if listed else []
+        classes = {component.__name__ for component in COMPONENTS.get(group, [])}
+        options = [option for option in names if option and option not in classes]
     known = f"; options: {', '.join(options)}" if options else ""
     return f"{group} = {name!r}: there is no such option{_nearest(name, options)}{known}"
 
 
-def _classes(group: str) -> set[str]:
-    return {component.__name__ for component in COMPONENTS.get(group, [])}
-
-
-def _unknown_key(chain: Iterable[BaseException], text: str) -> str | None:
+def _unknown_key(chain: Sequence[BaseException], text: str) -> str | None:
     """A key that its component does not have."""
     for link in chain:
         kind, key = getattr(link, "object_type", None), getattr(link, "key", None)
-        unknown = isinstance(link, OmegaConfBaseException) and "not in" in str(link)
-        if (
-            unknown
-            and key is not None
-            and kind is not None
-            and hasattr(kind, "__dataclass_fields__")
-        ):
-            path = getattr(link, "full_key", None) or key
+        refused = isinstance(link, OmegaConfBaseException) and "not in" in str(link)
+        if refused and key is not None and hasattr(kind, "__dataclass_fields__"):
+            assert isinstance(kind, type)
+            path = getattr(link, "full_key", None) or str(key)
             where = re.search(r"In '([^']+)'", text)
-            place = f" (in conf/{where[1]}.yaml)" if where else ""
-            names = field_names(kind)
-            return (
-                f"{path}: unknown key{place}{_nearest(str(key), names)}; "
-                f"{kind.__name__} has: {', '.join(names)}"
-            )
+            return unknown_key(path, kind, f" (in conf/{where[1]}.yaml)" if where else "")
     attached = re.search(r"Could not append to config\. An item is already at '([^']+)'", text)
-    if attached:
-        return f"{attached[1]}: exists already; write it without '+'"
-    return None
+    return f"{attached[1]}: exists already; write it without '+'" if attached else None
 
 
-def _plain(chain: Iterable[BaseException]) -> str:
+def _plain(chain: Sequence[BaseException]) -> str:
     """OmegaConf's own sentence about a value, with the override or the file that it stands in."""
-    links = list(chain)
-    about_value = [link for link in links if isinstance(link, OmegaConfBaseException)]
-    chosen = (about_value or links)[0]
+    about_value = [link for link in chain if isinstance(link, OmegaConfBaseException)]
+    chosen = (about_value or list(chain))[0]
     lines = [line.strip() for line in str(chosen).splitlines()]
-    kept = [
-        line
-        for line in lines
-        if line and not re.match(r"(full_key|object_type|reference_type)[:=]", line)
-    ]
-    override = re.search(
-        r"Error merging override (.+?)\.?$", "\n".join(map(str, links)), re.MULTILINE
-    )
+    message = "; ".join(line for line in lines if line and not INTERNAL.match(line))
+    everything = "\n".join(map(str, chain))
+    override = re.search(r"Error merging override (.+?)\.?$", everything, re.MULTILINE)
     place = override[1] if override else getattr(chosen, "full_key", None)
-    message = "; ".join(kept)
     return f"{place}: {message}" if place and not message.startswith(str(place)) else message
 
 

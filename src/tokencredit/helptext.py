@@ -40,6 +40,13 @@ HIDDEN = {"scaled", "hydra"}
 PLAIN_DEFAULT = {"experiment": "null"}
 
 
+def conf_dir() -> Path:
+    """The folder of the configuration groups: inside an installed wheel, else of the clone."""
+    here = Path(__file__).parent
+    inside = here / "conf"
+    return inside if inside.is_dir() else here.parent.parent / "conf"
+
+
 def help_text(folders: Iterable[Path]) -> str:
     """The whole text; `folders` hold the groups, the project's own first."""
     lines = []

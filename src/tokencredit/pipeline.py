@@ -14,7 +14,7 @@ from tokencredit.process import run_stage
 from tokencredit.stages.rl import RLStage
 from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.stage import Stage
-from tokencredit.store import Plan
+from tokencredit.store import Plan, check_writable
 
 INTERRUPTED = {-2: "interrupted", -9: "killed", -15: "terminated"}
 
@@ -55,23 +55,32 @@ def execute(config: Config) -> Outcome:
     context = Context(config)
     stages = all_stages(context)
     seconds: dict[str, float] = {}
+    check_places(context, stages[-1])
     for stage in stages:
         if isinstance(stage, RLStage):
             if stage.is_done():
                 say(f"rl {stage.key}: complete in {stage.folder}")
                 continue
-            stage.check_folder()
         elif context.store.find(stage) is not None:
             say(f"{stage.name} {stage.key}: reused")
             continue
         say(f"{stage.name} {stage.key}: running")
         started = time.monotonic()
-        code = run_stage(config, stage.name, stage.key)
+        code, mistake = run_stage(config, stage.name, stage.key)
+        if mistake:
+            raise UserError(mistake)
         if code != 0:
             raise StageFailed(stage.name, code)
         seconds[stage.name] = time.monotonic() - started
         say(f"{stage.name} {stage.key}: done in {seconds[stage.name]:.0f} s")
     return Outcome(stages[-1], seconds)
+
+
+def check_places(context: Context, last: Stage) -> None:
+    """Raise before any work is done if its results could not be written."""
+    check_writable(context.store.root, "store")
+    if isinstance(last, RLStage) and not last.is_done():
+        last.check_folder()
 
 
 class StageFailed(UserError):

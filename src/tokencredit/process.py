@@ -16,6 +16,8 @@ from tokencredit.config import Config
 
 PR_SET_PDEATHSIG = 1
 LIFELINE = "TOKENCREDIT_LIFELINE"
+MISTAKE = "mistake.txt"
+"""Beside the configuration: what a worker has to say about a user's mistake."""
 
 
 def die_with_parent() -> None:
@@ -57,8 +59,8 @@ def stage_environment(config: Config, stage: str) -> dict[str, str]:
     return {**os.environ, **quiet}
 
 
-def run_stage(config: Config, stage: str, key: str) -> int:
-    """Run one stage in a process of its own; its exit code."""
+def run_stage(config: Config, stage: str, key: str) -> tuple[int, str]:
+    """Run one stage in a process of its own; its exit code, and the user's mistake if there was one."""
     with tempfile.TemporaryDirectory(prefix="tokencredit-") as folder:
         path = Path(folder) / "config.yaml"
         path.write_text(configuration.dump(config), encoding="utf-8")
@@ -70,10 +72,12 @@ def run_stage(config: Config, stage: str, key: str) -> int:
                 command, env=environment, pass_fds=(read_end,), stdin=subprocess.DEVNULL
             ) as child:
                 try:
-                    return child.wait()
+                    code = child.wait()
                 except KeyboardInterrupt:
                     child.terminate()
                     raise
+            mistake = path.with_name(MISTAKE)
+            return code, mistake.read_text(encoding="utf-8") if mistake.is_file() else ""
         finally:
             os.close(read_end)
             os.close(write_end)

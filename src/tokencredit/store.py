@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 import time
@@ -148,6 +149,17 @@ def make_folder(folder: Path) -> None:
             f"{folder} cannot be made ({error.strerror}); choose another place with run_dir=…, "
             "runs_dir=…, store=… or $TOKENCREDIT_STORE"
         ) from error
+
+
+def check_writable(folder: Path, key: str) -> None:
+    """Raise unless `folder`, or what it would be made in, is a folder that can be written."""
+    nearest = folder.absolute()
+    while not nearest.exists() and not nearest.is_symlink() and nearest != nearest.parent:
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise UserError(f"{key} = {str(folder)!r}: {nearest} is no folder; choose another place")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"{key} = {str(folder)!r}: {nearest} cannot be written; choose another place")
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from tokencredit.config import Config
 from tokencredit.console import say
 from tokencredit.errors import UserError, require
 from tokencredit.explain import explain
-from tokencredit.helptext import help_text
+from tokencredit.helptext import conf_dir, help_text
 from tokencredit.pipeline import Outcome, StageFailed, execute, plan
 from tokencredit.plugins import load_plugins
 from tokencredit.stages.rl import RLStage
@@ -33,6 +33,9 @@ from tokencredit.store import Plan
 from tokencredit.tracking.jsonl import read_jsonl
 
 USER_ERROR = 2
+WITH_VALUE = {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c"}
+WITH_VALUE |= {"--package", "-p", "--info", "-i"}
+PLAIN_FLAGS = {"-m", "--multirun", "--run", "-r", "--resolve", "--version", "--hydra-help"}
 
 
 @dataclass(slots=True)
@@ -43,13 +46,9 @@ class Request:
     plan_only: bool = False
     plans: list[Plan] = field(default_factory=list)
     """Filled in while a sweep is planned."""
-
-
-def conf_dir() -> Path:
-    """The folder of the configuration groups: inside an installed wheel, else of the clone."""
-    here = Path(__file__).parent
-    inside = here / "conf"
-    return inside if inside.is_dir() else here.parent.parent / "conf"
+    mistakes: int = 0
+    """Cells that could not even be planned."""
+    scratch: tempfile.TemporaryDirectory[str] | None = None
 
 
 def main() -> None:
@@ -83,24 +82,29 @@ def main() -> None:
 
 
 def split_arguments(arguments: list[str], request: Request) -> list[str]:
-    """Hydra's part of the arguments; ours go into `request`."""
-    rest = []
+    """Hydra's part of the arguments, flags first as its parser wants them; ours go into `request`."""
+    flags, overrides = [], []
     remaining = iter(arguments)
     for argument in remaining:
+        name, given, value = argument.partition("=")
         if argument == "--plan":
             request.plan_only = True
-        elif argument == "--plugin" or argument.startswith("--plugin="):
-            _, _, value = argument.partition("=")
-            value = value or next(remaining, "")
+        elif name == "--plugin":
+            value = value if given else next(remaining, "")
             require(bool(value), "--plugin", value, "name a Python file or a module")
             request.plugins.append(value)
+        elif name in WITH_VALUE:
+            flags += [name, value if given else next(remaining, "")]
+        elif argument.startswith("-"):
+            require(argument in PLAIN_FLAGS, argument, "", "unknown flag; see tokencredit train --help")
+            flags.append(argument)
         else:
-            rest.append(argument)
-    # Hydra's parser wants flags before overrides; people write them anywhere.
-    rest.sort(key=lambda argument: argument not in {"-m", "--multirun"})
-    if request.plan_only:  # nothing of a plan may stay behind, and one process can add it up
-        rest += ["hydra/launcher=basic", f"hydra.sweep.dir={tempfile.mkdtemp(prefix='tokencredit-')}"]
-    return rest
+            require(not argument.startswith("="), argument, "", "write KEY=VALUE")
+            overrides.append(argument)
+    if request.plan_only:  # one process can add a plan up, and nothing of it stays behind
+        request.scratch = tempfile.TemporaryDirectory(prefix="tokencredit-")
+        overrides += ["hydra/launcher=basic", f"hydra.sweep.dir={request.scratch.name}"]
+    return [*flags, *overrides]
 
 
 def more_folders(arguments: list[str]) -> list[Path]:
@@ -162,6 +166,7 @@ class Task:
             place = str(result_folder(outcome.last))
         except (UserError, OSError) as problem:
             state, error = "failed", str(problem)
+            self.request.mistakes += 1
             say(f"cell {number} ({' '.join(overrides)}) failed: {error}")
         seconds = time.monotonic() - began
         cell = sweep.Cell(
@@ -211,7 +216,7 @@ def close_sweep(request: Request, started: float) -> int:
     if request.plan_only:
         unique = {(item.name, item.key): item for item in request.plans}
         print_plans(list(unique.values()))
-        return 0
+        return USER_ERROR if request.mistakes else 0
     return 1 if sweep.print_table(sweep.cells(sweep.FOLDERS[-1]), started) else 0
 
 

@@ -9,9 +9,8 @@ import warnings
 from pathlib import Path
 
 from tokencredit import config as configuration
-from tokencredit.console import say
 from tokencredit.errors import UserError
-from tokencredit.process import die_with_parent
+from tokencredit.process import MISTAKE, die_with_parent
 
 USER_ERROR = 2
 
@@ -25,7 +24,7 @@ def main(arguments: list[str]) -> int:
     try:
         run(Path(path), name, key)
     except UserError as error:
-        say(f"error: {error}")
+        Path(path).with_name(MISTAKE).write_text(str(error), encoding="utf-8")  # the parent says it
         return USER_ERROR
     return 0
 

@@ -144,7 +144,7 @@ def test_gpt2_fields_and_modules() -> None:
 def test_field_B15_gradient_checkpointing_stays_active() -> None:
     """Blocks are computed again in the backward pass; `eval()` in its place would end that."""
     model = GPT2LMHeadModel(gpt2()).train()
-    model.gradient_checkpointing_enable()
+    model.activation_checkpointing_enable()
     disable_dropout(model)
     calls: list[int] = []
     model.transformer.h[0].ln_1.register_forward_hook(lambda *_: calls.append(1))

@@ -189,9 +189,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def load(folder: Path) -> Any:
     model, report = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
-    assert not report["missing_keys"]
-    assert not report["unexpected_keys"]
-    assert not report["mismatched_keys"]
+    for key in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        assert not report[key]
     assert not hasattr(model.config, "quantization_config")
     return model
 
@@ -348,5 +347,4 @@ class TestPackagedModel:
         }
         assert all(torch.equal(after[name], value) for name, value in before.items())
         moved = [value for name, value in after.items() if "lora_B" in name]
-        assert moved
-        assert all(value.abs().max() > 0 for value in moved)
+        assert min(value.abs().max() for value in moved) > 0

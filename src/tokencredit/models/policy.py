@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -59,7 +59,7 @@ class PolicyWithValue(nn.Module):
         """The hidden state from which each response token was chosen."""
         ids = torch.cat([rollout.prompt_ids, rollout.response_ids], dim=1)[:, :-1]
         mask = torch.cat([rollout.prompt_mask, rollout.response_mask], dim=1)[:, :-1]
-        hidden = backbone(model)(
+        hidden: Tensor = backbone(model)(
             input_ids=ids,
             attention_mask=mask.long(),
             position_ids=position_ids(mask),
@@ -136,7 +136,7 @@ class Reference:
             return self.policy.logp(model, self.policy.states(model, rollout), rollout)[0]
 
 
-def backbone(model: PreTrainedModel) -> Callable[..., object]:
+def backbone(model: PreTrainedModel) -> Callable[..., Any]:
     """The part of a causal language model below its head."""
     plain = model.get_base_model() if hasattr(model, "get_base_model") else model
     return getattr(plain, plain.base_model_prefix)  # type: ignore[no-any-return]

@@ -75,7 +75,8 @@ class BagOfGrams(torch.nn.Module):
     def rate(self, texts: Sequence[str]) -> Float[Tensor, "B"]:
         """The log-odds that each text is positive, without gradient."""
         with torch.no_grad():
-            return self([features(text, len(self.weights)) for text in texts])
+            rated: Tensor = self([features(text, len(self.weights)) for text in texts])
+            return rated
 
 
 def load_oracle(folder: Path) -> BagOfGrams:

@@ -255,8 +255,8 @@ class Learner:
         shaped: Tensor,
         targets: Targets,
     ) -> None:
-        settings, last = self.config.run, self.config.steps - 1
-        if settings.samples and (step % settings.sample_every == 0 or step == last):
+        settings = self.config.run
+        if settings.samples and step % settings.sample_every == 0:
             rows = torch.arange(min(settings.samples, len(rollout)))
             columns = {"rewards": rewards, "shaped": shaped}
             tracker.samples(

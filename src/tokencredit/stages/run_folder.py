@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from tokencredit.atomic import read_json, write_json
 from tokencredit.canonical import differences
 from tokencredit.errors import UserError
-from tokencredit.store import MANIFEST, environment, make_folder
+from tokencredit.store import MANIFEST, check_writable, environment, make_folder
 from tokencredit.tracking.jsonl import read_jsonl
 
 LOCK_SECONDS = 10.0
@@ -78,7 +78,7 @@ class RunFolder:
                     f"({', '.join(strangers[:4])}); "
                     "choose an empty folder"
                 )
-        make_folder(self.path)
+        check_writable(self.path, "run_dir")
 
     def check_threads(self, threads: int, inexact: bool) -> None:
         """Raise if the run began with another number of threads, unless that is allowed."""
@@ -100,6 +100,7 @@ class RunFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder; another process that has it gets ten seconds to end."""
+        make_folder(self.path)
         lock = FileLock(self.path / LOCK)
         try:
             lock.acquire(timeout=LOCK_SECONDS)

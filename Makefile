@@ -1,0 +1,48 @@
+# Everything here works in a fresh clone: what is missing is installed first.
+#   make train ARGS="reward_scheme=uniform seed=1"      PYTHON, VENV, TORCH can be set the same way
+VENV ?= .venv
+ARGS ?=
+BIN := $(VENV)/bin
+# Numbers in tests are exact for one thread.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs
+export PYTHON TORCH
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train test-fast test test-slow lint type arch format clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## create .venv with everything at the tested versions, or complete it; nothing if complete
+	@.ci/setup $(VENV)
+
+train: ## the main job: SFT, reward model, RL, evaluation; ARGS="reward_scheme=sparse seed=1"
+	@started=$$(date +%s); .ci/setup $(VENV); \
+	TOKENCREDIT_INSTALL_SECONDS=$$(( $$(date +%s) - started )) $(BIN)/tokencredit train $(ARGS)
+
+test-fast: setup ## the quickest check, at most 90 s: no training, no processes
+	@$(PYTEST) -m "not slow" tests/core tests/rewards tests/algorithms tests/contracts tests/style $(ARGS)
+
+test: setup ## all tests but the slow ones, at most 15 minutes
+	@$(PYTEST) -m "not slow" $(ARGS)
+
+test-slow: setup ## the rest: real training, packaging
+	@$(PYTEST) -m slow $(ARGS)
+
+lint: setup ## ruff: rules and format
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+
+format: setup ## repair what ruff can
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+type: setup ## mypy --strict
+	@$(BIN)/mypy
+
+arch: setup ## import-linter: which part may import which
+	@$(BIN)/lint-imports
+
+clean: ## remove the environment and caches; store/ and runs/ stay
+	@rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@find src tests -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,56 @@
+"""Running the entry point inside the test's own process."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from tokencredit import sweep, train
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    def error(self) -> str:
+        """The only error line; a traceback, or a second one, fails the test."""
+        lines = re.findall(r"^error: .*$", self.err, re.MULTILINE)
+        assert len(lines) == 1, self.err
+        assert "Traceback" not in self.err
+        assert self.code == train.USER_ERROR, self.code
+        return str(lines[0])
+
+
+Command = Callable[..., Ended]
+
+
+@pytest.fixture
+def entry(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Iterator[Command]:
+    """`tokencredit train ARGS`, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.delenv("TOKENCREDIT_STORE", raising=False)
+    monkeypatch.setattr(sweep, "FOLDERS", [])
+
+    def run(*arguments: str) -> Ended:
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", ["tokencredit train", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            train.main()
+        captured = capsys.readouterr()
+        return Ended(int(ended.value.code or 0), captured.out, captured.err)
+
+    yield run
+    GlobalHydra.instance().clear()
