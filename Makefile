@@ -4,7 +4,7 @@ VENV ?= .venv
 ARGS ?=
 BIN := $(VENV)/bin
 # Numbers in tests are exact for one thread.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rfEs
 export PYTHON TORCH
 
 .DEFAULT_GOAL := help

@@ -137,6 +137,7 @@ def make_prompts(
     limits = torch.full((size,), max_new) if isinstance(max_new, int) else torch.tensor(max_new)
     return Prompts(
         rows=torch.arange(10, 10 + size),
+        samples=torch.zeros(size, dtype=torch.long),
         ids=torch.where(mask, ids, PAD_ID),
         mask=mask,
         min_new=torch.full((size,), min_new),

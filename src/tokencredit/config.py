@@ -76,6 +76,7 @@ class Config:
     def __post_init__(self) -> None:
         """Check what no single component can."""
         require(self.steps >= 1, "steps", self.steps, "must be >= 1")
+        self._fill_rates()
         check_fit(self.reward_scheme, self.judge)
         if not isinstance(self.algorithm, Algorithm):
             return
@@ -102,16 +103,27 @@ class Config:
         )
 
 
+    def _fill_rates(self) -> None:
+        """Set learning rates that are null to the model's, so that `config.yaml` shows the number."""
+        rates = self.model.rates
+        if self.sft.learning_rate is None:
+            self.sft.learning_rate = rates.sft
+        if self.reward_model.learning_rate is None:
+            self.reward_model.learning_rate = rates.reward
+        if isinstance(self.algorithm, Algorithm) and self.algorithm.optimizer.learning_rate is None:
+            self.algorithm.optimizer.learning_rate = rates.rl
+
+
 def check_fit(scheme: RewardScheme, judge: Judge) -> None:
     """Raise unless the judge gives the evidence that the scheme reads."""
     wanted = scheme.evidence
     able = [kind for kind in COMPONENTS["judge"] if kind.evidence is wanted]
     fitting = ", ".join(kind.__name__.removesuffix("Judge").lower() for kind in able) or "(none)"
     require(
-        wanted is Evidence.none or judge.evidence is wanted,
+        wanted is Evidence.none or judge.gives() is wanted,
         "judge",
         type(judge).__name__,
-        f"gives {judge.evidence.value} evidence, but {type(scheme).__name__} needs {wanted.value} "
+        f"gives {judge.gives().value} evidence, but {type(scheme).__name__} needs {wanted.value} "
         f"evidence of each token; choose another reward_scheme, or a judge that gives it: {fitting}",
     )
 

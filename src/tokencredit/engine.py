@@ -70,7 +70,7 @@ class Engine:
                 },
                 {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
             ],
-            lr=settings.learning_rate,
+            lr=settings.rate_at(0),
             betas=(settings.beta1, settings.beta2),
             eps=settings.eps,
         )

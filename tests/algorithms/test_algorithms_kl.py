@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -60,16 +61,12 @@ def test_field_B12_identical_models_cost_nothing(poison: float) -> None:
     rollout = make_rollout([3, 1])
     mask = rollout.response_mask
     same = torch.where(mask, rollout.logp, poison)
-    from dataclasses import replace
-
     rollout = replace(rollout, logp=same, ref_logp=same.clone())
     for estimator in Estimator:
         assert torch.equal(KLPenalty(estimator=estimator).per_token(rollout), torch.zeros(mask.shape))
 
 
 def test_penalty_by_hand() -> None:
-    from dataclasses import replace
-
     rollout = replace(
         make_rollout([2, 1]),
         logp=torch.tensor([[-1.0, -2.0], [-3.0, 7.0]]),

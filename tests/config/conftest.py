@@ -47,10 +47,13 @@ def entry(
     def run(*arguments: str) -> Ended:
         GlobalHydra.instance().clear()
         monkeypatch.setattr(sys, "argv", ["tokencredit train", *arguments])
-        with pytest.raises(SystemExit) as ended:
+        code = 0
+        try:
             train.main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
         captured = capsys.readouterr()
-        return Ended(int(ended.value.code or 0), captured.out, captured.err)
+        return Ended(code, captured.out, captured.err)
 
     yield run
     GlobalHydra.instance().clear()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -27,6 +29,12 @@ def experiments() -> list[str]:
 
 def composed(*overrides: str) -> tuple[DictConfig, dict[str, str]]:
     """What Hydra composes from `overrides`, without its own part, and the options it chose."""
+    whole, choices = _composed(overrides)
+    return copy.deepcopy(whole), choices
+
+
+@cache
+def _composed(overrides: tuple[str, ...]) -> tuple[DictConfig, dict[str, str]]:
     configuration.register()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):

@@ -9,7 +9,6 @@ from tokencredit.config import Config, field_names
 from tokencredit.train import conf_dir
 
 from .conftest import Command
-
 from .make_snapshots import composed
 
 

@@ -39,7 +39,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that holds the package as pip installs it; its dependencies are those of the tests."""
+    """A folder that holds the package as pip installs it, without its dependencies."""
     place = tmp_path_factory.mktemp("installed")
     pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index")
     run(*pip, "--target", str(place), str(wheel), folder=place)
@@ -48,7 +48,9 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def relative(folder: str, pattern: str) -> set[str]:
     """Files of the clone that match, relative to `folder`."""
-    return {str(p.relative_to(ROOT / folder)) for p in (ROOT / folder).rglob(pattern) if p.is_file()}
+    return {
+        str(p.relative_to(ROOT / folder)) for p in (ROOT / folder).rglob(pattern) if p.is_file()
+    }
 
 
 def test_the_wheel_holds_everything_the_app_reads(wheel: Path) -> None:

@@ -37,7 +37,9 @@ def test_function_lines_are_counted() -> None:
     assert list(functions("def f():\n    a = 1\n\n    return a\n")) == [("f", 4)]
 
 
-@pytest.mark.parametrize("path", files("src", "tests"), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", files("src", "tests"), ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_files_and_functions_are_short(path: Path) -> None:
     source = path.read_text(encoding="utf-8")
     assert len(source.splitlines()) <= FILE_LINES

@@ -1,4 +1,4 @@
-"""What no file of the repository may say: paths of one machine, hosts of one network, loose ends."""
+"""What no file of the repository may say: paths of a machine, hosts of a network, loose ends."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ def test_offences_are_found(text: str) -> None:
     assert len(offences(text)) == 1
 
 
-@pytest.mark.parametrize("text", ["a/root/b", "../data", "https://arxiv.org/abs/2402.00782", "$TMP/x"])
+@pytest.mark.parametrize(
+    "text", ["a/root/b", "../data", "https://arxiv.org/abs/2402.00782", "$TMP/x"]
+)
 def test_harmless_text_passes(text: str) -> None:
     assert offences(text) == []
 

@@ -21,8 +21,8 @@ class Course(str, Enum):
 class Optimizer:
     """Adam with decoupled weight decay, warm-up, and a schedule over RL steps."""
 
-    learning_rate: float = 1.41e-5
-    """Peak learning rate."""
+    learning_rate: float | None = None
+    """Peak learning rate; null: the model's (model.rates.rl)."""
     beta1: float = 0.9
     """Decay of the first moment."""
     beta2: float = 0.999
@@ -43,10 +43,10 @@ class Optimizer:
     def __post_init__(self) -> None:
         """Check the ranges."""
         require(
-            self.learning_rate >= 0,
+            self.learning_rate is None or self.learning_rate >= 0,
             "algorithm.optimizer.learning_rate",
             self.learning_rate,
-            "must be >= 0",
+            "must be null or >= 0",
         )
         for name in ("beta1", "beta2"):
             value = getattr(self, name)
@@ -79,7 +79,8 @@ class Optimizer:
         )
 
     def rate_at(self, step: int) -> float:
-        """The learning rate of RL step `step`, which counts from 0."""
+        """The learning rate of RL step `step`, which counts from 0; `learning_rate` must be set."""
+        assert self.learning_rate is not None
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / self.warmup_steps
         if self.course is Course.constant or self.schedule_steps is None:

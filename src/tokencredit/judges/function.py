@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -34,10 +34,10 @@ class FunctionJudge(Judge):
     `(scores, evidence)` with one number a token.
     """
 
-    evidence: ClassVar[Evidence] = Evidence.signed
-
     function: str | None = None
     """`path/to/file.py:name` or `module:name`."""
+    meaning: Evidence = Evidence.signed
+    """What its number of each token means: signed (a reward), nonnegative (a weight), or none."""
 
     def __post_init__(self) -> None:
         """Check the form of the name."""
@@ -48,12 +48,16 @@ class FunctionJudge(Judge):
             "name the function as path/to/file.py:name or module:name",
         )
 
+    def gives(self) -> Evidence:
+        """As configured."""
+        return self.meaning
+
     def identity(self) -> object:
         """The content of the file, not its path."""
         place, name = self._split()
         file = place if place.endswith(".py") else getattr(self._module(place), "__file__", None)
         content = file_sha256(Path(file)) if file and Path(file).is_file() else place
-        return {"class": type(self).__name__, "name": name, "content": content}
+        return {"class": type(self).__name__, "name": name, "content": content, "meaning": self.meaning}
 
     def open(self, context: Context, tokenizer: PreTrainedTokenizerBase) -> OpenJudge:
         """The function behind a callable on rollouts."""

@@ -23,10 +23,14 @@ class Judge(ABC):
     """Says something about the tokens of a response, or only about the whole of it."""
 
     evidence: ClassVar[Evidence] = Evidence.none
-    """What its numbers mean; schemes that need another kind are refused."""
+    """What the numbers of its class mean, unless `gives` says otherwise."""
     gives_scores: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ()
     """Stages whose artifacts it reads."""
+
+    def gives(self) -> Evidence:
+        """What the numbers of this judge mean; schemes that need another kind are refused."""
+        return self.evidence
 
     def identity(self) -> object:
         """What of the judge can change its verdict; itself, unless it names files."""

@@ -128,6 +128,24 @@ class Lora:
 
 
 @dataclass(slots=True, kw_only=True)
+class Rates:
+    """Learning rates that suit a model of this size, where a stage does not set its own."""
+
+    sft: float = 5e-4
+    """For sft.learning_rate=null."""
+    reward: float = 5e-4
+    """For reward_model.learning_rate=null."""
+    rl: float = 1e-4
+    """For algorithm.optimizer.learning_rate=null."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("sft", "reward", "rl"):
+            value = getattr(self, name)
+            require(value > 0, f"model.rates.{name}", value, "must be > 0")
+
+
+@dataclass(slots=True, kw_only=True)
 class Model:
     """The models of a run. Whatever changes results lives here, not in `hardware`."""
 
@@ -138,6 +156,7 @@ class Model:
     reward: Pretrained | None = None
     """What the reward model starts from; null: the same as `policy`."""
     architecture: Architecture = field(default_factory=Architecture)
+    rates: Rates = field(default_factory=Rates)
     context: int = 1024
     """Longest sequence, in tokens."""
     dtype: Dtype = Dtype.float32

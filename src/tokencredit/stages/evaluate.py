@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from tokencredit.data.prompts import PromptStream
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from tokencredit.config import Config
 
 Measure = dict[str, float]
+Row = dict[str, Any]
+MODELS = ("policy", "sft")
 
 
 def evaluate(
@@ -27,8 +30,8 @@ def evaluate(
     judge: OpenJudge,
     oracle: BagOfGrams | None,
     prompts: PromptStream,
-) -> dict[str, Measure]:
-    """Scores, oracle's ratings, distinct-2, and length of policy and SFT model; the policy's KL.
+) -> list[Row]:
+    """One row a held-out prompt: what policy and SFT model say, and what is said of it.
 
     Both continue the same prompts with the same random numbers, so they can be compared in pairs.
     """
@@ -40,28 +43,43 @@ def evaluate(
     trained = actors.roll_out(batch, stream)
     with actors.reference.model() as model:
         first = actors.respond(model, batch, stream)
-    report: dict[str, Measure] = {}
-    for name, rollout in (("policy", trained), ("sft", first)):
-        report |= {
-            f"{name}/{key}": value for key, value in measure(actors, rollout, judge, oracle).items()
-        }
-    kl = masked_sum(k1(trained.logp, trained.ref_logp), trained.response_mask)
-    return {**report, "policy/kl": summarise(kl)}
+    columns: dict[str, list[Any]] = {
+        "row": batch.rows.tolist(),
+        "prompt": decode(actors.tokenizer, batch.ids, batch.mask),
+        "policy/kl": masked_sum(
+            k1(trained.logp, trained.ref_logp), trained.response_mask
+        ).tolist(),
+    }
+    for name, rollout in zip(MODELS, (trained, first), strict=True):
+        columns |= _opinions(name, actors, rollout, judge, oracle)
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-def measure(
-    actors: Actors, rollout: Rollout, judge: OpenJudge, oracle: BagOfGrams | None
-) -> dict[str, Measure]:
-    """What is said of one model's responses; the oracle and distinct-2 see the responses alone."""
+def _opinions(
+    name: str, actors: Actors, rollout: Rollout, judge: OpenJudge, oracle: BagOfGrams | None
+) -> dict[str, list[Any]]:
+    """Columns about one model's responses; the oracle sees the responses alone."""
     texts = decode(actors.tokenizer, rollout.response_ids, rollout.response_mask)
-    report = {
-        "score": summarise(judge(rollout).scores),
-        "distinct_2": {"mean": distinct_n(texts, 2), "se": 0.0, "n": len(texts)},
-        "length": summarise(rollout.lengths.float()),
+    columns = {
+        f"{name}/response": texts,
+        f"{name}/score": judge(rollout).scores.tolist(),
+        f"{name}/length": rollout.lengths.tolist(),
     }
     if oracle is not None:
-        report["oracle"] = summarise(oracle.rate(texts))
-    return report
+        columns[f"{name}/oracle"] = oracle.rate(texts).tolist()
+    return columns
+
+
+def report(rows: list[Row]) -> dict[str, Measure]:
+    """Mean and standard error of every number, and distinct-2 of each model's responses."""
+    measures: dict[str, Measure] = {}
+    for key, value in rows[0].items():
+        if "/" in key and not isinstance(value, str):
+            measures[key] = summarise(torch.tensor([float(row[key]) for row in rows]))
+    for name in MODELS:
+        texts = [row[f"{name}/response"] for row in rows]
+        measures[f"{name}/distinct_2"] = {"mean": distinct_n(texts, 2), "se": 0.0, "n": len(rows)}
+    return measures
 
 
 def summarise(values: Tensor) -> Measure:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tokencredit.atomic import publish, write_json
+from tokencredit.atomic import publish, write_json, write_text
 from tokencredit.console import say
 from tokencredit.models.lora import merged
 from tokencredit.stages.actors import Actors
@@ -43,6 +44,12 @@ def export_policy(actors: Actors, lora: Lora, run_folder: Path) -> None:
     value.mkdir()
     save_file(actors.policy.value_head.state_dict(), value / "value_head.safetensors")
     publish(value, run_folder / "value")
+
+
+def write_rows(run_folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Write evaluation.jsonl, one line a held-out prompt."""
+    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
+    write_text(run_folder / "evaluation.jsonl", "".join(lines))
 
 
 def write_results(

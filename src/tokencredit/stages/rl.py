@@ -25,8 +25,8 @@ from tokencredit.plugins import plugin_identity
 from tokencredit.rollout import Judgement, Rollout, Targets
 from tokencredit.stages.actors import Actors, load_actors
 from tokencredit.stages.checkpoints import Checkpoints, Progress
-from tokencredit.stages.evaluate import evaluate
-from tokencredit.stages.finish import export_policy, write_figures, write_results
+from tokencredit.stages.evaluate import evaluate, report
+from tokencredit.stages.finish import export_policy, write_figures, write_results, write_rows
 from tokencredit.stages.oracle import OracleStage, load_oracle
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.run_folder import RunFolder, State
@@ -125,10 +125,11 @@ class RLStage(Stage):
             learner.train(tracker, Checkpoints(run.path))
             run.write(State.trained, prompts_dropped=learner.prompts.dropped)
             oracle = load_oracle(self._oracle_folder()) if config.oracle.enabled else None
-            evaluation = evaluate(config, actors, judge, oracle, self._prompts("eval", actors))
+            rows = evaluate(config, actors, judge, oracle, self._prompts("eval", actors))
+            write_rows(run.path, rows)
             export_policy(actors, config.model.lora, run.path)
             seconds = time.monotonic() - started
-            results = write_results(run, self, evaluation, seconds)
+            results = write_results(run, self, report(rows), seconds)
             if config.run.figures:
                 write_figures(run.path)
             run.write(State.complete)

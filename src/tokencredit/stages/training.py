@@ -29,8 +29,8 @@ class Schedule(str, Enum):
 class Training:
     """Settings of one supervised stage, in the terms of transformers' TrainingArguments."""
 
-    learning_rate: float = 5e-5
-    """Peak learning rate of AdamW."""
+    learning_rate: float | None = None
+    """Peak learning rate of AdamW; null: the model's (model.rates)."""
     batch_size: int = 16
     """Sequences of one optimizer step."""
     micro_batch_size: int | None = None
@@ -54,7 +54,8 @@ class Training:
 
     def check(self, key: str) -> None:
         """Raise for values out of range; `key` is the section's name on the command line."""
-        require(self.learning_rate > 0, f"{key}.learning_rate", self.learning_rate, "must be > 0")
+        rate = self.learning_rate
+        require(rate is None or rate > 0, f"{key}.learning_rate", rate, "must be null or > 0")
         require(self.batch_size >= 1, f"{key}.batch_size", self.batch_size, "must be >= 1")
         require(self.epochs > 0, f"{key}.epochs", self.epochs, "must be > 0")
         require(self.max_length >= 8, f"{key}.max_length", self.max_length, "must be >= 8 tokens")

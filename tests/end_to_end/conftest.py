@@ -1,0 +1,252 @@
+"""Whole programs on a small machine-made data set, with stages that train in seconds and only once."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+GOOD = "wonderful superb charming brilliant moving delightful gripping clever warm beautiful".split()
+BAD = "dreadful boring clumsy awful tedious pointless silly lifeless ugly cheap".split()
+PLAIN = "the film story cast plot scene music actor camera ending is was and with for in a this".split()
+STEPS = 24
+SMALL = [
+    "model=scratch",
+    "model.architecture.vocab_size=400",
+    "model.architecture.hidden_size=32",
+    "model.architecture.layers=2",
+    "model.architecture.heads=2",
+    "model.architecture.mlp_size=64",
+    "model.context=128",
+]
+QUICK = [
+    "sft.max_length=64",
+    "sft.max_tokens=3000",
+    "reward_model.max_length=64",
+    "reward_model.max_tokens=3000",
+    "evaluation.prompts=16",
+    "run.figures=false",
+    "tracking=disabled",
+]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    def ok(self) -> Ended:
+        """Itself; fails the test unless the command succeeded."""
+        assert self.code == 0, self.err[-3000:]
+        return self
+
+    def error(self) -> str:
+        """The only error line of a command that must fail without a traceback."""
+        lines = re.findall(r"^error: .*$", self.err, re.MULTILINE)
+        assert self.code != 0, self.out
+        assert "Traceback" not in self.err, self.err[-3000:]
+        assert len(lines) == 1, self.err
+        return str(lines[0])
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """A folder to run commands in, with a store of its own."""
+
+    folder: Path
+    store: Path
+    base: list[str] = field(default_factory=list)
+    """Arguments that every command gets, after `train` or `plan`."""
+
+    def environment(self) -> dict[str, str]:
+        """The variables of a command."""
+        return {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "TOKENCREDIT_STORE": str(self.store),
+        }
+
+    def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+        """Start `tokencredit ARGUMENTS`."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "tokencredit.cli", *arguments],
+            cwd=self.folder,
+            env=self.environment(),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            **options,
+        )
+
+    def run(self, *arguments: str) -> Ended:
+        """Run `tokencredit ARGUMENTS` to its end."""
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=300)
+        return Ended(process.returncode, out, err)
+
+    def train(self, *arguments: str) -> Ended:
+        """Run `tokencredit train` with the base arguments and these."""
+        return self.run("train", *self.base, *arguments)
+
+    def plan(self, *arguments: str) -> Ended:
+        """Run `tokencredit plan` with the base arguments and these."""
+        return self.run("plan", *self.base, *arguments).ok()
+
+    def artifacts(self) -> list[str]:
+        """The complete artifacts in the store, as stage/key."""
+        found = self.store.glob("*/*/manifest.json") if self.store.is_dir() else []
+        return sorted(f"{p.parent.parent.name}/{p.parent.name}" for p in found if ".partial" not in str(p))
+
+
+def review(number: int, length: int = 50) -> dict[str, Any]:
+    """A labelled review of more than 200 characters, the same for the same number."""
+    draw = random.Random(number)  # noqa: S311
+    opinion = GOOD if number % 2 else BAD
+    words = [draw.choice(opinion if draw.random() < 0.35 else PLAIN) for _ in range(length)]
+    return {"text": f"{' '.join(words).capitalize()}.", "label": number % 2}
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """`path`, with one row a line."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="session")
+def reviews(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """300 labelled reviews."""
+    path = tmp_path_factory.mktemp("data") / "reviews.jsonl"
+    rows = [review(number) for number in range(300)]
+    assert all(len(row["text"]) > 200 for row in rows)
+    return write_jsonl(path, rows)
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory, reviews: Path) -> Workplace:
+    """The workplace whose stages most tests share."""
+    folder = tmp_path_factory.mktemp("work")
+    data = ["dataset=file", f"dataset.path={reviews}"]
+    return Workplace(folder, folder / "store", [*data, *SMALL, *QUICK])
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished command and the folder of its run."""
+
+    ended: Ended
+    folder: Path
+
+    def rows(self, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
+        """The rows of one of its logs."""
+        return read_jsonl(self.folder / name)
+
+    def bytes(self, name: str = "metrics.jsonl") -> bytes:
+        """The content of one of its files."""
+        return (self.folder / name).read_bytes()
+
+    def json(self, name: str) -> dict[str, Any]:
+        """One of its JSON files."""
+        value: dict[str, Any] = json.loads((self.folder / name).read_text(encoding="utf-8"))
+        return value
+
+
+@pytest.fixture(scope="session")
+def first(shared: Workplace) -> Run:
+    """A complete run, never interrupted; building it fills the shared store."""
+    folder = shared.folder / "first"
+    ended = shared.train(
+        f"steps={STEPS}", "run.save_every=7", "run.sample_every=10", "run.figures=true", f"run_dir={folder}"
+    )
+    return Run(ended.ok(), folder)
+
+
+@pytest.fixture
+def own(shared: Workplace, first: Run, tmp_path: Path) -> Workplace:
+    """An empty folder of the test's own, with the shared store."""
+    return Workplace(tmp_path, shared.store, shared.base)
+
+
+@pytest.fixture
+def fresh(shared: Workplace, tmp_path: Path) -> Workplace:
+    """An empty folder with an empty store."""
+    return Workplace(tmp_path, tmp_path / "store", shared.base)
+
+
+@pytest.fixture
+def plugin(tmp_path: Path) -> Iterator[list[str]]:
+    """Flags for a scheme of the user's own, in an empty folder with its YAML."""
+    (tmp_path / "halves.py").write_text(PLUGIN, encoding="utf-8")
+    (tmp_path / "my_conf" / "reward_scheme").mkdir(parents=True)
+    (tmp_path / "my_conf" / "reward_scheme" / "halves.yaml").write_text(
+        "# Half of the score on the first token, half on the last.\n"
+        "defaults: [Halves, _self_]\nfirst: 0.25\n",
+        encoding="utf-8",
+    )
+    yield ["--plugin", "halves.py", "--config-dir", "my_conf"]
+
+
+PLUGIN = '''\
+"""A share of the score on the first token, the rest on the last."""
+
+from dataclasses import dataclass
+
+from tokencredit.config import register_component
+from tokencredit.errors import require
+from tokencredit.ops import last_token
+from tokencredit.rewards.scheme import RewardScheme
+
+
+@dataclass(slots=True, kw_only=True)
+class Halves(RewardScheme):
+    """r_0 = first * R, r_last = (1 - first) * R."""
+
+    first: float = 0.5
+    """Share of the first token."""
+
+    def __post_init__(self):
+        require(0 <= self.first <= 1, "reward_scheme.first", self.first, "must lie in [0, 1]")
+
+    def token_rewards(self, rollout, judgement):
+        rewards = last_token(rollout.response_mask) * (1 - self.first) * judgement.scores[:, None]
+        rewards[:, 0] += self.first * judgement.scores
+        return rewards
+
+
+register_component("reward_scheme", Halves)
+'''
+
+Wait = Callable[[Callable[[], bool], float], bool]
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> Wait:
+    """A function that waits until a condition holds, and says whether it came to hold in time."""
+    import time
+
+    def wait(condition: Callable[[], bool], seconds: float) -> bool:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if condition():
+                return True
+            time.sleep(0.01)
+        return condition()
+
+    return wait

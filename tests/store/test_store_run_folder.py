@@ -1,0 +1,102 @@
+"""Who may write a run's folder, and how far the run in it is."""
+
+from __future__ import annotations
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from tokencredit.errors import UserError
+from tokencredit.stages import run_folder
+from tokencredit.stages.run_folder import RunFolder, State
+
+IDENTITY = {"inputs": {"seed": 0, "lam": 0.95}}
+
+
+def test_a_new_folder_belongs_to_whoever_comes_first(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.check_owner("a" * 16, IDENTITY)
+    assert run.state() is State.absent and run.rows() == 0
+    with run.locked():
+        run.write(State.running, key="a" * 16, identity=IDENTITY, threads=1)
+    run.check_owner("a" * 16, IDENTITY)
+    assert run.state() is State.running
+
+
+def test_another_configuration_is_refused_with_the_difference(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.write(State.complete, key="a" * 16, identity=IDENTITY)
+    other = {"inputs": {"seed": 1, "lam": 0.95}}
+    with pytest.raises(UserError) as caught:
+        run.check_owner("b" * 16, other)
+    said = str(caught.value)
+    assert said.startswith(f"run_dir = {str(tmp_path)!r}") and "inputs.seed: 0 → 1" in said
+    assert "choose another folder" in said and "lam" not in said
+
+
+def test_files_that_are_no_run_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(UserError, match=r"run_dir = .*thesis\.tex.*empty folder"):
+        RunFolder(tmp_path).check_owner("a" * 16, IDENTITY)
+
+
+@pytest.mark.parametrize("left", [".manifest.json.123.tmp", ".config.yaml.9.tmp", ".lock"])
+def test_what_a_killed_start_leaves_does_not_lock_the_owner_out(tmp_path: Path, left: str) -> None:
+    (tmp_path / left).write_text("{")
+    RunFolder(tmp_path).check_owner("a" * 16, IDENTITY)
+
+
+def test_a_folder_below_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="run_dir"):
+        RunFolder(tmp_path / "file" / "run").check_owner("a" * 16, IDENTITY)
+
+
+def test_done_means_complete_with_all_the_rows(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.write(State.complete, key="a" * 16, identity=IDENTITY)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n{"step": 1}\n')
+    assert run.done("a" * 16, 2) and run.done("a" * 16, 1)
+    assert not run.done("a" * 16, 3) and not run.done("b" * 16, 2)
+    run.write(State.trained)
+    assert not run.done("a" * 16, 2)
+    assert run.manifest()["identity"] == IDENTITY  # entries stay
+
+
+def test_other_threads_are_refused_by_name(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.check_threads(4, inexact=False)
+    run.write(State.running, key="a" * 16, identity=IDENTITY, threads=1)
+    with pytest.raises(UserError, match=r"hardware\.threads = 2.*began with 1.*resume_inexact"):
+        run.check_threads(2, inexact=False)
+    run.check_threads(2, inexact=True)
+
+
+def hold(path: str, ready: object, release: object) -> None:
+    with RunFolder(Path(path)).locked():
+        ready.set()  # type: ignore[attr-defined]
+        release.wait(60)  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+def test_a_folder_in_use_is_refused_after_a_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_folder, "LOCK_SECONDS", 0.5)
+    context = multiprocessing.get_context("spawn")
+    ready, release = context.Event(), context.Event()
+    process = context.Process(target=hold, args=(str(tmp_path), ready, release))
+    process.start()
+    try:
+        assert ready.wait(60)
+        with (
+            pytest.raises(UserError, match=r"run_dir = .*another process is writing"),
+            RunFolder(tmp_path).locked(),
+        ):
+            pass
+    finally:
+        release.set()
+        process.join(60)
+    with RunFolder(tmp_path).locked():
+        pass
