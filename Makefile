@@ -17,7 +17,7 @@ setup: ## create .venv with everything at the tested versions, or complete it; n
 	@.ci/setup $(VENV)
 
 train: ## the main job: SFT, reward model, RL, evaluation; ARGS="reward_scheme=sparse seed=1"
-	@started=$$(date +%s); .ci/setup $(VENV); \
+	@started=$$(date +%s) && .ci/setup $(VENV) && \
 	TOKENCREDIT_INSTALL_SECONDS=$$(( $$(date +%s) - started )) $(BIN)/tokencredit train $(ARGS)
 
 test-fast: setup ## the quickest check, at most 90 s: no training, no processes

@@ -38,7 +38,9 @@ def check_scheme(scheme: RewardScheme) -> list[str]:
     return kept
 
 
-def example(extra: int = 0, evidence: Evidence = Evidence.none, fill: float = 0.0) -> tuple[Rollout, Judgement]:
+def example(
+    extra: int = 0, evidence: Evidence = Evidence.none, fill: float = 0.0
+) -> tuple[Rollout, Judgement]:
     """Five responses of 1 to 6 tokens with `extra` columns of padding that holds `fill`."""
     generator = torch.Generator().manual_seed(0)
     rows, width = len(LENGTHS), max(LENGTHS)
@@ -98,10 +100,14 @@ def _permutation(scheme: RewardScheme) -> bool:
 
 def _untouched(scheme: RewardScheme) -> bool:
     rollout, judgement = example(0, scheme.evidence)
-    before = replace(judgement, evidence=judgement.evidence.clone(), scores=judgement.scores.clone())
+    before = replace(
+        judgement, evidence=judgement.evidence.clone(), scores=judgement.scores.clone()
+    )
     values = rollout.values.clone()
     scheme.token_rewards(rollout, judgement)
-    same = torch.equal(judgement.evidence, before.evidence) and torch.equal(judgement.scores, before.scores)
+    same = torch.equal(judgement.evidence, before.evidence) and torch.equal(
+        judgement.scores, before.scores
+    )
     return same and torch.equal(rollout.values, values)
 
 

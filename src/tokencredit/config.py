@@ -102,9 +102,8 @@ class Config:
             "must be 0: with dropout the first ratio of a step is not 1",
         )
 
-
     def _fill_rates(self) -> None:
-        """Set learning rates that are null to the model's, so that `config.yaml` shows the number."""
+        """Set learning rates that are null to the model's, so that `config.yaml` shows numbers."""
         rates = self.model.rates
         if self.sft.learning_rate is None:
             self.sft.learning_rate = rates.sft
@@ -117,14 +116,15 @@ class Config:
 def check_fit(scheme: RewardScheme, judge: Judge) -> None:
     """Raise unless the judge gives the evidence that the scheme reads."""
     wanted = scheme.evidence
-    able = [kind for kind in COMPONENTS["judge"] if kind.evidence is wanted]
+    able = [k for k in COMPONENTS["judge"] if issubclass(k, Judge) and k.evidence is wanted]
     fitting = ", ".join(kind.__name__.removesuffix("Judge").lower() for kind in able) or "(none)"
     require(
         wanted is Evidence.none or judge.gives() is wanted,
         "judge",
         type(judge).__name__,
         f"gives {judge.gives().value} evidence, but {type(scheme).__name__} needs {wanted.value} "
-        f"evidence of each token; choose another reward_scheme, or a judge that gives it: {fitting}",
+        "evidence of each token; choose another reward_scheme, or a judge that gives it: "
+        f"{fitting}",
     )
 
 
@@ -191,7 +191,9 @@ def check_finite(composed: DictConfig) -> None:
     """Raise for a number that is infinite or not a number, which no setting can be."""
     for path, value in flatten(OmegaConf.to_container(composed)).items():
         number = isinstance(value, float)
-        require(not number or math.isfinite(cast(float, value)), path, value, "must be a finite number")
+        require(
+            not number or math.isfinite(cast(float, value)), path, value, "must be a finite number"
+        )
 
 
 def _path_of(node: DictConfig, schema: str, key: str, prefix: str = "") -> str | None:
@@ -199,7 +201,7 @@ def _path_of(node: DictConfig, schema: str, key: str, prefix: str = "") -> str |
     kind = OmegaConf.get_type(node)
     if kind is not None and kind.__name__ == schema and key in node:
         return f"{prefix}{key}"
-    for name in node:
+    for name in map(str, node):
         child = None if OmegaConf.is_missing(node, name) else node[name]
         if isinstance(child, DictConfig):
             found = _path_of(child, schema, key, f"{prefix}{name}.")
@@ -211,7 +213,10 @@ def _path_of(node: DictConfig, schema: str, key: str, prefix: str = "") -> str |
 def _schemas() -> dict[str, type]:
     """Every dataclass that the configuration may contain, by class name."""
     found: dict[str, type] = {}
-    pending: list[type] = [Config, *(component for group in COMPONENTS.values() for component in group)]
+    pending: list[type] = [
+        Config,
+        *(component for group in COMPONENTS.values() for component in group),
+    ]
     while pending:
         schema = pending.pop()
         found[schema.__name__] = schema

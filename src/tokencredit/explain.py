@@ -84,7 +84,7 @@ def _unknown_key(chain: Sequence[BaseException], text: str) -> str | None:
 def _plain(chain: Sequence[BaseException]) -> str:
     """OmegaConf's own sentence about a value, with the override or the file that it stands in."""
     about_value = [link for link in chain if isinstance(link, OmegaConfBaseException)]
-    chosen = (about_value or list(chain))[0]
+    chosen = about_value[0] if about_value else chain[0]
     lines = [line.strip() for line in str(chosen).splitlines()]
     message = "; ".join(line for line in lines if line and not INTERNAL.match(line))
     everything = "\n".join(map(str, chain))

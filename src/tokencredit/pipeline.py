@@ -59,7 +59,7 @@ def execute(config: Config) -> Outcome:
     for stage in stages:
         if isinstance(stage, RLStage):
             if stage.is_done():
-                say(f"rl {stage.key}: complete in {stage.folder}")
+                say(f"rl {stage.key}: complete in {stage.folder}{stage.surplus()}")
                 continue
         elif context.store.find(stage) is not None:
             say(f"{stage.name} {stage.key}: reused")

@@ -60,7 +60,7 @@ def stage_environment(config: Config, stage: str) -> dict[str, str]:
 
 
 def run_stage(config: Config, stage: str, key: str) -> tuple[int, str]:
-    """Run one stage in a process of its own; its exit code, and the user's mistake if there was one."""
+    """Run one stage in a process of its own; its exit code, and the user's mistake, if any."""
     with tempfile.TemporaryDirectory(prefix="tokencredit-") as folder:
         path = Path(folder) / "config.yaml"
         path.write_text(configuration.dump(config), encoding="utf-8")

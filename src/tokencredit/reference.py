@@ -1,4 +1,4 @@
-"""The configuration reference, made from the schemas: `python -m tokencredit.reference > docs/config.md`."""
+"""The configuration reference: `python -m tokencredit.reference > docs/config.md`."""
 
 from __future__ import annotations
 
@@ -95,9 +95,10 @@ def attribute_docs(schema: type) -> dict[str, str]:
         body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
         assert isinstance(body, ast.ClassDef)
         for field, after in zip(body.body, body.body[1:], strict=False):
-            named = isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-            if named and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
-                found[field.target.id] = inspect.cleandoc(str(after.value.value))  # type: ignore[union-attr]
+            if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
+                continue
+            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+                found[field.target.id] = inspect.cleandoc(str(after.value.value))
     return found
 
 

@@ -159,7 +159,9 @@ def check_writable(folder: Path, key: str) -> None:
     if not nearest.is_dir():
         raise UserError(f"{key} = {str(folder)!r}: {nearest} is no folder; choose another place")
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise UserError(f"{key} = {str(folder)!r}: {nearest} cannot be written; choose another place")
+        raise UserError(
+            f"{key} = {str(folder)!r}: {nearest} cannot be written; choose another place"
+        )
 
 
 @contextmanager

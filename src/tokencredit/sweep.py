@@ -64,14 +64,14 @@ def cells(sweep: Path) -> list[Cell]:
 
 def print_table(found: Sequence[Cell], started: float) -> int:
     """Print the closing table; the number of failed cells."""
-    shared = set.intersection(*(set(cell.overrides) for cell in found)) if len(found) > 1 else set()
+    shared = set.intersection(*(set(c.overrides) for c in found)) if len(found) > 1 else set[str]()
     table = Table("cell", "overrides", "state", "seconds", "folder", title="sweep")
     for cell in found:
         style = "red" if cell.state == "failed" else None
         place = cell.error or cell.folder
-        table.add_row(
-            str(cell.number), cell.overrides, cell.state, f"{cell.seconds:.0f}", place, style=style
-        )
+        own = " ".join(override for override in cell.overrides if override not in shared)
+        seconds = f"{cell.seconds:.0f}"
+        table.add_row(str(cell.number), own, cell.state, seconds, place, style=style)
     width = None if Console().is_terminal else 160
     Console(width=width).print(table)
     failed = sum(cell.state == "failed" for cell in found)

@@ -18,7 +18,7 @@ import pytest
 GOOD = "wonderful superb charming brilliant moving delightful gripping clever warm beautiful".split()
 BAD = "dreadful boring clumsy awful tedious pointless silly lifeless ugly cheap".split()
 PLAIN = "the film story cast plot scene music actor camera ending is was and with for in a this".split()
-STEPS = 24
+STEPS = 16
 SMALL = [
     "model=scratch",
     "model.architecture.vocab_size=400",
@@ -33,6 +33,7 @@ QUICK = [
     "sft.max_tokens=3000",
     "reward_model.max_length=64",
     "reward_model.max_tokens=3000",
+    "algorithm.optimizer.learning_rate=3e-4",
     "evaluation.prompts=16",
     "run.figures=false",
     "tracking=disabled",
@@ -201,6 +202,35 @@ def plugin(tmp_path: Path) -> Iterator[list[str]]:
         encoding="utf-8",
     )
     yield ["--plugin", "halves.py", "--config-dir", "my_conf"]
+
+
+@pytest.fixture
+def entry(
+    fresh: Workplace, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., Ended]]:
+    """`tokencredit train ARGUMENTS` in the test's own process and `fresh` place, to save a start."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    from tokencredit import sweep, train
+
+    monkeypatch.chdir(fresh.folder)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    monkeypatch.setenv("TOKENCREDIT_STORE", str(fresh.store))
+    monkeypatch.setattr(sweep, "FOLDERS", [])
+
+    def run(*arguments: str) -> Ended:
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", ["tokencredit train", *fresh.base, *arguments])
+        code = 0
+        try:
+            train.main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        captured = capfd.readouterr()
+        return Ended(code, captured.out, captured.err)
+
+    yield run
+    GlobalHydra.instance().clear()
 
 
 PLUGIN = '''\

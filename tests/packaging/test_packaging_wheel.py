@@ -60,6 +60,7 @@ def test_the_wheel_holds_everything_the_app_reads(wheel: Path) -> None:
     assets = {f"tokencredit/assets/{name}" for name in relative("src/tokencredit/assets", "*")}
     assert len(configs) > 20
     assert len(sources) > 40
+    assert "tokencredit/assets/tiny_base/model.safetensors" in names
     assert configs | sources | assets | {"tokencredit/py.typed"} <= names
 
 

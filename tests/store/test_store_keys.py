@@ -108,7 +108,10 @@ CHANGES: dict[str, tuple[Callable[[Config], Config], set[str]]] = {
     "dtype": (lambda c: model(c, dtype=Dtype.bfloat16), {"sft", "reward_model", "rl"}),
     "lora": (lambda c: model(c, lora=Lora(enabled=True)), {"sft", "reward_model", "rl"}),
     "context": (lambda c: model(c, context=60), RL),
-    "splits": (lambda c: data(c, splits=Splits(sft=0.39, rl=0.16)), ALL),
+    "splits": (  # the oracle keeps its records
+        lambda c: data(c, splits=Splits(sft=0.39, rl=0.16)),
+        {"sft", "reward_model", "rl"},
+    ),
     "plain text": (lambda c: data(c, plain_text=False, positive=["0"], negative=["1"]), ALL),
 }
 NO_CHANGES: dict[str, Callable[[Config], Config]] = {

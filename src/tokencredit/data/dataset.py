@@ -176,7 +176,8 @@ class Dataset:
             reasons = ", ".join(f"{reason}: {n}" for reason, n in dropped.counts.most_common())
             rule = "dataset.strict=true allows none" if self.strict else "at most 5 % may be"
             remedy = (
-                "; set dataset.positive and dataset.negative to your labels, or dataset.label_column=null"
+                "; set dataset.positive and dataset.negative to your labels, or "
+                "dataset.label_column=null"
                 if any("label" in reason for reason in dropped.counts)
                 else "; mend or remove them"
             )

@@ -33,7 +33,8 @@ class PromptStream:
         """Prompts of `records`; those that cannot become one are dropped and counted."""
         if not records:
             raise UserError(
-                "dataset.splits: the split that prompts are taken from is empty; give it a share above 0"
+                "dataset.splits: the split that prompts are taken from is empty; give it a share "
+                "above 0"
             )
         self.tokenizer = tokenizer
         self.spec = spec

@@ -57,7 +57,12 @@ class FunctionJudge(Judge):
         place, name = self._split()
         file = place if place.endswith(".py") else getattr(self._module(place), "__file__", None)
         content = file_sha256(Path(file)) if file and Path(file).is_file() else place
-        return {"class": type(self).__name__, "name": name, "content": content, "meaning": self.meaning}
+        return {
+            "class": type(self).__name__,
+            "name": name,
+            "content": content,
+            "meaning": self.meaning,
+        }
 
     def open(self, context: Context, tokenizer: PreTrainedTokenizerBase) -> OpenJudge:
         """The function behind a callable on rollouts."""
@@ -89,7 +94,11 @@ class FunctionJudge(Judge):
         from tokencredit.plugins import import_file
 
         try:
-            return import_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+            return (
+                import_file(Path(place))
+                if place.endswith(".py")
+                else importlib.import_module(place)
+            )
         except UserError as error:
             raise UserError(f"judge.function = {self.function!r}: {error}") from error
         except Exception as error:
@@ -135,8 +144,8 @@ class FunctionJudge(Judge):
             return torch.as_tensor(values, dtype=torch.float32)
         except (TypeError, ValueError, RuntimeError) as error:
             raise UserError(
-                f"judge.function = {self.function!r}: returned {type(values).__name__} where numbers are "
-                f"wanted ({error})"
+                f"judge.function = {self.function!r}: returned {type(values).__name__} where "
+                f"numbers are wanted ({error})"
             ) from error
 
 

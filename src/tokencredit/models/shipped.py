@@ -9,7 +9,7 @@ from tokencredit.atomic import read_json
 from tokencredit.canonical import file_sha256
 from tokencredit.errors import UserError
 
-SHIPPED_SHA256: Final = "0" * 64
+SHIPPED_SHA256: Final = "712ebb26654448d5fb177ee6a10c5a4e8165dc30efb887764511300138b06509"
 """Checksum of its weights (model.safetensors)."""
 FOLDER: Final = Path(__file__).parent.parent / "assets" / "tiny_base"
 

@@ -46,13 +46,13 @@ def evaluate(
     columns: dict[str, list[Any]] = {
         "row": batch.rows.tolist(),
         "prompt": decode(actors.tokenizer, batch.ids, batch.mask),
-        "policy/kl": masked_sum(
-            k1(trained.logp, trained.ref_logp), trained.response_mask
-        ).tolist(),
+        "policy/kl": masked_sum(k1(trained.logp, trained.ref_logp), trained.response_mask).tolist(),
     }
     for name, rollout in zip(MODELS, (trained, first), strict=True):
         columns |= _opinions(name, actors, rollout, judge, oracle)
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    return [
+        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
+    ]
 
 
 def _opinions(

@@ -86,6 +86,11 @@ class RLStage(Stage):
         name = config.run.experiment or config.run.scheme or type(config.reward_scheme).__name__.lower()
         return Path(config.runs_dir).expanduser() / name / self.key
 
+    def surplus(self) -> str:
+        """A remark if the run has more steps than are asked for; tables are cut, nothing is deleted."""
+        rows, steps = RunFolder(self.folder).rows(), self.context.config.steps
+        return f" ({rows} steps; results speak of {rows}, not of the {steps} asked for)" * (rows > steps)
+
     def is_done(self) -> bool:
         """Whether the run is complete with all the steps that are asked for."""
         return RunFolder(self.folder).done(self.key, self.context.config.steps)

@@ -1,0 +1,171 @@
+"""Killed at any moment, the same command continues, and the result is that of a run never killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from .conftest import STEPS, Run, Wait, Workplace
+
+pytestmark = pytest.mark.slow
+
+DIES_WITHIN = 2.0  # seconds after its parent
+ARGUMENTS = [f"steps={STEPS}", "run.sample_every=10", "run.save_every=1", "run_dir=killed"]
+
+
+def lines(file: Path) -> int:
+    """How many lines a log has."""
+    return file.read_bytes().count(b"\n") if file.is_file() else 0
+
+
+def is_over(process: psutil.Process) -> bool:
+    """Whether a process has ended; one that nobody waits for stays as a zombie."""
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
+def workers(parent: int) -> list[psutil.Process]:
+    """The stage processes below `parent`."""
+    found = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(parent).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+                if "tokencredit.worker" in child.cmdline():
+                    found.append(child)
+    return found
+
+
+def clean_up(process: subprocess.Popen[str], others: list[psutil.Process]) -> tuple[str, str]:
+    """End what a failing test left; what the command printed."""
+    for one in others:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    return process.communicate(timeout=30)
+
+
+def interrupt(
+    place: Workplace, wait_until: Wait, moment: Callable[[], bool], victim: str, delay: float
+) -> str:
+    """Start the run, kill `victim` with SIGKILL at `moment`, check what follows; what was printed."""
+    process = place.start("train", *place.base, *ARGUMENTS, start_new_session=True)
+    below: list[psutil.Process] = []
+    try:
+        assert wait_until(lambda: process.poll() is not None or moment(), 90), "the moment never came"
+        assert process.poll() is None, process.communicate()
+        wait_until(lambda: False, delay)
+        below = workers(process.pid)
+        assert below
+        if victim == "group":
+            os.killpg(process.pid, signal.SIGKILL)
+        elif victim == "parent":
+            os.kill(process.pid, signal.SIGKILL)
+        else:
+            below[0].kill()
+        assert wait_until(lambda: all(map(is_over, below)), DIES_WITHIN), "a child outlived its parent"
+        process.wait(timeout=30)
+    finally:
+        _, err = clean_up(process, below)
+    assert process.returncode == (137 if victim == "worker" else -signal.SIGKILL)
+    return err
+
+
+def test_field_B32_B37_killed_again_and_again_the_run_ends_as_if_nothing_had_happened(
+    own: Workplace, first: Run, wait_until: Wait
+) -> None:
+    folder = own.folder / "killed"
+    log, draw = folder / "metrics.jsonl", random.Random(32)  # noqa: S311
+
+    def writing() -> bool:
+        return lines(log) >= 6 and any((folder / "checkpoints").glob("*.partial"))
+
+    interrupt(own, wait_until, (folder / "manifest.json").is_file, "group", 0.0)
+    interrupt(own, wait_until, lambda: lines(log) >= 2, "parent", draw.uniform(0, 0.2))
+    err = interrupt(own, wait_until, writing, "worker", 0.0)
+    assert len([line for line in err.splitlines() if line.startswith("error: ")]) == 1
+    assert "killed" in err
+    interrupt(own, wait_until, lambda: lines(log) >= 10, "group", draw.uniform(0, 0.2))
+    interrupt(own, wait_until, lambda: lines(log) >= STEPS, "parent", draw.uniform(0, 0.1))
+    ended = own.train(*ARGUMENTS).ok()
+    last = Run(ended, folder)
+    assert [row["step"] for row in last.rows()] == list(range(STEPS))
+    for name in ("metrics.jsonl", "samples.jsonl", "policy/model.safetensors"):
+        assert last.bytes(name) == first.bytes(name), name
+    assert last.json("results.json")["evaluation"] == first.json("results.json")["evaluation"]
+    assert len(last.rows("timings.jsonl")) == STEPS
+    assert not list(folder.rglob("*.partial"))
+    assert not list(folder.rglob("*.tmp"))
+
+
+def test_child_that_is_only_starting_dies_with_its_parent(own: Workplace, wait_until: Wait) -> None:
+    process = own.start("train", *own.base, "steps=1", "run_dir=early", start_new_session=True)
+    below: list[psutil.Process] = []
+    try:
+        assert wait_until(lambda: bool(workers(process.pid)), 60)
+        below = workers(process.pid)
+        os.kill(process.pid, signal.SIGKILL)
+        assert wait_until(lambda: all(map(is_over, below)), DIES_WITHIN)
+    finally:
+        clean_up(process, below)
+
+
+def test_everything_below_a_killed_joblib_sweep_dies(own: Workplace, wait_until: Wait) -> None:
+    process = own.start(
+        "train", *own.base, "-m", "seed=5,6", "steps=500", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2",
+        start_new_session=True,
+    )  # fmt: skip
+    below: list[psutil.Process] = []
+    try:
+        assert wait_until(lambda: any(own.folder.glob("runs/*/*/metrics.jsonl")), 120)
+        below = workers(process.pid)
+        assert below
+        os.kill(process.pid, signal.SIGKILL)
+        assert wait_until(lambda: all(map(is_over, below)), DIES_WITHIN)
+    finally:
+        clean_up(process, below)
+
+
+def test_a_stage_killed_while_it_is_built_is_built_again(
+    fresh: Workplace, wait_until: Wait
+) -> None:
+    arguments = ["train", *fresh.base, "algorithm=sft"]
+    process = fresh.start(*arguments, start_new_session=True)
+    try:
+        assert wait_until(lambda: any(fresh.store.glob("*/*.partial")), 60)
+    finally:
+        clean_up(process, [])
+    assert not fresh.artifacts()
+    fresh.run(*arguments).ok()
+    assert [name.partition("/")[0] for name in fresh.artifacts()] == ["base_model", "sft"]
+    assert not list(fresh.store.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("component", ["optimizer.pt", "trained.safetensors", "state.json"])
+def test_field_B33_a_damaged_checkpoint_is_named_and_never_half_used(
+    own: Workplace, first: Run, component: str
+) -> None:
+    """The run begins anew, with files cut to zero, and ends the same."""
+    if component != "optimizer.pt":
+        pytest.importorskip("safetensors")
+    import shutil
+
+    folder = own.folder / "damaged"
+    shutil.copytree(first.folder, folder)
+    (checkpoint,) = (folder / "checkpoints").iterdir()
+    (checkpoint / component).unlink()
+    ended = own.train(f"steps={STEPS + 1}", "run.sample_every=10", "run_dir=damaged").ok()
+    assert f"{component} is missing" in ended.err
+    again = Run(ended, folder)
+    assert [row["step"] for row in again.rows()] == list(range(STEPS + 1))
+    assert again.bytes().startswith(first.bytes())

@@ -1,0 +1,144 @@
+"""Other data, other models: conversations, prompts with completions, LoRA, stages that are reused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from .conftest import Run, Workplace, review, write_jsonl
+from .test_end_to_end_refusals import chat, edit_json
+
+pytestmark = pytest.mark.slow
+
+TEMPLATE = (
+    "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+JUDGE = "def score(prompts, responses): return [float(p.count('film')) for p in prompts]\n"
+
+
+def sha256(path: Path) -> str:
+    """The checksum of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_second_scheme_reuses_every_stage(own: Workplace) -> None:
+    ended = own.train("reward_scheme=uniform", "steps=1", "run_dir=second").ok()
+    for stage in ("base_model", "sft", "reward_model", "oracle"):
+        assert any(line.startswith(f"{stage} ") and line.endswith("reused") for line in ended.err.splitlines())
+
+
+def test_damaged_artifact_is_rebuilt_with_a_message(shared: Workplace, first: Run, fresh: Workplace) -> None:
+    for stage in ("base_model", "sft"):
+        shutil.copytree(shared.store / stage, fresh.store / stage)
+    (weights,) = fresh.store.glob("sft/*/model.safetensors")
+    before, content = sha256(weights), bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    plan = fresh.plan("algorithm=sft")
+    assert "1 hits, 1 misses" in plan.out
+    assert "model.safetensors has changed" in plan.out + plan.err
+    ended = fresh.train("algorithm=sft").ok()
+    for part in (str(weights.parent), "damaged", "model.safetensors has changed", "rebuilt"):
+        assert part in ended.err
+    assert sha256(weights) == before, "a stage gives the same bytes again"
+    assert "2 hits, 0 misses" in fresh.plan("algorithm=sft").out
+
+
+def test_plan_says_what_differs_and_survives_a_broken_manifest(
+    own: Workplace, shared: Workplace, fresh: Workplace
+) -> None:
+    shutil.copytree(shared.store, fresh.store)
+    plan = fresh.plan("sft.learning_rate=1e-3")
+    assert "inputs.sft.learning_rate: 5e-05 → 0.001" in plan.out
+    assert "parents.sft" in plan.out
+    (manifest,) = fresh.store.glob("sft/*/manifest.json")
+    manifest.write_text(manifest.read_text()[:100])
+    assert "miss  sft" in fresh.plan("sft.learning_rate=1e-3").out
+
+
+def test_lora_trains_exports_a_merged_policy_and_resumes(own: Workplace) -> None:
+    from transformers import AutoModelForCausalLM
+
+    lora = ["model.lora.enabled=true", "model.lora.r=4", "run.sample_every=1"]
+
+    def go(steps: int, folder: str) -> Run:
+        return Run(own.train(*lora, f"steps={steps}", f"run_dir={folder}").ok(), own.folder / folder)
+
+    straight = go(4, "straight")
+    for row in straight.rows():
+        assert row["ppo/ratio_max_dev"] < 1e-5
+    assert straight.rows()[-1]["kl/k3"] > 0
+    go(2, "resumed")
+    resumed = go(4, "resumed")
+    assert "continues at step 2" in resumed.ended.err
+    for name in ("metrics.jsonl", "samples.jsonl", "policy/model.safetensors", "value/value_head.safetensors"):
+        assert resumed.bytes(name) == straight.bytes(name)
+    policy, info = AutoModelForCausalLM.from_pretrained(straight.folder / "policy", output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert not [name for name, _ in policy.named_parameters() if "lora" in name]
+    (checkpoint,) = (straight.folder / "checkpoints").iterdir()
+    assert (checkpoint / "trained.safetensors").stat().st_size < (straight.folder / "policy" / "model.safetensors").stat().st_size
+    said = own.run("generate", "straight", "--prompt", "The film", "--max-new-tokens", "4").ok()
+    assert said.out.startswith("The film")
+
+
+def test_conversations_run_end_to_end(own: Workplace, first: Run) -> None:
+    model = Path(shutil.copytree(first.folder / "policy", own.folder / "chat_model"))
+    edit_json(model / "tokenizer_config.json", chat_template=TEMPLATE)
+    rows = [{"messages": chat(number), "label": number % 2} for number in range(200)]
+    data = write_jsonl(own.folder / "chat.jsonl", rows)
+    ended = own.train(
+        "model.policy.source=path", f"model.policy.path={model}", f"dataset.path={data}",
+        "dataset.format=messages", "steps=2", "run_dir=chat",
+    )  # fmt: skip
+    run = Run(ended.ok(), own.folder / "chat")
+    for row in run.rows("samples.jsonl"):
+        assert row["prompt"].startswith("user: What did you think of film")
+        assert row["prompt"].rstrip(" ").endswith("assistant:")
+    assert run.rows()[0]["ppo/ratio_max_dev"] < 1e-5
+    assert json.loads((run.folder / "policy" / "tokenizer_config.json").read_text()) is not None
+
+
+def test_prompts_with_completions_run_end_to_end_without_labels(own: Workplace) -> None:
+    rows = [
+        {"prompt": f"The film number {number}", "completion": f" {review(number, 8)['text']}"}
+        for number in range(200)
+    ]
+    data = write_jsonl(own.folder / "pairs.jsonl", rows)
+    (own.folder / "score.py").write_text(JUDGE)
+    ended = own.train(
+        f"dataset.path={data}", "dataset.format=prompt_completion", "dataset.label_column=null",
+        "oracle.enabled=false", "judge=function", "judge.function=score.py:score", "reward_scheme=sparse",
+        "steps=2", "run_dir=pairs",
+    )  # fmt: skip
+    run = Run(ended.ok(), own.folder / "pairs")
+    prompts = {row["prompt"] for row in rows}
+    for row in run.rows("samples.jsonl"):
+        assert row["prompt"] in prompts
+        assert row["score"] == 1
+    assert set(run.json("manifest.json")["parents"]) == {"sft"}
+
+
+def test_supervised_only_stops_after_sft_and_can_be_left_out(own: Workplace) -> None:
+    ended = own.train("algorithm=sft").ok()
+    assert "sft" in ended.out
+    assert "reward_model" not in ended.err
+    assert not (own.folder / "runs").exists()
+    plan = own.plan("algorithm=sft", "sft.train=false").out
+    assert "1 hits, 1 misses" in plan
+    own.train("algorithm=sft", "sft.train=false").ok()
+    folders = {path.parent for path in own.store.glob("sft/*/model.safetensors")}
+    (base,) = own.store.glob("base_model/*/model.safetensors")
+    from safetensors.torch import load_file
+
+    untouched = [
+        folder for folder in folders
+        if all(value.equal(load_file(base)[name]) for name, value in load_file(folder / "model.safetensors").items())
+    ]  # fmt: skip
+    assert len(untouched) == 1, "sft.train=false leaves the weights as they are"
