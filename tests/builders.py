@@ -97,7 +97,9 @@ def tiny_causal(architecture: str = "llama", seed: int = 0, **extra: Any) -> Pre
 def tiny_classifier(architecture: str = "llama", seed: int = 1, **extra: Any) -> PreTrainedModel:
     """A random two-label classifier of the same size."""
     config = _config(architecture, seed, {"num_labels": 2, **extra})
-    kind = GPT2ForSequenceClassification if architecture == "gpt2" else LlamaForSequenceClassification
+    kind = (
+        GPT2ForSequenceClassification if architecture == "gpt2" else LlamaForSequenceClassification
+    )
     return kind(config).eval()
 
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-import sys
-from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
-sys.path.insert(0, str(Path(__file__).parent))
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
-from hypothesis import HealthCheck, settings  # noqa: E402
-from transformers import PreTrainedTokenizerFast  # noqa: E402
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+from transformers import PreTrainedTokenizerFast
 
 settings.register_profile(
     "tests",
@@ -25,11 +22,6 @@ settings.register_profile(
     database=None,
 )
 settings.load_profile("tests")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Name the markers, so that a misspelt one is an error under --strict-markers."""
-    config.addinivalue_line("markers", "slow: takes more than a few seconds")
 
 
 @pytest.fixture(autouse=True)

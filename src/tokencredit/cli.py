@@ -25,7 +25,7 @@ app = typer.Typer(
 
 @app.command(context_settings=PASS_ON)
 def train(context: typer.Context) -> None:
-    """Train SFT → reward model → RL from one configuration; `train --help` lists groups and options."""
+    """Train SFT → reward model → RL from one configuration; `train --help` lists all groups."""
     _train(context.args)
 
 

@@ -149,7 +149,7 @@ class Engine:
     def load(self, folder: Path) -> None:
         """Restore what `save` wrote; a missing or additional tensor is an error."""
         trained, saved = self._trained(), load_file(folder / WEIGHTS)
-        if trained.keys() != saved.keys():
+        if {n: t.shape for n, t in trained.items()} != {n: t.shape for n, t in saved.items()}:
             raise UserError(
                 f"{folder}: holds other weights than this model trains; use another run_dir"
             )

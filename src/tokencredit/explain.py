@@ -54,7 +54,8 @@ def _missing_option(text: str) -> str | None:
         wrong = re.search(r"Could not override '([^'@]+)'\.\s*No match in the defaults list", text)
         if wrong is None:
             return None
-        return f"{wrong[1]}: there is no such key or group{_nearest(wrong[1], field_names(Config))}"
+        names = [*field_names(Config), "experiment", "scale"]
+        return f"{wrong[1]}: there is no such key or group{_nearest(wrong[1], names)}"
     group, _, name = found[1].partition("/")
     if group == "experiment":
         options = [option for option, _ in groups([conf_dir()])[group]]

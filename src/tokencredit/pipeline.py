@@ -21,7 +21,9 @@ INTERRUPTED = {-2: "interrupted", -9: "killed", -15: "terminated"}
 
 def all_stages(context: Context) -> list[Stage]:
     """Every stage of the run, parents first; the last one is what the run is for."""
-    final = RLStage(context) if isinstance(context.config.algorithm, Algorithm) else SFTStage(context)
+    final = (
+        RLStage(context) if isinstance(context.config.algorithm, Algorithm) else SFTStage(context)
+    )
     ordered: dict[tuple[str, str], Stage] = {}
 
     def visit(stage: Stage) -> None:

@@ -25,9 +25,7 @@ class Remember(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Called by Hydra once, before the first cell."""
-        folder = Path(config.hydra.sweep.dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        FOLDERS.append(folder)
+        FOLDERS.append(Path(config.hydra.sweep.dir))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +44,7 @@ class Cell:
 def record(sweep: Path, cell: Cell) -> None:
     """Append a finished cell to the sweep's list; safe for several processes at once."""
     line = (json.dumps(asdict(cell), ensure_ascii=False) + "\n").encode()
+    sweep.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(sweep / CELLS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
         os.write(descriptor, line)

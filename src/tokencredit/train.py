@@ -1,7 +1,7 @@
 """The single entry point: compose → validate → plan → run stages → summarise.
 
-`python -m tokencredit.train` takes Hydra's overrides and flags (`--help`, `-m`), and two of its own:
-`--plugin FILE_OR_MODULE` (repeatable) and `--plan`, which only says what would be done.
+`python -m tokencredit.train` takes Hydra's overrides and flags (`--help`, `-m`), and two of its
+own: `--plugin FILE_OR_MODULE` (repeatable) and `--plan`, which only says what would be done.
 """
 
 from __future__ import annotations
@@ -96,7 +96,9 @@ def split_arguments(arguments: list[str], request: Request) -> list[str]:
         elif name in WITH_VALUE:
             flags += [name, value if given else next(remaining, "")]
         elif argument.startswith("-"):
-            require(argument in PLAIN_FLAGS, argument, "", "unknown flag; see tokencredit train --help")
+            require(
+                argument in PLAIN_FLAGS, argument, "", "unknown flag; see tokencredit train --help"
+            )
             flags.append(argument)
         else:
             require(not argument.startswith("="), argument, "", "write KEY=VALUE")
@@ -170,7 +172,12 @@ class Task:
             say(f"cell {number} ({' '.join(overrides)}) failed: {error}")
         seconds = time.monotonic() - began
         cell = sweep.Cell(
-            number=number, overrides=overrides, state=state, folder=place, seconds=seconds, error=error
+            number=number,
+            overrides=overrides,
+            state=state,
+            folder=place,
+            seconds=seconds,
+            error=error,
         )
         sweep.record(folder, cell)
 
@@ -223,7 +230,9 @@ def close_sweep(request: Request, started: float) -> int:
 def print_plans(plans: list[Plan]) -> None:
     """One line a stage, and for a miss what differs from the nearest artifact."""
     for item in plans:
-        print(f"{'hit ' if item.hit else 'miss'}  {item.name:<14} {item.key}  {item.state}".rstrip())
+        print(
+            f"{'hit ' if item.hit else 'miss'}  {item.name:<14} {item.key}  {item.state}".rstrip()
+        )
         for reason in item.reasons:
             print(f"        {reason}")
     hits = sum(item.hit for item in plans)

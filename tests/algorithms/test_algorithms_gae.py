@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from builders import make_rollout, mask_of
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from builders import make_rollout, mask_of
 from tokencredit.algorithms.advantages import gae
 from tokencredit.algorithms.ppo import PPO
 from tokencredit.ops import keep, whiten
@@ -32,7 +32,9 @@ def test_papers_S1_whitened() -> None:
     assert whiten(advantages, ALL, unbiased=False)[0].tolist() == pytest.approx(biased, abs=1e-5)
 
 
-def closed_form(rewards: Tensor, values: Tensor, length: int, gamma: float, lam: float) -> list[float]:
+def closed_form(
+    rewards: Tensor, values: Tensor, length: int, gamma: float, lam: float
+) -> list[float]:
     """A_t = Σ_u (γλ)^(u−t) (r_u + γ V_(u+1) − V_u), V_n = 0: O(T²), in double precision."""
     r, v = rewards[:length].double().tolist(), [*values[:length].double().tolist(), 0.0]
     deltas = [r[u] + gamma * v[u + 1] - v[u] for u in range(length)]
@@ -47,7 +49,9 @@ def closed_form(rewards: Tensor, values: Tensor, length: int, gamma: float, lam:
     st.floats(0, 1),
     st.integers(0, 2**31),
 )
-def test_gae_equals_the_closed_form(lengths: list[int], gamma: float, lam: float, seed: int) -> None:
+def test_gae_equals_the_closed_form(
+    lengths: list[int], gamma: float, lam: float, seed: int
+) -> None:
     rollout = make_rollout(lengths, width=10, seed=seed)
     rewards = torch.randn(rollout.values.shape, generator=torch.Generator().manual_seed(seed))
     advantages, returns = gae(rewards, rollout.values, rollout.response_mask, gamma=gamma, lam=lam)
@@ -91,9 +95,7 @@ def test_field_B13_poison_behind_the_end(poison: float) -> None:
 def test_papers_S3_padding_changes_no_target(extra: int) -> None:
     narrow, wide = make_rollout([4, 2, 1]), make_rollout([4, 2, 1], width=4 + extra)
     assert torch.equal(narrow.values, wide.values[:, :4])
-    targets = [
-        PPO(lam=0.9).targets(rollout, rollout.values * 2 - 1) for rollout in (narrow, wide)
-    ]
+    targets = [PPO(lam=0.9).targets(rollout, rollout.values * 2 - 1) for rollout in (narrow, wide)]
     assert torch.allclose(targets[0].advantages, targets[1].advantages[:, :4], atol=1e-6)
     assert torch.allclose(targets[0].returns, targets[1].returns[:, :4], atol=1e-6)
 

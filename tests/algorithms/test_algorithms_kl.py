@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from builders import make_rollout
 
+from builders import make_rollout
 from tokencredit.algorithms.kl import Controller, Estimator, KLPenalty
 from tokencredit.algorithms.ppo import PPO
 from tokencredit.errors import UserError
@@ -49,7 +49,8 @@ def test_field_B24_a_fixed_coefficient_needs_no_target() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("coef", -0.1), ("horizon", 0.0), ("horizon", -5.0), ("coef", float("nan"))]
+    ("field", "value"),
+    [("coef", -0.1), ("horizon", 0.0), ("horizon", -5.0), ("coef", float("nan"))],
 )
 def test_other_numbers_out_of_range(field: str, value: float) -> None:
     with pytest.raises(UserError, match=rf"algorithm\.kl\.{field} = "):
@@ -63,7 +64,9 @@ def test_field_B12_identical_models_cost_nothing(poison: float) -> None:
     same = torch.where(mask, rollout.logp, poison)
     rollout = replace(rollout, logp=same, ref_logp=same.clone())
     for estimator in Estimator:
-        assert torch.equal(KLPenalty(estimator=estimator).per_token(rollout), torch.zeros(mask.shape))
+        assert torch.equal(
+            KLPenalty(estimator=estimator).per_token(rollout), torch.zeros(mask.shape)
+        )
 
 
 def test_penalty_by_hand() -> None:

@@ -17,9 +17,7 @@ def test_constant() -> None:
 
 
 def test_linear_with_warm_up() -> None:
-    optimizer = Optimizer(
-        learning_rate=1.0, warmup_steps=2, course=Course.linear, schedule_steps=6
-    )
+    optimizer = Optimizer(learning_rate=1.0, warmup_steps=2, course=Course.linear, schedule_steps=6)
     assert rates(optimizer, 8) == pytest.approx([0.5, 1.0, 1.0, 0.75, 0.5, 0.25, 0, 0])
 
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from builders import make_rollout, mask_of
 from torch import Tensor
 
+from builders import make_rollout, mask_of
 from tokencredit.algorithms.ppo import PPO, policy_loss, value_loss
 from tokencredit.errors import UserError
 from tokencredit.rollout import PolicyOutput, Rollout, Targets
@@ -197,7 +197,9 @@ def test_papers_S3_padding_changes_no_loss(extra: int) -> None:
     output, targets = output_of(narrow), targets_of(narrow)
     second = FULL.loss(
         PolicyOutput(
-            logp=widened(output.logp), values=widened(output.values), entropy=widened(output.entropy)
+            logp=widened(output.logp),
+            values=widened(output.values),
+            entropy=widened(output.entropy),
         ),
         wide,
         Targets(advantages=widened(targets.advantages), returns=widened(targets.returns)),

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from builders import make_rollout
 from torch import Tensor
 
+from builders import make_rollout
 from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.config import COMPONENTS
 from tokencredit.ops import keep
@@ -68,7 +68,10 @@ def test_what_is_masked_moves_no_bit(algorithm: Algorithm, poison: float) -> Non
     mask = rollout.response_mask
     dirty = replace(
         rollout,
-        **{n: torch.where(mask, getattr(rollout, n), poison) for n in ("logp", "ref_logp", "values")},
+        **{
+            n: torch.where(mask, getattr(rollout, n), poison)
+            for n in ("logp", "ref_logp", "values")
+        },
     )
     clean_targets = targets_of(algorithm, rollout)
     dirty_targets = targets_of(algorithm, dirty)

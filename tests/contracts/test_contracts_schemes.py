@@ -6,9 +6,9 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from builders import make_judgement, make_rollout
 from torch import Tensor
 
+from builders import make_judgement, make_rollout
 from tokencredit.config import COMPONENTS
 from tokencredit.ops import keep, masked_sum
 from tokencredit.rewards.redistribute import Redistribute

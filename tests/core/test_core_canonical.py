@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from tokencredit.canonical import canonical, differences, digest, file_sha256, flatten, folder_sha256
+from tokencredit.canonical import (
+    canonical,
+    differences,
+    digest,
+    file_sha256,
+    flatten,
+    folder_sha256,
+)
 
 
 class Colour(str, Enum):
@@ -53,7 +60,15 @@ def test_digest_is_the_hash_of_sorted_json() -> None:
 
 def test_digest_ignores_the_order_of_keys_and_nothing_else() -> None:
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
-    values = [Outer(), Outer(rate=0.6), Outer(names=["b", "a"]), Inner(), Twin(), {"a": 1}, {"a": 1.5}]
+    values = [
+        Outer(),
+        Outer(rate=0.6),
+        Outer(names=["b", "a"]),
+        Inner(),
+        Twin(),
+        {"a": 1},
+        {"a": 1.5},
+    ]
     assert len({digest(value) for value in values}) == len(values)
 
 

@@ -7,9 +7,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from builders import make_judgement, make_rollout, mask_of
 
-from tokencredit.describe import credit_entropy, credit_shares, describe, eos_share, explained_variance
+from builders import make_judgement, make_rollout, mask_of
+from tokencredit.describe import (
+    credit_entropy,
+    credit_shares,
+    describe,
+    eos_share,
+    explained_variance,
+)
 from tokencredit.rewards.redistribute import Redistribute
 from tokencredit.rollout import Judgement, Rollout, Targets
 

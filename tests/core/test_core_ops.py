@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
-from builders import mask_of
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from builders import mask_of
 from tokencredit.ops import (
     gather_logp,
     k1,

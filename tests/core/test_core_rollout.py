@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from builders import make_rollout
 
+from builders import make_rollout
 from tokencredit.rollout import Rollout
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import write_reviews
 
+from builders import write_reviews
 from tokencredit.data.dataset import Dataset, PromptSpec
 from tokencredit.data.records import Format
 from tokencredit.data.sources import Source, file_rows
@@ -147,7 +147,7 @@ def test_five_percent_may_be_unusable_and_are_counted(tmp_path: Path) -> None:
     assert sum(len(part) for part in corpus.parts.values()) == 95
     said = error_of(dataset(path, strict=True))
     assert "5 of 100" in said and "dataset.strict=true allows none" in said
-    said = error_of(dataset(write_jsonl(path, items + [{"text": "", "label": 1}])))
+    said = error_of(dataset(write_jsonl(path, [*items, {"text": "", "label": 1}])))
     assert "6 of 101" in said and "unknown label" in said and "at most 5 %" in said
 
 
@@ -237,7 +237,9 @@ def test_a_file_below_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
 @pytest.mark.parametrize("column", ["text", "label"])
 def test_a_missing_column(tmp_path: Path, name: str, column: str) -> None:
-    items = [{("other" if key == column else key): value for key, value in row.items()} for row in rows()]
+    items = [
+        {("other" if key == column else key): value for key, value in row.items()} for row in rows()
+    ]
     path = (write_csv if name == "a.csv" else write_jsonl)(tmp_path / name, items)
     said = error_of(dataset(path))
     assert str(path) in said and f"has no column {column!r}" in said and "'other'" in said
@@ -264,7 +266,11 @@ def test_one_class_only(tmp_path: Path, label: int) -> None:
     with pytest.raises(UserError) as caught:
         corpus.labelled("reward")
     said = str(caught.value)
-    assert "reward split" in said and f"only class {{{label}}}" in said and "dataset.label_column" in said
+    assert (
+        "reward split" in said
+        and f"only class {{{label}}}" in said
+        and "dataset.label_column" in said
+    )
 
 
 def test_no_labels_at_all(tmp_path: Path) -> None:

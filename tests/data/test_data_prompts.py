@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from builders import PAD_ID, train_tokenizer
 
+from builders import PAD_ID, train_tokenizer
 from tokencredit.data.dataset import PromptSpec
 from tokencredit.data.prompts import PromptStream, prompt_ids
 from tokencredit.data.records import Record
@@ -26,7 +26,10 @@ def texts(count: int = 10) -> list[Record]:
 
 
 def stream(
-    records: list[Record], spec: PromptSpec = SPEC, sampling: Sampling | None = None, context: int = 96
+    records: list[Record],
+    spec: PromptSpec = SPEC,
+    sampling: Sampling | None = None,
+    context: int = 96,
 ) -> PromptStream:
     return PromptStream(records, train_tokenizer(chat=True), spec, sampling or Sampling(), context)
 

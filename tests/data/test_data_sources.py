@@ -24,7 +24,9 @@ def test_checksum_of_the_package_is_verified(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_another_version_of_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "REVIEWS_VERSION", "9.9.9")
-    with pytest.raises(UserError, match=r"0\.0\.2 is installed, but 9\.9\.9 is needed.*pip install"):
+    with pytest.raises(
+        UserError, match=r"0\.0\.2 is installed, but 9\.9\.9 is needed.*pip install"
+    ):
         Dataset().read()
 
 
@@ -72,5 +74,10 @@ def test_rows_of_the_hub_are_read_like_any_others(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(datasets, "load_dataset", serve)
     corpus = Dataset(**HUB, revision="abc").read()  # type: ignore[arg-type]
-    assert asked == {"name": "stanfordnlp/imdb", "subset": None, "split": "train", "revision": "abc"}
+    assert asked == {
+        "name": "stanfordnlp/imdb",
+        "subset": None,
+        "split": "train",
+        "revision": "abc",
+    }
     assert sum(len(part) for part in corpus.parts.values()) == 200

@@ -29,7 +29,13 @@ def test_splits_are_disjoint_whole_and_of_the_right_size() -> None:
     corpus = split_records(records(4000), SHARES, Dropped())
     rows = [record.row for part in corpus.parts.values() for record in part]
     assert sorted(rows) == list(range(4000))
-    for name, share in (("sft", 0.4), ("reward", 0.3), ("rl", 0.15), ("oracle", 0.1), ("eval", 0.05)):
+    for name, share in (
+        ("sft", 0.4),
+        ("reward", 0.3),
+        ("rl", 0.15),
+        ("oracle", 0.1),
+        ("eval", 0.05),
+    ):
         error = 4 * (share * (1 - share) / 4000) ** 0.5
         assert abs(len(corpus.parts[name]) / 4000 - share) < error
 
@@ -48,12 +54,26 @@ def test_splits_are_the_same_in_every_process() -> None:
     assert [split_of(key, SHARES) for key in keys] == STORED_SPLITS
 
 
-STORED_SPLITS = ['reward', 'eval', 'eval', 'sft', 'oracle', 'sft', 'reward', 'reward', 'sft', 'reward', 'sft', 'sft']
+STORED_SPLITS = [
+    "reward",
+    "eval",
+    "eval",
+    "sft",
+    "oracle",
+    "sft",
+    "reward",
+    "reward",
+    "sft",
+    "reward",
+    "sft",
+    "sft",
+]
 
 
 def test_copies_stay_together_and_are_counted() -> None:
     copies = [
-        Record(row=1000 + n, text=f"  review -- NUMBER {n}… ", label=n % 2) for n in range(0, 600, 7)
+        Record(row=1000 + n, text=f"  review -- NUMBER {n}… ", label=n % 2)
+        for n in range(0, 600, 7)
     ]
     corpus = split_records([*records(), *copies], SHARES, Dropped())
     assert corpus.duplicates == len(copies)
@@ -117,7 +137,7 @@ def test_fingerprint_changes_with_everything_a_record_says() -> None:
     assert fingerprint(records(5)) == fingerprint(base) == STORED_PRINT
 
 
-STORED_PRINT = 'd7d8fd235bf0b7c9'
+STORED_PRINT = "d7d8fd235bf0b7c9"
 
 
 def test_a_changed_label_changes_the_print_of_its_split_only() -> None:
@@ -126,7 +146,11 @@ def test_a_changed_label_changes_the_print_of_its_split_only() -> None:
     changed[3] = replace(changed[3], label=0)
     after = split_records(changed, SHARES, Dropped())
     home = placed(before)[changed[3].text]
-    different = {name for name in before.fingerprints if before.fingerprints[name] != after.fingerprints[name]}
+    different = {
+        name
+        for name in before.fingerprints
+        if before.fingerprints[name] != after.fingerprints[name]
+    }
     assert different == {home}
 
 

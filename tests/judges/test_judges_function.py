@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from builders import EOS_ID, make_rollout, mask_of, train_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
+from builders import EOS_ID, make_rollout, mask_of, train_tokenizer
 from tokencredit.errors import UserError
 from tokencredit.judges.function import FunctionJudge, decode, decode_tokens
 from tokencredit.judges.judge import open_panel, shares_pass
@@ -65,7 +65,15 @@ def test_bytes_of_one_character_belong_to_the_token_that_completes_it() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["🎬 the movie", " leading", "a\ufffdb", "ends with \ufffd", "two  spaces\n\n", "naïve — 日本語 🇩🇪", ""],
+    [
+        "🎬 the movie",
+        " leading",
+        "a\ufffdb",
+        "ends with \ufffd",
+        "two  spaces\n\n",
+        "naïve — 日本語 🇩🇪",
+        "",
+    ],
 )
 def test_offsets_cover_the_text_without_gaps(text: str) -> None:
     check_offsets(encode(text))
@@ -128,7 +136,9 @@ TEXTS = ("good", "the movie was bad", " ok")
 
 
 def test_one_score_a_response(judge: Opener) -> None:
-    found = judge("def f(prompts, responses): return [len(r) for r in responses]\n")(rollout_of(*TEXTS))
+    found = judge("def f(prompts, responses): return [len(r) for r in responses]\n")(
+        rollout_of(*TEXTS)
+    )
     assert found.scores.tolist() == [4, 17, 3] and found.scores.dtype == torch.float32
     assert (found.evidence == 0).all() and found.evidence.dtype == torch.float32
 
@@ -209,7 +219,9 @@ def test_a_module_may_hold_the_function() -> None:
         FunctionJudge(function="nowhere_at_all:f").load()
 
 
-def test_identity_is_the_content_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_identity_is_the_content_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def identity(name: str) -> object:
         return FunctionJudge(function=name).identity()
 

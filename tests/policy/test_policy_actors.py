@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from builders import EOS_ID, PAD_ID, make_prompts, tiny_actors, tiny_causal, train_tokenizer
 
+from builders import EOS_ID, PAD_ID, make_prompts, tiny_actors, tiny_causal, train_tokenizer
 from tokencredit.algorithms.ppo import PPO
 from tokencredit.config import Config
 from tokencredit.data.dataset import Dataset
@@ -92,7 +92,9 @@ def test_a_tokenizer_without_an_end(folder: Path) -> None:
 def test_a_context_longer_than_the_model(folder: Path) -> None:
     settings = config()
     settings.model.context = 4096
-    with pytest.raises(UserError, match=r"model\.context = 4096: the model reads at most 96 tokens"):
+    with pytest.raises(
+        UserError, match=r"model\.context = 4096: the model reads at most 96 tokens"
+    ):
         load_actors(settings, folder)
 
 

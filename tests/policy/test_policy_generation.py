@@ -7,6 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy import stats
+from torch import Tensor
+from transformers import PreTrainedModel
+
 from builders import (
     ARCHITECTURES,
     EOS_ID,
@@ -16,10 +20,6 @@ from builders import (
     tiny_causal,
     train_tokenizer,
 )
-from scipy import stats
-from torch import Tensor
-from transformers import PreTrainedModel
-
 from tokencredit.data.dataset import PromptSpec
 from tokencredit.data.prompts import PromptStream
 from tokencredit.data.records import Record

@@ -6,6 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
+
+import tokencredit.models.policy as policy_module
 from builders import (
     ARCHITECTURES,
     EOS_ID,
@@ -16,9 +19,6 @@ from builders import (
     tiny_causal,
     tiny_policy,
 )
-from torch import Tensor
-
-import tokencredit.models.policy as policy_module
 from tokencredit.algorithms.ppo import PPO
 from tokencredit.models.lora import adapted
 from tokencredit.models.model import Lora
@@ -45,7 +45,10 @@ def alone(rollout: Rollout, row: int) -> Rollout:
         for name in ("response_ids", "response_mask", "logp", "ref_logp", "values")
     }
     return replace(
-        part, prompt_ids=part.prompt_ids[:, -prompt:], prompt_mask=part.prompt_mask[:, -prompt:], **cut
+        part,
+        prompt_ids=part.prompt_ids[:, -prompt:],
+        prompt_mask=part.prompt_mask[:, -prompt:],
+        **cut,
     )
 
 
@@ -80,14 +83,19 @@ def gap(a: PolicyOutput, b: PolicyOutput, mask: Tensor) -> float:
 @pytest.mark.parametrize(("left", "right"), [(0, 0), (5, 0), (0, 6), (4, 3)])
 @pytest.mark.parametrize("fill", [PAD_ID, EOS_ID, 77])
 @torch.no_grad()
-def test_field_B10_left_and_right_padding(architecture: str, left: int, right: int, fill: int) -> None:
+def test_field_B10_left_and_right_padding(
+    architecture: str, left: int, right: int, fill: int
+) -> None:
     policy, rollout = tiny_policy(architecture), rolled(architecture)
     together = policy(padded(rollout, left, right, fill))
     for row in range(len(rollout)):
         single = alone(rollout, row)
         length = int(single.lengths)
         part = PolicyOutput(
-            **{n: getattr(together, n)[row : row + 1, :length] for n in ("logp", "values", "entropy")}
+            **{
+                n: getattr(together, n)[row : row + 1, :length]
+                for n in ("logp", "values", "entropy")
+            }
         )
         assert gap(policy(single), part, single.response_mask) < 1e-5
 
@@ -109,7 +117,9 @@ def test_field_B10_without_position_ids_it_differs(
     differs = gap(before, policy(moved), rollout.response_mask) > 1e-3
     assert differs or architecture == "llama"  # rotary positions are relative
     if architecture == "llama":
-        monkeypatch.setattr(policy_module, "position_ids", lambda mask: naive(mask) * (1 + mask.long()))
+        monkeypatch.setattr(
+            policy_module, "position_ids", lambda mask: naive(mask) * (1 + mask.long())
+        )
         assert gap(before, policy(rollout), rollout.response_mask) > 1e-3
 
 

@@ -6,6 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+import tokencredit.models.scorer as scorer_module
 from builders import (
     ARCHITECTURES,
     EOS,
@@ -17,10 +21,6 @@ from builders import (
     tiny_classifier,
     train_tokenizer,
 )
-from torch import Tensor
-from transformers import PreTrainedModel
-
-import tokencredit.models.scorer as scorer_module
 from tokencredit.models.padding import ensure_pad, fit_embeddings
 from tokencredit.models.scorer import Scorer
 from tokencredit.rollout import Rollout
@@ -74,7 +74,9 @@ def test_a_pad_that_is_the_end_token_would_be_read_elsewhere(architecture: str) 
     assert abs(wrong - scores[1].item()) > 1e-3
 
 
-@pytest.mark.parametrize("roles", [{"pad_token": EOS}, {}, {"pad_token": None}], ids=["eos", "own", "none"])
+@pytest.mark.parametrize(
+    "roles", [{"pad_token": EOS}, {}, {"pad_token": None}], ids=["eos", "own", "none"]
+)
 def test_field_B9_score_is_read_at_the_end_token_for_every_tokenizer(
     roles: dict[str, str | None],
 ) -> None:
@@ -173,4 +175,4 @@ def test_the_scorer_is_frozen_and_without_dropout() -> None:
     scorer, rollout = Scorer(model, PAD_ID), rolled()
     assert torch.equal(scorer.score(rollout), scorer.score(rollout))
     assert not any(parameter.requires_grad for parameter in model.parameters())
-    assert not scorer.score(rollout).requires_grad and VOCABULARY == model.config.vocab_size
+    assert not scorer.score(rollout).requires_grad and model.config.vocab_size == VOCABULARY

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from builders import make_rollout, mask_of
 
+from builders import make_rollout, mask_of
 from tokencredit.models.sequences import compact, position_ids
 
 

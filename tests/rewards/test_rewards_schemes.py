@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from builders import make_judgement, make_rollout, mask_of
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from builders import make_judgement, make_rollout, mask_of
 from tokencredit.algorithms.advantages import gae
 from tokencredit.errors import UserError
 from tokencredit.ops import keep, masked_sum
@@ -69,7 +69,9 @@ def test_papers_A2_beta_0_is_sparse_bit_for_bit() -> None:
 def test_uniform_is_redistribution_of_equal_evidence() -> None:
     rollout = make_rollout(LENGTHS)
     judgement = make_judgement(rollout)
-    flat = replace(judgement, evidence=keep(torch.full_like(judgement.evidence, 0.4), rollout.response_mask))
+    flat = replace(
+        judgement, evidence=keep(torch.full_like(judgement.evidence, 0.4), rollout.response_mask)
+    )
     dense = Redistribute(beta=1.0).token_rewards(rollout, flat)
     assert torch.allclose(dense, Uniform().token_rewards(rollout, judgement), atol=1e-6)
 
@@ -79,7 +81,9 @@ lengths_of_rows = st.lists(st.integers(1, 7), min_size=1, max_size=5)
 
 @every_scheme
 @given(lengths=lengths_of_rows, seed=st.integers(0, 2**31))
-def test_papers_S7_rewards_sum_to_the_score(scheme: RewardScheme, lengths: list[int], seed: int) -> None:
+def test_papers_S7_rewards_sum_to_the_score(
+    scheme: RewardScheme, lengths: list[int], seed: int
+) -> None:
     rollout = make_rollout(lengths, width=8)
     judgement = make_judgement(rollout, seed)
     rewards = scheme.token_rewards(rollout, judgement)
@@ -135,7 +139,9 @@ def test_papers_S9_return_of_a_complete_response_does_not_depend_on_beta(beta: f
     discount = 0.9 ** torch.arange(rewards.shape[1])
     assert torch.allclose(rewards.sum(1), sparse.sum(1), atol=1e-5)
     if beta > 0:  # with a discount it does: the identity is one of undiscounted returns
-        assert not torch.allclose((rewards * discount).sum(1), (sparse * discount).sum(1), atol=1e-3)
+        assert not torch.allclose(
+            (rewards * discount).sum(1), (sparse * discount).sum(1), atol=1e-3
+        )
 
 
 def test_papers_A4_shares_do_not_depend_on_padding_scale_or_company() -> None:
@@ -172,7 +178,9 @@ def test_vanishing_evidence_falls_back_to_equal_shares(evidence: list[float]) ->
     assert shares(row, mask)[0].tolist() == pytest.approx([1 / 3] * 3)
     assert shares(row, mask)[1].tolist() == [0.25, 0.25, 0.5]
     assert vanishing_rows(row, mask) == 1
-    assert shares(torch.tensor([[2 * EPS, 6 * EPS]]), mask_of([2]))[0].tolist() == pytest.approx([0.25, 0.75])
+    assert shares(torch.tensor([[2 * EPS, 6 * EPS]]), mask_of([2]))[0].tolist() == pytest.approx(
+        [0.25, 0.75]
+    )
 
 
 def test_an_empty_row_gets_nothing() -> None:

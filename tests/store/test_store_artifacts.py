@@ -94,7 +94,13 @@ def damage(folder: Path, kind: str) -> None:
         (folder / MANIFEST).write_text("[]")
 
 
-DAMAGES = ("byte flipped", "file missing", "manifest truncated", "manifest empty", "manifest of another kind")
+DAMAGES = (
+    "byte flipped",
+    "file missing",
+    "manifest truncated",
+    "manifest empty",
+    "manifest of another kind",
+)
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
@@ -166,9 +172,9 @@ class Slow(Stage):
     def inputs(self):
         return {"x": 1}
     def run(self, out):
+        (out / "weights").write_bytes(b"half")
         with open(sys.argv[2], "a") as file:
             file.write("run\\n")
-        (out / "weights").write_bytes(b"half")
         time.sleep(float(sys.argv[3]))
         (out / "weights").write_bytes(b"whole")
         return {}
@@ -190,7 +196,7 @@ def start(store: Path, counter: Path, seconds: float) -> subprocess.Popen[str]:
 
 def wait_for(path: Path) -> None:
     until = time.monotonic() + 60
-    while not path.exists():
+    while not path.exists() or not path.stat().st_size:
         assert time.monotonic() < until, f"{path} did not appear"
         time.sleep(0.02)
 

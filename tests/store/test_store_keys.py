@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import tiny_causal, train_tokenizer, write_reviews
 
+from builders import tiny_causal, train_tokenizer, write_reviews
 from tokencredit.algorithms.kl import KLPenalty
 from tokencredit.algorithms.optimizer import Optimizer
 from tokencredit.algorithms.ppo import PPO
@@ -52,7 +52,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config(place: Path) -> Config:
     return Config(
         model=Model(
-            policy=Pretrained(source=ModelSource.path, path=str(place / "model"), name=None), context=64
+            policy=Pretrained(source=ModelSource.path, path=str(place / "model"), name=None),
+            context=64,
         ),
         dataset=Dataset(source=Source.path, path=str(place / "reviews.jsonl")),
         judge=AttentionJudge(),
@@ -99,12 +100,12 @@ CHANGES: dict[str, tuple[Callable[[Config], Config], set[str]]] = {
     "logp mask": (lambda c: replace(c, rollout=Sampling(logprob_mask=LogprobMask.full)), RL),
     "prompt": (lambda c: data(c, prompt=PromptSpec(max_tokens=7)), RL),
     "evaluation": (lambda c: replace(c, evaluation=Evaluation(prompts=4)), RL),
-    "sft": (lambda c: replace(c, sft=SFT(learning_rate=1.0)), {"sft", "rl"}),
+    "sft": (lambda c: replace(c, sft=SFT(learning_rate=0.75)), {"sft", "rl"}),
     "reward model": (
-        lambda c: replace(c, reward_model=RewardModel(epochs=2.0)),
+        lambda c: replace(c, reward_model=RewardModel(epochs=7.5)),
         {"reward_model", "rl"},
     ),
-    "oracle": (lambda c: replace(c, oracle=Oracle(epochs=1)), {"oracle", "rl"}),
+    "oracle": (lambda c: replace(c, oracle=Oracle(epochs=11)), {"oracle", "rl"}),
     "dtype": (lambda c: model(c, dtype=Dtype.bfloat16), {"sft", "reward_model", "rl"}),
     "lora": (lambda c: model(c, lora=Lora(enabled=True)), {"sft", "reward_model", "rl"}),
     "context": (lambda c: model(c, context=60), RL),
@@ -118,7 +119,9 @@ NO_CHANGES: dict[str, Callable[[Config], Config]] = {
     "hardware": lambda c: replace(c, hardware=Hardware(name="gpu", threads=2, stage_threads=1)),
     "tracking": lambda c: replace(c, tracking=Tracking(project="other")),
     "steps": lambda c: replace(c, steps=7),
-    "cadence": lambda c: replace(c, run=Run(save_every=1, sample_every=1, samples=0, figures=False)),
+    "cadence": lambda c: replace(
+        c, run=Run(save_every=1, sample_every=1, samples=0, figures=False)
+    ),
     "names": lambda c: replace(c, run=Run(experiment="abc/x", scale="cpu", scheme="abc")),
     "places": lambda c: replace(c, run_dir="elsewhere", runs_dir="others", store="shop"),
     "shown names": lambda c: data(model(c, name="other"), name="mine"),
@@ -153,7 +156,9 @@ def test_a_file_that_moves_keeps_its_keys_and_a_changed_byte_does_not(
 def test_a_changed_label_is_another_key(place: Path, tmp_path: Path) -> None:
     moved = tmp_path / "elsewhere.jsonl"
     lines = (place / "reviews.jsonl").read_text().splitlines()
-    flipped = [line.replace('"label": 1', '"label": 0') if n < 60 else line for n, line in enumerate(lines)]
+    flipped = [
+        line.replace('"label": 1', '"label": 0') if n < 60 else line for n, line in enumerate(lines)
+    ]
     moved.write_text("\n".join(flipped) + "\n")
     assert changed(place, lambda c: data(c, path=str(moved))) == ALL
 

@@ -138,7 +138,7 @@ class Dataset:
         if self.label_column:
             label = read_label(row.get(self.label_column), self.positive, self.negative)
             if label is None:
-                dropped.add(f"unknown label {str(row.get(self.label_column))[:20]!r}")
+                dropped.add("unknown label", row.get(self.label_column))
                 return None
         if self.format is Format.messages:
             messages = parse_messages(row.get("messages"))
@@ -169,19 +169,19 @@ class Dataset:
     def _check_dropped(self, dropped: Dropped, total: int) -> None:
         count = dropped.counts.total()
         limit = 0 if self.strict else MAX_DROPPED * total
-        key = "dataset.path" if self.source is Source.path else "dataset.name"
+        keys = {Source.path: "dataset.path", Source.hub: "dataset.hub"}
+        key = keys.get(self.source, "dataset.name")
         if total == 0:
             raise UserError(f"{key} = {self.where()!r}: holds no records")
         if count > limit:
-            reasons = ", ".join(f"{reason}: {n}" for reason, n in dropped.counts.most_common())
             rule = "dataset.strict=true allows none" if self.strict else "at most 5 % may be"
-            remedy = (
-                "; set dataset.positive and dataset.negative to your labels, or "
-                "dataset.label_column=null"
-                if any("label" in reason for reason in dropped.counts)
-                else "; mend or remove them"
-            )
+            remedy = "mend or remove them"
+            if "unknown label" in dropped.counts:
+                remedy = (
+                    "set dataset.positive and dataset.negative to your labels, "
+                    "or dataset.label_column=null"
+                )
             raise UserError(
-                f"{key} = {self.where()!r}: {count} of {total} records are unusable ({reasons}); "
-                f"{rule}{remedy}"
+                f"{key} = {self.where()!r}: {count} of {total} records are unusable "
+                f"({dropped.summary()}); {rule}; {remedy}"
             )

@@ -46,15 +46,31 @@ class Record:
     """1 for positive, 0 for negative."""
 
 
+EXAMPLES = 5
+
+
 @dataclass(slots=True)
 class Dropped:
-    """Records that could not be used, counted by reason."""
+    """Records that could not be used, counted by reason, with a few examples of the values."""
 
     counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
 
-    def add(self, reason: str) -> None:
+    def add(self, reason: str, value: object = None) -> None:
         """Count one more record dropped for `reason`."""
         self.counts[reason] += 1
+        seen = self.examples.setdefault(reason, [])
+        text = str(value)[:20]
+        if value is not None and len(seen) < EXAMPLES and text not in seen:
+            seen.append(text)
+
+    def summary(self) -> str:
+        """The reasons with their counts and examples."""
+        parts = []
+        for reason, count in self.counts.most_common():
+            values = ", ".join(map(repr, self.examples[reason]))
+            parts.append(f"{reason}: {count}" + (f", e.g. {values}" if values else ""))
+        return "; ".join(parts)
 
 
 _BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
@@ -73,11 +89,13 @@ def normalised(text: str) -> str:
 
 
 def read_label(value: object, positive: Iterable[str], negative: Iterable[str]) -> int | None:
-    """1, 0, or None for a value that is neither; whole numbers may be written as 1.0."""
-    text = str(value).strip().lower().removesuffix(".0")
-    if text in positive:
-        return 1
-    return 0 if text in negative else None
+    """1, 0, or None for a value that is neither; case does not matter, 1.0 may stand for 1."""
+    text = str(value).strip().lower()
+    forms = {text, text.removesuffix(".0")}
+    for label, names in ((1, positive), (0, negative)):
+        if forms & {name.strip().lower() for name in names}:
+            return label
+    return None
 
 
 def require_columns(row: Mapping[str, object], wanted: Iterable[str], where: str) -> None:

@@ -177,5 +177,5 @@ def decode_tokens(
         real = [k for k, token in enumerate(tokens) if token not in special]
         if real:
             ends[real[-1] :] = [len(text)] * (len(ends) - real[-1])
-        offsets.append(list(zip([0, *ends[:-1]], ends, strict=True)))
+        offsets.append(list(zip([0, *ends][: len(ends)], ends, strict=True)))
     return texts, offsets

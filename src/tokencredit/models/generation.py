@@ -21,9 +21,13 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def generate(
-    model: PreTrainedModel, prompts: Prompts, sampling: Sampling, special: SpecialIds, stream: tuple[int | str, ...]
+    model: PreTrainedModel,
+    prompts: Prompts,
+    sampling: Sampling,
+    special: SpecialIds,
+    stream: tuple[int | str, ...],
 ) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B"], Bool[Tensor, "B"]]:
-    """Response ids (right-padded with the end id), their lengths, and whether they ended by themselves."""
+    """Response ids (right-padded with the end id), lengths, and whether each ended by itself."""
     device = prompts.ids.device
     named = zip(prompts.rows.tolist(), prompts.samples.tolist(), strict=True)
     keys = torch.tensor([stream_key(*stream, row, sample) for row, sample in named], device=device)
@@ -42,7 +46,11 @@ def generate(
 
 
 def _generate_chunk(
-    model: PreTrainedModel, prompts: Prompts, keys: Int[Tensor, "n"], sampling: Sampling, special: SpecialIds
+    model: PreTrainedModel,
+    prompts: Prompts,
+    keys: Int[Tensor, "n"],
+    sampling: Sampling,
+    special: SpecialIds,
 ) -> tuple[Int[Tensor, "n T"], Bool[Tensor, "n"]]:
     """Ids, -1 behind the end, of one chunk; rows that have ended leave the batch."""
     from transformers import DynamicCache

@@ -22,6 +22,8 @@ class ModelSource(str, Enum):
     hub = "hub"
     path = "path"
     scratch = "scratch"
+    same = "same"
+    """What `model.policy` names; for `model.reward` only."""
 
 
 class Dtype(str, Enum):
@@ -153,8 +155,8 @@ class Model:
     """Name shown in reports."""
     policy: Pretrained = field(default_factory=Pretrained)
     """What SFT, and through it the policy and the reference, starts from."""
-    reward: Pretrained | None = None
-    """What the reward model starts from; null: the same as `policy`."""
+    reward: Pretrained = field(default_factory=lambda: Pretrained(source=ModelSource.same))
+    """What the reward model starts from; source=same: what `policy` names."""
     architecture: Architecture = field(default_factory=Architecture)
     rates: Rates = field(default_factory=Rates)
     context: int = 1024
@@ -165,11 +167,17 @@ class Model:
 
     def __post_init__(self) -> None:
         """Check the context."""
+        require(
+            self.policy.source is not ModelSource.same,
+            "model.policy.source",
+            "same",
+            "is for model.reward only; use package, hub, path, or scratch",
+        )
         require(self.context >= 16, "model.context", self.context, "must be >= 16 tokens")
 
     def reward_source(self) -> Pretrained:
         """What the reward model starts from."""
-        return self.reward if self.reward is not None else self.policy
+        return self.policy if self.reward.source is ModelSource.same else self.reward
 
 
 def torch_dtype(dtype: Dtype) -> torch.dtype:

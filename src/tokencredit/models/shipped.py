@@ -24,4 +24,7 @@ def shipped_model() -> Path:
 
 def shipped_split() -> str:
     """The fingerprint of the SFT split that the shipped model was trained on."""
-    return str(read_json(FOLDER / "provenance.json")["sft_fingerprint"])
+    path = FOLDER / "provenance.json"
+    if not path.is_file():
+        raise UserError(f"model: {path} is missing; install tokencredit again")
+    return str(read_json(path)["sft_fingerprint"])

@@ -60,7 +60,9 @@ def write_results(
     rows = read_jsonl(run.path / "metrics.jsonl")[: config.steps]
     last = rows[-LAST_STEPS:]
     metrics = {
-        name: summarise(torch.tensor([row[name] for row in last])) for name in HEADLINE if name in rows[0]
+        name: summarise(torch.tensor([row[name] for row in last]))
+        for name in HEADLINE
+        if name in rows[0]
     }
     results = {
         "schema_version": 1,

@@ -16,10 +16,9 @@ from tokencredit.models.padding import ensure_pad, fit_embeddings
 from tokencredit.stages.stage import Stage
 from tokencredit.stages.training import (
     Training,
-    check_loss,
     progress_callback,
-    quiet,
     step_count,
+    train,
     trainer_settings,
 )
 from tokencredit.streams import integer, permutation, stream_key
@@ -35,6 +34,12 @@ class RewardModel(Training):
 
     train: bool = True
     """False: `model.reward` is a finished classifier and is used as it is."""
+    epochs: float = 2.0
+    """Passes over the data."""
+    batch_size: int = 32
+    """Sequences of one optimizer step."""
+    max_length: int = 128
+    """Longest sequence, in tokens."""
     min_length: int = 8
     """Training texts are cut to a length drawn from [min_length, max_length] tokens, so that the
     model also knows short responses; set it to max_length for whole texts only."""
@@ -110,8 +115,7 @@ class RewardModelStage(Stage):
                 data_collator=DataCollatorWithPadding(tokenizer),
                 callbacks=[progress_callback("reward model")],
             )
-            quiet(trainer)
-            figures |= {"steps": steps, "loss": check_loss(trainer.train().metrics, "reward_model")}
+            figures |= {"steps": steps, "loss": train(trainer, "reward_model")}
             model = merged(trainer.model)
         held_out = self.context.corpus.labelled("eval")[: settings.held_out]
         figures |= evaluate(model, tokenizer, held_out, settings)

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
-from torch import Tensor
 
 from tokencredit.algorithms.algorithm import Algorithm
-from tokencredit.atomic import write_json, write_text
+from tokencredit.atomic import write_text
 from tokencredit.canonical import canonical
 from tokencredit.console import say
 from tokencredit.data.prompts import PromptStream
@@ -22,7 +21,7 @@ from tokencredit.describe import describe
 from tokencredit.engine import Engine
 from tokencredit.judges.judge import OpenJudge, open_panel
 from tokencredit.plugins import plugin_identity
-from tokencredit.rollout import Judgement, Rollout, Targets
+from tokencredit.rollout import Rollout
 from tokencredit.stages.actors import Actors, load_actors
 from tokencredit.stages.checkpoints import Checkpoints, Progress
 from tokencredit.stages.evaluate import evaluate, report
@@ -30,7 +29,7 @@ from tokencredit.stages.finish import export_policy, write_figures, write_result
 from tokencredit.stages.oracle import OracleStage, load_oracle
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.run_folder import RunFolder, State
-from tokencredit.stages.samples import sample_rows
+from tokencredit.stages.samples import Said, sample_rows
 from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.stage import Stage
 from tokencredit.store import Plan
@@ -83,13 +82,19 @@ class RLStage(Stage):
         config = self.context.config
         if config.run_dir is not None:
             return Path(config.run_dir).expanduser()
-        name = config.run.experiment or config.run.scheme or type(config.reward_scheme).__name__.lower()
+        name = (
+            config.run.experiment
+            or config.run.scheme
+            or type(config.reward_scheme).__name__.lower()
+        )
         return Path(config.runs_dir).expanduser() / name / self.key
 
     def surplus(self) -> str:
-        """A remark if the run has more steps than are asked for; tables are cut, nothing is deleted."""
+        """A remark if the run has more steps than are asked for; nothing is deleted."""
         rows, steps = RunFolder(self.folder).rows(), self.context.config.steps
-        return f" ({rows} steps; results speak of {rows}, not of the {steps} asked for)" * (rows > steps)
+        return f" ({rows} steps; results speak of {rows}, not of the {steps} asked for)" * (
+            rows > steps
+        )
 
     def is_done(self) -> bool:
         """Whether the run is complete with all the steps that are asked for."""
@@ -108,7 +113,11 @@ class RLStage(Stage):
         if self.is_done():
             return Plan(self.name, self.key, hit=True, state=str(self.folder))
         state = run.state() if run.manifest().get("key") == self.key else State.absent
-        rows = f", {run.rows()} of {self.context.config.steps} steps" if state is not State.absent else ""
+        rows = (
+            f", {run.rows()} of {self.context.config.steps} steps"
+            if state is not State.absent
+            else ""
+        )
         return Plan(self.name, self.key, hit=False, state=f"{self.folder}: {state.value}{rows}")
 
     def run(self, out: Path) -> Mapping[str, object]:
@@ -181,7 +190,14 @@ class RLStage(Stage):
         label = f"{config.run.scheme or type(config.reward_scheme).__name__} seed {config.seed}"
         plain = cast(dict[str, Any], canonical(config))
         with Tracker(
-            run.path, config.tracking, self.key, label, plain, offsets, config.steps, learner.next_step
+            run.path,
+            config.tracking,
+            self.key,
+            label,
+            plain,
+            offsets,
+            config.steps,
+            learner.next_step,
         ) as tracker:
             yield tracker
 
@@ -248,29 +264,16 @@ class Learner:
         clock.mark("update")
         described = describe(rollout, judgement, rewards, targets)
         tracker.log(step, {**described, "kl/coef": self.kl_coef, **updates}, clock.timings(rollout))
-        self._samples(step, tracker, rollout, judgement, rewards, shaped, targets)
+        self._samples(
+            tracker, step, Said(rollout, judgement, targets, {"rewards": rewards, "shaped": shaped})
+        )
         self.kl_coef = self.algorithm.kl.next_coef(self.kl_coef, described["kl/k1"], len(rollout))
 
-    def _samples(
-        self,
-        step: int,
-        tracker: Tracker,
-        rollout: Rollout,
-        judgement: Judgement,
-        rewards: Tensor,
-        shaped: Tensor,
-        targets: Targets,
-    ) -> None:
+    def _samples(self, tracker: Tracker, step: int, said: Said) -> None:
+        """Log the first responses at fixed steps."""
         settings = self.config.run
         if settings.samples and step % settings.sample_every == 0:
-            rows = torch.arange(min(settings.samples, len(rollout)))
-            columns = {"rewards": rewards, "shaped": shaped}
-            tracker.samples(
-                step,
-                sample_rows(
-                    step, rollout[rows], judgement[rows], targets[rows], columns, self.actors.tokenizer
-                ),
-            )
+            tracker.samples(step, sample_rows(step, said, settings.samples, self.actors.tokenizer))
 
 
 class Clock:

@@ -16,16 +16,15 @@ from tokencredit.models.padding import ensure_pad, fit_embeddings
 from tokencredit.stages.stage import Stage
 from tokencredit.stages.training import (
     Training,
-    check_loss,
     progress_callback,
-    quiet,
     step_count,
+    train,
     trainer_settings,
 )
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(slots=True, kw_only=True)
@@ -34,7 +33,13 @@ class SFT(Training):
 
     train: bool = True
     """False: the policy starts from `model.policy` as it is (one that is fine-tuned already)."""
-    packing: bool = True
+    batch_size: int = 32
+    """Sequences of one optimizer step."""
+    max_length: int = 64
+    """Longest sequence, in tokens; prompts are beginnings of texts, so beginnings are enough."""
+    max_tokens: int | None = 250_000
+    """Stop after about this many training tokens, if that is less than `epochs`; null: never."""
+    packing: bool = False
     """Join texts and cut them into pieces of max_length; else one text a sequence."""
 
     def __post_init__(self) -> None:
@@ -53,12 +58,17 @@ class SFTStage(Stage):
         return base_of(self.context, self.context.config.model.policy).parents()
 
     def inputs(self) -> Mapping[str, object]:
-        """Settings, model, demonstrations, and seed."""
+        """The model, and what it is trained with, if it is."""
         config = self.context.config
-        return {
-            "sft": config.sft,
+        model = {
             "base": base_of(self.context, config.model.policy).identity(),
             "dtype": config.model.dtype,
+        }
+        if not config.sft.train:
+            return {**model, "train": False}
+        return {
+            **model,
+            "sft": config.sft,
             "lora": config.model.lora,
             "data": self.context.corpus.fingerprints["sft"],
             "format": config.dataset.format,
@@ -66,7 +76,24 @@ class SFTStage(Stage):
         }
 
     def run(self, out: Path) -> Mapping[str, object]:
-        """Fine-tune and write a plain Hugging Face folder."""
+        """Write a plain Hugging Face folder; fine-tuned unless `sft.train` is false."""
+        config = self.context.config
+        base = base_of(self.context, config.model.policy).place()
+        tokenizer = load_tokenizer(base.where, base.revision)
+        context = config.sft.max_length if config.sft.train else config.model.context
+        model = load_causal(base.where, config.model.dtype, base.revision, context)
+        ensure_pad(tokenizer)
+        fit_embeddings(model, tokenizer)
+        figures: dict[str, object] = {"steps": 0}
+        if config.sft.train:
+            model, figures = self._fine_tune(model, tokenizer, out)
+        model.save_pretrained(out)
+        tokenizer.save_pretrained(out)
+        return figures
+
+    def _fine_tune(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path
+    ) -> tuple[PreTrainedModel, dict[str, object]]:
         from transformers import Trainer
         from trl import SFTConfig, SFTTrainer
 
@@ -76,11 +103,6 @@ class SFTStage(Stage):
             compute_loss = Trainer.compute_loss
 
         config = self.context.config
-        base = base_of(self.context, config.model.policy).place()
-        tokenizer = load_tokenizer(base.where, base.revision)
-        model = load_causal(base.where, config.model.dtype, base.revision, config.sft.max_length)
-        ensure_pad(tokenizer)
-        fit_embeddings(model, tokenizer)
         records = self.context.corpus.parts["sft"]
         steps, dataset = _demonstrations(records, tokenizer, config.sft)
         settings = SFTConfig(
@@ -97,12 +119,8 @@ class SFTStage(Stage):
             processing_class=tokenizer,
             callbacks=[progress_callback("sft")],
         )
-        quiet(trainer)
-        loss = check_loss(trainer.train().metrics, "sft")
-        trained = merged(trainer.model)
-        trained.save_pretrained(out)
-        tokenizer.save_pretrained(out)
-        return {"steps": steps, "loss": loss}
+        loss = train(trainer, "sft")
+        return merged(trainer.model), {"steps": steps, "loss": loss}
 
 
 def _demonstrations(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -144,16 +144,13 @@ def progress_callback(label: str, seconds_between: float = 5.0) -> TrainerCallba
     return Lines()
 
 
-def quiet(trainer: Any) -> None:
-    """Remove the callback that prints raw dictionaries."""
+def train(trainer: Any, stage: str) -> float:
+    """Run a borrowed trainer without its chatter; its loss, which must be finite."""
     from transformers.trainer_callback import PrinterCallback
 
-    trainer.remove_callback(PrinterCallback)
-
-
-def check_loss(figures: Mapping[str, float], stage: str) -> float:
-    """The training loss, which must be finite."""
-    loss = float(figures["train_loss"])
+    trainer.remove_callback(PrinterCallback)  # prints raw dictionaries
+    loss = float(trainer.train().metrics["train_loss"])
+    shutil.rmtree(trainer.args.output_dir, ignore_errors=True)  # made, and left empty
     if not math.isfinite(loss):
         raise UserError(f"{stage}: the training loss is {loss}; lower {stage}.learning_rate")
     return loss

@@ -1,0 +1,134 @@
+"""The state of a run on disk: complete, verified, and enough to go on to the same result."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from learning import equal, learn, start, weights
+from tokencredit.engine import OPTIMIZER, WEIGHTS, Engine
+from tokencredit.errors import UserError
+from tokencredit.stages.checkpoints import Checkpoints, Progress
+
+
+def checkpoint(folder: Path, engine: Engine, step: int, coef: float) -> Checkpoints:
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(engine, Progress(step, coef, {"metrics.jsonl": 123}))
+    return checkpoints
+
+
+@pytest.mark.parametrize("cut", [1, 2, 4])
+def test_field_B32_a_resumed_run_is_the_run(tmp_path: Path, cut: int) -> None:
+    actors, engine = start()
+    coef, log = learn(actors, engine, range(5))
+    first, first_engine = start()
+    middle, first_log = learn(first, first_engine, range(cut))
+    checkpoints = checkpoint(tmp_path, first_engine, cut, middle)
+    resumed, resumed_engine = start(seed=3)  # other weights, to be replaced
+    resumed.reference = first.reference
+    newest = checkpoints.newest()
+    assert newest is not None
+    progress = Checkpoints.progress(newest)
+    assert (progress.next_step, progress.offsets) == (cut, {"metrics.jsonl": 123})
+    resumed_engine.load(newest)
+    last, rest = learn(resumed, resumed_engine, range(cut, 5), progress.kl_coef)
+    assert first_log + rest == log
+    assert equal(weights(engine), weights(resumed_engine))
+    assert last == coef != 0.3
+    states = [list(e.optimizer.state.values()) for e in (engine, resumed_engine)]
+    for a, b in zip(*states, strict=True):
+        assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("forgotten", ["optimizer", "coefficient", "step"])
+def test_field_B33_a_forgotten_part_would_be_seen(tmp_path: Path, forgotten: str) -> None:
+    actors, engine = start()
+    _, log = learn(actors, engine, range(4))
+    first, first_engine = start()
+    coef, _ = learn(first, first_engine, range(2))
+    folder = checkpoint(tmp_path, first_engine, 2, coef).newest()
+    assert folder is not None
+    resumed, resumed_engine = start()
+    fresh = resumed_engine.optimizer.state_dict()
+    resumed_engine.load(folder)
+    if forgotten == "optimizer":
+        resumed_engine.optimizer.load_state_dict(fresh)
+    begin = 1 if forgotten == "step" else 2
+    _, rest = learn(
+        resumed,
+        resumed_engine,
+        range(begin, begin + 2),
+        0.3 if forgotten == "coefficient" else coef,
+    )
+    assert rest != log[2:]
+
+
+def test_field_B33_a_missing_or_unknown_tensor_is_refused(tmp_path: Path) -> None:
+    actors, engine = start()
+    learn(actors, engine, range(1))
+    engine.save(tmp_path)
+    saved = load_file(tmp_path / WEIGHTS)
+    before = weights(engine)
+    without = {name: tensor for name, tensor in saved.items() if name != "value_head.bias"}
+    for tensors in (without, {**saved, "another": torch.zeros(1)}):
+        save_file(tensors, tmp_path / WEIGHTS)
+        with pytest.raises(UserError, match=r"other weights than this model trains"):
+            engine.load(tmp_path)
+    assert equal(before, weights(engine))
+    save_file(saved, tmp_path / WEIGHTS)
+    engine.load(tmp_path)
+    (tmp_path / OPTIMIZER).unlink()
+    with pytest.raises((UserError, FileNotFoundError), match=OPTIMIZER.replace(".", r"\.")):
+        engine.load(tmp_path)
+
+
+def test_a_tensor_of_another_shape_is_refused(tmp_path: Path) -> None:
+    _, engine = start()
+    engine.save(tmp_path)
+    saved = load_file(tmp_path / WEIGHTS)
+    save_file({**saved, "value_head.weight": torch.ones(1, 1)}, tmp_path / WEIGHTS)
+    before = weights(engine)
+    with pytest.raises(UserError, match=r"other weights than this model trains"):
+        engine.load(tmp_path)
+    assert equal(before, weights(engine))
+
+
+def test_only_the_newest_complete_checkpoint_is_kept(tmp_path: Path) -> None:
+    _, engine = start()
+    for step in (2, 10):
+        checkpoints = checkpoint(tmp_path, engine, step, 0.2)
+        assert [path.name for path in checkpoints.root.iterdir()] == [f"step-{step:06d}"]
+    (checkpoints.root / "step-000012.partial").mkdir()
+    newest = checkpoints.newest()
+    assert newest is not None and newest.name == "step-000010"
+    checkpoint(tmp_path, engine, 12, 0.2)
+    assert [path.name for path in checkpoints.root.iterdir()] == ["step-000012"]
+
+
+def test_field_B37_a_damaged_checkpoint_is_left_for_an_older_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, engine = start()
+    checkpoints = checkpoint(tmp_path, engine, 2, 0.2)
+    old = checkpoints.root / "step-000002"
+    shutil.copytree(old, tmp_path / "kept")
+    checkpoint(tmp_path, engine, 4, 0.2)
+    shutil.copytree(tmp_path / "kept", old)
+    weights_file = checkpoints.root / "step-000004" / WEIGHTS
+    content = bytearray(weights_file.read_bytes())
+    content[-1] ^= 1
+    weights_file.write_bytes(content)
+    newest = checkpoints.newest()
+    assert newest is not None and newest.name == "step-000002"
+    said = capsys.readouterr().err
+    assert "step-000004 is damaged" in said and WEIGHTS in said
+    (old / OPTIMIZER).unlink()
+    assert checkpoints.newest() is None
+
+
+def test_no_checkpoint_yet(tmp_path: Path) -> None:
+    assert Checkpoints(tmp_path).newest() is None
