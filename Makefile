@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rfEs
 export PYTHON TORCH
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test-fast test test-slow lint type arch format clean
+.PHONY: help setup train test-fast test test-slow lint type arch format docs clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,10 @@ type: setup ## mypy --strict
 
 arch: setup ## import-linter: which part may import which
 	@$(BIN)/lint-imports
+
+docs: setup ## write docs/config.md and the configuration snapshots again
+	@$(BIN)/python -m tokencredit.reference > docs/config.md
+	@$(BIN)/python tests/config/make_snapshots.py
 
 clean: ## remove the environment and caches; store/ and runs/ stay
 	@rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -82,7 +82,7 @@ def main() -> None:
 
 
 def split_arguments(arguments: list[str], request: Request) -> list[str]:
-    """Hydra's part of the arguments, flags first as its parser wants them; ours go into `request`."""
+    """Hydra's arguments, flags first as its parser wants them; ours go into `request`."""
     flags, overrides = [], []
     remaining = iter(arguments)
     for argument in remaining:

@@ -19,6 +19,7 @@ GOOD = "wonderful superb charming brilliant moving delightful gripping clever wa
 BAD = "dreadful boring clumsy awful tedious pointless silly lifeless ugly cheap".split()
 PLAIN = "the film story cast plot scene music actor camera ending is was and with for in a this".split()
 STEPS = 16
+RATE = "algorithm.optimizer.learning_rate=3e-4"
 SMALL = [
     "model=scratch",
     "model.architecture.vocab_size=400",
@@ -31,9 +32,10 @@ SMALL = [
 QUICK = [
     "sft.max_length=64",
     "sft.max_tokens=3000",
+    "sft.learning_rate=1e-3",
+    "reward_model.learning_rate=1e-3",
     "reward_model.max_length=64",
     "reward_model.max_tokens=3000",
-    "algorithm.optimizer.learning_rate=3e-4",
     "evaluation.prompts=16",
     "run.figures=false",
     "tracking=disabled",
@@ -106,6 +108,11 @@ class Workplace:
         """Run `tokencredit plan` with the base arguments and these."""
         return self.run("plan", *self.base, *arguments).ok()
 
+    def supervised(self) -> Workplace:
+        """The same place, for commands that end after SFT and have no RL numbers to set."""
+        base = [argument for argument in self.base if argument != RATE]
+        return Workplace(self.folder, self.store, [*base, "algorithm=sft"])
+
     def artifacts(self) -> list[str]:
         """The complete artifacts in the store, as stage/key."""
         found = self.store.glob("*/*/manifest.json") if self.store.is_dir() else []
@@ -145,7 +152,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory, reviews: Path) -> Workplace
     """The workplace whose stages most tests share."""
     folder = tmp_path_factory.mktemp("work")
     data = ["dataset=file", f"dataset.path={reviews}"]
-    return Workplace(folder, folder / "store", [*data, *SMALL, *QUICK])
+    return Workplace(folder, folder / "store", [*data, *SMALL, *QUICK, RATE])
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable
@@ -46,11 +47,11 @@ def workers(parent: int) -> list[psutil.Process]:
 
 
 def clean_up(process: subprocess.Popen[str], others: list[psutil.Process]) -> tuple[str, str]:
-    """End what a failing test left; what the command printed."""
+    """End what a failing test left of its process group; what the command printed."""
     for one in others:
         with contextlib.suppress(psutil.NoSuchProcess):
             one.kill()
-    if process.poll() is None:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     return process.communicate(timeout=30)
 
@@ -139,7 +140,7 @@ def test_everything_below_a_killed_joblib_sweep_dies(own: Workplace, wait_until:
 def test_a_stage_killed_while_it_is_built_is_built_again(
     fresh: Workplace, wait_until: Wait
 ) -> None:
-    arguments = ["train", *fresh.base, "algorithm=sft"]
+    arguments = ["train", *fresh.supervised().base]
     process = fresh.start(*arguments, start_new_session=True)
     try:
         assert wait_until(lambda: any(fresh.store.glob("*/*.partial")), 60)
@@ -156,10 +157,6 @@ def test_field_B33_a_damaged_checkpoint_is_named_and_never_half_used(
     own: Workplace, first: Run, component: str
 ) -> None:
     """The run begins anew, with files cut to zero, and ends the same."""
-    if component != "optimizer.pt":
-        pytest.importorskip("safetensors")
-    import shutil
-
     folder = own.folder / "damaged"
     shutil.copytree(first.folder, folder)
     (checkpoint,) = (folder / "checkpoints").iterdir()

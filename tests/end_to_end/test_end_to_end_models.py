@@ -39,26 +39,26 @@ def test_damaged_artifact_is_rebuilt_with_a_message(shared: Workplace, first: Ru
     before, content = sha256(weights), bytearray(weights.read_bytes())
     content[len(content) // 2] ^= 1
     weights.write_bytes(content)
-    plan = fresh.plan("algorithm=sft")
+    plan = fresh.supervised().plan()
     assert "1 hits, 1 misses" in plan.out
     assert "model.safetensors has changed" in plan.out + plan.err
-    ended = fresh.train("algorithm=sft").ok()
+    ended = fresh.supervised().train().ok()
     for part in (str(weights.parent), "damaged", "model.safetensors has changed", "rebuilt"):
         assert part in ended.err
     assert sha256(weights) == before, "a stage gives the same bytes again"
-    assert "2 hits, 0 misses" in fresh.plan("algorithm=sft").out
+    assert "2 hits, 0 misses" in fresh.supervised().plan().out
 
 
 def test_plan_says_what_differs_and_survives_a_broken_manifest(
     own: Workplace, shared: Workplace, fresh: Workplace
 ) -> None:
     shutil.copytree(shared.store, fresh.store)
-    plan = fresh.plan("sft.learning_rate=1e-3")
-    assert "inputs.sft.learning_rate: 5e-05 → 0.001" in plan.out
+    plan = fresh.plan("sft.learning_rate=2e-3")
+    assert "inputs.sft.learning_rate: 0.001 → 0.002" in plan.out
     assert "parents.sft" in plan.out
     (manifest,) = fresh.store.glob("sft/*/manifest.json")
     manifest.write_text(manifest.read_text()[:100])
-    assert "miss  sft" in fresh.plan("sft.learning_rate=1e-3").out
+    assert "miss  sft" in fresh.plan("sft.learning_rate=2e-3").out
 
 
 def test_lora_trains_exports_a_merged_policy_and_resumes(own: Workplace) -> None:
@@ -126,13 +126,13 @@ def test_prompts_with_completions_run_end_to_end_without_labels(own: Workplace) 
 
 
 def test_supervised_only_stops_after_sft_and_can_be_left_out(own: Workplace) -> None:
-    ended = own.train("algorithm=sft").ok()
+    ended = own.supervised().train().ok()
     assert "sft" in ended.out
     assert "reward_model" not in ended.err
     assert not (own.folder / "runs").exists()
-    plan = own.plan("algorithm=sft", "sft.train=false").out
+    plan = own.supervised().plan("sft.train=false").out
     assert "1 hits, 1 misses" in plan
-    own.train("algorithm=sft", "sft.train=false").ok()
+    own.supervised().train("sft.train=false").ok()
     folders = {path.parent for path in own.store.glob("sft/*/model.safetensors")}
     (base,) = own.store.glob("base_model/*/model.safetensors")
     from safetensors.torch import load_file

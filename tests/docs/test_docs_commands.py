@@ -1,0 +1,129 @@
+"""Every command that a page shows is run: training as its plan, the small tools for real."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("experiments/**/*.md"))]
+BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
+TINY = (
+    "model=scratch model.architecture.vocab_size=300 model.architecture.hidden_size=32 "
+    "model.architecture.layers=2 model.architecture.heads=2 model.architecture.mlp_size=64 "
+    "model.context=128 sft.max_tokens=2000 reward_model.max_tokens=2000 reward_model.held_out=20 "
+    "evaluation.prompts=8 steps=2 tracking=disabled oracle.buckets=2048 oracle.epochs=1"
+).split()
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    """Page name and text of every fenced block in that language."""
+    return [
+        (page.relative_to(ROOT).as_posix(), text)
+        for page in PAGES
+        for kind, text in BLOCK.findall(page.read_text(encoding="utf-8"))
+        if kind == language
+    ]
+
+
+def commands() -> list[tuple[str, str]]:
+    """Page name and command, comments removed, one a line."""
+    found = []
+    for page, text in blocks("bash"):
+        for line in text.replace("\\\n", " ").splitlines():
+            command = " ".join(shlex.split(line, comments=True))
+            if command.startswith("tokencredit "):
+                found.append((page, command))
+    return list(dict.fromkeys(found))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty folder with the files that the pages show, and a small data file."""
+    place = tmp_path_factory.mktemp("pages")
+    for language, mark in (("python", "#"), ("yaml", "#")):
+        for _, text in blocks(language):
+            first, _, rest = text.partition("\n")
+            if first.startswith(f"{mark} ") and first.endswith((".py", ".yaml")):
+                path = place / first.removeprefix(mark).strip()
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(rest, encoding="utf-8")
+    words = (("awful dull boring waste", 0), ("good great wonderful charming", 1))
+    lines = [
+        f'{{"text": "review {n} says it was a {text} film, {" ".join([text] * 9)} {n}", "label": {label}}}'
+        for n in range(60)
+        for text, label in words
+    ]
+    (place / "reviews.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    return place
+
+
+def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """`tokencredit` with these arguments in the folder."""
+    command = [sys.executable, "-m", "tokencredit.cli", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("page", "command"), commands())
+def test_a_shown_command_is_accepted(page: str, command: str, folder: Path, finished: Path) -> None:
+    """Training commands are planned; files that stand for a user's own are supplied."""
+    words = shlex.split(command.replace("runs/abc/KEY", str(finished)))[1:]
+    if words[0] == "train" and "--help" not in words:
+        words[0] = "plan"
+    answer = run(words, folder)
+    assert answer.returncode == 0, f"{page}: {command}\n{answer.stderr}"
+
+
+@pytest.fixture(scope="module")
+def finished(folder: Path) -> Path:
+    """A finished run of the smallest kind."""
+    arguments = ["train", "dataset=file", "dataset.path=reviews.jsonl", *TINY, "run_dir=finished"]
+    answer = run(arguments, folder)
+    assert answer.returncode == 0, answer.stderr
+    return folder / "finished"
+
+
+@pytest.mark.slow
+def test_the_scheme_of_the_how_to_page_trains(folder: Path) -> None:
+    """The plug-in of docs/write-a-scheme.md, from an empty directory, to the end."""
+    arguments = ["train", "--plugin", "recency.py", "reward_scheme=Recency", "reward_scheme.decay=0.5"]
+    answer = run([*arguments, "dataset=file", "dataset.path=reviews.jsonl", *TINY], folder)
+    assert answer.returncode == 0, answer.stderr
+    assert len(list(folder.glob("runs/Recency/*/results.json"))) == 1
+
+
+@pytest.mark.slow
+def test_the_function_judge_of_the_how_to_page_trains(folder: Path) -> None:
+    """praise.py pays its own scores."""
+    arguments = ["train", "judge=function", "judge.function=praise.py:score", "reward_scheme=sparse"]
+    answer = run([*arguments, "dataset=file", "dataset.path=reviews.jsonl", *TINY], folder)
+    assert answer.returncode == 0, answer.stderr
+
+
+def test_pages_show_commands() -> None:
+    """The extraction finds them; a page without any would make the tests above empty."""
+    assert len(commands()) >= 15
+    pages = {page for page, _ in commands()}
+    assert {"README.md", "docs/write-a-scheme.md", "docs/your-data.md"} <= pages
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    """Every relative link of a page names a file of the repository."""
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#\s]+)\)", page.read_text(encoding="utf-8")):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_reference_is_current() -> None:
+    """docs/config.md is what the schemas say."""
+    from tokencredit.reference import reference
+
+    said = (ROOT / "docs" / "config.md").read_text(encoding="utf-8")
+    assert said == reference(), "run `make docs`"
