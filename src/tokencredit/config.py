@@ -10,7 +10,7 @@ import os
 import re
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Final, cast, get_args, get_type_hints
+from typing import Any, Final, TextIO, cast, get_args, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -243,7 +243,7 @@ def dump(config: Config) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(tree))
 
 
-def read(path: Path) -> Config:
+def read(path: Path | TextIO) -> Config:
     """The configuration that `dump` wrote; its plug-ins are imported first."""
     from tokencredit.plugins import load_plugins
 

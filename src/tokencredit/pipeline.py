@@ -79,10 +79,12 @@ def execute(config: Config) -> Outcome:
 
 
 def check_places(context: Context, last: Stage) -> None:
-    """Raise before any work is done if its results could not be written."""
+    """Raise before any work is done if its results could not be written or judged."""
     check_writable(context.store.root, "store")
     if isinstance(last, RLStage) and not last.is_done():
         last.check_folder()
+        context.config.judge.check()
+        context.config.scorer.check()
 
 
 class StageFailed(UserError):

@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
+import cloudpickle
+
 from tokencredit.canonical import file_sha256
 from tokencredit.errors import UserError
 
@@ -34,6 +36,8 @@ def import_file(path: Path) -> ModuleType:
     except BaseException:
         del sys.modules[name]
         raise
+    # A launcher's worker process cannot import the file by this name: it gets the classes whole.
+    cloudpickle.register_pickle_by_value(module)
     return module
 
 

@@ -7,17 +7,15 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
-from pathlib import Path
+import time
 
 from tokencredit import config as configuration
 from tokencredit.config import Config
 
 PR_SET_PDEATHSIG = 1
 LIFELINE = "TOKENCREDIT_LIFELINE"
-MISTAKE = "mistake.txt"
-"""Beside the configuration: what a worker has to say about a user's mistake."""
+MISTAKE = "TOKENCREDIT_MISTAKE"
 
 
 def die_with_parent() -> None:
@@ -60,24 +58,52 @@ def stage_environment(config: Config, stage: str) -> dict[str, str]:
 
 
 def run_stage(config: Config, stage: str, key: str) -> tuple[int, str]:
-    """Run one stage in a process of its own; its exit code, and the user's mistake, if any."""
-    with tempfile.TemporaryDirectory(prefix="tokencredit-") as folder:
-        path = Path(folder) / "config.yaml"
-        path.write_text(configuration.dump(config), encoding="utf-8")
-        read_end, write_end = os.pipe()
-        try:
-            environment = {**stage_environment(config, stage), LIFELINE: str(read_end)}
-            command = [sys.executable, "-m", "tokencredit.worker", str(path), stage, key]
-            with subprocess.Popen(
-                command, env=environment, pass_fds=(read_end,), stdin=subprocess.DEVNULL
-            ) as child:
-                try:
-                    code = child.wait()
-                except KeyboardInterrupt:
-                    child.terminate()
-                    raise
-            mistake = path.with_name(MISTAKE)
-            return code, mistake.read_text(encoding="utf-8") if mistake.is_file() else ""
-        finally:
-            os.close(read_end)
-            os.close(write_end)
+    """Run one stage in a process of its own; its exit code, and the user's mistake if any.
+
+    The configuration goes in through standard input and a mistake comes back through a pipe, so a
+    process that is killed leaves no files behind.
+    """
+    lifeline, held = os.pipe()
+    answer, told = os.pipe()
+    try:
+        environment = {
+            **stage_environment(config, stage),
+            LIFELINE: str(lifeline),
+            MISTAKE: str(told),
+        }
+        command = [sys.executable, "-m", "tokencredit.worker", stage, key]
+        child = subprocess.Popen(
+            command, env=environment, pass_fds=(lifeline, told), stdin=subprocess.PIPE
+        )
+        os.close(told)
+        told = -1
+        with child:
+            try:
+                child.communicate(configuration.dump(config).encode())
+            except KeyboardInterrupt:
+                child.terminate()
+                raise
+        with os.fdopen(answer, encoding="utf-8") as file:
+            answer = -1
+            return child.returncode, file.read()
+    finally:
+        for descriptor in (lifeline, held, answer, told):
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+def tell_parent(mistake: str) -> None:
+    """Hand a user's mistake to the process that started this one, which says it once."""
+    with os.fdopen(int(os.environ[MISTAKE]), "w", encoding="utf-8") as file:
+        file.write(mistake)
+
+
+def follow(process: int) -> None:
+    """End this process soon after `process`, its parent, has ended (for launchers' own workers)."""
+
+    def watch() -> None:
+        while os.getppid() == process:
+            time.sleep(0.25)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -27,6 +27,7 @@ from tokencredit.explain import explain
 from tokencredit.helptext import conf_dir, help_text
 from tokencredit.pipeline import Outcome, StageFailed, execute, plan
 from tokencredit.plugins import load_plugins
+from tokencredit.process import follow
 from tokencredit.stages.rl import RLStage
 from tokencredit.stages.stage import Stage
 from tokencredit.store import Plan
@@ -124,9 +125,12 @@ class Task:
         self.request = request
         self.started = started
         self.failure: Exception | None = None
+        self.process = os.getpid()
 
     def __call__(self, composed: DictConfig) -> None:
         """Run or plan one configuration."""
+        if os.getpid() != self.process:  # a launcher's worker, which would outlive us
+            follow(self.process)
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             self._cell(composed)
             return

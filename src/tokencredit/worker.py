@@ -1,4 +1,4 @@
-"""The process of one stage: `python -m tokencredit.worker CONFIG.yaml STAGE KEY`."""
+"""The process of one stage: `python -m tokencredit.worker STAGE KEY < config.yaml`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import logging
 import os
 import sys
 import warnings
-from pathlib import Path
 
 from tokencredit import config as configuration
 from tokencredit.errors import UserError
-from tokencredit.process import MISTAKE, die_with_parent
+from tokencredit.process import die_with_parent, tell_parent
 
 USER_ERROR = 2
 
@@ -19,17 +18,17 @@ def main(arguments: list[str]) -> int:
     """Run the stage; exit code 2 for a user's mistake, 1 for a bug."""
     die_with_parent()
     hush()
-    path, name, key = arguments
+    name, key = arguments
     configuration.register()
     try:
-        run(Path(path), name, key)
+        run(name, key)
     except UserError as error:
-        Path(path).with_name(MISTAKE).write_text(str(error), encoding="utf-8")  # the parent says it
+        tell_parent(str(error))
         return USER_ERROR
     return 0
 
 
-def run(path: Path, name: str, key: str) -> None:
+def run(name: str, key: str) -> None:
     """Build the artifact, or run the RL stage in its folder."""
     import torch
 
@@ -37,7 +36,7 @@ def run(path: Path, name: str, key: str) -> None:
     from tokencredit.pipeline import all_stages
     from tokencredit.stages.rl import RLStage
 
-    config = configuration.read(path)
+    config = configuration.read(sys.stdin)
     torch.set_num_threads(config.hardware.threads_of(name))
     context = Context(config)
     stage = next((s for s in all_stages(context) if s.name == name), None)

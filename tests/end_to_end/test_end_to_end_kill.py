@@ -128,7 +128,8 @@ def test_everything_below_a_killed_joblib_sweep_dies(own: Workplace, wait_until:
     )  # fmt: skip
     below: list[psutil.Process] = []
     try:
-        assert wait_until(lambda: any(own.folder.glob("runs/*/*/metrics.jsonl")), 120)
+        logs = own.folder / "runs"
+        assert wait_until(lambda: process.poll() is not None or any(logs.rglob("metrics.jsonl")), 120)
         below = workers(process.pid)
         assert below
         os.kill(process.pid, signal.SIGKILL)
@@ -143,7 +144,8 @@ def test_a_stage_killed_while_it_is_built_is_built_again(
     arguments = ["train", *fresh.supervised().base]
     process = fresh.start(*arguments, start_new_session=True)
     try:
-        assert wait_until(lambda: any(fresh.store.glob("*/*.partial")), 60)
+        partial = lambda: any(fresh.store.glob("*/*.partial"))  # noqa: E731
+        assert wait_until(lambda: process.poll() is not None or partial(), 60)
     finally:
         clean_up(process, [])
     assert not fresh.artifacts()

@@ -52,6 +52,10 @@ class FunctionJudge(Judge):
         """As configured."""
         return self.meaning
 
+    def check(self) -> None:
+        """The function must be there."""
+        self.load()
+
     def identity(self) -> object:
         """The content of the file, not its path."""
         place, name = self._split()

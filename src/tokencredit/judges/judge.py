@@ -32,6 +32,10 @@ class Judge(ABC):
         """What the numbers of this judge mean; schemes that need another kind are refused."""
         return self.evidence
 
+    def check(self) -> None:
+        """Raise for what can be known to be wrong before any work is done."""
+        return
+
     def identity(self) -> object:
         """What of the judge can change its verdict; itself, unless it names files."""
         return self

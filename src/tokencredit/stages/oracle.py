@@ -97,7 +97,10 @@ class OracleStage(Stage):
 
     def inputs(self) -> Mapping[str, object]:
         """Settings, reviews, and seed."""
-        config, prints = self.context.config, self.context.corpus.fingerprints
+        config, corpus = self.context.config, self.context.corpus
+        for split in ("oracle", "eval"):
+            corpus.labelled(split)  # said before anything is trained
+        prints = corpus.fingerprints
         return {
             "oracle": config.oracle,
             "data": prints["oracle"],

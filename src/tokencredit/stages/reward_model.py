@@ -70,7 +70,10 @@ class RewardModelStage(Stage):
 
     def inputs(self) -> Mapping[str, object]:
         """Settings, model, labelled records, and seed."""
-        config, prints = self.context.config, self.context.corpus.fingerprints
+        config, corpus = self.context.config, self.context.corpus
+        for split in ("reward", "eval") if config.reward_model.train else ("eval",):
+            corpus.labelled(split)  # said before anything is trained
+        prints = corpus.fingerprints
         return {
             "reward_model": config.reward_model,
             "base": base_of(self.context, config.model.reward_source()).identity(),

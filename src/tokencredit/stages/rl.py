@@ -14,7 +14,7 @@ import torch
 
 from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.atomic import write_text
-from tokencredit.canonical import canonical
+from tokencredit.canonical import canonical, differences
 from tokencredit.console import say
 from tokencredit.data.prompts import PromptStream
 from tokencredit.describe import describe
@@ -32,7 +32,7 @@ from tokencredit.stages.run_folder import RunFolder, State
 from tokencredit.stages.samples import Said, sample_rows
 from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.stage import Stage
-from tokencredit.store import Plan
+from tokencredit.store import Plan, check_writable
 from tokencredit.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
@@ -104,6 +104,8 @@ class RLStage(Stage):
         """Raise unless the run may be written to its folder."""
         run = RunFolder(self.folder)
         run.check_owner(self.key, self.identity)
+        named = self.context.config.run_dir is not None
+        check_writable(self.folder, "run_dir" if named else "runs_dir")
         config = self.context.config
         run.check_threads(config.hardware.threads, config.run.resume_inexact)
 
@@ -118,7 +120,16 @@ class RLStage(Stage):
             if state is not State.absent
             else ""
         )
-        return Plan(self.name, self.key, hit=False, state=f"{self.folder}: {state.value}{rows}")
+        where = f"{self.folder}: {state.value}{rows}"
+        reasons = () if state is not State.absent else self._nearest()
+        return Plan(self.name, self.key, hit=False, state=where, reasons=reasons)
+
+    def _nearest(self) -> tuple[str, ...]:
+        """The inputs in which the nearest run beside this one differs."""
+        folders = [self.folder, *self.folder.parent.glob("*")]
+        others = [RunFolder(path).manifest().get("identity") for path in folders if path.is_dir()]
+        found = [differences(other, self.identity) for other in others if other]
+        return tuple(sorted(found, key=len)[0]) if found else ()
 
     def run(self, out: Path) -> Mapping[str, object]:
         """Train, or continue to train; then evaluate. Everything is written to the run folder."""

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from tokencredit.atomic import read_json, write_json
 from tokencredit.canonical import differences
 from tokencredit.errors import UserError
-from tokencredit.store import MANIFEST, check_writable, environment, make_folder
+from tokencredit.store import MANIFEST, environment, make_folder
 from tokencredit.tracking.jsonl import read_jsonl
 
 LOCK_SECONDS = 10.0
@@ -78,7 +78,6 @@ class RunFolder:
                     f"({', '.join(strangers[:4])}); "
                     "choose an empty folder"
                 )
-        check_writable(self.path, "run_dir")
 
     def check_threads(self, threads: int, inexact: bool) -> None:
         """Raise if the run began with another number of threads, unless that is allowed."""

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from tokencredit.algorithms.algorithm import Algorithm
+from tokencredit.data.prompts import PromptStream
 from tokencredit.data.records import Record
-from tokencredit.errors import require
+from tokencredit.errors import UserError, require
 from tokencredit.models.base import base_of
 from tokencredit.models.lora import adapted, merged
 from tokencredit.models.model import load_causal, load_tokenizer
@@ -85,11 +87,24 @@ class SFTStage(Stage):
         ensure_pad(tokenizer)
         fit_embeddings(model, tokenizer)
         figures: dict[str, object] = {"steps": 0}
+        self._check_prompts(tokenizer)
         if config.sft.train:
             model, figures = self._fine_tune(model, tokenizer, out)
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
         return figures
+
+    def _check_prompts(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Raise now, and not after this stage, if prompts leave no room for responses."""
+        config, corpus = self.context.config, self.context.corpus
+        if isinstance(config.algorithm, Algorithm):
+            PromptStream(
+                corpus.parts["rl"],
+                tokenizer,
+                config.dataset.prompt,
+                config.rollout,
+                config.model.context,
+            )
 
     def _fine_tune(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path
@@ -119,6 +134,11 @@ class SFTStage(Stage):
             processing_class=tokenizer,
             callbacks=[progress_callback("sft")],
         )
+        if len(trainer.train_dataset) == 0:
+            raise UserError(
+                f"sft.max_length = {config.sft.max_length}: no prompt leaves room for its "
+                "completion; raise sft.max_length and model.context, or shorten the prompts"
+            )
         loss = train(trainer, "sft")
         return merged(trainer.model), {"steps": steps, "loss": loss}
 
