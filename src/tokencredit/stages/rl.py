@@ -129,7 +129,7 @@ class RLStage(Stage):
         folders = [self.folder, *self.folder.parent.glob("*")]
         others = [RunFolder(path).manifest().get("identity") for path in folders if path.is_dir()]
         found = [differences(other, self.identity) for other in others if other]
-        return tuple(sorted(found, key=len)[0]) if found else ()
+        return tuple(min(found, key=lambda reasons: len(reasons))) if found else ()
 
     def run(self, out: Path) -> Mapping[str, object]:
         """Train, or continue to train; then evaluate. Everything is written to the run folder."""
