@@ -181,7 +181,7 @@ def load(composed: DictConfig) -> Config:
 
 def unknown_key(path: str, schema: type, place: str = "") -> str:
     """The message about a key that `schema` does not have."""
-    names = field_names(schema)
+    names = [*field_names(schema), *(["experiment", "scale"] if schema is Config else [])]
     near = difflib.get_close_matches(path.rpartition(".")[2], names, n=1)
     guess = f", did you mean {near[0]!r}?" if near else ""
     return f"{path}: unknown key{place}{guess}; {schema.__name__} has: {', '.join(names)}"

@@ -90,7 +90,8 @@ def _plain(chain: Sequence[BaseException]) -> str:
     message = "; ".join(line for line in lines if line and not INTERNAL.match(line))
     everything = "\n".join(map(str, chain))
     override = re.search(r"Error merging override (.+?)\.?$", everything, re.MULTILINE)
-    place = override[1] if override else getattr(chosen, "full_key", None)
+    file = re.search(r"In '([^']+)'", everything)
+    place = override[1] if override else getattr(chosen, "full_key", None) or (file and file[1])
     return f"{place}: {message}" if place and not message.startswith(str(place)) else message
 
 

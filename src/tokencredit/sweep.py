@@ -52,6 +52,17 @@ def record(sweep: Path, cell: Cell) -> None:
         os.close(descriptor)
 
 
+def forget(sweep: Path) -> None:
+    """Remove the folder of a sweep in which no cell was started, and parents that are empty."""
+    if (sweep / CELLS).exists() or not sweep.is_dir():
+        return
+    (sweep / "multirun.yaml").unlink(missing_ok=True)
+    for folder in (sweep, sweep.parent, sweep.parent.parent):
+        if any(folder.iterdir()):
+            return
+        folder.rmdir()
+
+
 def cells(sweep: Path) -> list[Cell]:
     """Every cell recorded so far, by number."""
     path = sweep / CELLS

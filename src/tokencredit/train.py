@@ -78,6 +78,8 @@ def main() -> None:
         if mistake is None:
             raise
         say(f"error: {mistake}")
+        for folder in sweep.FOLDERS:
+            sweep.forget(folder)
         sys.exit(USER_ERROR)
     sys.exit(close_sweep(task.request, started))
 

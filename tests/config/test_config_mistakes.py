@@ -113,7 +113,7 @@ RANGES = [
     (["sft.learning_rate=0"], ["sft.learning_rate", "0.0"]),
     (["sft.weight_decay=inf"], ["sft.weight_decay", "inf"]),
     (["sft.batch_size=0"], ["sft.batch_size", "0"]),
-    (["sft.micro_batch_size=5"], ["sft.micro_batch_size", "5", "sft.batch_size = 16"]),
+    (["sft.micro_batch_size=5"], ["sft.micro_batch_size", "5", "sft.batch_size = 32"]),
     (["sft.warmup_fraction=1"], ["sft.warmup_fraction", "1.0"]),
     (["sft.max_tokens=3"], ["sft.max_tokens", "3", "sft.max_length"]),
     (["reward_model.epochs=0"], ["reward_model.epochs", "0.0"]),

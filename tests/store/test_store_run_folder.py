@@ -10,6 +10,7 @@ import pytest
 from tokencredit.errors import UserError
 from tokencredit.stages import run_folder
 from tokencredit.stages.run_folder import RunFolder, State
+from tokencredit.store import check_writable
 
 IDENTITY = {"inputs": {"seed": 0, "lam": 0.95}}
 
@@ -50,7 +51,7 @@ def test_what_a_killed_start_leaves_does_not_lock_the_owner_out(tmp_path: Path, 
 def test_a_folder_below_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="run_dir"):
-        RunFolder(tmp_path / "file" / "run").check_owner("a" * 16, IDENTITY)
+        check_writable(tmp_path / "file" / "run", "run_dir")
 
 
 def test_done_means_complete_with_all_the_rows(tmp_path: Path) -> None:

@@ -128,8 +128,9 @@ class RLStage(Stage):
         """The inputs in which the nearest run beside this one differs."""
         folders = [self.folder, *self.folder.parent.glob("*")]
         others = [RunFolder(path).manifest().get("identity") for path in folders if path.is_dir()]
-        found = [differences(other, self.identity) for other in others if other]
-        return tuple(min(found, key=lambda reasons: len(reasons))) if found else ()
+        found: list[list[str]] = [differences(other, self.identity) for other in others if other]
+        nearest = min(found, key=len) if found else []
+        return tuple(nearest)
 
     def run(self, out: Path) -> Mapping[str, object]:
         """Train, or continue to train; then evaluate. Everything is written to the run folder."""
