@@ -17,6 +17,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from rich.console import Console
 
 from tokencredit import config as configuration
 from tokencredit import sweep
@@ -34,6 +35,8 @@ from tokencredit.store import Plan
 from tokencredit.tracking.jsonl import read_jsonl
 
 USER_ERROR = 2
+SHOWN = 4
+"""Samples printed after a run."""
 WITH_VALUE = {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c"}
 WITH_VALUE |= {"--package", "-p", "--info", "-i"}
 PLAIN_FLAGS = {"-m", "--multirun", "--run", "-r", "--resolve", "--version", "--hydra-help"}
@@ -193,9 +196,13 @@ def finish(config: Config, started: float) -> None:
     outcome = execute(config)
     folder = result_folder(outcome.last)
     if isinstance(outcome.last, RLStage):
+        from tokencredit.reports.samples import render_samples
         from tokencredit.reports.summary import closing_summary
 
         print(closing_summary(folder))
+        rows = read_jsonl(folder / "samples.jsonl")
+        if rows:
+            Console(width=None if sys.stdout.isatty() else 120).print(render_samples(rows, SHOWN))
         print()
     else:
         print(f"{outcome.last.name}: {folder}")

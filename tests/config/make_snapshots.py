@@ -24,7 +24,9 @@ SCALES = ("paper", "cpu")
 def experiments() -> list[str]:
     """The experiments of conf/, as `experiment=` names them."""
     root = conf_dir() / "experiment"
-    return sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
+    return sorted(
+        path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml")
+    )
 
 
 def composed(*overrides: str) -> tuple[DictConfig, dict[str, str]]:

@@ -104,7 +104,9 @@ def test_no_file_repeats_a_default_of_its_schema(file: Path) -> None:
     defaults = flatten(schema_defaults(config))
     for key, value in flatten(yaml(file)).items():
         path = f"{package}.{key}".strip(".")
-        assert value == "???" or defaults.get(path, MISSING) != value, f"{path}: {value} is the default"
+        assert value == "???" or defaults.get(path, MISSING) != value, (
+            f"{path}: {value} is the default"
+        )
 
 
 @pytest.mark.parametrize("schema", configuration._schemas().values(), ids=lambda s: s.__name__)
@@ -132,13 +134,16 @@ def test_every_schema_refuses_unknown_attributes(schema: type) -> None:
         ["model.lora.enabled=true", "model.reward.source=hub", "model.reward.name=a/b"],
         ["algorithm.optimizer.course=linear", "algorithm.optimizer.schedule_steps=100"],
         ["dataset.positive=[good,'1']", "tracking.tags=[a b,'c: d','#e']", "run_dir='a b: c'"],
-        ["judge=function", "judge.function='C:\\x y.py:f'", "reward_scheme=uniform", "scorer=judge"],
+        [
+            "judge=function",
+            "judge.function='C:\\x y.py:f'",
+            "reward_scheme=uniform",
+            "scorer=judge",
+        ],
     ],
     ids=lambda overrides: " ".join(overrides) or "default",
 )
-def test_a_configuration_written_and_read_is_the_same(
-    overrides: list[str], tmp_path: Path
-) -> None:
+def test_a_configuration_written_and_read_is_the_same(overrides: list[str], tmp_path: Path) -> None:
     config = load(*overrides)
     (tmp_path / "config.yaml").write_text(configuration.dump(config), encoding="utf-8")
     again = configuration.read(tmp_path / "config.yaml")
@@ -180,7 +185,9 @@ def test_every_component_is_offered_by_a_file() -> None:
             for item in (OmegaConf.to_container(OmegaConf.load(path)) or {}).get("defaults", [])  # type: ignore[union-attr]
         }
         for component in components:
-            assert component.__module__.startswith("tokencredit_file_") or component.__name__ in named
+            assert (
+                component.__module__.startswith("tokencredit_file_") or component.__name__ in named
+            )
 
 
 def yaml(file: Path) -> dict[str, Any]:

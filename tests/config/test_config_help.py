@@ -14,7 +14,9 @@ from .make_snapshots import composed
 
 def test_help_names_every_group_and_option(entry: Command) -> None:
     text = entry("--help").out
-    folders = [p for p in sorted(conf_dir().iterdir()) if p.is_dir() and p.name not in {"hydra", "scaled"}]
+    folders = [
+        p for p in sorted(conf_dir().iterdir()) if p.is_dir() and p.name not in {"hydra", "scaled"}
+    ]
     assert len(folders) >= 9
     for folder in folders:
         assert re.search(rf"^\s*{folder.name}\s*$", text, re.MULTILINE), folder.name

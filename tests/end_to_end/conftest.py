@@ -15,9 +15,13 @@ from typing import Any
 
 import pytest
 
-GOOD = "wonderful superb charming brilliant moving delightful gripping clever warm beautiful".split()
+GOOD = (
+    "wonderful superb charming brilliant moving delightful gripping clever warm beautiful".split()
+)
 BAD = "dreadful boring clumsy awful tedious pointless silly lifeless ugly cheap".split()
-PLAIN = "the film story cast plot scene music actor camera ending is was and with for in a this".split()
+PLAIN = (
+    "the film story cast plot scene music actor camera ending is was and with for in a this".split()
+)
 STEPS = 16
 RATE = "algorithm.optimizer.learning_rate=3e-4"
 SMALL = [
@@ -116,12 +120,14 @@ class Workplace:
     def artifacts(self) -> list[str]:
         """The complete artifacts in the store, as stage/key."""
         found = self.store.glob("*/*/manifest.json") if self.store.is_dir() else []
-        return sorted(f"{p.parent.parent.name}/{p.parent.name}" for p in found if ".partial" not in str(p))
+        return sorted(
+            f"{p.parent.parent.name}/{p.parent.name}" for p in found if ".partial" not in str(p)
+        )
 
 
 def review(number: int, length: int = 50) -> dict[str, Any]:
     """A labelled review of more than 200 characters, the same for the same number."""
-    draw = random.Random(number)  # noqa: S311
+    draw = random.Random(number)
     opinion = GOOD if number % 2 else BAD
     words = [draw.choice(opinion if draw.random() < 0.35 else PLAIN) for _ in range(length)]
     return {"text": f"{' '.join(words).capitalize()}.", "label": number % 2}
@@ -181,7 +187,11 @@ def first(shared: Workplace) -> Run:
     """A complete run, never interrupted; building it fills the shared store."""
     folder = shared.folder / "first"
     ended = shared.train(
-        f"steps={STEPS}", "run.save_every=7", "run.sample_every=10", "run.figures=true", f"run_dir={folder}"
+        f"steps={STEPS}",
+        "run.save_every=7",
+        "run.sample_every=10",
+        "run.figures=true",
+        f"run_dir={folder}",
     )
     return Run(ended.ok(), folder)
 
@@ -199,7 +209,7 @@ def fresh(shared: Workplace, tmp_path: Path) -> Workplace:
 
 
 @pytest.fixture
-def plugin(tmp_path: Path) -> Iterator[list[str]]:
+def plugin(tmp_path: Path) -> list[str]:
     """Flags for a scheme of the user's own, in an empty folder with its YAML."""
     (tmp_path / "halves.py").write_text(PLUGIN, encoding="utf-8")
     (tmp_path / "my_conf" / "reward_scheme").mkdir(parents=True)
@@ -208,7 +218,7 @@ def plugin(tmp_path: Path) -> Iterator[list[str]]:
         "defaults: [Halves, _self_]\nfirst: 0.25\n",
         encoding="utf-8",
     )
-    yield ["--plugin", "halves.py", "--config-dir", "my_conf"]
+    return ["--plugin", "halves.py", "--config-dir", "my_conf"]
 
 
 @pytest.fixture

@@ -63,7 +63,9 @@ def interrupt(
     process = place.start("train", *place.base, *ARGUMENTS, start_new_session=True)
     below: list[psutil.Process] = []
     try:
-        assert wait_until(lambda: process.poll() is not None or moment(), 90), "the moment never came"
+        assert wait_until(lambda: process.poll() is not None or moment(), 90), (
+            "the moment never came"
+        )
         assert process.poll() is None, process.communicate()
         wait_until(lambda: False, delay)
         below = workers(process.pid)
@@ -74,7 +76,9 @@ def interrupt(
             os.kill(process.pid, signal.SIGKILL)
         else:
             below[0].kill()
-        assert wait_until(lambda: all(map(is_over, below)), DIES_WITHIN), "a child outlived its parent"
+        assert wait_until(lambda: all(map(is_over, below)), DIES_WITHIN), (
+            "a child outlived its parent"
+        )
         process.wait(timeout=30)
     finally:
         _, err = clean_up(process, below)
@@ -86,7 +90,7 @@ def test_field_B32_B37_killed_again_and_again_the_run_ends_as_if_nothing_had_hap
     own: Workplace, first: Run, wait_until: Wait
 ) -> None:
     folder = own.folder / "killed"
-    log, draw = folder / "metrics.jsonl", random.Random(32)  # noqa: S311
+    log, draw = folder / "metrics.jsonl", random.Random(32)
 
     def writing() -> bool:
         return lines(log) >= 6 and any((folder / "checkpoints").glob("*.partial"))
@@ -129,7 +133,9 @@ def test_everything_below_a_killed_joblib_sweep_dies(own: Workplace, wait_until:
     below: list[psutil.Process] = []
     try:
         logs = own.folder / "runs"
-        assert wait_until(lambda: process.poll() is not None or any(logs.rglob("metrics.jsonl")), 120)
+        assert wait_until(
+            lambda: process.poll() is not None or any(logs.rglob("metrics.jsonl")), 120
+        )
         below = workers(process.pid)
         assert below
         os.kill(process.pid, signal.SIGKILL)

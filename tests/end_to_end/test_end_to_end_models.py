@@ -30,10 +30,15 @@ def sha256(path: Path) -> str:
 def test_second_scheme_reuses_every_stage(own: Workplace) -> None:
     ended = own.train("reward_scheme=uniform", "steps=1", "run_dir=second").ok()
     for stage in ("base_model", "sft", "reward_model", "oracle"):
-        assert any(line.startswith(f"{stage} ") and line.endswith("reused") for line in ended.err.splitlines())
+        assert any(
+            line.startswith(f"{stage} ") and line.endswith("reused")
+            for line in ended.err.splitlines()
+        )
 
 
-def test_damaged_artifact_is_rebuilt_with_a_message(shared: Workplace, first: Run, fresh: Workplace) -> None:
+def test_damaged_artifact_is_rebuilt_with_a_message(
+    shared: Workplace, first: Run, fresh: Workplace
+) -> None:
     for stage in ("base_model", "sft"):
         shutil.copytree(shared.store / stage, fresh.store / stage)
     (weights,) = fresh.store.glob("sft/*/model.safetensors")
@@ -56,7 +61,7 @@ def test_plan_says_what_differs_and_survives_a_broken_manifest(
     shutil.copytree(shared.store, fresh.store)
     plan = fresh.plan("sft.learning_rate=2e-3")
     assert "inputs.sft.learning_rate: 0.001 → 0.002" in plan.out
-    assert "parents.sft" in plan.out
+    assert "3 hits, 2 misses" in plan.out
     (manifest,) = fresh.store.glob("sft/*/manifest.json")
     manifest.write_text(manifest.read_text()[:100])
     assert "miss  sft" in fresh.plan("sft.learning_rate=2e-3").out
@@ -68,7 +73,9 @@ def test_lora_trains_exports_a_merged_policy_and_resumes(own: Workplace) -> None
     lora = ["model.lora.enabled=true", "model.lora.r=4", "run.sample_every=1"]
 
     def go(steps: int, folder: str) -> Run:
-        return Run(own.train(*lora, f"steps={steps}", f"run_dir={folder}").ok(), own.folder / folder)
+        return Run(
+            own.train(*lora, f"steps={steps}", f"run_dir={folder}").ok(), own.folder / folder
+        )
 
     straight = go(4, "straight")
     for row in straight.rows():
@@ -77,14 +84,23 @@ def test_lora_trains_exports_a_merged_policy_and_resumes(own: Workplace) -> None
     go(2, "resumed")
     resumed = go(4, "resumed")
     assert "continues at step 2" in resumed.ended.err
-    for name in ("metrics.jsonl", "samples.jsonl", "policy/model.safetensors", "value/value_head.safetensors"):
+    for name in (
+        "metrics.jsonl",
+        "samples.jsonl",
+        "policy/model.safetensors",
+        "value/value_head.safetensors",
+    ):
         assert resumed.bytes(name) == straight.bytes(name)
-    policy, info = AutoModelForCausalLM.from_pretrained(straight.folder / "policy", output_loading_info=True)
+    policy, info = AutoModelForCausalLM.from_pretrained(
+        straight.folder / "policy", output_loading_info=True
+    )
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     assert not [name for name, _ in policy.named_parameters() if "lora" in name]
     (checkpoint,) = (straight.folder / "checkpoints").iterdir()
-    assert (checkpoint / "trained.safetensors").stat().st_size < (straight.folder / "policy" / "model.safetensors").stat().st_size
+    assert (checkpoint / "trained.safetensors").stat().st_size < (
+        straight.folder / "policy" / "model.safetensors"
+    ).stat().st_size
     said = own.run("generate", "straight", "--prompt", "The film", "--max-new-tokens", "4").ok()
     assert said.out.startswith("The film")
 
@@ -136,7 +152,8 @@ def test_supervised_only_stops_after_sft_and_can_be_left_out(own: Workplace) -> 
     keys = dict(line.split()[1:3] for line in plan.splitlines() if line.startswith(("hit", "miss")))
     own.supervised().train("sft.train=false").ok()
     base, untouched = (
-        load_file(own.store / stage / keys[stage] / "model.safetensors") for stage in ("base_model", "sft")
+        load_file(own.store / stage / keys[stage] / "model.safetensors")
+        for stage in ("base_model", "sft")
     )
     assert base.keys() == untouched.keys()
     assert all(value.equal(base[name]) for name, value in untouched.items())

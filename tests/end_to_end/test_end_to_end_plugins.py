@@ -67,7 +67,9 @@ def test_scheme_of_the_users_own_runs_alone_and_in_sweeps(
         assert not any(row["rewards"][1:-1])
     assert "5 hits, 0 misses" in own.plan(*plugin, "reward_scheme=halves", "steps=2").out
 
-    swept = own.train(*plugin, "-m", "reward_scheme=halves", "reward_scheme.first=0.25,0.5", "steps=2")
+    swept = own.train(
+        *plugin, "-m", "reward_scheme=halves", "reward_scheme.first=0.25,0.5", "steps=2"
+    )
     assert "2 cells, 0 failed" in swept.ok().out
     assert "done before" in " ".join(swept.out.split())
 
@@ -95,7 +97,12 @@ def test_scheme_of_the_users_own_runs_alone_and_in_sweeps(
 
 def test_function_scores_whole_responses(own: Workplace) -> None:
     (own.folder / "mine.py").write_text(JUDGE)
-    arguments = ["judge=function", "judge.function=mine.py:length", "reward_scheme=uniform", "steps=2"]
+    arguments = [
+        "judge=function",
+        "judge.function=mine.py:length",
+        "reward_scheme=uniform",
+        "steps=2",
+    ]
     plan = own.plan(*arguments, "oracle.enabled=false").out
     assert "reward_model" not in plan
     assert "oracle" not in plan
@@ -103,7 +110,9 @@ def test_function_scores_whole_responses(own: Workplace) -> None:
     run = the_run(own, "uniform")
     for row in run.rows("samples.jsonl"):
         assert row["score"] == pytest.approx(len(row["response"]) / 10)
-        assert row["rewards"] == pytest.approx([row["score"] / len(row["tokens"])] * len(row["tokens"]))
+        assert row["rewards"] == pytest.approx(
+            [row["score"] / len(row["tokens"])] * len(row["tokens"])
+        )
     evaluation = run.json("results.json")["evaluation"]
     assert "policy/score" in evaluation
     assert "policy/oracle" not in evaluation

@@ -89,7 +89,9 @@ def test_prompt_longer_than_the_context(fresh: Workplace) -> None:
         for number in range(60)
     ]
     data = write_jsonl(fresh.folder / "long.jsonl", rows)
-    (fresh.folder / "score.py").write_text("def score(prompts, responses): return [0.0] * len(responses)\n")
+    (fresh.folder / "score.py").write_text(
+        "def score(prompts, responses): return [0.0] * len(responses)\n"
+    )
     error = fresh.train(
         f"dataset.path={data}", "dataset.format=prompt_completion", "judge=function",
         "judge.function=score.py:score", "reward_scheme=sparse", "oracle.enabled=false", "steps=1",
@@ -143,17 +145,23 @@ def test_model_of_the_hub_without_network(entry: Entry, fresh: Workplace) -> Non
     nothing_was_made(fresh)
 
 
-def test_longer_context_than_the_model_reads(entry: Entry, fresh: Workplace, model_folder: Path) -> None:
+def test_longer_context_than_the_model_reads(
+    entry: Entry, fresh: Workplace, model_folder: Path
+) -> None:
     error = entry(*policy_from(model_folder), "sft.max_length=256", "sft.max_tokens=null").error()
     assert "128" in error
     assert "256" in error
     nothing_was_made(fresh)
 
 
-def test_conversations_need_a_chat_template(entry: Entry, fresh: Workplace, model_folder: Path) -> None:
+def test_conversations_need_a_chat_template(
+    entry: Entry, fresh: Workplace, model_folder: Path
+) -> None:
     rows = [{"messages": chat(number), "label": number % 2} for number in range(60)]
     data = write_jsonl(fresh.folder / "chat.jsonl", rows)
-    error = entry(*policy_from(model_folder), f"dataset.path={data}", "dataset.format=messages").error()
+    error = entry(
+        *policy_from(model_folder), f"dataset.path={data}", "dataset.format=messages"
+    ).error()
     for part in ("dataset.format", "messages", "chat template"):
         assert part in error
     nothing_was_made(fresh)
@@ -224,9 +232,7 @@ def test_run_dir_is_no_word_for_a_sweep(own: Workplace) -> None:
         ("return 1 / 0", ["judge.function", "ZeroDivisionError"]),
     ],
 )
-def test_function_that_answers_wrongly(
-    own: Workplace, body: str, named: list[str]
-) -> None:
+def test_function_that_answers_wrongly(own: Workplace, body: str, named: list[str]) -> None:
     (own.folder / "bad.py").write_text(f"def score(prompts, responses):\n    {body}\n")
     error = own.train(
         "judge=function", "judge.function=bad.py:score", "reward_scheme=sparse", "oracle.enabled=false",
@@ -248,7 +254,9 @@ def test_function_that_answers_wrongly(
 def test_function_that_cannot_be_had_is_refused_before_anything_is_trained(
     entry: Entry, fresh: Workplace, function: str, named: list[str]
 ) -> None:
-    (fresh.folder / "good.py").write_text("def score(prompts, responses): return [0.0] * len(prompts)\n")
+    (fresh.folder / "good.py").write_text(
+        "def score(prompts, responses): return [0.0] * len(prompts)\n"
+    )
     (fresh.folder / "broken.py").write_text("import no_such\n")
     error = entry("judge=function", f"judge.function={function}", "reward_scheme=sparse").error()
     for part in named:

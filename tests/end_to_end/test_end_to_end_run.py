@@ -55,7 +55,9 @@ def test_samples_carry_a_number_for_every_token(first: Run) -> None:
     rows = first.rows("samples.jsonl")
     assert sorted({row["step"] for row in rows} - {STEPS - 1}) == [0, 10]
     for row in rows:
-        counts = {len(row[name]) for name in ("tokens", "rewards", "shaped", "kl", "values", "advantages")}
+        counts = {
+            len(row[name]) for name in ("tokens", "rewards", "shaped", "kl", "values", "advantages")
+        }
         assert counts == {len(row["tokens"])}
         assert sum(row["rewards"]) == pytest.approx(row["score"], abs=1e-4)
         assert 8 <= len(row["tokens"]) <= 15 or row["tokens"][-1] == "<|endoftext|>"
@@ -102,7 +104,9 @@ def test_field_B36_exported_policy_is_a_plain_model_and_the_value_head_reloads(f
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    policy, info = AutoModelForCausalLM.from_pretrained(first.folder / "policy", output_loading_info=True)
+    policy, info = AutoModelForCausalLM.from_pretrained(
+        first.folder / "policy", output_loading_info=True
+    )
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         assert not info[kind]
     tokenizer = AutoTokenizer.from_pretrained(first.folder / "policy")
@@ -147,7 +151,9 @@ def test_field_B38_two_runs_are_equal_byte_for_byte_and_another_seed_is_not(
         assert "reused" in again.err
     assert list((own.folder / "again").glob("wandb/**/*.wandb")), "the offline mirror was written"
     other = Run(own.train("steps=2", "seed=1", "run_dir=other").ok(), own.folder / "other")
-    prompts = {tuple(row["prompt"] for row in run.rows("samples.jsonl")[:8]) for run in (first, other)}
+    prompts = {
+        tuple(row["prompt"] for row in run.rows("samples.jsonl")[:8]) for run in (first, other)
+    }
     assert len(prompts) == 2
     assert other.rows()[0]["score/mean"] != first.rows()[0]["score/mean"]
 
@@ -189,7 +195,18 @@ def test_run_is_found_again_under_its_key(own: Workplace) -> None:
 
 def test_generate_and_report_read_a_finished_run(own: Workplace, first: Run) -> None:
     once, twice = (
-        own.run("generate", str(first.folder), "--prompt", "The film", "--prompt", "Story", "--samples", "2", "--seed", "3").ok()
+        own.run(
+            "generate",
+            str(first.folder),
+            "--prompt",
+            "The film",
+            "--prompt",
+            "Story",
+            "--samples",
+            "2",
+            "--seed",
+            "3",
+        ).ok()
         for _ in range(2)
     )
     assert once.out == twice.out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,12 +80,24 @@ class FunctionJudge(Judge):
                 tokenizer, rollout.response_ids, rollout.response_mask
             )
             extra = {"offsets": offsets} if with_offsets else {}
-            answer = function(prompts, responses, **extra)
+            answer = self._call(function, prompts, responses, extra)
             pair = with_offsets and isinstance(answer, tuple) and len(answer) == 2
             scores, evidence = answer if pair else (answer, None)
             return self._judgement(scores, evidence, rollout)
 
         return judge
+
+    def _call(
+        self, function: Callable[..., Any], prompts: list[str], responses: list[str], extra: Any
+    ) -> Any:
+        try:
+            return function(prompts, responses, **extra)
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            raise UserError(
+                f"judge.function = {self.function!r}: raised {type(error).__name__}: {error} "
+                f"({place.filename}, line {place.lineno})"
+            ) from error
 
     def load(self) -> Callable[..., Any]:
         """The function itself, or an error that says why it cannot be had."""

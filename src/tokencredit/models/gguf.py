@@ -57,7 +57,9 @@ def convert_gguf(gguf: Path, out_dir: Path, dtype: torch.dtype = torch.float32) 
     Raises `UserError` when the file cannot be read or its special ids contradict the tokenizer.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     facts = read_metadata(gguf)
     folder, name = str(gguf.parent), gguf.name
     try:
