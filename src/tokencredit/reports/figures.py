@@ -81,6 +81,17 @@ def plot_comparison(
     return Path(out)
 
 
+def plot_curves(groups: Mapping[str, Sequence[Sequence[float]]], out: Path) -> Path:
+    """As `plot_comparison`, from the scores of each run, step by step from 0."""
+    curves = {}
+    for name, runs in groups.items():
+        length = min(len(run) for run in runs)
+        smooth = np.array([running_mean(run)[:length] for run in runs])
+        curves[name] = (list(range(length)), smooth)
+    _save(Path(out), _draw_comparison, curves, "score/mean")
+    return Path(out)
+
+
 def running_mean(values: Sequence[float], window: int = _WINDOW) -> list[float]:
     """Return, at each place, the mean of the last `window` values, of fewer at the beginning."""
     sums = np.cumsum([0.0, *values])
