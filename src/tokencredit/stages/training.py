@@ -6,23 +6,15 @@ import math
 import shutil
 import time
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tokencredit.algorithms.optimizer import Course
 from tokencredit.console import say
 from tokencredit.errors import UserError, require
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
-
-
-class Schedule(str, Enum):
-    """How the learning rate moves after its warm-up."""
-
-    constant = "constant"
-    linear = "linear"
-    cosine = "cosine"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,7 +37,7 @@ class Training:
     """Decoupled weight decay."""
     warmup_fraction: float = 0.03
     """Share of the steps in which the learning rate rises from 0."""
-    schedule: Schedule = Schedule.cosine
+    schedule: Course = Course.cosine
     """Course of the learning rate: constant, linear, or cosine (both to 0)."""
     max_grad_norm: float = 1.0
     """Global gradient norm is clipped to this."""
