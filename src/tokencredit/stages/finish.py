@@ -46,6 +46,13 @@ def export_policy(actors: Actors, lora: Lora, run_folder: Path) -> None:
     publish(value, run_folder / "value")
 
 
+def seconds_of_steps(run_folder: Path) -> float:
+    """The sum of all phases of all steps logged so far."""
+    rows = read_jsonl(run_folder / "timings.jsonl")
+    phases = [row[key] for row in rows for key in row if key.startswith("time/")]
+    return float(sum(phases))
+
+
 def write_rows(run_folder: Path, rows: list[dict[str, Any]]) -> None:
     """Write evaluation.jsonl, one line a held-out prompt."""
     lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]

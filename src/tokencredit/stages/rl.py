@@ -25,7 +25,13 @@ from tokencredit.rollout import Rollout
 from tokencredit.stages.actors import Actors, load_actors
 from tokencredit.stages.checkpoints import Checkpoints, Progress
 from tokencredit.stages.evaluate import evaluate, report
-from tokencredit.stages.finish import export_policy, write_figures, write_results, write_rows
+from tokencredit.stages.finish import (
+    export_policy,
+    seconds_of_steps,
+    write_figures,
+    write_results,
+    write_rows,
+)
 from tokencredit.stages.oracle import OracleStage, load_oracle
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.run_folder import RunFolder, State
@@ -137,6 +143,8 @@ class RLStage(Stage):
         run = RunFolder(out)
         self.check_folder()
         with run.locked():
+            if self.is_done():  # by the process that held the folder until now
+                return {}
             self._write_identity(run)
             torch.use_deterministic_algorithms(True, warn_only=True)
             return self._train_and_evaluate(run)
@@ -148,13 +156,14 @@ class RLStage(Stage):
         judge = open_panel(config.judge, config.scorer, context, actors.tokenizer)
         learner = Learner(config_algorithm(self.context), actors, judge, self.context)
         with self._tracker(run, learner) as tracker:
+            before = seconds_of_steps(run.path)  # of sessions that ended early
             learner.train(tracker, Checkpoints(run.path))
             run.write(State.trained, prompts_dropped=learner.prompts.dropped)
             oracle = load_oracle(self._oracle_folder()) if config.oracle.enabled else None
             rows = evaluate(config, actors, judge, oracle, self._prompts("eval", actors))
             write_rows(run.path, rows)
             export_policy(actors, config.model.lora, run.path)
-            seconds = time.monotonic() - started
+            seconds = before + time.monotonic() - started
             results = write_results(run, self, report(rows), seconds)
             if config.run.figures:
                 write_figures(run.path)
