@@ -137,7 +137,7 @@ class Rates:
     """For sft.learning_rate=null."""
     reward: float = 5e-4
     """For reward_model.learning_rate=null."""
-    rl: float = 1e-4
+    rl: float = 2e-5
     """For algorithm.optimizer.learning_rate=null."""
 
     def __post_init__(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -44,7 +45,8 @@ class RewardModel(Training):
     """Training texts are cut to a length drawn from [min_length, max_length] tokens, so that the
     model also knows short responses; set it to max_length for whole texts only."""
     held_out: int = 1000
-    """Reviews of the evaluation split on which accuracy is measured."""
+    """Reviews of the evaluation split on which accuracy is measured; `max_tokens`, where set, limits
+    their tokens too."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -192,6 +194,9 @@ def evaluate(
     model.eval()
     texts = [tokenizer(text_of(record, tokenizer))["input_ids"] for record in records]
     ids = [with_end(text, tokenizer)[: settings.max_length] for text in texts]
+    if settings.max_tokens is not None:
+        total = list(accumulate(map(len, ids)))
+        ids = ids[: max(1, sum(tokens <= settings.max_tokens for tokens in total))]
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     for start in range(0, len(order), 32):
         chosen = order[start : start + 32]
@@ -203,4 +208,4 @@ def evaluate(
         scores += score
         right += sum((s > 0) == (records[i].label == 1) for s, i in zip(score, chosen, strict=True))
     spread = float(torch.tensor(scores).std(unbiased=False))
-    return {"accuracy": right / len(records), "held_out": len(records), "score_std": spread}
+    return {"accuracy": right / len(ids), "held_out": len(ids), "score_std": spread}
