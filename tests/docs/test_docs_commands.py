@@ -11,7 +11,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("experiments/**/*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted(ROOT.glob("experiments/**/*.md")),
+]
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 TINY = (
     "model=scratch model.architecture.vocab_size=300 model.architecture.hidden_size=32 "
@@ -66,7 +70,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     """`tokencredit` with these arguments in the folder."""
     command = [sys.executable, "-m", "tokencredit.cli", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=300)
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=False, timeout=300
+    )
 
 
 @pytest.mark.slow
@@ -92,7 +98,13 @@ def finished(folder: Path) -> Path:
 @pytest.mark.slow
 def test_the_scheme_of_the_how_to_page_trains(folder: Path) -> None:
     """The plug-in of docs/write-a-scheme.md, from an empty directory, to the end."""
-    arguments = ["train", "--plugin", "recency.py", "reward_scheme=Recency", "reward_scheme.decay=0.5"]
+    arguments = [
+        "train",
+        "--plugin",
+        "recency.py",
+        "reward_scheme=Recency",
+        "reward_scheme.decay=0.5",
+    ]
     answer = run([*arguments, "dataset=file", "dataset.path=reviews.jsonl", *TINY], folder)
     assert answer.returncode == 0, answer.stderr
     assert len(list(folder.glob("runs/Recency/*/results.json"))) == 1
@@ -101,7 +113,12 @@ def test_the_scheme_of_the_how_to_page_trains(folder: Path) -> None:
 @pytest.mark.slow
 def test_the_function_judge_of_the_how_to_page_trains(folder: Path) -> None:
     """praise.py pays its own scores."""
-    arguments = ["train", "judge=function", "judge.function=praise.py:score", "reward_scheme=sparse"]
+    arguments = [
+        "train",
+        "judge=function",
+        "judge.function=praise.py:score",
+        "reward_scheme=sparse",
+    ]
     answer = run([*arguments, "dataset=file", "dataset.path=reviews.jsonl", *TINY], folder)
     assert answer.returncode == 0, answer.stderr
 

@@ -45,7 +45,7 @@ class RewardModel(Training):
     """Training texts are cut to a length drawn from [min_length, max_length] tokens, so that the
     model also knows short responses; set it to max_length for whole texts only."""
     held_out: int = 1000
-    """Reviews of the evaluation split on which accuracy is measured; `max_tokens` limits them too."""
+    """Held-out reviews on which accuracy is measured; `max_tokens` limits their tokens too."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
