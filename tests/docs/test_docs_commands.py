@@ -40,7 +40,7 @@ def commands() -> list[tuple[str, str]]:
     found = []
     for page, text in blocks("bash"):
         for line in text.replace("\\\n", " ").splitlines():
-            command = " ".join(shlex.split(line, comments=True))
+            command = shlex.join(shlex.split(line, comments=True))
             if command.startswith("tokencredit "):
                 found.append((page, command))
     return list(dict.fromkeys(found))
