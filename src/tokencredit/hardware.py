@@ -39,6 +39,17 @@ class Hardware:
             "must be null (all cores) or >= 1",
         )
 
+    def check(self) -> None:
+        """Raise if the machine lacks what is configured."""
+        import torch
+
+        require(
+            self.on_cpu() or torch.cuda.is_available(),
+            "hardware.device",
+            self.device.value,
+            "torch finds no such device here; use hardware=cpu, or install a build of torch for it",
+        )
+
     def on_cpu(self) -> bool:
         """Whether everything runs on the CPU."""
         return self.device is Device.cpu
