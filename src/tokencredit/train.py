@@ -111,6 +111,7 @@ def split_arguments(arguments: list[str], request: Request) -> list[str]:
             overrides.append(argument)
     if request.plan_only:  # one process can add a plan up, and nothing of it stays behind
         request.scratch = tempfile.TemporaryDirectory(prefix="tokencredit-")
+        overrides = [o for o in overrides if not o.startswith(("hydra/launcher", "hydra.launcher"))]
         overrides += ["hydra/launcher=basic", f"hydra.sweep.dir={request.scratch.name}"]
     return [*flags, *overrides]
 
