@@ -29,7 +29,9 @@ from tokencredit.helptext import conf_dir, help_text
 from tokencredit.pipeline import Outcome, StageFailed, execute, plan
 from tokencredit.plugins import load_plugins
 from tokencredit.process import follow
+from tokencredit.stages.finish import seconds_of_steps
 from tokencredit.stages.rl import RLStage
+from tokencredit.stages.run_folder import RunFolder
 from tokencredit.stages.stage import Stage
 from tokencredit.store import Plan
 from tokencredit.tracking.jsonl import read_jsonl
@@ -219,9 +221,8 @@ def budget(outcome: Outcome, total: float) -> str:
     """Seconds of every part of the command; `make train` adds those of the installation."""
     parts = {name: took for name, took in outcome.seconds.items() if name != "rl"}
     if "rl" in outcome.seconds:
-        rows = read_jsonl(result_folder(outcome.last) / "timings.jsonl")
-        steps = [sum(v for k, v in row.items() if k.startswith("time/")) for row in rows]
-        parts[f"{len(steps)} RL steps"] = sum(steps)
+        run = RunFolder(result_folder(outcome.last))
+        parts[f"{run.rows()} RL steps"] = seconds_of_steps(run.path)
     parts["rest"] = max(0.0, total - sum(parts.values()))
     install = float(os.environ.get("TOKENCREDIT_INSTALL_SECONDS", "0"))
     if install:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -290,8 +289,3 @@ def _first_line(error: Exception) -> str:
 def parameter_count(model: Any) -> int:
     """Number of parameters, shared ones once."""
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def special_ids(tokenizer: PreTrainedTokenizerBase) -> Sequence[int]:
-    """Ids that never stand for text."""
-    return list(tokenizer.all_special_ids)

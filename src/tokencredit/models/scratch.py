@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tokencredit.models.model import Model
+from tokencredit.models.model import Model, parameter_count
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -60,4 +60,4 @@ def write_scratch_model(model: Model, texts: Iterable[str], seed: int, out: Path
     )
     decoder.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    return sum(parameter.numel() for parameter in decoder.parameters())
+    return parameter_count(decoder)
