@@ -28,13 +28,17 @@ def masked_mean(x: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Ten
 def whiten(
     x: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], *, unbiased: bool = True, eps: float = 1e-8
 ) -> Float[Tensor, "B T"]:
-    """`x` with mean 0 and variance 1 over counting tokens; only centred if fewer than two."""
+    """`x` with mean 0 and variance 1 over counting tokens; only centred if fewer than two.
+
+    Unbiased: divided by √(Σ/(n − 1) + eps), as TRL does. Biased: by √max(Σ/n, eps), as OpenRLHF.
+    """
     count = mask.sum()
     centred = keep(x - masked_mean(x, mask), mask)
     if count < 2:
         return centred
-    variance = centred.square().sum() / (count - 1 if unbiased else count)
-    return centred * torch.rsqrt(variance + eps)
+    squares = centred.square().sum()
+    variance = squares / (count - 1) + eps if unbiased else (squares / count).clamp(min=eps)
+    return centred * torch.rsqrt(variance)
 
 
 def last_token(mask: Bool[Tensor, "B T"]) -> Bool[Tensor, "B T"]:

@@ -2,14 +2,14 @@
 
 B responses, P prompt tokens (left-padded), T response tokens (right-padded). Index t belongs to the
 action that emitted response token t; the end-of-sequence token is an action. A mask is True where
-the token counts. Floats are float32.
+the token counts. Floats are float32. An optional field that is None stays None in every selection.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Self
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final, Self
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -22,7 +22,7 @@ class Batch:
 
     def __getitem__(self, rows: Tensor) -> Self:
         """The chosen rows, as the same type."""
-        return type(self)(**{item.name: getattr(self, item.name)[rows] for item in fields(self)})
+        return self._each(lambda value: value[rows])
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -30,15 +30,91 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Self:
         """The same batch on another device."""
-        return type(self)(
-            **{item.name: getattr(self, item.name).to(device) for item in fields(self)}
-        )
+        return self._each(lambda value: value.to(device))
+
+    def _each(self, change: Callable[[Any], Any]) -> Self:
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return type(self)(**{n: None if v is None else change(v) for n, v in values.items()})
 
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
-        """The rows of all parts, in order."""
-        names = [item.name for item in fields(cls)]
-        return cls(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+        """The rows of all parts, in order; prompts are padded left, responses right, to fit."""
+        columns = {item.name: [getattr(part, item.name) for part in parts] for item in fields(cls)}
+        return cls(**{name: _joined(name, column) for name, column in columns.items()})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """For each token, the ids that top-k and top-p left possible: ragged, the ids stored once.
+
+    Selecting rows selects positions and shares the ids.
+    """
+
+    ids: Int[Tensor, "N"]
+    """int32, all kept ids of all tokens."""
+    starts: Int[Tensor, "B T"]
+    """Where a token's ids begin."""
+    counts: Int[Tensor, "B T"]
+    """How many ids a token has; 0 where nothing was left out (or the slot is masked)."""
+
+    def __getitem__(self, rows: Tensor) -> Self:
+        """The chosen rows."""
+        return type(self)(ids=self.ids, starts=self.starts[rows], counts=self.counts[rows])
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.starts)
+
+    def cut(self, length: int) -> Self:
+        """The first `length` tokens of each row."""
+        starts, counts = self.starts[:, :length], self.counts[:, :length]
+        return type(self)(ids=self.ids, starts=starts, counts=counts)
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same on another device."""
+        moved = (part.to(device) for part in (self.ids, self.starts, self.counts))
+        ids, starts, counts = moved
+        return type(self)(ids=ids, starts=starts, counts=counts)
+
+    @property
+    def bytes(self) -> int:
+        """Size of the stored ids and of their index."""
+        return sum(p.numel() * p.element_size() for p in (self.ids, self.starts, self.counts))
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
+        """The rows of all parts; shorter responses are padded right with counts of 0."""
+        longest = max(part.starts.shape[1] for part in parts)
+        offsets = [0, *torch.tensor([len(p.ids) for p in parts]).cumsum(0).tolist()]
+        shifted = [part.starts + offset for part, offset in zip(parts, offsets, strict=False)]
+        return cls(
+            ids=torch.cat([part.ids for part in parts]),
+            starts=torch.cat([_padded(start, longest) for start in shifted]),
+            counts=torch.cat([_padded(part.counts, longest) for part in parts]),
+        )
+
+
+LEFT_PADDED: Final = ("ids", "mask", "prompt_ids", "prompt_mask")
+"""Fields (B, P); every other field of two dimensions is (B, T) and padded right."""
+
+
+def _joined(name: str, column: Sequence[Any]) -> Any:
+    if any(value is None for value in column):
+        return None
+    if not isinstance(column[0], Tensor):
+        return type(column[0]).concatenate(column)
+    if column[0].dim() == 1:
+        return torch.cat(list(column))
+    longest = max(value.shape[1] for value in column)
+    return torch.cat([_padded(value, longest, left=name in LEFT_PADDED) for value in column])
+
+
+def _padded(x: Tensor, length: int, *, left: bool = False) -> Tensor:
+    """`x` with columns of zeros, so that it has `length` columns."""
+    missing = length - x.shape[1]
+    if missing == 0:
+        return x
+    return torch.nn.functional.pad(x, (missing, 0) if left else (0, missing))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +125,8 @@ class Prompts(Batch):
     """Position of each record in its source; names its random streams."""
     samples: Int[Tensor, "B"]
     """Which of several responses to the same record in this batch; names them too."""
+    groups: Int[Tensor, "B"]
+    """Responses with the same number answer the same prompt, for baselines of a group."""
     ids: Int[Tensor, "B P"]
     mask: Bool[Tensor, "B P"]
     min_new: Int[Tensor, "B"]
@@ -62,6 +140,7 @@ class Rollout(Batch):
     """What the policy said, and what policy, reference, and value function thought of it."""
 
     rows: Int[Tensor, "B"]
+    groups: Int[Tensor, "B"]
     prompt_ids: Int[Tensor, "B P"]
     prompt_mask: Bool[Tensor, "B P"]
     response_ids: Int[Tensor, "B T"]
@@ -70,15 +149,33 @@ class Rollout(Batch):
     min_new: Int[Tensor, "B"]
     finished: Bool[Tensor, "B"]
     """False where the response was cut off by its length limit."""
+    stopped: Bool[Tensor, "B"]
+    """True where a stop string ended it: finished, but not by the end token."""
     logp: Float[Tensor, "B T"]
     """log π_old(a_t | s_t) under the distribution that was sampled from."""
     ref_logp: Float[Tensor, "B T"]
     values: Float[Tensor, "B T"]
+    full_kl: Float[Tensor, "B T"] | None = None
+    """Σ_v π (log π − log π_ref) over the whole vocabulary, where the estimator asks for it."""
+    kept: Kept | None = None
+    """The ids that could be sampled, where top-k or top-p left some out."""
 
     @property
     def lengths(self) -> Int[Tensor, "B"]:
         """Number of response tokens, the end token included."""
         return self.response_mask.sum(dim=1)
+
+    def trimmed(self) -> Self:
+        """The same rows without the columns of padding that none of them needs."""
+        prompt = int(self.prompt_mask.sum(dim=1).max())
+        response = int(self.lengths.max())
+        cut = {
+            item.name: value[:, -prompt:] if item.name in LEFT_PADDED else value[:, :response]
+            for item in fields(self)
+            if isinstance(value := getattr(self, item.name), Tensor) and value.dim() == 2
+        }
+        kept = None if self.kept is None else self.kept.cut(response)
+        return replace(self, **cut, kept=kept)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +195,10 @@ class Targets(Batch):
     advantages: Float[Tensor, "B T"]
     returns: Float[Tensor, "B T"]
 
+    def cut(self, length: int) -> Self:
+        """The first `length` tokens of each row."""
+        return self._each(lambda value: value[:, :length])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyOutput(Batch):
@@ -106,3 +207,5 @@ class PolicyOutput(Batch):
     logp: Float[Tensor, "B T"]
     values: Float[Tensor, "B T"]
     entropy: Float[Tensor, "B T"]
+    full_kl: Float[Tensor, "B T"] | None = None
+    """As `Rollout.full_kl`, where it was asked for."""

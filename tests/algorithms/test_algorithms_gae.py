@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from batches import shaped_of
 from builders import make_rollout, mask_of
-from tokencredit.algorithms.advantages import gae
+from tokencredit.algorithms.advantages import Whiten, gae, to_go
 from tokencredit.algorithms.ppo import PPO
 from tokencredit.ops import keep, whiten
 
@@ -95,7 +96,10 @@ def test_field_B13_poison_behind_the_end(poison: float) -> None:
 def test_papers_S3_padding_changes_no_target(extra: int) -> None:
     narrow, wide = make_rollout([4, 2, 1]), make_rollout([4, 2, 1], width=4 + extra)
     assert torch.equal(narrow.values, wide.values[:, :4])
-    targets = [PPO(lam=0.9).targets(rollout, rollout.values * 2 - 1) for rollout in (narrow, wide)]
+    targets = [
+        PPO(lam=0.9).targets(rollout, shaped_of(rollout.values * 2 - 1))
+        for rollout in (narrow, wide)
+    ]
     assert torch.allclose(targets[0].advantages, targets[1].advantages[:, :4], atol=1e-6)
     assert torch.allclose(targets[0].returns, targets[1].returns[:, :4], atol=1e-6)
 
@@ -109,13 +113,25 @@ def test_papers_S3_an_unmasked_whitening_would_see_padding() -> None:
     assert not torch.allclose(first, second[:, :4], atol=1e-2)
 
 
-def test_whitening_comes_after_the_returns() -> None:
+@pytest.mark.parametrize("kind", [Whiten.unbiased, Whiten.biased])
+def test_whitening_comes_after_the_returns(kind: Whiten) -> None:
     rollout = make_rollout([4, 2, 1])
-    shaped = rollout.values * 2 - 1
-    plain, white = (PPO(whiten=flag).targets(rollout, shaped) for flag in (False, True))
+    shaped = shaped_of(rollout.values * 2 - 1)
+    plain, white = (PPO(whiten=w).targets(rollout, shaped) for w in (Whiten.none, kind))
     assert torch.equal(plain.returns, white.returns)
-    assert torch.allclose(white.advantages, whiten(plain.advantages, rollout.response_mask))
+    expected = whiten(plain.advantages, rollout.response_mask, unbiased=kind is Whiten.unbiased)
+    assert torch.allclose(white.advantages, expected)
     assert not torch.allclose(white.advantages, plain.advantages)
+
+
+@pytest.mark.parametrize("gamma", [1.0, 0.9])
+def test_rewards_to_go_by_a_loop(gamma: float) -> None:
+    mask = mask_of([3, 1])
+    rewards = torch.tensor([[1.0, -2.0, 4.0], [5.0, 9.0, 9.0]])
+    by_hand = [[1 + gamma * (-2 + gamma * 4), -2 + gamma * 4, 4.0], [5.0, 0.0, 0.0]]
+    found = to_go(rewards, mask, gamma)
+    for row, expected in zip(found.tolist(), by_hand, strict=True):
+        assert row == pytest.approx(expected)
 
 
 def test_field_B1_a_sparse_vector_and_a_scalar_give_the_same_advantages() -> None:

@@ -10,6 +10,7 @@ import torch
 
 from builders import make_judgement, make_rollout, mask_of
 from tokencredit.describe import (
+    credit_ends,
     credit_entropy,
     credit_shares,
     describe,
@@ -17,6 +18,8 @@ from tokencredit.describe import (
     explained_variance,
 )
 from tokencredit.rewards.redistribute import Redistribute
+from tokencredit.rewards.sparse import Sparse
+from tokencredit.rewards.uniform import Uniform
 from tokencredit.rollout import Judgement, Rollout, Targets
 
 
@@ -51,6 +54,8 @@ def test_field_B26_every_metric_by_hand() -> None:
         "length/finished": 0.5,
         "credit/entropy": entropy / 2,
         "credit/eos_share": 0.75 / 2,
+        "credit/first_third": 0.25 / 2,  # a single token is in the middle
+        "credit/last_third": 0.75 / 2,
         "value/mean": 2.0,
         "value/explained_variance": 1 - 3.0 / 7.0,  # errors 0, 0, 3; returns 1, 2, 6
     }
@@ -122,6 +127,31 @@ def test_eos_share_counts_finished_responses_only() -> None:
     rollout = replace(make_rollout([2, 2]), finished=torch.tensor([True, False]))
     rewards = torch.tensor([[1.0, 3.0], [1.0, 3.0]])
     assert eos_share(rewards, rollout).tolist() == [0.75, 0]
+
+
+@pytest.mark.parametrize(
+    ("length", "first", "last"),
+    [(1, 0, 0), (2, 1, 2), (3, 1, 4), (4, 1, 8), (5, 3, 24), (6, 3, 48)],
+)
+def test_field_B3_thirds_of_a_response_by_hand(length: int, first: float, last: float) -> None:
+    """Credits 1, 2, 4, … of either sign; thirds of four or five tokens are the outer one or two."""
+    mask = mask_of([length], 8)
+    sizes = 2.0 ** torch.arange(8)
+    rewards = torch.where(mask, sizes * (-1) ** torch.arange(8), float("nan"))
+    total = 2**length - 1
+    found = [share.item() for share in credit_ends(rewards, mask)]
+    assert found == pytest.approx([first / total, last / total])
+
+
+def test_field_B3_thirds_of_sparse_and_of_even_credit() -> None:
+    rollout = make_rollout([9, 3])
+    mask, judgement = rollout.response_mask, make_judgement(rollout)
+    sparse, even = (
+        [share.tolist() for share in credit_ends(scheme.token_rewards(rollout, judgement), mask)]
+        for scheme in (Sparse(), Uniform())
+    )
+    assert sparse == [[0, 0], [1, 1]]
+    assert even[0] == even[1] == pytest.approx([1 / 3, 1 / 3])
 
 
 def test_explained_variance_of_perfect_and_of_constant_values() -> None:

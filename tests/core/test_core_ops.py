@@ -86,11 +86,21 @@ def test_whiten_by_hand_unbiased_and_biased() -> None:
     assert whiten(x, mask, unbiased=False).tolist()[0] == pytest.approx([-1, 1, 0])
 
 
+def test_whiten_keeps_the_two_dialects_apart_where_the_variance_is_small() -> None:
+    """TRL adds 1e-8 to the variance; OpenRLHF takes the larger of the two."""
+    x, mask = torch.tensor([[1e-4, -1e-4]], dtype=torch.float64), mask_of([2], 2)
+    assert whiten(x, mask)[0, 0].item() == pytest.approx(1e-4 / (2e-8 + 1e-8) ** 0.5)
+    assert whiten(x, mask, unbiased=False)[0, 0].item() == pytest.approx(1.0)
+    smaller = whiten(0.1 * x, mask, unbiased=False)
+    assert smaller[0, 0].item() == pytest.approx(1e-5 / 1e-4)
+
+
 @pytest.mark.filterwarnings("ignore:var")
 @pytest.mark.parametrize("lengths", [[1], [1, 0]])
 def test_field_B22_one_token_is_not_divided_by_zero(lengths: list[int]) -> None:
     x, mask = torch.full((len(lengths), 1), 3.0), mask_of(lengths, 1)
-    assert torch.equal(whiten(x, mask), torch.zeros_like(x))
+    for unbiased in (True, False):
+        assert torch.equal(whiten(x, mask, unbiased=unbiased), torch.zeros_like(x))
     assert x[mask].var().isnan()  # what the plain formula gives
 
 

@@ -1,12 +1,49 @@
-"""Generalised advantage estimation over response tokens."""
+"""From token rewards to advantages: with values, with a group of responses, or with neither."""
 
 from __future__ import annotations
 
+from enum import Enum
+from typing import Final
+
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tokencredit.ops import keep
+from tokencredit.ops import keep, last_token, whiten
+
+ROUNDING: Final = 1e-5
+"""Share of a return's size below which differences are those of float32 sums."""
+
+
+class Whiten(str, Enum):
+    """How advantages are normalised: over all counting tokens of the whole rollout, once."""
+
+    none = "none"
+    unbiased = "unbiased"
+    """(A − mean) / √(Σ(A − mean)² / (n − 1) + 1e-8)."""
+    biased = "biased"
+    """(A − mean) / √max(Σ(A − mean)² / n, 1e-8)."""
+
+    def applied(
+        self, advantages: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]
+    ) -> Float[Tensor, "B T"]:
+        """The advantages, normalised as this says."""
+        if self is Whiten.none:
+            return advantages
+        return whiten(advantages, mask, unbiased=self is Whiten.unbiased)
+
+
+class GroupBaseline(str, Enum):
+    """What of a prompt's other responses a token's return to go is compared with.
+
+    With a sparse reward, γ = 1, and no penalty both are their mean score: the published form.
+    """
+
+    to_go = "to_go"
+    """Their mean return to go at the same index; behind its end, a response keeps its last one."""
+    total = "total"
+    """Their mean return, the same for every token. With dense rewards little is left late in a
+    response, which this takes for failure: more noise, though no bias."""
 
 
 def gae(
@@ -33,3 +70,69 @@ def gae(
         next_value = values[:, t]
         advantages[:, t] = following
     return advantages, keep(advantages + values, mask)
+
+
+def to_go(
+    rewards: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], gamma: float
+) -> Float[Tensor, "B T"]:
+    """G_t = Σ_{u ≥ t} γ^(u−t) r_u, zero where masked.
+
+    An action cannot change what was paid before it, unless the scheme looks at the whole response,
+    as redistribution does; then G_t leaves that part out, with every algorithm.
+    """
+    nothing = torch.zeros_like(rewards)
+    return gae(rewards, nothing, mask, gamma=gamma, lam=1.0)[0]
+
+
+def group_sum(
+    x: Float[Tensor, "B *S"], groups: Int[Tensor, "B"]
+) -> tuple[Float[Tensor, "B *S"], Int[Tensor, "B"]]:
+    """For each row, the sum of `x` over the rows of its group, and how many these are."""
+    _, index, counts = groups.unique(return_inverse=True, return_counts=True)
+    empty = torch.zeros((len(counts), *x.shape[1:]), dtype=x.dtype, device=x.device)
+    return empty.index_add(0, index, x)[index], counts[index]
+
+
+def group_mean(
+    x: Float[Tensor, "B *S"], groups: Int[Tensor, "B"], *, others: bool
+) -> Float[Tensor, "B *S"]:
+    """For each row, the mean of `x` over its group, without the row itself if `others`.
+
+    Raises ValueError for a group of one row: it has nothing to be compared with.
+    """
+    total, count = group_sum(x, groups)
+    if bool((count < 2).any()):
+        raise ValueError("a group baseline needs at least two responses to every prompt")
+    if others:
+        total, count = total - x, count - 1
+    return total / count.view(-1, *[1] * (x.dim() - 1))
+
+
+def group_spread(x: Float[Tensor, "B T"], groups: Int[Tensor, "B"]) -> Float[Tensor, "B 1"]:
+    """For each row, the largest (unbiased) standard deviation of any column over its group.
+
+    Infinite where a group differs by no more than rounding, so that nothing is made of that.
+    """
+    squares, count = group_sum((x - group_mean(x, groups, others=False)).square(), groups)
+    sd = (squares / (count - 1)[:, None]).sqrt().amax(dim=1, keepdim=True)
+    size = (group_sum(x.square(), groups)[0] / count[:, None]).sqrt().amax(dim=1, keepdim=True)
+    return torch.where(sd > ROUNDING * size, sd, torch.inf)
+
+
+def held(returns: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    """Returns to go with each response's last one in every slot behind its end."""
+    last = keep(returns, last_token(mask)).sum(dim=1, keepdim=True)
+    return torch.where(mask, returns, last)
+
+
+def over_group(
+    returns: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    groups: Int[Tensor, "B"],
+    kind: GroupBaseline,
+    *,
+    others: bool,
+) -> Float[Tensor, "B T"]:
+    """Returns to go less the group's baseline, zero where masked."""
+    compared = returns[:, :1] if kind is GroupBaseline.total else held(returns, mask)
+    return keep(returns - group_mean(compared, groups, others=others), mask)

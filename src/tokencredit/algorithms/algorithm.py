@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
+from enum import Enum
+from typing import ClassVar
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tokencredit.algorithms.kl import KLPenalty
+from tokencredit.algorithms.advantages import Whiten, to_go
+from tokencredit.algorithms.losses import Aggregation, Term, kl_old_new, log_ratio
 from tokencredit.algorithms.optimizer import Optimizer
-from tokencredit.algorithms.procedure import Procedure
+from tokencredit.algorithms.shaping import Shaped, Shaping, State
 from tokencredit.errors import require
 from tokencredit.ops import keep
 from tokencredit.rollout import PolicyOutput, Rollout, Targets
+
+__all__ = ["Algorithm", "Loss", "Shaped", "State", "Verdict"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,29 +27,65 @@ class Loss:
     """A loss to minimise, as a sum over tokens, and its parts for the log."""
 
     total: Float[Tensor, ""]
-    """Sum over the counting tokens; the engine divides by the global token count."""
+    """Sum over the counting tokens; the engine divides by the global count (`units`)."""
     sums: dict[str, Float[Tensor, ""]]
     """Per-token sums without gradient; the engine averages them over tokens."""
 
 
+class Verdict(str, Enum):
+    """What becomes of a minibatch once its loss is known; the engine counts what is not taken."""
+
+    take = "take"
+    skip = "skip"
+    """No optimizer step."""
+    stop = "stop"
+    """No optimizer step, and no further minibatches in this step."""
+
+
 @dataclass(slots=True, kw_only=True)
-class Algorithm(Procedure):
+class Algorithm(Shaping):
     """Turns rewards into targets and targets into a loss. Knows no devices and no optimizers."""
+
+    uses_values: ClassVar[bool] = True
+    """Whether there is a value function to train."""
+    uses_greedy: ClassVar[bool] = False
+    """Whether each prompt is also answered greedily, for a baseline."""
+    uses_final: ClassVar[bool] = False
+    """Whether the rollout is read once more after the last minibatch, for `final`."""
 
     batch_size: int = 16
     """Responses of one step."""
+    samples_per_prompt: int = 1
+    """Responses to each prompt; batch_size is a multiple of it."""
     epochs: int = 4
     """Passes over the rollout in one step."""
     minibatches: int = 4
     """Optimizer steps of one pass."""
-    reward_clip: float | None = None
-    """Token rewards are clipped to this magnitude before the KL penalty; null: not at all."""
-    kl: KLPenalty = field(default_factory=KLPenalty)
+    gamma: float = 1.0
+    """Discount of a token."""
+    whiten: Whiten = Whiten.none
+    """none, unbiased, or biased: advantages get mean 0 and variance 1 over the rollout's tokens."""
+    aggregation: Aggregation = Aggregation.token_mean
+    """token_mean, or sequence_mean (the mean of each response, then the mean of these)."""
+    entropy_coef: float = 0.0
+    """Weight of an entropy bonus."""
+    ratio_threshold: float | None = 10.0
+    """A minibatch whose mean ratio exceeds this is skipped and counted; null: never."""
+    kl_stop: float | None = None
+    """A minibatch whose mean KL to the rollout's policy (ρ − 1 − log ρ, nats a token) exceeds this
+    ends the step's updates and is counted; null: never."""
     optimizer: Optimizer = field(default_factory=Optimizer)
 
     def check(self) -> None:
         """Raise for values out of range."""
+        Shaping.check(self)
         require(self.batch_size >= 1, "algorithm.batch_size", self.batch_size, "must be >= 1")
+        require(
+            self.samples_per_prompt >= 1 and self.batch_size % self.samples_per_prompt == 0,
+            "algorithm.samples_per_prompt",
+            self.samples_per_prompt,
+            f"must be >= 1 and divide algorithm.batch_size = {self.batch_size}",
+        )
         require(self.epochs >= 1, "algorithm.epochs", self.epochs, "must be >= 1")
         require(
             1 <= self.minibatches <= self.batch_size,
@@ -51,29 +93,88 @@ class Algorithm(Procedure):
             self.minibatches,
             f"must lie between 1 and algorithm.batch_size = {self.batch_size}",
         )
+        require(0 <= self.gamma <= 1, "algorithm.gamma", self.gamma, "must lie in [0, 1]")
+        require(self.entropy_coef >= 0, "algorithm.entropy_coef", self.entropy_coef, "must be >= 0")
         require(
-            self.reward_clip is None or self.reward_clip > 0,
-            "algorithm.reward_clip",
-            self.reward_clip,
+            self.kl_stop is None or self.kl_stop > 0,
+            "algorithm.kl_stop",
+            self.kl_stop,
             "must be null or > 0",
         )
+        require(
+            self.ratio_threshold is None or self.ratio_threshold > 1,
+            "algorithm.ratio_threshold",
+            self.ratio_threshold,
+            "must be null or > 1",
+        )
 
-    def shape(
-        self, rewards: Float[Tensor, "B T"], rollout: Rollout, kl_coef: float
-    ) -> Float[Tensor, "B T"]:
-        """Rewards as the learner sees them: clipped, minus the KL penalty, zero where masked."""
-        if self.reward_clip is not None:
-            rewards = rewards.clamp(-self.reward_clip, self.reward_clip)
-        return keep(rewards.float(), rollout.response_mask) - kl_coef * self.kl.per_token(rollout)
+    def optimizers(self) -> dict[str, Optimizer]:
+        """The optimizer's numbers for each parameter group: "policy", and "value" if there is one.
+
+        The numbers that belong to all groups (clipping) are those of "policy".
+        """
+        groups = {"policy": self.optimizer}
+        return groups | {"value": self.optimizer} if self.uses_values else groups
+
+    def initial_state(self) -> State:
+        """What the algorithm knows before the first step.
+
+        With normalise=reference, whoever scores the reference's responses adds `reference_scores`.
+        """
+        return {"kl/coef": self.kl.coef}
+
+    def next_state(self, state: State, measured: dict[str, float], responses: int) -> State:
+        """What it knows after a step with these metrics, from a rollout of that many responses."""
+        coef = self.kl.next_coef(state["kl/coef"], measured["kl/k1"], responses)
+        return {**state, "kl/coef": coef}
+
+    def measure(self, rollout: Rollout, shaped: Shaped) -> dict[str, float]:
+        """Metrics of a rollout before its update; also part of what `next_state` gets."""
+        returns = to_go(shaped.total, rollout.response_mask, self.gamma)
+        return {"reward/return": float(returns[:, 0].double().mean())}
 
     @abstractmethod
-    def targets(self, rollout: Rollout, shaped: Float[Tensor, "B T"]) -> Targets:
-        """Advantages and returns of every token."""
+    def targets(self, rollout: Rollout, shaped: Shaped) -> Targets:
+        """Advantages and returns of every token of the whole rollout."""
 
     @abstractmethod
-    def loss(self, output: PolicyOutput, rollout: Rollout, targets: Targets) -> Loss:
-        """The loss of a minibatch, summed over its tokens."""
+    def terms(
+        self, output: PolicyOutput, rollout: Rollout, targets: Targets, state: State
+    ) -> list[Term]:
+        """The parts of the loss of some rows of a minibatch, token by token."""
 
-    def skips(self, loss: Loss, tokens: int) -> bool:
-        """Whether a minibatch of `tokens` tokens must be left out; the engine counts those."""
-        return False
+    def loss(self, output: PolicyOutput, rollout: Rollout, targets: Targets, state: State) -> Loss:
+        """Σ weight × term − entropy_coef × entropy of some rows, summed as `aggregation` says."""
+        mask = rollout.response_mask
+        moved = log_ratio(output, rollout).detach()
+        bonus = -self.entropy_coef if self.entropy_coef > 0 else None
+        terms = [
+            *self.terms(output, rollout, targets, state),
+            Term("ppo/entropy", output.entropy, bonus),
+            Term("ppo/ratio_mean", moved.exp()),
+            Term("ppo/approx_kl", kl_old_new(moved)),
+        ]
+        parts = [
+            term.weight * self.aggregation.summed(term.per_token, mask)
+            for term in terms
+            if term.weight is not None
+        ]
+        sums = {term.name: keep(term.per_token.detach(), mask).sum() for term in terms}
+        return Loss(total=torch.stack(parts).sum(), sums=sums)
+
+    def units(self, mask: Bool[Tensor, "B T"]) -> int:
+        """What the summed loss of a minibatch is divided by: its tokens, or its responses."""
+        return self.aggregation.units(mask)
+
+    def verdict(self, means: dict[str, float]) -> Verdict:
+        """What becomes of a minibatch with these means (of `Loss.sums`, over all processes)."""
+        if self.kl_stop is not None and means["ppo/approx_kl"] > self.kl_stop:
+            return Verdict.stop
+        if self.ratio_threshold is not None and means["ppo/ratio_mean"] > self.ratio_threshold:
+            return Verdict.skip
+        return Verdict.take
+
+    def final(self, output: PolicyOutput, rollout: Rollout) -> dict[str, Float[Tensor, ""]]:
+        """Per-token sums of some rows after the last minibatch (`uses_final`); the engine averages
+        them over tokens and gives the means to `next_state`."""
+        return {}

@@ -1,0 +1,61 @@
+"""ReMax: REINFORCE with the greedy response's reward as the baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from tokencredit.algorithms.advantages import to_go
+from tokencredit.algorithms.algorithm import Shaped
+from tokencredit.algorithms.reinforce import PolicyGradient
+from tokencredit.algorithms.scores import pay_last
+from tokencredit.errors import require
+from tokencredit.ops import masked_sum
+from tokencredit.rollout import Rollout
+
+
+@dataclass(slots=True, kw_only=True)
+class ReMax(PolicyGradient):
+    """A_t = −penalty_t + Σ_{u ≥ t} γ^(u−t+1) r'_u (Li et al. 2024).
+
+    r' is the reward with its last token changed so that the response's sum is R = clip(Σ_t r_t −
+    baseline, ± return_clip); the baseline is the reward of the greedy response to the same prompt.
+    With a sparse reward this is the published G_t = −c KL_t + γ^(n−t) R: the last action is already
+    discounted once, and a token pays for its own KL alone. A missing-end penalty is the sampled
+    response's only.
+    """
+
+    uses_greedy: ClassVar[bool] = True
+
+    return_clip: float | None = 5.0
+    """R is clipped to this magnitude, after the baseline is subtracted; null: not at all."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        self.check()
+        clip = self.return_clip
+        require(clip is None or clip > 0, "algorithm.return_clip", clip, "must be null or > 0")
+        require(
+            self.reward_clip is None,
+            "algorithm.reward_clip",
+            self.reward_clip,
+            "would clip the sampled response and not the greedy one; use return_clip or score_clip",
+        )
+
+    def advantages(self, rollout: Rollout, shaped: Shaped) -> Float[Tensor, "B T"]:
+        """The coefficient of each token's log-probability.
+
+        Raises ValueError without a baseline.
+        """
+        if shaped.baseline is None:
+            raise ValueError("ReMax needs the reward of the greedy response to each prompt")
+        mask = rollout.response_mask
+        totals = masked_sum(shaped.rewards, mask)
+        wanted = totals - shaped.baseline
+        if self.return_clip is not None:
+            wanted = wanted.clamp(-self.return_clip, self.return_clip)
+        rewards = pay_last(shaped.rewards, mask, wanted - totals)
+        return self.gamma * to_go(rewards, mask, self.gamma) - shaped.penalty

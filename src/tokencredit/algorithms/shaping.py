@@ -1,0 +1,104 @@
+"""From scores and token rewards to the rewards that an algorithm learns from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from jaxtyping import Float
+from torch import Tensor
+
+from tokencredit.algorithms.kl import KLPenalty
+from tokencredit.algorithms.procedure import Procedure
+from tokencredit.algorithms.scores import (
+    Normalise,
+    clip_scores,
+    cut_off,
+    normalise_scores,
+    return_sd,
+)
+from tokencredit.errors import require
+from tokencredit.ops import keep
+from tokencredit.rollout import Batch, Rollout
+
+State = dict[str, float]
+"""What an algorithm remembers from step to step, by metric name; logged, and kept on resume."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shaped(Batch):
+    """Rewards as the learner sees them, all parts zero where masked."""
+
+    rewards: Float[Tensor, "B T"]
+    """The scheme's token rewards, clipped or scaled if asked."""
+    penalty: Float[Tensor, "B T"]
+    """kl_coef × KL_t, to be subtracted."""
+    baseline: Float[Tensor, "B"] | None = None
+    """What the whole response is compared with, for algorithms that do so: the total reward of the
+    greedy response to the same prompt, or a running mean."""
+
+    @property
+    def total(self) -> Float[Tensor, "B T"]:
+        """rewards − penalty."""
+        return self.rewards - self.penalty
+
+
+@dataclass(slots=True, kw_only=True)
+class Shaping(Procedure):
+    """Normalises, clips, and penalises; knows nothing of advantages."""
+
+    normalise: Normalise = Normalise.none
+    """none, reference (scores in units of the reference's), or return_std (rewards in units of the
+    batch's)."""
+    normalise_samples: int = 128
+    """Responses of the reference that are scored before the first step (normalise=reference)."""
+    score_clip: float | None = None
+    """Scores are clipped to this magnitude before the scheme sees them; null: not at all."""
+    reward_clip: float | None = None
+    """Token rewards are clipped to this magnitude before the KL penalty; null: not at all."""
+    missing_eos_penalty: float | None = None
+    """Subtracted from the last token's reward where the length limit ended a response; null: no."""
+    kl: KLPenalty = field(default_factory=KLPenalty)
+
+    def check(self) -> None:
+        """Raise for values out of range."""
+        require(
+            self.normalise_samples >= 2,
+            "algorithm.normalise_samples",
+            self.normalise_samples,
+            "must be >= 2",
+        )
+        for name in ("score_clip", "reward_clip", "missing_eos_penalty"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"algorithm.{name}", value, "must be null or > 0")
+
+    def paid_scores(self, scores: Float[Tensor, "B"], state: State) -> Float[Tensor, "B"]:
+        """Scores as a scheme is to spread them: normalised, then clipped."""
+        if self.normalise is Normalise.reference:
+            scores = normalise_scores(scores, state)
+        return clip_scores(scores, self.score_clip)
+
+    def shape(
+        self,
+        rewards: Float[Tensor, "B T"],
+        rollout: Rollout,
+        state: State,
+        baseline: Float[Tensor, "B"] | None = None,
+    ) -> Shaped:
+        """Rewards as the learner sees them: scaled, clipped, less for a missing end, in this order.
+
+        `baseline` is scaled with them.
+        """
+        mask = rollout.response_mask
+        rewards = keep(rewards.float(), mask)
+        if self.normalise is Normalise.return_std:
+            sd = return_sd(rewards, mask)
+            rewards, baseline = rewards / sd, None if baseline is None else baseline / sd
+        if self.reward_clip is not None:
+            rewards = rewards.clamp(-self.reward_clip, self.reward_clip)
+        if self.missing_eos_penalty is not None:
+            rewards = rewards - self.missing_eos_penalty * cut_off(mask, rollout.finished).float()
+        return Shaped(
+            rewards=rewards,
+            penalty=state["kl/coef"] * self.kl.per_token(rollout),
+            baseline=baseline,
+        )
