@@ -26,8 +26,8 @@ def continuations(
     check_folder(folder, "RUN")
     tokenizer = load_tokenizer(folder)
     model = load_causal(folder, Dtype.float32).eval()
-    pad = tokenizer.pad_token_id
-    special = SpecialIds(eos=tokenizer.eos_token_id, pad=-1 if pad is None else pad)
+    pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
+    special = SpecialIds(eos=eos, pad=-1 if pad is None or pad == eos else pad)
     sampling = Sampling(min_new_tokens=max_new, max_new_tokens=max_new + 1, temperature=temperature)
     for index, text in enumerate(prompts):
         ids = tokenizer(text)["input_ids"]
@@ -42,11 +42,11 @@ def continuations(
         batch = Prompts(
             rows=torch.zeros(samples, dtype=torch.long),
             samples=torch.arange(samples),
+            groups=torch.zeros(samples, dtype=torch.long),
             ids=torch.tensor([ids] * samples),
             mask=torch.ones((samples, len(ids)), dtype=torch.bool),
             min_new=torch.ones(samples, dtype=torch.long),
             max_new=torch.full((samples,), max_new),
         )
-        said, lengths, _ = generate(model, batch, sampling, special, (seed, "try", index))
-        mask = torch.arange(said.shape[1]) < lengths[:, None]
-        yield text, decode(tokenizer, said, mask)
+        said = generate(model, batch, sampling, special, (seed, "try", index))
+        yield text, decode(tokenizer, said.ids, said.mask)

@@ -9,31 +9,17 @@ import pytest
 import torch
 
 from builders import EOS_ID, PAD_ID, make_prompts, tiny_actors, tiny_causal, train_tokenizer
+from policies import LORA, make_policy, run_config
+from tokencredit.algorithms.kl import Estimator, KLPenalty
 from tokencredit.algorithms.ppo import PPO
-from tokencredit.config import Config
-from tokencredit.data.dataset import Dataset
 from tokencredit.errors import UserError
 from tokencredit.hardware import Hardware
-from tokencredit.judges.attention import AttentionJudge
-from tokencredit.judges.reward_model import RewardModelJudge
-from tokencredit.models.model import Lora, Model
-from tokencredit.rewards.redistribute import Redistribute
+from tokencredit.models.model import Autocast, Lora
+from tokencredit.models.sampling import Sampling
+from tokencredit.models.value import Value, ValueKind
+from tokencredit.rollout import Rollout
 from tokencredit.stages.actors import load_actors
 from tokencredit.stages.evaluate import summarise
-from tokencredit.tracking.tracking import Tracking
-
-
-def config(**model: object) -> Config:
-    return Config(
-        model=Model(context=64, **model),  # type: ignore[arg-type]
-        dataset=Dataset(),
-        judge=AttentionJudge(),
-        scorer=RewardModelJudge(),
-        reward_scheme=Redistribute(),
-        algorithm=PPO(),
-        hardware=Hardware(),
-        tracking=Tracking(),
-    )
 
 
 @pytest.fixture
@@ -49,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("lora", [Lora(), Lora(enabled=True, r=4)], ids=["full", "lora"])
 def test_field_B15_no_dropout_in_training_mode(folder: Path, lora: Lora) -> None:
-    actors = load_actors(config(lora=lora), folder)
+    actors = load_actors(run_config(lora=lora), folder)
     actors.policy.train()
     rollout = actors.roll_out(make_prompts([3, 5]), ("test", 0))
     with torch.no_grad():
@@ -61,7 +47,7 @@ def test_field_B15_no_dropout_in_training_mode(folder: Path, lora: Lora) -> None
 
 
 def test_ids_come_from_the_tokenizer_and_the_reference_is_frozen(folder: Path) -> None:
-    actors = load_actors(config(), folder)
+    actors = load_actors(run_config(), folder)
     assert (actors.policy.ids.eos, actors.policy.ids.pad) == (EOS_ID, PAD_ID)
     with actors.reference.model() as model:
         assert not any(parameter.requires_grad for parameter in model.parameters())
@@ -70,7 +56,7 @@ def test_ids_come_from_the_tokenizer_and_the_reference_is_frozen(folder: Path) -
 
 
 def test_adapters_depend_on_the_seed_alone(folder: Path) -> None:
-    settings = config(lora=Lora(enabled=True, r=4))
+    settings = run_config(lora=Lora(enabled=True, r=4))
 
     def first_factor(seed: int) -> torch.Tensor:
         actors = load_actors(replace(settings, seed=seed), folder)
@@ -86,11 +72,11 @@ def test_a_tokenizer_without_an_end(folder: Path) -> None:
     tokenizer.eos_token = None
     tokenizer.save_pretrained(folder)
     with pytest.raises(UserError, match=r"no end-of-sequence token; set eos_token"):
-        load_actors(config(), folder)
+        load_actors(run_config(), folder)
 
 
 def test_a_context_longer_than_the_model(folder: Path) -> None:
-    settings = config()
+    settings = run_config()
     settings.model.context = 4096
     with pytest.raises(
         UserError, match=r"model\.context = 4096: the model reads at most 96 tokens"
@@ -108,6 +94,109 @@ def test_what_the_rollout_holds() -> None:
     assert not rollout.logp.requires_grad and (rollout.logp[rollout.response_mask] < 0).all()
     ends = rollout.response_ids.gather(1, rollout.lengths[:, None] - 1)[:, 0] == EOS_ID
     assert torch.equal(ends, rollout.finished)
+
+
+PROMPTS = ([2, 11, 4, 5, 3, 12, 2], [6, 3, 12, 3, 9, 12, 2])
+
+
+def rolled_in(rows: int, kind: ValueKind = ValueKind.shared) -> tuple[Rollout, list[int]]:
+    """A rollout scored `rows` at a time, and the widths of the passes."""
+    actors = tiny_actors(sampling=Sampling(score_rows=rows))
+    actors.policy = make_policy(kind, sampling=Sampling(score_rows=rows))
+    actors.reference.policy = actors.policy
+    said = actors.respond(
+        actors.policy.model, make_prompts(PROMPTS[0], max_new=PROMPTS[1], min_new=2), ("test", 0)
+    )
+    widths: list[int] = []
+    embed = actors.policy.model.get_input_embeddings()
+    embed.register_forward_pre_hook(lambda _, args: widths.append(args[0].shape[1]))
+    return actors.score(said), widths
+
+
+@pytest.mark.parametrize("kind", list(ValueKind), ids=[kind.value for kind in ValueKind])
+@torch.no_grad()
+def test_scoring_in_buckets_is_scoring_each_row(kind: ValueKind) -> None:
+    """Rows are read shortest first, as wide as they need, and each gets its own numbers back."""
+    single, widths = rolled_in(1, kind)
+    lengths = (single.prompt_mask.sum(dim=1) + single.lengths).tolist()
+    passes = 2 if kind is ValueKind.adapter else 1
+    assert widths[::passes] == sorted(length - 1 for length in lengths)
+    for rows in (3, 64):
+        together, widths = rolled_in(rows, kind)
+        buckets = [sorted(lengths)[i : i + rows][-1] - 1 for i in range(0, 7, rows)]
+        assert widths[::passes] == buckets
+        for name in ("logp", "values", "ref_logp"):
+            found = getattr(together, name)
+            assert torch.allclose(found, getattr(single, name), atol=1e-5)
+            assert (found[~single.response_mask] == 0).all()
+            assert found[single.response_mask].std() > 1e-2
+
+
+@torch.no_grad()
+def test_scores_in_the_wrong_order_would_be_seen() -> None:
+    actors = tiny_actors()
+    rollout = actors.roll_out(make_prompts(PROMPTS[0], max_new=PROMPTS[1]), ("test", 0))
+    mixed = rollout[torch.arange(6, -1, -1)]
+    again = actors.score(mixed)
+    assert torch.allclose(again.logp, mixed.logp, atol=1e-5)
+    assert not torch.allclose(again.logp, rollout.logp, atol=1e-2)
+
+
+@torch.no_grad()
+def test_greedy_responses_need_no_stream() -> None:
+    actors = tiny_actors()
+    prompts = make_prompts([3, 5], max_new=6)
+    first, second = (
+        actors.respond(actors.policy.model, prompts, ("test", n), greedy=True) for n in (0, 1)
+    )
+    assert torch.equal(first.response_ids, second.response_ids)
+    sampled = [actors.respond(actors.policy.model, prompts, ("test", n)) for n in (0, 1)]
+    assert not torch.equal(sampled[0].response_ids, sampled[1].response_ids)
+    every = torch.arange(6)[None] < first.lengths[:, None]
+    assert torch.equal(first.response_mask, every[:, : first.response_mask.shape[1]])
+
+
+SETTINGS = {
+    "checkpointing": (Hardware(gradient_checkpointing=True), Autocast.none),
+    "autocast": (Hardware(logits_memory_mb=1), Autocast.bfloat16),
+}
+
+
+@pytest.mark.parametrize(("hardware", "autocast"), SETTINGS.values(), ids=SETTINGS.keys())
+def test_hardware_and_autocast_reach_the_policy(
+    folder: Path, hardware: Hardware, autocast: Autocast
+) -> None:
+    settings = replace(run_config(autocast=autocast), hardware=hardware)
+    policy = load_actors(settings, folder).policy
+    assert policy.computation.logits_memory == hardware.logits_memory_mb << 20
+    narrow = torch.bfloat16 if autocast is Autocast.bfloat16 else None
+    assert policy.computation.narrow_format is narrow
+    flags = {m.gradient_checkpointing for m in policy.modules() if hasattr(m, "attn")}
+    assert flags == {hardware.gradient_checkpointing}
+
+
+def test_activations_are_fused_in_every_model(folder: Path) -> None:
+    for settings in (
+        run_config(value=Value(kind=ValueKind.separate)),
+        run_config(value=Value(kind=ValueKind.adapter), lora=LORA),
+    ):
+        actors = load_actors(settings, folder)
+        parts = [actors.policy]
+        if actors.reference.frozen is not None:
+            parts.append(actors.reference.frozen)
+        names = [type(m).__name__ for part in parts for m in part.modules()]
+        fused = 2 * (1 if settings.model.lora.enabled else 3)
+        assert names.count("GELU") == fused and "NewGELUActivation" not in names
+
+
+@pytest.mark.parametrize("estimator", [Estimator.k1, Estimator.full])
+def test_exact_kl_is_computed_where_the_estimator_reads_it(
+    folder: Path, estimator: Estimator
+) -> None:
+    algorithm = PPO(kl=KLPenalty(estimator=estimator))
+    actors = load_actors(run_config(algorithm=algorithm), folder)
+    rollout = actors.roll_out(make_prompts([3, 5]), ("test", 0))
+    assert (rollout.full_kl is not None) is (estimator is Estimator.full)
 
 
 def test_mean_and_standard_error_by_hand() -> None:

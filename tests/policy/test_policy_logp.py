@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-import tokencredit.models.policy as policy_module
+import tokencredit.algorithms.losses as losses_module
+import tokencredit.models.layout as layout_module
 from builders import (
     ARCHITECTURES,
     EOS_ID,
@@ -19,37 +20,15 @@ from builders import (
     tiny_causal,
     tiny_policy,
 )
+from policies import LENGTHS, alone, make_policy, poisoned, rolled
 from tokencredit.algorithms.ppo import PPO
-from tokencredit.models.lora import adapted
-from tokencredit.models.model import Lora
-from tokencredit.models.policy import PolicyWithValue, Reference, SpecialIds
+from tokencredit.models.policy import PolicyWithValue, SpecialIds
 from tokencredit.models.sampling import LogprobMask, Sampling
+from tokencredit.models.value import ValueKind
 from tokencredit.ops import keep
 from tokencredit.rollout import PolicyOutput, Rollout
 
-LENGTHS = [2, 7, 4, 5]
 architectures = pytest.mark.parametrize("architecture", ARCHITECTURES)
-
-
-def rolled(architecture: str, sampling: Sampling | None = None, seed: int = 0) -> Rollout:
-    prompts = make_prompts(LENGTHS, max_new=[6, 9, 12, 3], min_new=2)
-    return tiny_actors(architecture, sampling, seed).roll_out(prompts, ("test", 0))
-
-
-def alone(rollout: Rollout, row: int) -> Rollout:
-    """One row without any padding."""
-    part, length = rollout[torch.tensor([row])], int(rollout.lengths[row])
-    prompt = int(part.prompt_mask.sum())
-    cut = {
-        name: getattr(part, name)[:, :length]
-        for name in ("response_ids", "response_mask", "logp", "ref_logp", "values")
-    }
-    return replace(
-        part,
-        prompt_ids=part.prompt_ids[:, -prompt:],
-        prompt_mask=part.prompt_mask[:, -prompt:],
-        **cut,
-    )
 
 
 def padded(rollout: Rollout, left: int, right: int, fill: int) -> Rollout:
@@ -102,7 +81,7 @@ def test_field_B10_left_and_right_padding(
 
 @architectures
 @torch.no_grad()
-def test_field_B10_without_position_ids_it_differs(
+def test_field_B10_gaps_that_are_left_in_would_be_seen(
     architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     policy, rollout = tiny_policy(architecture), rolled(architecture)
@@ -110,17 +89,45 @@ def test_field_B10_without_position_ids_it_differs(
     moved = padded(rollout, 4, 0, PAD_ID)
     assert gap(before, policy(moved), rollout.response_mask) < 1e-5
 
-    def naive(mask: Tensor) -> Tensor:
-        return torch.arange(mask.shape[1]).expand(mask.shape)
+    def naive(rollout: Rollout, filler: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        ids = torch.cat([rollout.prompt_ids, rollout.response_ids], dim=1)
+        start = torch.full((len(ids),), rollout.prompt_ids.shape[1])
+        return ids, torch.ones_like(ids, dtype=torch.bool), start, start
 
-    monkeypatch.setattr(policy_module, "position_ids", naive)
-    differs = gap(before, policy(moved), rollout.response_mask) > 1e-3
-    assert differs or architecture == "llama"  # rotary positions are relative
-    if architecture == "llama":
-        monkeypatch.setattr(
-            policy_module, "position_ids", lambda mask: naive(mask) * (1 + mask.long())
-        )
-        assert gap(before, policy(rollout), rollout.response_mask) > 1e-3
+    monkeypatch.setattr(layout_module, "compact", naive)
+    assert gap(before, policy(moved), rollout.response_mask) > 1e-3
+
+
+@architectures
+@torch.no_grad()
+def test_field_B10_positions_that_start_elsewhere_would_be_seen(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One more id in front of every row moves every position by one."""
+    policy, rollout = tiny_policy(architecture), rolled(architecture)
+    before = policy(rollout)
+    compact = layout_module.compact
+
+    def shifted(rollout: Rollout, filler: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        ids, mask, start, last = compact(rollout, filler)
+        front = torch.full((len(ids), 1), filler)
+        return torch.cat([front, ids], dim=1), mask, start + 1, last
+
+    monkeypatch.setattr(layout_module, "compact", shifted)
+    assert gap(before, policy(rollout), rollout.response_mask) > 1e-3
+
+
+@torch.no_grad()
+def test_states_are_read_one_place_before_the_token() -> None:
+    policy, rollout = tiny_policy(), rolled("llama")
+    layout = policy.layout(rollout)
+    assert layout.ids.shape[1] == int((rollout.prompt_mask.sum(1) + rollout.lengths).max()) - 1
+    before = layout.ids.flatten()[layout.sources]
+    said = torch.cat([rollout.prompt_ids[:, -1:], rollout.response_ids[:, :-1]], dim=1)
+    assert torch.equal(before, said[rollout.response_mask])
+    whole = torch.arange(len(layout.sources), dtype=torch.float32)
+    assert torch.equal(layout.spread(whole)[rollout.response_mask], whole)
+    assert (layout.spread(whole + 1)[~rollout.response_mask] == 0).all()
 
 
 @architectures
@@ -224,9 +231,11 @@ def test_papers_S4_clipped_loss_has_the_policy_gradient() -> None:
     rollout = actors.roll_out(make_prompts(LENGTHS), ("test", 0))
     mask = rollout.response_mask
     algorithm = PPO(value_coef=0.0)
-    targets = algorithm.targets(rollout, keep(torch.cos(rollout.response_ids.float()), mask))
+    state = algorithm.initial_state()
+    rewards = keep(torch.cos(rollout.response_ids.float()), mask)
+    targets = algorithm.targets(rollout, algorithm.shape(rewards, rollout, state))
     parameters = list(actors.policy.model.parameters())
-    loss = algorithm.loss(actors.policy(rollout), rollout, targets).total / mask.sum()
+    loss = algorithm.loss(actors.policy(rollout), rollout, targets, state).total / mask.sum()
     found = torch.autograd.grad(loss, parameters)
     plain = -(keep(targets.advantages * actors.policy(rollout).logp, mask).sum() / mask.sum())
     for a, b in zip(found, torch.autograd.grad(plain, parameters), strict=True):
@@ -245,61 +254,73 @@ def test_field_B12_reference_equal_to_the_policy_gives_kl_0(architecture: str) -
     assert (moved.logp - moved.ref_logp)[moved.response_mask].abs().max() > 0.1
 
 
-def test_reference_of_a_policy_with_adapters_is_the_policy_without() -> None:
-    plain = tiny_causal()
-    adapters = adapted(tiny_causal(), Lora(enabled=True, r=4, alpha=8))
-    policy = PolicyWithValue(adapters, SpecialIds(eos=EOS_ID, pad=PAD_ID), Sampling())
-    for name, parameter in policy.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(0))
-    reference = Reference(policy, None)
-    rollout = rolled("llama")
-    with torch.no_grad():
-        own = policy(rollout).logp
-        base = PolicyWithValue(plain, policy.ids, policy.sampling)(rollout).logp
-        assert torch.allclose(reference.logp(rollout), base, atol=1e-5)
-        assert (own - base)[rollout.response_mask].abs().max() > 0.1
-        assert torch.equal(policy(rollout).logp, own)  # adapters are on again
+RESTRICTED = [
+    Sampling(top_k=7),
+    Sampling(top_p=0.6),
+    Sampling(top_k=40, top_p=0.8, temperature=0.7),
+]
 
 
+@architectures
+@pytest.mark.parametrize("sampling", RESTRICTED, ids=["top_k", "top_p", "both"])
+@torch.no_grad()
+def test_kept_ids_renormalise_policy_and_reference(architecture: str, sampling: Sampling) -> None:
+    policy, rollout = tiny_policy(architecture, sampling), rolled(architecture, sampling)
+    kept = rollout.kept
+    assert kept is not None
+    for row, length in enumerate(rollout.lengths.tolist()):
+        single = rollout[torch.tensor([row])].trimmed()
+        ids = torch.cat([single.prompt_ids, single.response_ids], dim=1)
+        logits = policy.model(input_ids=ids).logits[0, single.prompt_ids.shape[1] - 1 : -1]
+        logits = logits.double() / sampling.temperature
+        for t in range(length):
+            start, count = int(kept.starts[row, t]), int(kept.counts[row, t])
+            left = kept.ids[start : start + count].long()
+            chosen = left == single.response_ids[0, t]
+            assert count > 0 and int(chosen.sum()) == 1
+            expected = logits[t, left].log_softmax(dim=0)[chosen]
+            assert float(rollout.logp[row, t]) == pytest.approx(float(expected), abs=1e-4)
+    assert torch.allclose(rollout.logp, rollout.ref_logp, atol=1e-5)
+    free = replace(policy(replace(rollout, kept=None)), values=rollout.values)
+    assert (free.logp - rollout.logp)[rollout.response_mask].abs().max() > 1e-2
+    alone_again = policy(rollout[torch.tensor([1])].trimmed())
+    length = int(rollout.lengths[1])
+    assert torch.allclose(alone_again.logp[0], rollout.logp[1, :length], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", list(ValueKind), ids=[kind.value for kind in ValueKind])
 @pytest.mark.parametrize("poison", [float("nan"), float("inf"), 1e9])
-def test_field_B13_poison_moves_no_gradient_of_the_model(poison: float) -> None:
-    actors = tiny_actors()
-    rollout = actors.roll_out(make_prompts(LENGTHS, max_new=[3, 9, 5, 12]), ("test", 0))
-    mask = rollout.response_mask
-    assert not mask.all()
+def test_field_B13_poison_in_masked_slots_changes_nothing(kind: ValueKind, poison: float) -> None:
+    """Ids outside every vocabulary, and numbers that are none: outputs, loss, gradients to the bit."""
+    policy, rollout = make_policy(kind), rolled("llama")
+    assert not rollout.response_mask.all() and not rollout.prompt_mask.all()
     algorithm = PPO(entropy_coef=0.01)
-    gradients = []
-    for fill in (0.0, poison):
-        dirty = replace(
-            rollout,
-            logp=torch.where(mask, rollout.logp, fill),
-            ref_logp=torch.where(mask, rollout.ref_logp - 0.3, fill),
-            values=torch.where(mask, rollout.values, fill),
-        )
-        rewards = torch.where(mask, torch.cos(rollout.response_ids.float()), fill)
-        targets = algorithm.targets(dirty, algorithm.shape(rewards, dirty, 0.2))
-        loss = algorithm.loss(actors.policy(dirty), dirty, targets).total
-        gradients.append(torch.autograd.grad(loss, list(actors.policy.parameters())))
-    for clean, other in zip(*gradients, strict=True):
-        assert clean.isfinite().all() and torch.equal(clean, other)
+    state = algorithm.initial_state()
+    outcomes = []
+    for dirty in (rollout, poisoned(rollout, 0.0), poisoned(rollout, poison)):
+        mask = dirty.response_mask
+        rewards = torch.where(mask, torch.cos(rollout.response_ids.float()), poison)
+        targets = algorithm.targets(dirty, algorithm.shape(rewards, dirty, state))
+        output = policy(dirty)
+        loss = algorithm.loss(output, dirty, targets, state).total
+        parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+        gradients = torch.autograd.grad(loss, parameters)
+        outcomes.append([output.logp, output.values, output.entropy, loss, *gradients])
+    for clean, *others in zip(*outcomes, strict=True):
+        assert clean.isfinite().all()
+        assert all(torch.equal(clean, other) for other in others)
 
 
-def test_chunked_logits_are_the_whole_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    policy, rollout = tiny_policy(), rolled("llama")
-    mask = rollout.response_mask
-
-    def loss_and_gradients() -> tuple[Tensor, tuple[Tensor, ...]]:
-        output = policy(rollout)
-        loss = keep(output.logp + 0.1 * output.entropy, mask).sum()
-        return loss, torch.autograd.grad(loss, list(policy.model.parameters()))
-
-    whole = loss_and_gradients()
-    monkeypatch.setattr(policy_module, "CHUNK", 7)
-    parts = loss_and_gradients()
-    assert torch.allclose(whole[0], parts[0], rtol=1e-5)
-    for a, b in zip(whole[1], parts[1], strict=True):
-        assert torch.allclose(a, b, atol=1e-4, rtol=1e-3)
+def test_field_B13_multiplying_by_the_mask_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, rollout = make_policy(), rolled("llama")
+    dirty, algorithm = poisoned(rollout, float("nan")), PPO()
+    state = algorithm.initial_state()
+    targets = algorithm.targets(
+        rollout, algorithm.shape(torch.cos(rollout.response_ids.float()), rollout, state)
+    )
+    assert algorithm.loss(policy(dirty), dirty, targets, state).total.isfinite()
+    monkeypatch.setattr(losses_module, "keep", lambda x, mask: x * mask)
+    assert not algorithm.loss(policy(dirty), dirty, targets, state).total.isfinite()
 
 
 def test_value_head_starts_at_zero() -> None:

@@ -23,6 +23,7 @@ from builders import (
 )
 from tokencredit.models.padding import ensure_pad, fit_embeddings
 from tokencredit.models.scorer import Scorer
+from tokencredit.models.sequences import compact
 from tokencredit.rollout import Rollout
 
 architectures = pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -133,9 +134,16 @@ def test_papers_A4_padding_moves_neither_score_nor_attention(
 
 
 def test_papers_A4_fails_where_positions_count_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mutation: with padding in front, positions from the left are those of other tokens."""
     scorer, rollout = Scorer(tiny_classifier("gpt2"), PAD_ID), rolled()
     right = scorer.score(rollout)
-    monkeypatch.setattr(scorer_module, "position_ids", lambda mask: torch.arange(mask.shape[1]) + 3)
+
+    def gap(rollout: Rollout, pad_id: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        ids, mask, start, last = compact(rollout, pad_id)
+        ids, mask = (torch.nn.functional.pad(x, (3, 0), value=v) for x, v in ((ids, 1), (mask, 0)))
+        return ids, mask, start + 3, last + 3
+
+    monkeypatch.setattr(scorer_module, "compact", gap)
     assert (scorer.score(rollout) - right).abs().max() > 1e-3
 
 

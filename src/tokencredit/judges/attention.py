@@ -34,6 +34,7 @@ class AttentionJudge(Judge):
         from tokencredit.models.scorer import open_scorer
 
         model = open_scorer(context, tokenizer)
+        model.attention_row(self.layer)  # a model that cannot be read is refused before any step
 
         def judge(rollout: Rollout) -> Judgement:
             scores, weights = model.score_and_attention(rollout, self.layer)

@@ -1,31 +1,49 @@
-"""One query row of one layer's attention weights, read beside SDPA.
+"""One query row of one layer's attention weights, read beside the model's own attention.
 
 Attention-based credit (ABC) needs a single row: the weights that the position of the score pays to
 the tokens before it. Asking transformers for attention maps forces the eager path and keeps every
-layer's (B, H, T, T). Here the layer's own queries and keys are intercepted on their way to SDPA and
-softmax(q_row K^T) is computed for that row alone: O(B H T) in memory, logits untouched.
+layer's (B, H, T, T). Here one attention module's queries and keys are intercepted on their way to
+SDPA, flash, or eager attention, and softmax(q_row K^T) is computed for that row alone: O(B H T) in
+memory. Every other module, the masks, and the kernels are those of a plain forward, so its output
+is the same bit for bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tokencredit.errors import UserError, require
+from tokencredit.models.attention_gptj import GPTJReader
+from tokencredit.models.attention_weights import (
+    at_positions,
+    query_positions,
+    row_bias,
+    row_weights,
+)
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-IMPLEMENTATION: Final = "tokencredit_sdpa_row"
+IMPLEMENTATION: Final = "tokencredit_row"
 """Name under which the intercepting function is registered with transformers."""
 
-_READERS: dict[nn.Module, AttentionRow] = {}
-"""Attention modules that are being read, and by whom."""
+ALTERING: Final = ("position_bias", "softcap", "s_aux", "sinks")
+"""Options of attention functions that change the weights in ways that are not computed here."""
+
+_TAPS: dict[nn.Module, Callable[..., tuple[Tensor, Tensor | None]]] = {}
+"""What runs instead of the attention function of the modules that are being read."""
+
+
+class Reader(Protocol):
+    """A way to one attention module's weights."""
+
+    def reading(self, rows: Tensor, keep: Callable[[Tensor], None]) -> Any:
+        """A context in which each forward hands the (B, H, S) weights of `rows` to `keep`."""
 
 
 class AttentionRow:
@@ -41,10 +59,8 @@ class AttentionRow:
     """
 
     def __init__(self, model: nn.Module, layer: int = -1) -> None:
-        """Find the layer; raises `UserError` if there is none or the architecture has no hook."""
-        self._model = _transformer(model)
-        self._attention = _attention_layer(self._model, layer)
-        self._rows: Tensor | None = None
+        """Find the layer; raises `UserError` if there is none or no way to its weights."""
+        self._reader = open_reader(model, layer)
         self._weights: Tensor | None = None
 
     @property
@@ -55,119 +71,118 @@ class AttentionRow:
         return self._weights
 
     @contextmanager
-    def capture(self, rows: Int[Tensor, " B"]) -> Iterator[AttentionRow]:
-        """Read row `rows[b]` (position among all keys) of sequence b in the forward inside.
-
-        The model runs with SDPA inside, and with its own attention implementation afterwards.
-        """
-        if self._attention in _READERS:
-            raise RuntimeError("this attention layer is already being read")
-        before = self._model.config._attn_implementation
-        self._rows, self._weights = rows, None
-        _READERS[self._attention] = self
-        try:
-            _use(self._model, IMPLEMENTATION)
+    def capture(self, rows: Int[Tensor, "B"]) -> Iterator[AttentionRow]:
+        """Read row `rows[b]` (position among all keys) of sequence b in the forward inside."""
+        self._weights = None
+        with self._reader.reading(rows, self._keep):
             yield self
+
+    def _keep(self, weights: Tensor) -> None:
+        self._weights = weights
+
+
+class InterfaceReader:
+    """Reads rows from a module that calls transformers' `AttentionInterface`.
+
+    While it reads, the module alone sees a copy of the configuration that names another attention
+    function; that one runs the model's own function, on the same arguments, after a look at them.
+    """
+
+    def __init__(self, module: nn.Module, functions: dict[str, Any]) -> None:
+        """`functions` are the names that the module's forward can see."""
+        from transformers import AttentionInterface
+
+        self.module, self.functions = module, functions
+        AttentionInterface.register(IMPLEMENTATION, _attention)
+
+    @contextmanager
+    def reading(self, rows: Int[Tensor, "B"], keep: Callable[[Tensor], None]) -> Iterator[None]:
+        """Hand the (B, H, S) weights of `rows` to `keep` in each forward inside."""
+        module: Any = self.module
+        if module in _TAPS:
+            raise RuntimeError("this attention layer is already being read")
+        config = module.config
+        own = self.functions["ALL_ATTENTION_FUNCTIONS"].get_interface(
+            config._attn_implementation, self.functions["eager_attention_forward"]
+        )
+
+        def tap(
+            module: nn.Module,
+            query: Tensor,
+            key: Tensor,
+            value: Tensor,
+            mask: Tensor | None,
+            **options: Any,
+        ) -> tuple[Tensor, Tensor | None]:
+            with torch.no_grad():
+                keep(_weights(rows.to(query.device), query, key, mask, options))
+            out: tuple[Tensor, Tensor | None] = own(module, query, key, value, mask, **options)
+            return out
+
+        reading = copy.copy(config)
+        # The public setter would change nested configurations too, which both copies share.
+        reading._attn_implementation_internal = IMPLEMENTATION
+        _TAPS[module], module.config = tap, reading
+        try:
+            yield
         finally:
-            del _READERS[self._attention]
-            self._rows = None
-            _use(self._model, before)
-
-    def read(
-        self,
-        query: Float[Tensor, "B H Q D"],
-        key: Float[Tensor, "B G S D"],
-        mask: Tensor | None,
-        scaling: float | None,
-    ) -> None:
-        """Compute and keep the weights; called by the attention function of the layer."""
-        assert self._rows is not None
-        batch, _, queries, width = query.shape
-        position = self._rows.to(query.device) - (key.shape[2] - queries)
-        if position.shape != (batch,) or bool(((position < 0) | (position >= queries)).any()):
-            raise ValueError(
-                f"rows = {self._rows.tolist()}: {batch} positions among the last {queries} of "
-                f"{key.shape[2]} are needed"
-            )
-        sequence = torch.arange(batch, device=query.device)
-        one = query[sequence, :, position].float().reshape(batch, key.shape[1], -1, width)
-        scores = torch.einsum("bghd,bgsd->bghs", one, key.float()).flatten(1, 2)
-        scores = scores * (width**-0.5 if scaling is None else scaling)
-        bias = self._bias(mask, key.shape[2], sequence, position)
-        self._weights = torch.softmax(scores + bias, dim=-1)
-
-    def _bias(
-        self, mask: Tensor | None, keys: int, sequence: Tensor, position: Tensor
-    ) -> Float[Tensor, "B K S"]:
-        """What is added to the scores of the row, K = 1 or H: -inf where a key is hidden."""
-        assert self._rows is not None
-        if mask is None:  # transformers leaves out a mask that is causal and nothing else
-            ends = self._rows.to(sequence.device)[:, None, None]
-            row = torch.arange(keys, device=sequence.device) <= ends
-        else:
-            row = mask[..., :keys].expand(len(sequence), -1, -1, -1)[sequence, :, position]
-        if row.dtype == torch.bool:
-            row = torch.zeros_like(row, dtype=torch.float32).masked_fill(~row, -torch.inf)
-        hidden = row < torch.finfo(row.dtype).min / 2  # additive masks hide with the lowest number
-        blind = hidden.all(dim=-1).any(dim=-1).nonzero().flatten().tolist()
-        if blind:
-            raise ValueError(f"rows = {self._rows.tolist()}: padding position in sequence {blind}")
-        return row.float().masked_fill(hidden, -torch.inf)
+            del _TAPS[module]
+            module.config = config
 
 
-def _attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    **options: Any,
-) -> tuple[Tensor, None]:
-    """SDPA as transformers runs it and, in a module that is being read, one row beside it."""
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
-    reader = _READERS.get(module)
-    if reader is not None:
-        if options.get("position_bias") is not None:
-            raise UserError("attention with position biases (T5, ALiBi) cannot be read row by row")
-        with torch.no_grad():
-            reader.read(query, key, attention_mask, options.get("scaling"))
-    out: Tensor = sdpa_attention_forward(module, query, key, value, attention_mask, **options)[0]
-    return out, None
+def _attention(module: nn.Module, *args: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
+    return _TAPS[module](module, *args, **options)
 
 
-def _transformer(model: nn.Module) -> PreTrainedModel:
+def _weights(
+    rows: Int[Tensor, "B"],
+    query: Float[Tensor, "B H Q D"],
+    key: Float[Tensor, "B G S D"],
+    mask: Tensor | None,
+    options: dict[str, Any],
+) -> Float[Tensor, "B H S"]:
+    altering = [name for name in ALTERING if options.get(name) is not None]
+    if altering:
+        raise UserError(f"attention with {', '.join(altering)} cannot be read row by row")
+    batch, _, queries, width = query.shape
+    keys, scaling = key.shape[2], options.get("scaling")
+    position = query_positions(rows, batch, queries, keys)
+    one = at_positions(query.transpose(1, 2), position)
+    bias = row_bias(mask, position, queries, keys, options.get("sliding_window"))
+    return row_weights(one, key, bias, width**-0.5 if scaling is None else scaling)
+
+
+def open_reader(model: nn.Module, layer: int) -> Reader:
+    """The way to the weights of attention layer `layer`; `UserError` if there is none."""
+    from transformers.models.gptj.modeling_gptj import GPTJAttention
+
+    transformer = _transformer(model)
+    layers: dict[int, nn.Module] = {}
+    for module in transformer.modules():
+        index = getattr(module, "layer_idx", None)
+        if isinstance(index, int) and getattr(module, "is_causal", False):
+            layers[index] = module
+    if layers:
+        count = len(layers)
+        require(-count <= layer < count, "layer", layer, f"the model has {count} attention layers")
+        chosen = layers[sorted(layers)[layer]]
+        if isinstance(chosen, GPTJAttention):
+            return GPTJReader(chosen)
+        forward = inspect.unwrap(type(chosen).forward)
+        if {"ALL_ATTENTION_FUNCTIONS", "eager_attention_forward"} <= set(forward.__code__.co_names):
+            return InterfaceReader(chosen, forward.__globals__)
+    raise UserError(
+        f"{type(transformer).__name__}: its attention weights cannot be read; the architecture "
+        "neither uses transformers' attention interface (GPT-2, Llama, GPT-NeoX and most others "
+        "do) nor is it GPT-J"
+    )
+
+
+def _transformer(model: nn.Module) -> nn.Module:
     from transformers import PreTrainedModel
 
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
-            return module
+            found: nn.Module = module
+            return found
     raise UserError(f"{type(model).__name__} holds no transformers model to read attention from")
-
-
-def _attention_layer(model: PreTrainedModel, layer: int) -> nn.Module:
-    """The self-attention module of the given layer, hooks registered."""
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import sdpa_mask
-
-    layers: dict[int, nn.Module] = {}
-    for module in model.modules():
-        index = getattr(module, "layer_idx", None)
-        if isinstance(index, int) and getattr(module, "is_causal", False):
-            layers[index] = module
-    if not layers or not model._can_set_attn_implementation():
-        raise UserError(
-            f"{type(model).__name__}: its attention weights cannot be read; the architecture does "
-            "not use transformers' attention interface (GPT-2, Llama, GPT-NeoX and most others do)"
-        )
-    count = len(layers)
-    require(-count <= layer < count, "layer", layer, f"the model has {count} attention layers")
-    AttentionInterface.register(IMPLEMENTATION, _attention)
-    AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)
-    return layers[sorted(layers)[layer]]
-
-
-def _use(model: PreTrainedModel, implementation: str) -> None:
-    model.set_attn_implementation(implementation)
-    if model.config._attn_implementation != implementation:
-        raise UserError(f"{type(model).__name__}: attention cannot be switched to {implementation}")

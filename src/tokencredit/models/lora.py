@@ -1,22 +1,46 @@
-"""Low-rank adapters: put on, merged away."""
+"""Low-rank adapters: put on, chosen, merged away."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, Final
 
+from tokencredit.errors import UserError
 from tokencredit.models.model import Lora
 
 if TYPE_CHECKING:
+    from peft import LoraConfig
+    from torch import nn
     from transformers import PreTrainedModel
+
+POLICY: Final = "default"
+"""Name of the adapter that makes a model the policy; peft's own default."""
+VALUE: Final = "value"
+"""Name of a second adapter on the same weights, under which they serve the value function."""
 
 
 def adapted(model: PreTrainedModel, lora: Lora, task: str = "CAUSAL_LM") -> PreTrainedModel:
     """`model` with trainable adapters on the architecture's default modules, or as it is."""
     if not lora.enabled:
         return model
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
 
-    config = LoraConfig(
+    return get_peft_model(model, _config(lora, task))
+
+
+def add_value_adapter(model: PreTrainedModel, lora: Lora) -> None:
+    """A second adapter of the same shape, trainable beside the first; the first stays active."""
+    model.add_adapter(VALUE, _config(lora, "CAUSAL_LM"))
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.requires_grad_(True)
+
+
+def _config(lora: Lora, task: str) -> LoraConfig:
+    from peft import LoraConfig
+
+    return LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
@@ -24,9 +48,68 @@ def adapted(model: PreTrainedModel, lora: Lora, task: str = "CAUSAL_LM") -> PreT
         bias="none",
         task_type=task,
     )
-    return get_peft_model(model, config)
 
 
 def merged(model: PreTrainedModel) -> PreTrainedModel:
-    """A plain model: adapters, if there are any, added into the weights."""
-    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+    """A plain model: the policy's adapter, if there is one, added into the weights."""
+    if not hasattr(model, "merge_and_unload"):
+        return model
+    return model.merge_and_unload(adapter_names=[POLICY])
+
+
+@contextmanager
+def using(model: nn.Module, adapter: str | None) -> Iterator[None]:
+    """`model` with this adapter, or with none, for as long as the context lasts.
+
+    peft's own switches also change which parameters are trainable, and would leave the second
+    adapter frozen; here that stays as it is.
+    """
+    layers = _layers(model)
+    flags = [(p, p.requires_grad) for layer in layers for p in layer.parameters()]
+    before = [(layer, layer.active_adapters, not layer.disable_adapters) for layer in layers]
+    try:
+        for layer, active, _ in before:
+            _switch(layer, active if adapter is None else [adapter], adapter is not None)
+        yield
+    finally:
+        for layer, active, enabled in before:
+            _switch(layer, active, enabled)
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+
+
+def same_adapter(model: nn.Module) -> AbstractContextManager[None]:
+    """Later, the adapter that is in use now: for activations recomputed in a backward pass."""
+    layers = _layers(model)
+    if not layers:
+        return nullcontext()
+    first = layers[0]
+    return using(model, None if first.disable_adapters else first.active_adapters[0])
+
+
+def check_reference(model: PreTrainedModel) -> None:
+    """Raise unless `model` without its adapters is the model that it was before them."""
+    configs: dict[str, Any] = getattr(model, "peft_config", {})
+    if not configs:
+        raise UserError(
+            "model.lora.enabled: a policy without adapters needs a frozen copy as its reference"
+        )
+    for name, config in configs.items():
+        kept = getattr(config, "modules_to_save", None)
+        if kept or getattr(config, "bias", "none") != "none":
+            raise UserError(
+                f"model.lora: adapter {name!r} trains {', '.join(kept) if kept else 'biases'} in "
+                "place, so the model without adapters is no longer the reference; train adapters "
+                "only (no modules_to_save, bias none)"
+            )
+
+
+def _layers(model: nn.Module) -> list[Any]:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+
+
+def _switch(layer: Any, active: list[str], enabled: bool) -> None:
+    layer.set_adapter(active)
+    layer.enable_adapters(enabled)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokencredit.errors import UserError, require
+from tokencredit.models.value import Value, ValueKind
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +30,13 @@ class Dtype(str, Enum):
     """Number format of the weights."""
 
     float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+class Autocast(str, Enum):
+    """Number format of matrix products where it is narrower than the weights'."""
+
+    none = "none"
     bfloat16 = "bfloat16"
 
 
@@ -162,10 +170,19 @@ class Model:
     """Longest sequence, in tokens."""
     dtype: Dtype = Dtype.float32
     """Number format of the weights."""
+    autocast: Autocast = Autocast.none
+    """none, or bfloat16: policy and reference multiply in it; probabilities stay in float32."""
     lora: Lora = field(default_factory=Lora)
+    value: Value = field(default_factory=Value)
 
     def __post_init__(self) -> None:
         """Check the context."""
+        require(
+            self.value.kind is not ValueKind.adapter or self.lora.enabled,
+            "model.value.kind",
+            self.value.kind.value,
+            "needs model.lora.enabled=true; without adapters use shared or separate",
+        )
         require(
             self.policy.source is not ModelSource.same,
             "model.policy.source",

@@ -1,21 +1,26 @@
-"""The trained module: a causal language model with a value head, and its reference."""
+"""The trained module: a causal language model and its value function; and the frozen reference."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from tokencredit.models.choices import Choices
+from tokencredit.models.computation import Computation
+from tokencredit.models.critic import save_value
+from tokencredit.models.layout import Layout
+from tokencredit.models.logprob import token_kl, token_logp
+from tokencredit.models.lora import VALUE, check_reference, same_adapter, using
 from tokencredit.models.sampling import LogprobMask, Sampling
-from tokencredit.models.sequences import position_ids
-from tokencredit.ops import gather_logp
-from tokencredit.rollout import PolicyOutput, Rollout
+from tokencredit.models.trunk import backbone, checkpoint, head_of, hidden_size
+from tokencredit.rollout import Kept, PolicyOutput, Rollout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -31,58 +36,101 @@ class SpecialIds:
     """Never an action: impossible for policy and reference alike."""
 
 
-CHUNK = 512
-"""Tokens whose logits exist at the same time."""
-
-
 class PolicyWithValue(nn.Module):
-    """π and V on one trunk. Values are read where the action is chosen, its token unseen."""
+    """π and V. Values are read where the action is chosen, its token unseen.
 
-    def __init__(self, model: PreTrainedModel, ids: SpecialIds, sampling: Sampling) -> None:
-        """`model` may carry LoRA adapters; the value head starts at zero."""
+    V has a trunk of its own (`value_trunk`), or the policy's weights under an adapter of its own,
+    or else the policy's hidden states, which the value loss then trains too.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        ids: SpecialIds,
+        sampling: Sampling,
+        computation: Computation | None = None,
+        value_trunk: nn.Module | None = None,
+    ) -> None:
+        """`model` may carry LoRA adapters, one named "value" too; the value head starts at zero."""
         nn.Module.__init__(self)
         self.model = model
         self.ids = ids
         self.sampling = sampling
-        self.value_head = nn.Linear(int(model.config.hidden_size), 1)
+        self.computation = computation or Computation()
+        self.value_trunk = value_trunk
+        self.value_head = nn.Linear(hidden_size(value_trunk or model), 1)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
+        self.value_head.requires_grad_(self.uses_values)
+        head_of(model)
+
+    @property
+    def uses_values(self) -> bool:
+        """Whether there is a value function to compute and train."""
+        return self.computation.uses_values
+
+    @property
+    def has_value_adapter(self) -> bool:
+        """Whether the value function is the policy's weights under a second adapter."""
+        return VALUE in getattr(self.model, "peft_config", {})
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Trainable parameters of "policy", and of "value" if there are values."""
+        groups: dict[str, list[nn.Parameter]] = {"policy": [], "value": []}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                own = name.startswith("value_") or f".{VALUE}." in name
+                groups["value" if own else "policy"].append(parameter)
+        return groups if self.uses_values else {"policy": groups["policy"]}
 
     def forward(self, rollout: Rollout) -> PolicyOutput:
-        """Log-probability, value, and entropy of every response token, with gradient."""
-        states = self.states(self.model, rollout)
-        logp, entropy = self.logp(self.model, states, rollout)
-        values = self.value_head(states.to(self.value_head.weight.dtype)).squeeze(-1)
-        return PolicyOutput(logp=logp, values=values, entropy=entropy)
+        """Log-probability, value, and entropy of every response token, with gradient; else 0."""
+        return self.read(self.layout(rollout), rollout)[0]
 
-    def states(self, model: PreTrainedModel, rollout: Rollout) -> Float[Tensor, "B T d"]:
+    def layout(self, rollout: Rollout) -> Layout:
+        """The rollout as the models read it."""
+        return Layout.of(rollout, self.ids.eos)
+
+    def read(self, layout: Layout, rollout: Rollout) -> tuple[PolicyOutput, Float[Tensor, "N d"]]:
+        """`forward`, and the policy's hidden states."""
+        states = self.states(self.model, layout)
+        logp, entropy = token_logp(
+            self.computation.narrow(states),
+            head_of(self.model),
+            self.choices(rollout),
+            self.computation.logits_memory,
+        )
+        values = self._values(states, layout) if self.uses_values else torch.zeros_like(entropy)
+        spread = layout.spread
+        return (
+            PolicyOutput(logp=spread(logp), values=spread(values), entropy=spread(entropy)),
+            states,
+        )
+
+    def states(self, model: nn.Module, layout: Layout) -> Float[Tensor, "N d"]:
         """The hidden state from which each response token was chosen."""
-        ids = torch.cat([rollout.prompt_ids, rollout.response_ids], dim=1)[:, :-1]
-        mask = torch.cat([rollout.prompt_mask, rollout.response_mask], dim=1)[:, :-1]
-        hidden: Tensor = backbone(model)(
-            input_ids=ids,
-            attention_mask=mask.long(),
-            position_ids=position_ids(mask),
-            use_cache=False,
-        ).last_hidden_state
-        return hidden[:, rollout.prompt_ids.shape[1] - 1 :]
+        with self.computation.autocast(layout.ids.device):
+            hidden: Tensor = backbone(model)(
+                input_ids=layout.ids, attention_mask=None, use_cache=False
+            ).last_hidden_state
+        return layout.take(hidden)
 
-    def logp(
-        self, model: PreTrainedModel, states: Float[Tensor, "B T d"], rollout: Rollout
-    ) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
-        """log π of the response tokens under the configured distribution, and its entropy.
-
-        Logits exist for one chunk of tokens at a time, in the backward pass too.
-        """
-        head = model.get_output_embeddings()
-        banned = self.eos_banned(rollout).flatten()
-        ids, flat = rollout.response_ids.flatten(), states.flatten(0, 1)
-        parts = [
-            _recomputed(self._chunk, head, *part)
-            for part in zip(flat.split(CHUNK), ids.split(CHUNK), banned.split(CHUNK), strict=True)
-        ]
-        logp, entropy = (torch.cat(column) for column in zip(*parts, strict=True))
-        return logp.view(rollout.response_ids.shape), entropy.view(rollout.response_ids.shape)
+    def choices(self, rollout: Rollout) -> Choices:
+        """What each response token was chosen from, under the configured distribution."""
+        mask, kept = rollout.response_mask, rollout.kept
+        ids = rollout.response_ids[mask]
+        if self.sampling.logprob_mask is LogprobMask.full:
+            return Choices(ids=ids)
+        if kept is not None:
+            kept = Kept(ids=kept.ids, starts=kept.starts[mask], counts=kept.counts[mask])
+        return Choices(
+            ids=ids,
+            temperature=self.sampling.temperature,
+            pad=self.ids.pad if self.ids.pad >= 0 else None,
+            eos=self.ids.eos,
+            banned=self.eos_banned(rollout)[mask],
+            kept=kept,
+        )
 
     def eos_banned(self, rollout: Rollout) -> Bool[Tensor, "B T"]:
         """Where the end token was impossible when the response was sampled."""
@@ -92,33 +140,42 @@ class PolicyWithValue(nn.Module):
         position = torch.arange(shape[1], device=rollout.response_ids.device)
         return position < rollout.min_new[:, None]
 
-    def _chunk(
-        self,
-        head: nn.Module,
-        states: Float[Tensor, "N d"],
-        ids: Int[Tensor, "N"],
-        banned: Bool[Tensor, "N"],
-    ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"]]:
-        logits = head(states).float()
-        if self.sampling.logprob_mask is LogprobMask.sampling:
-            logits = logits / self.sampling.temperature
-            vocabulary = torch.arange(logits.shape[1], device=logits.device)
-            impossible = (banned[:, None] & (vocabulary == self.ids.eos)) | (
-                vocabulary == self.ids.pad
-            )
-            logits = logits.masked_fill(impossible, -torch.inf)
-        logp, entropy = gather_logp(logits, ids)
-        # A slot behind the end may hold an impossible id; nothing reads it, but -inf would spread.
-        return logp.masked_fill(logp == -torch.inf, 0.0), entropy
+    def checkpoint_activations(self) -> None:
+        """Recompute the trunks' activations in backward passes, under the adapter of the time."""
+
+        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+            return nullcontext(), same_adapter(self.model)
+
+        checkpoint(self.model, contexts if self.has_value_adapter else None)
+        if self.value_trunk is not None:
+            checkpoint(self.value_trunk)
+
+    def save_value(self, folder: Path) -> None:
+        """Write the value function to `folder`, which is there and empty."""
+        save_value(self, folder)
+
+    def _values(self, states: Float[Tensor, "N d"], layout: Layout) -> Float[Tensor, "N"]:
+        if self.value_trunk is not None:
+            states = self.states(self.value_trunk, layout)
+        elif self.has_value_adapter:
+            with using(self.model, VALUE):
+                states = self.states(self.model, layout)
+        values: Tensor = self.value_head(states.to(self.value_head.weight.dtype))
+        return values.squeeze(-1)
 
 
 class Reference:
     """The frozen policy that KL is measured against: a copy, or the adapters switched off."""
 
     def __init__(self, policy: PolicyWithValue, frozen: PreTrainedModel | None) -> None:
-        """`frozen` is None for a policy with adapters, whose base is the reference."""
+        """`frozen` is None for a policy with adapters, whose base is the reference.
+
+        Raises `UserError` if training changes more than adapters and there is no copy.
+        """
         self.policy = policy
         self.frozen = None if frozen is None else frozen.eval().requires_grad_(False)
+        if frozen is None:
+            check_reference(policy.model)
 
     @contextmanager
     def model(self) -> Iterator[PreTrainedModel]:
@@ -126,26 +183,30 @@ class Reference:
         if self.frozen is not None:
             yield self.frozen
             return
-        with self.policy.model.disable_adapter():
+        with using(self.policy.model, None):
             yield self.policy.model
 
     @torch.no_grad()
     def logp(self, rollout: Rollout) -> Float[Tensor, "B T"]:
         """log π_ref of the response tokens."""
+        policy, layout = self.policy, self.policy.layout(rollout)
         with self.model() as model:
-            return self.policy.logp(model, self.policy.states(model, rollout), rollout)[0]
+            states, head = policy.computation.narrow(policy.states(model, layout)), head_of(model)
+        budget = policy.computation.logits_memory
+        return layout.spread(token_logp(states, head, policy.choices(rollout), budget)[0])
 
-
-def backbone(model: PreTrainedModel) -> Callable[..., Any]:
-    """The part of a causal language model below its head."""
-    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return getattr(plain, plain.base_model_prefix)  # type: ignore[no-any-return]
-
-
-def _recomputed(
-    function: Callable[..., tuple[Tensor, Tensor]], head: nn.Module, *tensors: Tensor
-) -> tuple[Tensor, Tensor]:
-    """`function` without keeping its logits for the backward pass, if one is needed at all."""
-    if not torch.is_grad_enabled():
-        return function(head, *tensors)
-    return checkpoint(function, head, *tensors, use_reentrant=False)  # type: ignore[no-any-return]
+    @torch.no_grad()
+    def logp_and_kl(
+        self, layout: Layout, states: Float[Tensor, "N d"], rollout: Rollout
+    ) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
+        """log π_ref, and the exact KL of the policy, whose hidden states are given, from it."""
+        policy = self.policy
+        with self.model() as model:
+            both = (
+                policy.computation.narrow(states),
+                policy.computation.narrow(policy.states(model, layout)),
+            )
+            heads = head_of(policy.model), head_of(model)
+        budget = policy.computation.logits_memory
+        logp, kl = token_kl(both, heads, policy.choices(rollout), budget)
+        return layout.spread(logp), layout.spread(kl)

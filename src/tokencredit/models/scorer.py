@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tokencredit.errors import UserError
 from tokencredit.models.attention_row import AttentionRow
 from tokencredit.models.dropout import disable_dropout
+from tokencredit.models.kernels import fuse_activations
 from tokencredit.models.model import load_classifier, load_tokenizer
-from tokencredit.models.sequences import compact, position_ids
+from tokencredit.models.sequences import compact
 from tokencredit.ops import keep
 from tokencredit.rollout import Rollout
 from tokencredit.stages.reward_model import RewardModelStage, sentiment
@@ -22,46 +25,76 @@ if TYPE_CHECKING:
 
     from tokencredit.context import Context
 
+PART_TOKENS: Final = 2048
+"""Tokens of one forward pass, padding included: enough to keep a processor busy, little memory."""
+
 
 class Scorer:
     """A sequence classifier that reads its score at the last response token, wherever that is."""
 
     def __init__(self, model: PreTrainedModel, pad_id: int) -> None:
-        """`model` is frozen and put into evaluation mode."""
+        """`model` is frozen and put into evaluation mode, its activations fused."""
         disable_dropout(model)
+        fuse_activations(model)
         self.model = model.eval().requires_grad_(False)
         self.pad_id = pad_id
         self.backbone: nn.Module = getattr(model, model.base_model_prefix)
+        self._rows: dict[int, AttentionRow] = {}
 
     def score(self, rollout: Rollout) -> Float[Tensor, "B"]:
         """logit(positive) − logit(negative) of each response after its prompt."""
-        ids, mask, _, last = compact(rollout, self.pad_id)
-        return self._score(ids, mask, last)
+        return self._run(rollout, None)[0]
 
     def score_and_attention(
         self, rollout: Rollout, layer: int
     ) -> tuple[Float[Tensor, "B"], Float[Tensor, "B T"]]:
         """The scores, and the head-mean attention from where they are read to each token."""
-        ids, mask, start, last = compact(rollout, self.pad_id)
-        reader = AttentionRow(self.model, layer)
-        with reader.capture(last):
-            scores = self._score(ids, mask, last)
-        weights = reader.weights.mean(dim=1)
-        columns = start[:, None] + torch.arange(rollout.response_mask.shape[1], device=start.device)
-        chosen = weights.gather(1, columns.clamp(max=weights.shape[1] - 1))
-        return scores, keep(chosen, rollout.response_mask)
+        return self._run(rollout, self.attention_row(layer))
+
+    def attention_row(self, layer: int) -> AttentionRow:
+        """The reader of a layer; raises `UserError` if the architecture's cannot be read."""
+        if layer not in self._rows:
+            self._rows[layer] = AttentionRow(self.model, layer)
+        return self._rows[layer]
 
     @torch.no_grad()
-    def _score(self, ids: Tensor, mask: Tensor, last: Tensor) -> Tensor:
-        hidden = self.backbone(
-            input_ids=ids,
-            attention_mask=mask.long(),
-            position_ids=position_ids(mask),
-            use_cache=False,
-        ).last_hidden_state
+    def _run(
+        self, rollout: Rollout, row: AttentionRow | None
+    ) -> tuple[Float[Tensor, "B"], Float[Tensor, "B T"]]:
+        """Both kinds of scoring, so that they cannot differ: the same passes, read or not."""
+        ids, _, start, last = compact(rollout, self.pad_id)
+        scores = torch.zeros(len(ids), device=ids.device)
+        evidence = torch.zeros(rollout.response_mask.shape, device=ids.device)
+        for rows, width in parts(last + 1):
+            with row.capture(last[rows]) if row else nullcontext():
+                scores[rows] = self._score(ids[rows, :width], last[rows])
+            if row:
+                columns = start[rows, None] + torch.arange(evidence.shape[1], device=ids.device)
+                mean = row.weights.mean(dim=1)
+                evidence[rows] = mean.gather(1, columns.clamp(max=width - 1))
+        return scores, keep(evidence, rollout.response_mask)
+
+    def _score(self, ids: Int[Tensor, "B S"], last: Int[Tensor, "B"]) -> Float[Tensor, "B"]:
+        """Scores read at `last` of right-padded rows."""
+        # Causal attention never looks at padding on the right, and positions count from the left
+        # anyway; without a mask, flash attention can run and no (B, S, S) mask is made.
+        hidden = self.backbone(input_ids=ids, use_cache=False).last_hidden_state
         rows = torch.arange(len(ids), device=ids.device)
         head: nn.Module = self.model.score
         return sentiment(head(hidden[rows, last]).float())
+
+
+def parts(lengths: Int[Tensor, "B"]) -> Iterator[tuple[Int[Tensor, "n"], int]]:
+    """Rows of similar length, at most `PART_TOKENS` tokens with padding (or one row), and a width.
+
+    Every row is in exactly one part, longest first.
+    """
+    order = torch.argsort(lengths, stable=True, descending=True)
+    widths, first = lengths[order].tolist(), 0
+    while first < len(widths):
+        count = max(1, PART_TOKENS // widths[first])
+        yield order[first : first + count], widths[first]
+        first += count
 
 
 def open_scorer(context: Context, tokenizer: PreTrainedTokenizerBase) -> Scorer:

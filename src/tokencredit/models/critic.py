@@ -1,0 +1,107 @@
+"""Value functions with weights of their own: loaded, saved, read back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from tokencredit.atomic import read_json, write_json
+from tokencredit.errors import UserError, require
+from tokencredit.models.lora import VALUE, merged
+from tokencredit.models.model import Dtype, load_causal, load_classifier
+from tokencredit.models.trunk import backbone
+from tokencredit.models.value import Value, ValueHead, ValueInit, ValueKind
+
+if TYPE_CHECKING:
+    from tokencredit.models.policy import PolicyWithValue
+
+HEAD: Final = "value_head.safetensors"
+ADAPTER: Final = "adapter"
+KIND: Final = "value.json"
+
+
+def load_trunk(
+    value: Value, sft: Path, reward_model: Path | None, dtype: Dtype, context: int
+) -> tuple[nn.Module, Tensor | None]:
+    """The second backbone of kind=separate, and the weight (1, d) its head starts from, if any."""
+    if value.init is ValueInit.sft:
+        return backbone(load_causal(sft, dtype, context=context)), None
+    if reward_model is None:
+        raise UserError("model.value.init = 'reward_model': this run has no reward model; use sft")
+    classifier: Any = load_classifier(reward_model, dtype, context=context)
+    weight = score_weight(classifier) if value.head is ValueHead.keep else None
+    return backbone(classifier), weight
+
+
+def score_weight(classifier: Any) -> Tensor:
+    """The weight (1, d) from hidden states to a classifier's score.
+
+    That of a single output, or positive minus negative where there are two. Other classifiers have
+    no score: `UserError`.
+    """
+    weight: Tensor = classifier.score.weight.detach().float()
+    require(
+        len(weight) <= 2 and getattr(classifier.score, "bias", None) is None,
+        "model.value.head",
+        "keep",
+        f"the reward model has {len(weight)} outputs (or a bias), which is no score; use fresh",
+    )
+    return weight if len(weight) == 1 else weight[1:] - weight[:1]
+
+
+def save_value(policy: PolicyWithValue, folder: Path) -> None:
+    """Write the value function to `folder`: its head, and the weights or adapter it has alone.
+
+    A separate backbone is a plain Hugging Face folder, its adapters merged.
+    """
+    import copy
+
+    from safetensors.torch import save_file
+
+    save_file(policy.value_head.state_dict(), folder / HEAD)
+    write_json(folder / KIND, {"kind": kind_of(policy).value})
+    if policy.value_trunk is not None:
+        trunk: Any = policy.value_trunk
+        if hasattr(trunk, "merge_and_unload"):
+            trunk = merged(copy.deepcopy(trunk))
+        trunk.save_pretrained(folder)
+    elif policy.has_value_adapter:
+        policy.model.save_pretrained(folder, selected_adapters=[VALUE])
+        (folder / VALUE).rename(folder / ADAPTER)
+
+
+def restore_value(policy: PolicyWithValue, folder: Path) -> None:
+    """Give `policy` the value function that `save_value` wrote; another kind is an error."""
+    from safetensors.torch import load_file
+    from transformers import AutoModel
+
+    found = read_json(folder / KIND)["kind"]
+    kind = kind_of(policy)
+    require(found == kind.value, "model.value.kind", kind.value, f"{folder} holds kind={found}")
+    policy.value_head.load_state_dict(load_file(folder / HEAD))
+    device = policy.value_head.weight.device
+    if policy.value_trunk is not None:
+        dtype = next(policy.value_trunk.parameters()).dtype
+        trunk = AutoModel.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+        policy.value_trunk = trunk.to(device)
+    elif policy.has_value_adapter:
+        from peft import set_peft_model_state_dict
+
+        weights = load_file(folder / ADAPTER / "adapter_model.safetensors")
+        set_peft_model_state_dict(policy.model, weights, adapter_name=VALUE)
+
+
+def kind_of(policy: PolicyWithValue) -> ValueKind:
+    """Where a policy's values come from."""
+    if policy.value_trunk is not None:
+        return ValueKind.separate
+    return ValueKind.adapter if policy.has_value_adapter else ValueKind.shared
+
+
+@torch.no_grad()
+def start_head(policy: PolicyWithValue, weight: Tensor) -> None:
+    """Let the value head start from `weight` (1, d), its bias 0."""
+    policy.value_head.weight.copy_(weight)

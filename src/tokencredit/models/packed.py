@@ -1,0 +1,49 @@
+"""The head of a decode loop: one product after another of few states with one large weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+LIMIT: Final = 2**28
+"""Bytes of the largest weight of which a second copy is made."""
+
+
+def packed(head: nn.Module) -> Callable[[Tensor], Tensor]:
+    """`head` for as long as its weight does not change; faster, where that can be had.
+
+    In float32 on a CPU, a product rearranges the weight first, which for some tens of rows takes
+    about as long as the product itself. Here that happens once: the product takes two thirds of the
+    time with 64 rows and less than half with 16. Anywhere else this is `head`. Values differ by
+    rounding, as they do between two numbers of rows.
+    """
+    # What torch.compile does to a frozen linear layer; torch offers it under no public name.
+    arrange = getattr(torch.ops.mkldnn, "_reorder_linear_weight", None)
+    multiply = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    if arrange is None or multiply is None or not _suits(head):
+        return head
+    assert isinstance(head, nn.Linear)
+    weight = arrange(head.weight.detach(), None)
+    bias = None if head.bias is None else head.bias.detach()
+
+    def product(states: Tensor) -> Tensor:
+        found: Tensor = multiply(states, weight, bias, "none", [], "")
+        return found
+
+    return product
+
+
+def _suits(head: nn.Module) -> bool:
+    """Whether `head` is a plain layer in float32 on a CPU, whole, and not too large."""
+    return (
+        type(head) is nn.Linear
+        and torch.backends.mkldnn.is_available()
+        and not torch.is_autocast_enabled("cpu")
+        and head.weight.device.type == "cpu"
+        and head.weight.dtype is torch.float32
+        and head.weight.shape == (head.out_features, head.in_features)
+        and head.weight.nbytes <= LIMIT
+    )

@@ -1,0 +1,49 @@
+"""The parts of a causal language model: the trunk that makes hidden states, and the head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from torch import nn
+
+from tokencredit.errors import UserError
+
+Contexts = Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]
+"""Called in a forward pass: what surrounds a layer then, and what surrounds it recomputed."""
+
+
+def backbone(model: nn.Module) -> Any:
+    """The part of a model below its head, adapters included; the model itself if it has none."""
+    plain: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+    return plain.base_model
+
+
+def head_of(model: nn.Module) -> nn.Linear:
+    """The layer from hidden states to logits; `UserError` where logits are more than that."""
+    plain: Any = model
+    head, name = plain.get_output_embeddings(), type(backbone(model)).__name__
+    if not isinstance(head, nn.Linear) or not head.weight.is_floating_point():
+        raise UserError(f"model: the head above {name} is no plain linear layer, and must be one")
+    config = plain.config.get_text_config()
+    for key in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
+        if getattr(config, key, None) not in {None, 1}:
+            raise UserError(f"model: {key} of {name} changes its logits, which is not supported")
+    return head
+
+
+def hidden_size(model: nn.Module) -> int:
+    """Width of the hidden states."""
+    plain: Any = model
+    return int(plain.config.hidden_size)
+
+
+def checkpoint(model: nn.Module, contexts: Contexts | None = None) -> None:
+    """Recompute activations of each layer in the backward pass, in training mode."""
+    plain: Any = model
+    settings: dict[str, Any] = {"use_reentrant": False}
+    if contexts is not None:
+        settings["context_fn"] = contexts
+    name = "activation_checkpointing_enable"  # transformers before 5.23 has the older name only
+    (getattr(plain, name, None) or plain.gradient_checkpointing_enable)(settings)
