@@ -140,6 +140,7 @@ def make_prompts(
     return Prompts(
         rows=torch.arange(10, 10 + size),
         samples=torch.zeros(size, dtype=torch.long),
+        groups=torch.arange(size),
         ids=torch.where(mask, ids, PAD_ID),
         mask=mask,
         min_new=torch.full((size,), min_new),
@@ -175,6 +176,8 @@ def make_rollout(lengths: Sequence[int], *, width: int | None = None, seed: int 
         response_mask=mask,
         min_new=torch.zeros(size, dtype=torch.long),
         finished=torch.arange(size) % 2 == 0,
+        stopped=torch.zeros(size, dtype=torch.bool),
+        groups=torch.arange(size),
         logp=logp,
         ref_logp=torch.where(mask, logp + 0.3 * floats(), 0.0),
         values=floats(),

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from builders import make_prompts, tiny_actors
+from tokencredit.algorithms.algorithm import Algorithm, State
 from tokencredit.algorithms.kl import KLPenalty
 from tokencredit.algorithms.optimizer import Optimizer
 from tokencredit.algorithms.ppo import PPO
-from tokencredit.engine import Engine
+from tokencredit.engine import Engine, World
+from tokencredit.hardware import Hardware
 from tokencredit.ops import k1, keep, masked_sum
 from tokencredit.rollout import Rollout, Targets
 from tokencredit.stages.actors import Actors
+from tokencredit.update import Updater
 
 FAST = Optimizer(learning_rate=3e-3, weight_decay=0.01)
 TASK = PPO(
@@ -22,9 +26,17 @@ TASK = PPO(
 )
 
 
-def start(optimizer: Optimizer = FAST, seed: int = 0) -> tuple[Actors, Engine]:
+def task(optimizer: Optimizer) -> PPO:
+    """The task with another optimizer."""
+    return replace(TASK, optimizer=optimizer)
+
+
+def start(
+    algorithm: Algorithm = TASK, seed: int = 0, micro_batch: int | None = None
+) -> tuple[Actors, Updater]:
     actors = tiny_actors(seed=seed)
-    return actors, Engine(actors.policy, optimizer, on_cpu=True, seed=5)
+    engine = Engine(actors.policy, algorithm, World(Hardware(micro_batch=micro_batch)))
+    return actors, Updater(engine, algorithm, seed=5)
 
 
 def rollout_at(actors: Actors, step: int) -> Rollout:
@@ -32,25 +44,27 @@ def rollout_at(actors: Actors, step: int) -> Rollout:
     return actors.roll_out(prompts, ("engine", step))
 
 
-def targets_at(algorithm: PPO, rollout: Rollout, coef: float) -> Targets:
+def targets_at(algorithm: Algorithm, rollout: Rollout, state: State) -> Targets:
     """Even ids are good, odd ones bad."""
     rewards = keep(1.0 - 2.0 * (rollout.response_ids % 2), rollout.response_mask)
-    return algorithm.targets(rollout, algorithm.shape(rewards, rollout, coef))
+    return algorithm.targets(rollout, algorithm.shape(rewards, rollout, state))
 
 
 def learn(
-    actors: Actors, engine: Engine, steps: range, coef: float = 0.3, algorithm: PPO = TASK
-) -> tuple[float, list[Mapping[str, float]]]:
-    """Some steps of the RL loop; the coefficient after them, and the metrics."""
+    actors: Actors, updater: Updater, steps: range, state: State | None = None
+) -> tuple[State, list[Mapping[str, float]]]:
+    """Some steps of the RL loop; the algorithm's state after them, and the metrics."""
     log = []
+    algorithm = updater.algorithm
+    state = algorithm.initial_state() if state is None else state
     actors.policy.train()
     for step in steps:
         rollout = rollout_at(actors, step)
-        targets = targets_at(algorithm, rollout, coef)
-        log.append(engine.update(algorithm, rollout, targets, step))
+        targets = targets_at(algorithm, rollout, state)
+        log.append(updater.update(rollout, targets, state, step))
         kl = masked_sum(k1(rollout.logp, rollout.ref_logp), rollout.response_mask).mean()
-        coef = algorithm.kl.next_coef(coef, float(kl), len(rollout))
-    return coef, log
+        state = algorithm.next_state(state, {**log[-1], "kl/k1": float(kl)}, len(rollout))
+    return state, log
 
 
 def weights(engine: Engine) -> dict[str, Tensor]:

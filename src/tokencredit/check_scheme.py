@@ -57,6 +57,8 @@ def example(
         response_mask=mask,
         min_new=torch.zeros(rows, dtype=torch.long),
         finished=torch.tensor([True, False, True, True, False]),
+        stopped=torch.zeros(5, dtype=torch.bool),
+        groups=torch.arange(5),
         logp=padded[0],
         ref_logp=padded[1],
         values=padded[2],

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from tokencredit.bench.command import bench
 from tokencredit.console import say
 from tokencredit.errors import UserError
 
@@ -21,6 +22,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(bench, name="bench")
 
 
 @app.command(context_settings=PASS_ON)

@@ -16,8 +16,12 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from tokencredit.algorithms.algorithm import Algorithm
+from tokencredit.algorithms.grpo import GRPO
 from tokencredit.algorithms.ppo import PPO
+from tokencredit.algorithms.ppo_penalty import PPOPenalty
 from tokencredit.algorithms.procedure import Procedure, SupervisedOnly
+from tokencredit.algorithms.reinforce import RLOO, Reinforce
+from tokencredit.algorithms.remax import ReMax
 from tokencredit.canonical import flatten
 from tokencredit.data.dataset import Dataset
 from tokencredit.errors import UserError, require
@@ -134,7 +138,7 @@ COMPONENTS: Final[dict[str, list[type]]] = {
     "judge": [RewardModelJudge, AttentionJudge, FunctionJudge],
     "scorer": [RewardModelJudge, FunctionJudge, SameAsJudge],
     "reward_scheme": [Sparse, Uniform, Redistribute],
-    "algorithm": [PPO, SupervisedOnly],
+    "algorithm": [PPO, PPOPenalty, Reinforce, RLOO, GRPO, ReMax, SupervisedOnly],
     "hardware": [Hardware],
     "tracking": [Tracking],
 }

@@ -15,6 +15,7 @@ def describe(
 ) -> dict[str, float]:
     """Batch means: scores, rewards, KL, lengths, and where the credit lies."""
     mask = rollout.response_mask
+    first, last = credit_ends(rewards, mask)
     values = {
         "score/mean": judgement.scores.mean(),
         "score/std": judgement.scores.std(unbiased=True) if len(rollout) > 1 else torch.zeros(()),
@@ -26,6 +27,8 @@ def describe(
         "length/finished": rollout.finished.float().mean(),
         "credit/entropy": credit_entropy(rewards, mask).mean(),
         "credit/eos_share": eos_share(rewards, rollout).mean(),
+        "credit/first_third": first.mean(),
+        "credit/last_third": last.mean(),
         "value/mean": masked_mean(rollout.values, mask),
         "value/explained_variance": explained_variance(rollout.values, targets.returns, mask),
     }
@@ -49,6 +52,19 @@ def eos_share(rewards: Float[Tensor, "B T"], rollout: Rollout) -> Float[Tensor, 
     """The share of the credit on the end token; 0 where the response was cut off."""
     at_end = last_token(rollout.response_mask) & rollout.finished[:, None]
     return masked_sum(credit_shares(rewards, rollout.response_mask), at_end)
+
+
+def credit_ends(
+    rewards: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]
+) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"]]:
+    """The share of the credit in the first and in the last third of each response.
+
+    Token t of n lies where its middle does, at (t + ½) / n: a single token is in neither third.
+    """
+    share = credit_shares(rewards, mask)
+    length = mask.sum(dim=1, keepdim=True)
+    middle = 3 * (2 * torch.arange(mask.shape[1], device=mask.device) + 1)
+    return masked_sum(share, middle < 2 * length), masked_sum(share, middle > 4 * length)
 
 
 def explained_variance(

@@ -16,9 +16,18 @@ class Device(str, Enum):
     cuda = "cuda"
 
 
+class Sharding(str, Enum):
+    """What several processes divide among themselves."""
+
+    none = "none"
+    """Nothing: each process holds everything (distributed data parallel)."""
+    zero2 = "zero2"
+    """Gradients and optimizer state, by DeepSpeed ZeRO-2."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Hardware:
-    """Devices and threads; not part of any key."""
+    """Devices, processes, and threads; not part of any key."""
 
     name: str = "cpu"
     """Name shown in reports."""
@@ -29,8 +38,32 @@ class Hardware:
     stage_threads: int | None = None
     """CPU threads of the stages before RL; null: all cores."""
 
+    processes: int = 1
+    """Processes of the RL run on this machine; each has `threads` threads."""
+    sharding: Sharding = Sharding.none
+    """none, or zero2."""
+    micro_batch: int | None = None
+    """Rows of one forward and backward pass in a process; null: the whole minibatch's share."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, a third more time."""
+    logits_memory_mb: int = 256
+    """Logits of a pass above this size are computed in chunks and recomputed in its backward."""
+
     def __post_init__(self) -> None:
         """Check the counts."""
+        require(
+            self.micro_batch is None or self.micro_batch >= 1,
+            "hardware.micro_batch",
+            self.micro_batch,
+            "must be null (the whole minibatch) or >= 1 row",
+        )
+        require(
+            self.logits_memory_mb >= 1,
+            "hardware.logits_memory_mb",
+            self.logits_memory_mb,
+            "must be >= 1 MB",
+        )
+        require(self.processes >= 1, "hardware.processes", self.processes, "must be >= 1")
         require(self.threads >= 1, "hardware.threads", self.threads, "must be >= 1")
         require(
             self.stage_threads is None or self.stage_threads >= 1,
@@ -53,6 +86,19 @@ class Hardware:
     def on_cpu(self) -> bool:
         """Whether everything runs on the CPU."""
         return self.device is Device.cpu
+
+    def arithmetic(self) -> dict[str, object]:
+        """Settings that change the last bits of a run; resuming keeps them."""
+        return {
+            "threads": self.threads,
+            "processes": self.processes,
+            "sharding": self.sharding.value,
+            "micro_batch": self.micro_batch,
+        }
+
+    def processes_of(self, stage: str) -> int:
+        """How many processes a stage gets."""
+        return self.processes if stage == "rl" else 1
 
     def threads_of(self, stage: str) -> int:
         """How many CPU threads a stage gets."""

@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import os
-import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping, Sequence
 
 from tokencredit import config as configuration
 from tokencredit.config import Config
+from tokencredit.lifeline import END, LIFELINE, MISTAKE
 
-PR_SET_PDEATHSIG = 1
-LIFELINE = "TOKENCREDIT_LIFELINE"
-MISTAKE = "TOKENCREDIT_MISTAKE"
-
-
-def die_with_parent() -> None:
-    """End this process when its parent ends, however that happened.
-
-    Linux sends a signal; elsewhere (and for a parent that is gone already) the end of a pipe that
-    the parent holds open tells.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    descriptor = os.environ.get(LIFELINE)
-    if descriptor is not None:
-        threading.Thread(target=_wait_for_end, args=(int(descriptor),), daemon=True).start()
-
-
-def _wait_for_end(descriptor: int) -> None:
-    while os.read(descriptor, 1):
-        pass
-    os._exit(1)
+POLL_SECONDS = 0.05
 
 
 def stage_environment(config: Config, stage: str) -> dict[str, str]:
@@ -58,44 +39,92 @@ def stage_environment(config: Config, stage: str) -> dict[str, str]:
 
 
 def run_stage(config: Config, stage: str, key: str) -> tuple[int, str]:
-    """Run one stage in a process of its own; its exit code, and the user's mistake if any.
+    """Run one stage in processes of its own; the exit code, and the user's mistake if any.
 
     The configuration goes in through standard input and a mistake comes back through a pipe, so a
-    process that is killed leaves no files behind.
+    process that is killed leaves no files behind. The first process that fails ends the others.
     """
+    count = config.hardware.processes_of(stage)
     lifeline, held = os.pipe()
     answer, told = os.pipe()
+    environment = {
+        **stage_environment(config, stage),
+        LIFELINE: str(lifeline),
+        MISTAKE: str(told),
+    }
+    command = [sys.executable, "-m", "tokencredit.worker", stage, key]
+    text = configuration.dump(config).encode()
+    children: list[subprocess.Popen[bytes]] = []
     try:
-        environment = {
-            **stage_environment(config, stage),
-            LIFELINE: str(lifeline),
-            MISTAKE: str(told),
-        }
-        command = [sys.executable, "-m", "tokencredit.worker", stage, key]
-        child = subprocess.Popen(
-            command, env=environment, pass_fds=(lifeline, told), stdin=subprocess.PIPE
-        )
+        for rank in range(count):
+            environment |= rank_environment(rank, count, environment)
+            child = subprocess.Popen(
+                command, env=environment, pass_fds=(lifeline, told), stdin=subprocess.PIPE
+            )
+            children.append(child)
+            _feed(child, text)
         os.close(told)
         told = -1
-        with child:
-            try:
-                child.communicate(configuration.dump(config).encode())
-            except KeyboardInterrupt:
-                child.terminate()
-                raise
+        code = _first_failure(children)
+        _end(children)  # whoever is left holds the pipe open
         with os.fdopen(answer, encoding="utf-8") as file:
             answer = -1
-            return child.returncode, file.read()
+            return code, file.read().partition(END)[0]
     finally:
+        _end(children)
         for descriptor in (lifeline, held, answer, told):
             if descriptor >= 0:
                 os.close(descriptor)
 
 
-def tell_parent(mistake: str) -> None:
-    """Hand a user's mistake to the process that started this one, which says it once."""
-    with os.fdopen(int(os.environ[MISTAKE]), "w", encoding="utf-8") as file:
-        file.write(mistake)
+def rank_environment(rank: int, count: int, known: Mapping[str, str]) -> dict[str, str]:
+    """How one of several processes finds the others; nothing for a single one."""
+    if count == 1:
+        return {}
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": known["MASTER_PORT"] if rank else str(free_port()),
+    }
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _feed(child: subprocess.Popen[bytes], text: bytes) -> None:
+    assert child.stdin is not None
+    with contextlib.suppress(BrokenPipeError), child.stdin:  # it has ended; its exit code tells
+        child.stdin.write(text)
+
+
+def _end(children: Sequence[subprocess.Popen[bytes]]) -> None:
+    for child in children:
+        child.kill()
+        child.wait()
+
+
+def _first_failure(children: Sequence[subprocess.Popen[bytes]]) -> int:
+    """The exit code of the first child that fails, or 0 once all have ended well."""
+    try:
+        while True:
+            codes = [child.poll() for child in children]
+            failed = [code for code in codes if code]
+            if failed:
+                return failed[0]
+            if all(code == 0 for code in codes):
+                return 0
+            time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        for child in children:
+            child.terminate()
+        raise
 
 
 def follow(process: int) -> None:

@@ -7,17 +7,18 @@ import os
 import sys
 import warnings
 
-from tokencredit import config as configuration
 from tokencredit.errors import UserError
-from tokencredit.process import die_with_parent, tell_parent
+from tokencredit.lifeline import die_with_parent, tell_parent
 
 USER_ERROR = 2
 
 
 def main(arguments: list[str]) -> int:
     """Run the stage; exit code 2 for a user's mistake, 1 for a bug."""
-    die_with_parent()
+    die_with_parent()  # before the imports, which take seconds
     hush()
+    from tokencredit import config as configuration
+
     name, key = arguments
     configuration.register()
     try:
@@ -32,6 +33,7 @@ def run(name: str, key: str) -> None:
     """Build the artifact, or run the RL stage in its folder."""
     import torch
 
+    from tokencredit import config as configuration
     from tokencredit.context import Context
     from tokencredit.pipeline import all_stages
     from tokencredit.stages.rl import RLStage

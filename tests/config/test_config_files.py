@@ -31,7 +31,8 @@ COMPANIONS = {
     "scorer/function": ["scorer.function=f.py:g"],
 }
 EVERY_EXPERIMENT = [(name, scale) for name in experiments() for scale in SCALES]
-MOST_LEAVES = 140
+MOST_LEAVES = 190
+"""A third of them are the numbers of the algorithm and of its optimizers."""
 
 
 def overrides_for(file: Path) -> list[str]:

@@ -30,7 +30,7 @@ UNKNOWN = [
     (["+steps=3"], ["steps", "+"]),
 ]
 OPTIONS = [
-    (["algorithm=pop"], ["algorithm", "'pop'", "'ppo'", "ppo, ppo_authors, sft"]),
+    (["algorithm=pop"], ["algorithm", "'pop'", "'ppo'", "ppo, ppo_deepspeed_chat,", "sft"]),
     (["reward_scheme=abd"], ["reward_scheme", "'abd'", "'abc'", "abc, sparse, uniform"]),
     (["model=tyni"], ["model", "'tyni'", "gpt2", "scratch", "smollm2_135m", "tiny"]),
     (["dataset=imbd"], ["dataset", "'imbd'", "'imdb'", "file", "rotten_tomatoes"]),
@@ -44,6 +44,7 @@ OPTIONS = [
 ]
 TYPES = [
     (["algorithm.clip=abc"], ["algorithm.clip", "abc"]),
+    (["algorithm.whiten=true"], ["algorithm.whiten", "none", "unbiased", "biased"]),
     (["algorithm.kl.estimator=k9"], ["algorithm.kl.estimator", "k9", "k1", "k3"]),
     (["algorithm.kl.controller=off"], ["algorithm.kl.controller", "fixed", "adaptive"]),
     (["algorithm.optimizer.course=step"], ["algorithm.optimizer.course", "step", "linear"]),

@@ -41,6 +41,7 @@ QUICK = [
     "reward_model.max_length=64",
     "reward_model.max_tokens=3000",
     "evaluation.prompts=16",
+    "evaluation.every=6",
     "run.figures=false",
     "tracking=disabled",
 ]

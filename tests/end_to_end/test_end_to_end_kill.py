@@ -75,14 +75,17 @@ def interrupt(
         elif victim == "parent":
             os.kill(process.pid, signal.SIGKILL)
         else:
-            below[0].kill()
+            below[1 if victim == "rank" else 0].kill()
         assert wait_until(lambda: all(map(is_over, below)), DIES_WITHIN), (
             "a child outlived its parent"
         )
         process.wait(timeout=30)
     finally:
         _, err = clean_up(process, below)
-    assert process.returncode == (137 if victim == "worker" else -signal.SIGKILL)
+    alone = victim in {"worker", "rank"} and len(below) == 1
+    if victim in {"group", "parent"} or alone:
+        assert process.returncode == (137 if alone else -signal.SIGKILL)
+    assert process.returncode != 0
     return err
 
 
@@ -160,17 +163,57 @@ def test_a_stage_killed_while_it_is_built_is_built_again(
     assert not list(fresh.store.rglob("*.partial"))
 
 
-@pytest.mark.parametrize("component", ["optimizer.pt", "state.json"])
+@pytest.mark.parametrize("component", ["optimizer-0.pt", "state.json", "trained.safetensors"])
 def test_field_B33_a_damaged_checkpoint_is_named_and_never_half_used(
     own: Workplace, first: Run, component: str
 ) -> None:
-    """The run begins anew, with files cut to zero, and ends the same."""
+    """Nothing is started anew behind the user's back; once the folder is deleted, it is."""
     folder = own.folder / "damaged"
     shutil.copytree(first.folder, folder)
     (checkpoint,) = (folder / "checkpoints").iterdir()
     (checkpoint / component).unlink()
-    ended = own.train(f"steps={STEPS + 1}", "run.sample_every=10", "run_dir=damaged").ok()
-    assert f"{component} is missing" in ended.err
-    again = Run(ended, folder)
-    assert [row["step"] for row in again.rows()] == list(range(STEPS + 1))
-    assert again.bytes().startswith(first.bytes())
+    more = [f"steps={STEPS + 1}", "run.sample_every=10", "run_dir=damaged"]
+    said = own.train(*more).error()
+    assert f"{component} is missing" in said and "delete" in said
+    assert Run(own.train(*more[1:], f"steps={STEPS}").ok(), folder).bytes() == first.bytes()
+    if component == "state.json":
+        shutil.rmtree(folder / "checkpoints")
+        again = Run(own.train(*more).ok(), folder)
+        assert [row["step"] for row in again.rows()] == list(range(STEPS + 1))
+        assert again.bytes().startswith(first.bytes())
+
+
+@pytest.mark.parametrize("hardware", ["cpu_ddp2", "cpu_zero2"])
+def test_field_B32_B40_two_processes_killed_and_continued(
+    own: Workplace, wait_until: Wait, hardware: str
+) -> None:
+    """A rank, the parent, and the group are killed; the result is that of a run never killed."""
+    two = Workplace(own.folder, own.store, [*own.base, f"hardware={hardware}", "rollout.chunk=8"])
+    folder = own.folder / "killed"
+    log = folder / "metrics.jsonl"
+    straight = Run(two.train(*ARGUMENTS[:-1], "run_dir=straight").ok(), own.folder / "straight")
+    manifest = straight.json("manifest.json")
+    assert manifest["arithmetic"]["processes"] == 2
+    assert len(straight.rows()) == STEPS
+
+    interrupt(two, wait_until, (folder / "manifest.json").is_file, "worker", 0.0)
+    interrupt(two, wait_until, lambda: lines(log) >= 2, "rank", 0.05)
+    interrupt(two, wait_until, lambda: lines(log) >= 6, "parent", 0.1)
+    interrupt(two, wait_until, lambda: lines(log) >= 10, "group", 0.0)
+    last = Run(two.train(*ARGUMENTS).ok(), folder)
+    for name in ("metrics.jsonl", "samples.jsonl", "policy/model.safetensors"):
+        assert last.bytes(name) == straight.bytes(name), name
+    assert last.json("results.json")["evaluation"] == straight.json("results.json")["evaluation"]
+
+
+def test_resuming_on_other_hardware_is_refused(own: Workplace, first: Run) -> None:
+    folder = own.folder / "other"
+    shutil.copytree(first.folder, folder)
+    more = [f"steps={STEPS + 1}", "run.sample_every=10", "run_dir=other"]
+    said = own.train(*more, "hardware=cpu_ddp2").error()
+    assert "hardware.processes = 2" in said and "began with 1" in said
+    assert "run.resume_inexact=true" in said
+    said = own.train(*more, "hardware=cpu_zero2", "run.resume_inexact=true").error()
+    assert "began with 1" in said and "resume_inexact" not in said
+    ended = own.train(*more, "hardware=cpu_ddp2", "run.resume_inexact=true").ok()
+    assert len(Run(ended, folder).rows()) == STEPS + 1

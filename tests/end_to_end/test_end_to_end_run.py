@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tokencredit.hardware import Hardware
+
 from .conftest import STEPS, Run, Workplace
 
 pytestmark = pytest.mark.slow
@@ -33,7 +35,7 @@ def test_run_folder_holds_what_the_design_says(first: Run) -> None:
     manifest = first.json("manifest.json")
     assert manifest["state"] == "complete"
     assert manifest["seeds"] == {"seed": 0, "stage_seed": 0}
-    assert manifest["threads"] == 1
+    assert manifest["arithmetic"] == Hardware().arithmetic()
     assert set(manifest["parents"]) == {"sft", "reward_model", "oracle"}
     assert set(manifest["fingerprints"]) == {"sft", "reward", "rl", "oracle", "eval"}
 

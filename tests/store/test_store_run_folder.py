@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tokencredit.errors import UserError
+from tokencredit.hardware import Hardware
 from tokencredit.stages import run_folder
 from tokencredit.stages.run_folder import RunFolder, State
 from tokencredit.store import check_writable
@@ -20,7 +21,7 @@ def test_a_new_folder_belongs_to_whoever_comes_first(tmp_path: Path) -> None:
     run.check_owner("a" * 16, IDENTITY)
     assert run.state() is State.absent and run.rows() == 0
     with run.locked():
-        run.write(State.running, key="a" * 16, identity=IDENTITY, threads=1)
+        run.write(State.running, key="a" * 16, identity=IDENTITY)
     run.check_owner("a" * 16, IDENTITY)
     assert run.state() is State.running
 
@@ -65,13 +66,28 @@ def test_done_means_complete_with_all_the_rows(tmp_path: Path) -> None:
     assert run.manifest()["identity"] == IDENTITY  # entries stay
 
 
-def test_other_threads_are_refused_by_name(tmp_path: Path) -> None:
-    run = RunFolder(tmp_path)
-    run.check_threads(4, inexact=False)
-    run.write(State.running, key="a" * 16, identity=IDENTITY, threads=1)
-    with pytest.raises(UserError, match=r"hardware\.threads = 2.*began with 1.*resume_inexact"):
-        run.check_threads(2, inexact=False)
-    run.check_threads(2, inexact=True)
+@pytest.mark.parametrize(
+    ("name", "before", "now"),
+    [
+        ("threads", 1, 2),
+        ("processes", 2, 1),
+        ("micro_batch", None, 4),
+        ("sharding", "none", "zero2"),
+    ],
+)
+def test_other_arithmetic_is_refused_by_name(
+    tmp_path: Path, name: str, before: object, now: object
+) -> None:
+    run, plain = RunFolder(tmp_path), Hardware().arithmetic()
+    run.check_arithmetic({**plain, name: now}, inexact=False)  # a new run may have any
+    run.write(State.running, key="a" * 16, identity=IDENTITY, arithmetic={**plain, name: before})
+    with pytest.raises(UserError, match=rf"hardware\.{name} = {now}.*began with {before}"):
+        run.check_arithmetic({**plain, name: now}, inexact=False)
+    if name == "sharding":  # the optimizer's state lies in other pieces
+        with pytest.raises(UserError, match=r"began with none.*set hardware\.sharding=none$"):
+            run.check_arithmetic({**plain, name: now}, inexact=True)
+    else:
+        run.check_arithmetic({**plain, name: now}, inexact=True)
 
 
 def hold(path: str, ready: object, release: object) -> None:

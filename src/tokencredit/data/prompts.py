@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from tokencredit.data.dataset import MAX_DROPPED, PromptSpec
-from tokencredit.data.records import Format, Record
+from tokencredit.data.records import Format, Message, Record
 from tokencredit.errors import UserError, require
 from tokencredit.rollout import Prompts
 from tokencredit.streams import integer, permutation, stream_key
@@ -42,10 +42,14 @@ class PromptStream:
         self.dropped: dict[str, int] = {}
         self.records = self._usable(records, context - (sampling.max_new_tokens - 1))
 
-    def batch(self, seed: int, step: int, size: int, stream: str = "rl") -> Prompts:
-        """The prompts of one step."""
-        positions = range(step * size, (step + 1) * size)
-        chosen = [self._at(seed, stream, position) for position in positions]
+    def batch(
+        self, seed: int, step: int, size: int, stream: str = "rl", samples_per_prompt: int = 1
+    ) -> Prompts:
+        """`size` rows of one step: each of its prompts, `samples_per_prompt` times in a row."""
+        count = size // samples_per_prompt
+        positions = range(step * count, (step + 1) * count)
+        drawn = [self._at(seed, stream, position) for position in positions]
+        chosen = [prompt for prompt in drawn for _ in range(samples_per_prompt)]
         longest = max(len(ids) for _, ids in chosen)
         pad = self.tokenizer.pad_token_id
         low, high = self.sampling.min_new_tokens, self.sampling.max_new_tokens
@@ -58,6 +62,7 @@ class PromptStream:
         return Prompts(
             rows=torch.tensor(rows),
             samples=torch.tensor(samples),
+            groups=torch.arange(size) // samples_per_prompt,
             ids=torch.tensor([[pad] * (longest - len(ids)) + ids for _, ids in chosen]),
             mask=torch.tensor(
                 [[False] * (longest - len(ids)) + [True] * len(ids) for _, ids in chosen]
@@ -114,15 +119,19 @@ def prompt_ids(
 ) -> list[int]:
     """The ids of a record's prompt: its own, or its first tokens, as many as `key` says."""
     if record.messages is not None:
-        if tokenizer.chat_template is None:
-            raise UserError(
-                "dataset.format = 'messages': the model's tokenizer has no chat template; use a "
-                "chat model, or prompt_completion records"
-            )
-        turns = list(record.messages[:-1])
-        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        return conversation_ids(record.messages[:-1], tokenizer)
     if record.prompt is not None:
         return list(tokenizer(record.prompt)["input_ids"])
     length = integer(key, spec.min_tokens, spec.max_tokens)
     return list(tokenizer(record.text)["input_ids"][:length])
+
+
+def conversation_ids(turns: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids of a conversation, up to where the assistant begins to answer."""
+    if tokenizer.chat_template is None:
+        raise UserError(
+            "dataset.format = 'messages': the model's tokenizer has no chat template; use a "
+            "chat model, or prompt_completion records"
+        )
+    text = tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=True)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -125,8 +125,10 @@ def _headline(run: RunFolder) -> str:
     results, manifest = run.results, run.manifest
     state = results.get("status") or manifest.get("state")
     seed = results.get("seeds", {}).get("seed")
+    names = results.get("names")
     facts = [
         f"{run.scheme}: {len(run.metrics)} steps",
+        "{model} on {dataset}, {hardware}".format_map(names) if names else "",
         f"seed {seed}" if seed is not None else "",
         str(state) if state else "",
         f"{_duration(results['wall_seconds'])} in all" if "wall_seconds" in results else "",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from tokencredit.atomic import publish, read_json, write_json
 from tokencredit.canonical import folder_sha256
 from tokencredit.console import say
 from tokencredit.engine import Engine
+from tokencredit.errors import UserError
 from tokencredit.store import MANIFEST, find_damage
 
 STATE = "state.json"
@@ -21,9 +22,12 @@ class Progress:
     """Where a run stands, besides its weights."""
 
     next_step: int
-    kl_coef: float
+    state: dict[str, float]
+    """The algorithm's: coefficients and running statistics."""
     offsets: dict[str, int]
     """Length in bytes of each log file when the checkpoint was written."""
+    best: dict[str, Any] | None = None
+    """Step and score of the best held-out evaluation so far."""
 
 
 class Checkpoints:
@@ -34,38 +38,44 @@ class Checkpoints:
         self.root = run_folder / "checkpoints"
 
     def save(self, engine: Engine, progress: Progress) -> None:
-        """Write a checkpoint beside the older ones, then remove those."""
+        """Write a checkpoint beside the older ones, then remove those; called by every process."""
         final = self.root / f"step-{progress.next_step:06d}"
         partial = final.with_suffix(".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        if engine.world.is_main:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        engine.world.wait()
         engine.save(partial)
-        state: dict[str, Any] = {
-            "next_step": progress.next_step,
-            "kl_coef": progress.kl_coef,
-            "offsets": progress.offsets,
-        }
-        write_json(partial / STATE, state)
-        write_json(partial / MANIFEST, {"schema_version": 1, "sha256": folder_sha256(partial)})
-        publish(partial, final)
-        for older in self.root.iterdir():
-            if older != final:
-                shutil.rmtree(older, ignore_errors=True)
+        engine.world.wait()
+        if engine.world.is_main:
+            write_json(partial / STATE, asdict(progress))
+            write_json(partial / MANIFEST, {"schema_version": 2, "sha256": folder_sha256(partial)})
+            publish(partial, final)
+            for older in self.root.iterdir():
+                if older != final:
+                    shutil.rmtree(older, ignore_errors=True)
+        engine.world.wait()
 
     def newest(self) -> Path | None:
-        """The newest checkpoint that is complete and undamaged."""
+        """The newest checkpoint that is complete and undamaged; None if there never was one.
+
+        Raises UserError if there are only damaged ones: starting anew would lose the run.
+        """
+        damaged = ""
         for folder in sorted(self.root.glob("step-??????"), reverse=True):
             damage = find_damage(folder)
             if damage is None:
                 return folder
-            say(
-                f"checkpoint {folder.name} is damaged ({damage}); an older one is used if there is "
-                "one"
+            say(f"checkpoint {folder.name} is damaged ({damage}); is there an older one?")
+            damaged = damaged or f"{folder}: {damage}"
+        if damaged:
+            raise UserError(
+                f"{damaged}; no other checkpoint is left. Restore the file, or delete {self.root} "
+                "to start the run from its first step"
             )
         return None
 
     @staticmethod
     def progress(folder: Path) -> Progress:
         """Where the run stood."""
-        state = read_json(folder / STATE)
-        return Progress(state["next_step"], state["kl_coef"], state["offsets"])
+        return Progress(**read_json(folder / STATE))

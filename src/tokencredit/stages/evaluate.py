@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,12 +10,11 @@ from torch import Tensor
 
 from tokencredit.data.prompts import PromptStream
 from tokencredit.judges.function import decode
-from tokencredit.judges.judge import OpenJudge
 from tokencredit.ops import k1, masked_sum
 from tokencredit.reports.statistics import distinct_n
-from tokencredit.rollout import Rollout
 from tokencredit.stages.actors import Actors
 from tokencredit.stages.oracle import BagOfGrams
+from tokencredit.stages.rollouts import Collector
 
 if TYPE_CHECKING:
     from tokencredit.config import Config
@@ -27,7 +27,7 @@ MODELS = ("policy", "sft")
 def evaluate(
     config: Config,
     actors: Actors,
-    judge: OpenJudge,
+    collector: Collector,
     oracle: BagOfGrams | None,
     prompts: PromptStream,
 ) -> list[Row]:
@@ -39,35 +39,25 @@ def evaluate(
     stream = ("evaluation", settings.stream)
     count = min(settings.prompts, len(prompts.records))
     batch = prompts.batch(settings.stream, 0, count, "evaluation")
-    batch = batch.to(next(actors.policy.parameters()).device)
-    trained = actors.roll_out(batch, stream)
+    trained = collector.collect(batch, partial(actors.roll_out, stream=stream))
     with actors.reference.model() as model:
-        first = actors.respond(model, batch, stream)
+        first = collector.collect(batch, partial(actors.respond, model, stream=stream))
+    policy = trained[0]
     columns: dict[str, list[Any]] = {
         "row": batch.rows.tolist(),
         "prompt": decode(actors.tokenizer, batch.ids, batch.mask),
-        "policy/kl": masked_sum(k1(trained.logp, trained.ref_logp), trained.response_mask).tolist(),
+        "policy/kl": masked_sum(k1(policy.logp, policy.ref_logp), policy.response_mask).tolist(),
     }
-    for name, rollout in zip(MODELS, (trained, first), strict=True):
-        columns |= _opinions(name, actors, rollout, judge, oracle)
+    for name, (rollout, judgement) in zip(MODELS, (trained, first), strict=True):
+        texts = decode(actors.tokenizer, rollout.response_ids, rollout.response_mask)
+        columns[f"{name}/response"] = texts
+        columns[f"{name}/score"] = judgement.scores.tolist()
+        columns[f"{name}/length"] = rollout.lengths.tolist()
+        if oracle is not None:  # sees the responses alone
+            columns[f"{name}/oracle"] = oracle.rate(texts).tolist()
     return [
         dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
     ]
-
-
-def _opinions(
-    name: str, actors: Actors, rollout: Rollout, judge: OpenJudge, oracle: BagOfGrams | None
-) -> dict[str, list[Any]]:
-    """Columns about one model's responses; the oracle sees the responses alone."""
-    texts = decode(actors.tokenizer, rollout.response_ids, rollout.response_mask)
-    columns = {
-        f"{name}/response": texts,
-        f"{name}/score": judge(rollout).scores.tolist(),
-        f"{name}/length": rollout.lengths.tolist(),
-    }
-    if oracle is not None:
-        columns[f"{name}/oracle"] = oracle.rate(texts).tolist()
-    return columns
 
 
 def report(rows: list[Row]) -> dict[str, Measure]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,7 @@ import torch
 
 from tokencredit.atomic import publish, write_json, write_text
 from tokencredit.console import say
-from tokencredit.models.lora import merged
+from tokencredit.models.lora import POLICY, merged
 from tokencredit.stages.actors import Actors
 from tokencredit.stages.evaluate import Measure, summarise
 from tokencredit.tracking.jsonl import read_jsonl
@@ -26,24 +28,34 @@ HEADLINE = ("score/mean", "reward/mean", "kl/k1", "length/mean", "credit/entropy
 LAST_STEPS = 10
 
 
-def export_policy(actors: Actors, lora: Lora, run_folder: Path) -> None:
-    """Write `policy/`, a plain Hugging Face folder, and `value/`, the value head beside it."""
-    from safetensors.torch import save_file
+def export_policy(actors: Actors, lora: Lora, run_folder: Path, name: str = "policy") -> None:
+    """Write `policy/`, a plain Hugging Face folder, and `value/`, the value function beside it.
 
-    partial = run_folder / "policy.partial"
+    With `name` policy_best they are `policy_best/` and `value_best/`. An algorithm without a value
+    function leaves no `value/`.
+    """
+    with _published(run_folder / name) as partial:
+        model = actors.policy.model
+        if lora.enabled and lora.merge:
+            merged(copy.deepcopy(model)).save_pretrained(partial)
+        elif lora.enabled:
+            model.save_pretrained(partial, selected_adapters=[POLICY])
+        else:
+            model.save_pretrained(partial)
+        actors.tokenizer.save_pretrained(partial)
+    if actors.policy.uses_values:
+        with _published(run_folder / name.replace("policy", "value")) as partial:
+            actors.policy.save_value(partial)
+
+
+@contextmanager
+def _published(folder: Path) -> Iterator[Path]:
+    """An empty folder that takes the place of `folder` once it is filled."""
+    partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    model = actors.policy.model
-    if lora.enabled and lora.merge:
-        model = merged(copy.deepcopy(model))
-    model.save_pretrained(partial)
-    actors.tokenizer.save_pretrained(partial)
-    publish(partial, run_folder / "policy")
-    value = run_folder / "value.partial"
-    shutil.rmtree(value, ignore_errors=True)
-    value.mkdir()
-    save_file(actors.policy.value_head.state_dict(), value / "value_head.safetensors")
-    publish(value, run_folder / "value")
+    yield partial
+    publish(partial, folder)
 
 
 def seconds_of_steps(run_folder: Path) -> float:
@@ -76,6 +88,11 @@ def write_results(
         "config_hash": stage.key,
         "experiment": config.run.experiment,
         "scheme": config.run.scheme,
+        "names": {
+            "model": config.model.name,
+            "dataset": config.dataset.name,
+            "hardware": config.hardware.name,
+        },
         "seeds": {"seed": config.seed, "stage_seed": config.stage_seed},
         "status": "complete",
         "steps": len(rows),

@@ -8,6 +8,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from tokencredit.data.prompts import conversation_ids
 from tokencredit.data.records import Record
 from tokencredit.errors import require
 from tokencredit.models.base import base_of
@@ -63,7 +64,7 @@ class RewardModelStage(Stage):
     """The model that scores responses."""
 
     name: ClassVar[str] = "reward_model"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def parents(self) -> Mapping[str, Stage]:
         """The converted or initialised base model, where one is needed."""
@@ -145,7 +146,7 @@ def examples(
         record = records[int(index)]
         key = stream_key(seed, "window length", record.row)
         length = integer(key, settings.min_length, settings.max_length + 1)
-        ids = with_end(tokenizer(text_of(record, tokenizer))["input_ids"], tokenizer)
+        ids = ids_of(record, tokenizer)
         key = stream_key(seed, "window start", record.row)
         start = integer(key, 0, max(1, len(ids) - length + 1))
         rows.append({"input_ids": ids[start : start + length], "labels": record.label})
@@ -161,18 +162,15 @@ def with_end(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return ids if ids and ids[-1] == end else [*ids, end]
 
 
-def text_of(record: Record, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The text that is scored; conversations go through the tokenizer's template."""
+def ids_of(record: Record, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What is scored: the text, or the conversation as a policy says it, closed by the end token.
+
+    The rest of a chat template behind the last answer is left out: no response has it.
+    """
     if record.messages is None:
-        return record.text
-    require(
-        tokenizer.chat_template is not None,
-        "dataset.format",
-        "messages",
-        "the model's tokenizer has no chat template; use a chat model, or prompt_completion records"
-        "",
-    )
-    return str(tokenizer.apply_chat_template(list(record.messages), tokenize=False))
+        return with_end(tokenizer(record.text)["input_ids"], tokenizer)
+    answer = tokenizer(record.messages[-1]["content"], add_special_tokens=False)["input_ids"]
+    return with_end([*conversation_ids(record.messages[:-1], tokenizer), *answer], tokenizer)
 
 
 def sentiment(logits: Tensor) -> Tensor:
@@ -191,8 +189,7 @@ def evaluate(
 
     right, scores = 0, []
     model.eval()
-    texts = [tokenizer(text_of(record, tokenizer))["input_ids"] for record in records]
-    ids = [with_end(text, tokenizer)[: settings.max_length] for text in texts]
+    ids = [ids_of(record, tokenizer)[: settings.max_length] for record in records]
     if settings.max_tokens is not None:
         total = list(accumulate(map(len, ids)))
         ids = ids[: max(1, sum(tokens <= settings.max_tokens for tokens in total))]

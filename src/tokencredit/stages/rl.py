@@ -1,14 +1,13 @@
-"""Reinforcement learning with token rewards. The loop is eight lines; the rest keeps it safe."""
+"""The RL stage: who may write the run, what it reads, and what it leaves behind."""
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 
@@ -17,13 +16,12 @@ from tokencredit.atomic import write_text
 from tokencredit.canonical import canonical, differences
 from tokencredit.console import say
 from tokencredit.data.prompts import PromptStream
-from tokencredit.describe import describe
-from tokencredit.engine import Engine
-from tokencredit.judges.judge import OpenJudge, open_panel
+from tokencredit.engine import World
+from tokencredit.judges.judge import open_panel
+from tokencredit.models.value import ValueInit, ValueKind
 from tokencredit.plugins import plugin_identity
-from tokencredit.rollout import Rollout
 from tokencredit.stages.actors import Actors, load_actors
-from tokencredit.stages.checkpoints import Checkpoints, Progress
+from tokencredit.stages.checkpoints import Checkpoints
 from tokencredit.stages.evaluate import evaluate, report
 from tokencredit.stages.finish import (
     export_policy,
@@ -32,17 +30,14 @@ from tokencredit.stages.finish import (
     write_results,
     write_rows,
 )
+from tokencredit.stages.learner import Learner, Surroundings
 from tokencredit.stages.oracle import OracleStage, load_oracle
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.run_folder import RunFolder, State
-from tokencredit.stages.samples import Said, sample_rows
 from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.stage import Stage
 from tokencredit.store import Plan, check_writable
 from tokencredit.tracking.tracker import Tracker
-
-if TYPE_CHECKING:
-    from tokencredit.context import Context
 
 
 class RLStage(Stage):
@@ -55,11 +50,17 @@ class RLStage(Stage):
         """SFT always; reward model and oracle where they are used."""
         config = self.context.config
         parents: dict[str, Stage] = {"sft": SFTStage(self.context)}
-        if "reward_model" in config.judge.needs + config.scorer.needs:
+        needs = config.judge.needs + config.scorer.needs
+        if "reward_model" in needs or self._values_start_from_reward_model():
             parents["reward_model"] = RewardModelStage(self.context)
         if config.oracle.enabled:
             parents["oracle"] = OracleStage(self.context)
         return parents
+
+    def _values_start_from_reward_model(self) -> bool:
+        value, algorithm = self.context.config.model.value, self.context.config.algorithm
+        wanted = value.kind is ValueKind.separate and value.init is ValueInit.reward_model
+        return wanted and isinstance(algorithm, Algorithm) and algorithm.uses_values
 
     def inputs(self) -> Mapping[str, object]:
         """Everything of the configuration that can change a metric or the evaluation."""
@@ -73,6 +74,8 @@ class RLStage(Stage):
             "prompt": config.dataset.prompt,
             "format": config.dataset.format,
             "dtype": config.model.dtype,
+            "autocast": config.model.autocast,
+            "value": config.model.value,
             "lora": config.model.lora,
             "context": config.model.context,
             "evaluation": config.evaluation,
@@ -81,6 +84,12 @@ class RLStage(Stage):
             "eval": prints["eval"],
             "seed": config.seed,
         }
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """The policy algorithm of the run."""
+        assert isinstance(self.context.config.algorithm, Algorithm)
+        return self.context.config.algorithm
 
     @cached_property
     def folder(self) -> Path:
@@ -113,7 +122,7 @@ class RLStage(Stage):
         named = self.context.config.run_dir is not None
         check_writable(self.folder, "run_dir" if named else "runs_dir")
         config = self.context.config
-        run.check_threads(config.hardware.threads, config.run.resume_inexact)
+        run.check_arithmetic(config.hardware.arithmetic(), config.run.resume_inexact)
 
     def plan(self) -> Plan:
         """Complete, or how far the run is."""
@@ -139,30 +148,45 @@ class RLStage(Stage):
         return tuple(nearest)
 
     def run(self, out: Path) -> Mapping[str, object]:
-        """Train, or continue to train; then evaluate. Everything is written to the run folder."""
-        run = RunFolder(out)
-        self.check_folder()
-        with run.locked():
-            if self.is_done():  # by the process that held the folder until now
-                return {}
-            self._write_identity(run)
-            torch.use_deterministic_algorithms(True, warn_only=True)
-            return self._train_and_evaluate(run)
+        """Train, or continue to train; then evaluate. Everything is written to the run folder.
 
-    def _train_and_evaluate(self, run: RunFolder) -> Mapping[str, object]:
-        config, context = self.context.config, self.context
+        Every process of the run calls this; the main one holds the folder and writes.
+        """
+        run = RunFolder(out)
+        settings = self.algorithm.optimizer
+        world = World(self.context.config.hardware, settings.max_grad_norm)
+        if world.is_main:
+            self.check_folder()
+        with run.locked() if world.is_main else nullcontext():
+            if world.agree(self.is_done()):  # by the process that held the folder until now
+                return {}
+            newest = Checkpoints(run.path).newest()  # before anything is changed: it may be damaged
+            if world.is_main:
+                self._write_identity(run)
+            world.wait()
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            # Nothing here reads memory that nothing wrote; filling all of it takes time.
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+            return self._train_and_evaluate(run, world, newest)
+
+    def _train_and_evaluate(
+        self, run: RunFolder, world: World, newest: Path | None
+    ) -> Mapping[str, object]:
+        config = self.context.config
         started = time.monotonic()
-        actors = load_actors(config, context.store.get(self.parents()["sft"]).path)
-        judge = open_panel(config.judge, config.scorer, context, actors.tokenizer)
-        learner = Learner(config_algorithm(self.context), actors, judge, self.context)
-        with self._tracker(run, learner) as tracker:
-            before = seconds_of_steps(run.path)  # of sessions that ended early
+        learner = self._learner(run, world, newest)
+        tracker = self._tracker(run, learner, newest)
+        before = seconds_of_steps(run.path) if tracker else 0.0  # of sessions that ended early
+        with nullcontext() if tracker is None else tracker:
             learner.train(tracker, Checkpoints(run.path))
-            run.write(State.trained, prompts_dropped=learner.prompts.dropped)
+            if tracker is not None:
+                run.write(State.trained, prompts_dropped=learner.prompts.dropped)
             oracle = load_oracle(self._oracle_folder()) if config.oracle.enabled else None
-            rows = evaluate(config, actors, judge, oracle, self._prompts("eval", actors))
+            rows = evaluate(config, learner.actors, learner.collector, oracle, learner.held_out)
+            if tracker is None:
+                return {}
             write_rows(run.path, rows)
-            export_policy(actors, config.model.lora, run.path)
+            export_policy(learner.actors, config.model.lora, run.path)
             seconds = before + time.monotonic() - started
             results = write_results(run, self, report(rows), seconds)
             if config.run.figures:
@@ -170,6 +194,41 @@ class RLStage(Stage):
             run.write(State.complete)
             tracker.close(results["metrics"] | results["evaluation"])
         return results
+
+    def _learner(self, run: RunFolder, world: World, newest: Path | None) -> Learner:
+        """The learner at the newest checkpoint, or at the start."""
+        config, context = self.context.config, self.context
+        parents = self.parents()
+        start = parents["reward_model"] if self._values_start_from_reward_model() else None
+        actors = load_actors(
+            config,
+            context.store.get(parents["sft"]).path,
+            None if start is None else context.store.get(start).path,
+        )
+        judge = open_panel(config.judge, config.scorer, context, actors.tokenizer)
+        around = Surroundings(self._prompts("rl", actors), self._prompts("eval", actors), run.path)
+        learner = Learner(config, actors, judge, around, world)
+        if newest is not None:
+            learner.resume(newest, Checkpoints.progress(newest))
+            if world.is_main:
+                say(f"rl {self.key}: continues at step {learner.next_step}")
+        return learner
+
+    def _tracker(self, run: RunFolder, learner: Learner, newest: Path | None) -> Tracker | None:
+        """The log of the run, cut to where the learner stands; None but in the main process."""
+        if not learner.world.is_main:
+            return None
+        config = self.context.config
+        return Tracker(
+            run.path,
+            config.tracking,
+            self.key,
+            f"{config.run.scheme or type(config.reward_scheme).__name__} seed {config.seed}",
+            cast(dict[str, Any], canonical(config)),
+            None if newest is None else Checkpoints.progress(newest).offsets,
+            config.steps,
+            learner.next_step,
+        )
 
     def _write_identity(self, run: RunFolder) -> None:
         from tokencredit import config as configuration
@@ -179,7 +238,7 @@ class RLStage(Stage):
             State.running,
             key=self.key,
             identity=canonical(self.identity),
-            threads=config.hardware.threads,
+            arithmetic=config.hardware.arithmetic(),
             hardware=canonical(config.hardware),
             seeds={"seed": config.seed, "stage_seed": config.stage_seed},
             fingerprints=self.context.corpus.fingerprints,
@@ -197,123 +256,3 @@ class RLStage(Stage):
         return PromptStream(
             records, actors.tokenizer, config.dataset.prompt, config.rollout, config.model.context
         )
-
-    @contextmanager
-    def _tracker(self, run: RunFolder, learner: Learner) -> Iterator[Tracker]:
-        config = self.context.config
-        newest = Checkpoints(run.path).newest()
-        offsets = None
-        if newest is not None:
-            progress = Checkpoints.progress(newest)
-            learner.resume(newest, progress)
-            offsets = progress.offsets
-            say(f"rl {self.key}: continues at step {progress.next_step}")
-        label = f"{config.run.scheme or type(config.reward_scheme).__name__} seed {config.seed}"
-        plain = cast(dict[str, Any], canonical(config))
-        with Tracker(
-            run.path,
-            config.tracking,
-            self.key,
-            label,
-            plain,
-            offsets,
-            config.steps,
-            learner.next_step,
-        ) as tracker:
-            yield tracker
-
-
-def config_algorithm(context: Context) -> Algorithm:
-    """The policy algorithm of the run."""
-    assert isinstance(context.config.algorithm, Algorithm)
-    return context.config.algorithm
-
-
-class Learner:
-    """The live state of a run between steps: weights, optimizer, KL coefficient, position."""
-
-    def __init__(
-        self, algorithm: Algorithm, actors: Actors, judge: OpenJudge, context: Context
-    ) -> None:
-        """A run at step 0."""
-        config = context.config
-        self.algorithm, self.actors, self.judge, self.config = algorithm, actors, judge, config
-        self.scheme = config.reward_scheme
-        self.engine = Engine(
-            actors.policy, algorithm.optimizer, on_cpu=config.hardware.on_cpu(), seed=config.seed
-        )
-        self.prompts = PromptStream(
-            context.corpus.parts["rl"],
-            actors.tokenizer,
-            config.dataset.prompt,
-            config.rollout,
-            config.model.context,
-        )
-        self.kl_coef = algorithm.kl.coef
-        self.next_step = 0
-
-    def resume(self, checkpoint: Path, progress: Progress) -> None:
-        """Continue from a checkpoint."""
-        self.engine.load(checkpoint)
-        self.kl_coef, self.next_step = progress.kl_coef, progress.next_step
-
-    def train(self, tracker: Tracker, checkpoints: Checkpoints) -> None:
-        """The remaining steps, with checkpoints on the way and one at the end."""
-        settings, steps = self.config.run, self.config.steps
-        self.actors.policy.train()
-        while self.next_step < steps:
-            step = self.next_step
-            self.step(step, tracker)
-            self.next_step = step + 1
-            if self.next_step % settings.save_every == 0 or self.next_step == steps:
-                progress = Progress(self.next_step, self.kl_coef, tracker.state())
-                checkpoints.save(self.engine, progress)
-
-    def step(self, step: int, tracker: Tracker) -> None:
-        """One rollout and the updates on it."""
-        seed, size = self.config.seed, self.algorithm.batch_size
-        clock = Clock()
-        prompts = self.prompts.batch(seed, step, size).to(self.engine.device)
-        rollout = self.actors.roll_out(prompts, (seed, "rollout", step))
-        clock.mark("generate")
-        judgement = self.judge(rollout)
-        clock.mark("judge")
-        rewards = self.scheme.token_rewards(rollout, judgement)
-        shaped = self.algorithm.shape(rewards, rollout, self.kl_coef)
-        targets = self.algorithm.targets(rollout, shaped)
-        updates = self.engine.update(self.algorithm, rollout, targets, step)
-        clock.mark("update")
-        described = describe(rollout, judgement, rewards, targets)
-        tracker.log(step, {**described, "kl/coef": self.kl_coef, **updates}, clock.timings(rollout))
-        self._samples(
-            tracker, step, Said(rollout, judgement, targets, {"rewards": rewards, "shaped": shaped})
-        )
-        self.kl_coef = self.algorithm.kl.next_coef(self.kl_coef, described["kl/k1"], len(rollout))
-
-    def _samples(self, tracker: Tracker, step: int, said: Said) -> None:
-        """Log the first responses at fixed steps."""
-        settings = self.config.run
-        if settings.samples and step % settings.sample_every == 0:
-            tracker.samples(step, sample_rows(step, said, settings.samples, self.actors.tokenizer))
-
-
-class Clock:
-    """Seconds of each phase of a step."""
-
-    def __init__(self) -> None:
-        """Starts now."""
-        self.last = self.started = time.perf_counter()
-        self.phases: dict[str, float] = {}
-
-    def mark(self, phase: str) -> None:
-        """The phase that began at the last mark ends now."""
-        now = time.perf_counter()
-        self.phases[f"time/{phase}_seconds"] = now - self.last
-        self.last = now
-
-    def timings(self, rollout: Rollout) -> dict[str, float]:
-        """The phases, and response tokens a second over the whole step."""
-        total = max(self.last - self.started, 1e-9)
-        rate = float(rollout.response_mask.sum()) / total
-        assert math.isfinite(rate)
-        return {**self.phases, "throughput/tokens_per_second": rate}

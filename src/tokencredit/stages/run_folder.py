@@ -79,15 +79,26 @@ class RunFolder:
                     "choose an empty folder"
                 )
 
-    def check_threads(self, threads: int, inexact: bool) -> None:
-        """Raise if the run began with another number of threads, unless that is allowed."""
-        before = self.manifest().get("threads", threads)
-        if before != threads and not inexact:
-            raise UserError(
-                f"hardware.threads = {threads}: the run in {self.path} began with {before}, and "
-                f"other threads change the last bits; set hardware.threads={before}, or "
-                "run.resume_inexact=true to go on all the same"
-            )
+    def check_arithmetic(self, now: Mapping[str, object], inexact: bool) -> None:
+        """Raise if the run began on other hardware settings that change the last bits.
+
+        `inexact` allows it, except where the optimizer's state is divided among processes.
+        """
+        before = self.manifest().get("arithmetic", now)
+        other = [name for name in now if before.get(name) != now[name]]
+        if not other:
+            return
+        name = other[0]
+        sharded = {"none"} != {before.get("sharding"), now["sharding"]}
+        allowed = not sharded or not {"sharding", "processes"} & set(other)
+        if inexact and allowed:
+            return
+        remedy = ", or run.resume_inexact=true to go on all the same" if allowed else ""
+        raise UserError(
+            f"hardware.{name} = {now[name]}: the run in {self.path} began with {before.get(name)}, "
+            f"and another value changes the last bits; set hardware.{name}={before.get(name)}"
+            f"{remedy}"
+        )
 
     def write(self, state: State, **entries: Any) -> None:
         """Set the state and add entries to the manifest."""

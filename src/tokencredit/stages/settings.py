@@ -13,12 +13,21 @@ class Evaluation:
 
     prompts: int = 256
     """Held-out prompts, each continued once by the policy and once by the SFT model."""
+    every: int | None = None
+    """Steps between evaluations on these prompts during training, of which the best policy is kept
+    in policy_best/; null: none."""
     stream: int = 0
     """Names the random numbers of the evaluation; the same for every `seed`, so runs are paired."""
 
     def __post_init__(self) -> None:
         """Check the counts."""
         require(self.prompts >= 2, "evaluation.prompts", self.prompts, "must be >= 2")
+        require(
+            self.every is None or self.every >= 1,
+            "evaluation.every",
+            self.every,
+            "must be null (only at the end) or >= 1 step",
+        )
 
 
 @dataclass(slots=True, kw_only=True)

@@ -1,0 +1,203 @@
+"""The optimizer steps on one rollout: minibatches, their micro-batches, and who computes which.
+
+Every process holds the whole rollout. A minibatch is cut into micro-batches of rows of similar
+length, dealt to the processes in turn; each process gets the same number of them, so that none
+waits for a collective that another never enters.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from tokencredit.algorithms.algorithm import Algorithm, State, Verdict
+from tokencredit.engine import Engine
+from tokencredit.errors import UserError
+from tokencredit.ops import keep
+from tokencredit.rollout import PolicyOutput, Rollout, Targets
+from tokencredit.streams import permutation, stream_key
+
+TOTAL, SLOTS = "total", "slots"
+
+
+@dataclass(slots=True)
+class Totals:
+    """What the minibatches of a step add up to."""
+
+    tokens: int = 0
+    filled: int = 0
+    """Prompt and response tokens that the forward passes read, without padding."""
+    slots: float = 0.0
+    """The same with padding."""
+    sums: dict[str, float] = field(default_factory=dict)
+    skipped: int = 0
+    stopped: int = 0
+    steps: int = 0
+    grad_norm: float = 0.0
+    ratio_max_dev: float = 0.0
+
+    def add(self, found: dict[str, float], tokens: int, norm: float) -> None:
+        """Count one minibatch that was taken."""
+        self.steps += 1
+        self.grad_norm += norm
+        self.tokens += tokens
+        for name, value in found.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def metrics(self) -> dict[str, float]:
+        """Token means, and counts of optimizer steps taken and left out."""
+        means = {name: value / max(1, self.tokens) for name, value in self.sums.items()}
+        return {
+            **means,
+            "ppo/ratio_max_dev": self.ratio_max_dev,
+            "ppo/skipped": float(self.skipped),
+            "ppo/stopped": float(self.stopped),
+            "optimizer/steps": float(self.steps),
+            "optimizer/grad_norm": self.grad_norm / max(1, self.steps),
+            "update/padding": 1 - self.filled / self.slots if self.slots else 0.0,
+        }
+
+
+@dataclass(slots=True)
+class Updater:
+    """Runs the minibatches of each step through an engine."""
+
+    engine: Engine
+    algorithm: Algorithm
+    seed: int
+    """Names the shuffling of minibatches."""
+
+    def update(
+        self, rollout: Rollout, targets: Targets, state: State, step: int
+    ) -> dict[str, float]:
+        """`epochs` × `minibatches` optimizer steps on one rollout; their metrics.
+
+        Raises NotFinite for a loss or gradient that is not finite; nothing is moved then.
+        """
+        rates = self.engine.set_rates(step)
+        totals = Totals()
+        rollout, targets = rollout.to(self.engine.device), targets.to(self.engine.device)
+        for rows in self._minibatches(len(rollout), step):
+            verdict = self._minibatch(rollout[rows], targets[rows], state, totals, step)
+            if verdict is Verdict.stop:
+                break
+        named = {f"optimizer/{name}_learning_rate": rate for name, rate in rates.items()}
+        named["optimizer/learning_rate"] = named.pop("optimizer/policy_learning_rate")
+        return {**totals.metrics(), **named, **self._final(rollout)}
+
+    @torch.no_grad()
+    def _final(self, rollout: Rollout) -> dict[str, float]:
+        """What the algorithm asks of the policy after the last minibatch; means over tokens."""
+        if not self.algorithm.uses_final:
+            return {}
+        sums: dict[str, Tensor | float] = {}
+        for rows, weight in self._own(rollout):
+            part = rollout[rows].trimmed()
+            found = self.algorithm.final(self.engine.forward(part), part)
+            for name, value in found.items():
+                sums[name] = sums.get(name, 0.0) + weight * value
+        tokens = max(1, int(rollout.response_mask.sum()))
+        return {n: value / tokens for n, value in self.engine.world.sums(sums).items()}
+
+    def _own(self, rollout: Rollout) -> list[tuple[Int[Tensor, "n"], float]]:
+        """The rows of each micro-batch of this process, and the weight of their loss.
+
+        A process with too few rows still runs where the others do, on any row and without weight.
+        """
+        world = self.engine.world
+        parts = deal(rollout, world.hardware.micro_batch, world.size)[world.rank :: world.size]
+        any_row = torch.zeros(1, dtype=torch.long, device=rollout.response_mask.device)
+        return [(rows, 1.0) if len(rows) else (any_row, 0.0) for rows in parts]
+
+    def _minibatches(self, size: int, step: int) -> Iterator[Int[Tensor, "n"]]:
+        for epoch in range(self.algorithm.epochs):
+            order = permutation(stream_key(self.seed, "minibatch", step, epoch), size)
+            yield from (
+                torch.from_numpy(order)
+                .to(self.engine.device)
+                .tensor_split(self.algorithm.minibatches)
+            )
+
+    def _minibatch(
+        self, rollout: Rollout, targets: Targets, state: State, totals: Totals, step: int
+    ) -> Verdict:
+        engine, algorithm = self.engine, self.algorithm
+        units = algorithm.units(rollout.response_mask)
+        first = not (totals.steps or totals.skipped)
+        own = self._own(rollout)
+        sums: dict[str, Tensor | float] = {}
+        deviation = 0.0
+        for number, (rows, weight) in enumerate(own, start=1):
+            part = rollout[rows].trimmed()
+            aims = targets[rows].cut(part.response_mask.shape[1])
+            with engine.micro_batch(last=number == len(own)):
+                output = engine.forward(part)
+                loss = algorithm.loss(output, part, aims, state)
+                engine.backward(loss.total * (weight / units))
+            slots = float(part.prompt_mask.numel() + part.response_mask.numel())
+            found: dict[str, Tensor | float] = {TOTAL: loss.total.detach(), SLOTS: slots}
+            for name, value in (found | loss.sums).items():
+                sums[name] = sums.get(name, 0.0) + weight * value
+            if first and weight:
+                deviation = max(deviation, ratio_deviation(output, part))
+        if first:
+            totals.ratio_max_dev = max(engine.world.gather([deviation]))
+        return self._decide(engine.world.sums(sums), rollout, totals, step)
+
+    def _decide(
+        self, sums: dict[str, float], rollout: Rollout, totals: Totals, step: int
+    ) -> Verdict:
+        """Take the optimizer step, unless the algorithm says otherwise."""
+        total, slots = sums.pop(TOTAL), sums.pop(SLOTS)
+        tokens = int(rollout.response_mask.sum())
+        totals.slots += slots
+        totals.filled += tokens + int(rollout.prompt_mask.sum())
+        verdict = self.algorithm.verdict({n: value / max(1, tokens) for n, value in sums.items()})
+        if verdict is not Verdict.take:
+            self.engine.discard()
+            totals.skipped += verdict is Verdict.skip
+            totals.stopped += verdict is Verdict.stop
+            return verdict
+        if not math.isfinite(total):
+            self.engine.discard()
+            raise NotFinite(step, "loss", total)
+        norm = self.engine.step()
+        if not math.isfinite(norm):
+            raise NotFinite(step, "gradient norm", norm, self.engine.blamed)
+        totals.add(sums, tokens, norm)
+        return verdict
+
+
+def deal(rollout: Rollout, size: int | None, processes: int) -> list[Int[Tensor, "n"]]:
+    """The rows of each micro-batch: of similar length, at most `size`, as many for each process.
+
+    Parts i, i + processes, … belong to process i; some are empty if there are too few rows.
+    """
+    lengths = rollout.prompt_mask.sum(dim=1) + rollout.response_mask.sum(dim=1)
+    order = torch.argsort(lengths, stable=True)
+    rounds = math.ceil(len(rollout) / processes / size) if size else 1
+    return list(order.tensor_split(rounds * processes))
+
+
+def ratio_deviation(output: PolicyOutput, rollout: Rollout) -> float:
+    """The largest |π / π_old − 1| of any token: 0 but for rounding before the first step."""
+    deviation = torch.expm1(output.logp.detach() - rollout.logp).abs()
+    return float(keep(deviation, rollout.response_mask).max())
+
+
+class NotFinite(UserError):
+    """A loss or a gradient is not a number; the weights are those before it."""
+
+    def __init__(self, step: int, what: str, value: float, parameter: str = "") -> None:
+        """`parameter` names the first one with such a gradient, where that is known."""
+        where = f" (first in {parameter})" if parameter else ""
+        UserError.__init__(
+            self,
+            f"step {step}: the {what} is {value}{where}; the last checkpoint is kept. Lower "
+            "algorithm.optimizer.learning_rate or set algorithm.reward_clip",
+        )

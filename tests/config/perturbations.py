@@ -1,0 +1,280 @@
+"""Every key of a run: another value, and where its effect can be seen; or which test has it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from algorithms.test_algorithms_keys import OTHER as OF_ALGORITHMS
+from observers import (
+    Observer,
+    built,
+    chunked,
+    crowded,
+    exported,
+    judged,
+    learned,
+    paid,
+    prompted,
+    rolled,
+)
+from stage_observers import (
+    fine_tuned,
+    finished,
+    launched,
+    loaded,
+    mirrored,
+    places,
+    rated,
+    read,
+    results,
+    resumed,
+    reward_trained,
+    scratched,
+    split_sizes,
+    stages,
+    stored,
+    where,
+)
+
+HERE = "@"
+"""Stands for the folder that `furnish` has filled."""
+SMALL: dict[str, Any] = {
+    "dataset.source": "path",
+    "dataset.path": f"{HERE}/reviews.jsonl",
+    "dataset.prompt.min_characters": 100,
+    "model.policy.source": "path",
+    "model.policy.path": f"{HERE}/model",
+    "model.architecture.hidden_size": 24,
+    "model.architecture.layers": 1,
+    "model.architecture.heads": 2,
+    "model.architecture.mlp_size": 16,
+    "reward_model.max_length": 64,
+    "oracle.buckets": 2048,
+    "oracle.epochs": 2,
+    "oracle.batch_size": 8,
+}
+"""What every observation starts from."""
+
+
+@dataclass(frozen=True)
+class Try:
+    """Another value, where its effect can be seen, and what must be set for it to have one."""
+
+    see: Observer
+    value: Any
+    given: Mapping[str, Any] = field(default_factory=dict)
+    choices: tuple[str, ...] = ()
+    also: Mapping[str, Any] = field(default_factory=dict)
+    """Set together with the value, where it would not be allowed alone."""
+
+
+LOOP = {
+    "algorithm.batch_size": 4,
+    "algorithm.epochs": 1,
+    "algorithm.minibatches": 2,
+    "algorithm.optimizer.learning_rate": 1e-2,
+    "rollout.min_new_tokens": 2,
+    "rollout.max_new_tokens": 6,
+    "evaluation.every": 2,
+    "evaluation.prompts": 3,
+    "steps": 2,
+}
+LORA = {"model.lora.enabled": True, "model.lora.r": 4, "model.lora.alpha": 8}
+SEPARATE = {"model.value.kind": "separate"}
+FROM_REWARD = SEPARATE | {"model.value.init": "reward_model"}
+HUB = {"dataset.source": "hub", "dataset.hub": "some/reviews"}
+POLICY_OF_HUB = {"model.policy.source": "hub", "model.policy.name": "some/model"}
+REWARD_OF_HUB = {"model.reward.source": "hub", "model.reward.name": "some/model"}
+OFFLINE = {"tracking.mode": "offline"}
+
+
+def loop(value: Any, **given: Any) -> Try:
+    return Try(learned, value, LOOP | {key.replace("__", "."): v for key, v in given.items()})
+
+
+def split(name: str) -> Try:
+    other = "sft" if name == "eval" else "eval"
+    also = {f"dataset.splits.{other}": 0.3 if name == "eval" else 0.15}
+    return Try(lambda config, place: split_sizes(config, place)[name], SPLITS[name], also=also)
+
+
+SPLITS = {"sft": 0.3, "reward": 0.2, "rl": 0.05, "oracle": 0.0, "eval": 0.15}
+EPOCHS = {"sft": {"sft.epochs": 8.0}, "reward_model": {"reward_model.epochs": 8.0}}
+TRAINED: dict[str, Any] = {
+    "learning_rate": 0.1,
+    "batch_size": 8,
+    "micro_batch_size": 8,
+    "epochs": 9.0,
+    "max_tokens": 2000,
+    "max_length": 48,
+    "weight_decay": 0.1,
+    "warmup_fraction": 0.5,
+    "schedule": "constant",
+    "max_grad_norm": 0.5,
+    "bf16": True,
+    "train": False,
+}
+"""For both stages that borrow a trainer."""
+
+TRIES: dict[str, Try] = {
+    "model.name": Try(results, "mine"),
+    "model.policy.source": Try(places, "package"),
+    "model.policy.name": Try(places, "other/model", POLICY_OF_HUB),
+    "model.policy.path": Try(places, f"{HERE}/reward"),
+    "model.policy.revision": Try(places, "v2", POLICY_OF_HUB),
+    "model.reward.source": Try(places, "package"),
+    "model.reward.name": Try(places, "other/model", REWARD_OF_HUB),
+    "model.reward.path": Try(
+        places,
+        f"{HERE}/reward",
+        {"model.reward.source": "path", "model.reward.path": f"{HERE}/model"},
+    ),
+    "model.reward.revision": Try(places, "v2", REWARD_OF_HUB),
+    "model.architecture.vocab_size": Try(scratched, 300),
+    "model.architecture.hidden_size": Try(scratched, 32),
+    "model.architecture.layers": Try(scratched, 2),
+    "model.architecture.heads": Try(scratched, 1),
+    "model.architecture.mlp_size": Try(scratched, 24),
+    "model.context": Try(scratched, 64),
+    "stage_seed": Try(scratched, 1),
+    "model.rates.sft": Try(fine_tuned, 0.1),
+    "model.rates.reward": Try(reward_trained, 0.1),
+    "model.rates.rl": Try(learned, 0.1, LOOP | {"algorithm.optimizer.learning_rate": None}),
+    "model.dtype": Try(built, "bfloat16"),
+    "model.autocast": Try(built, "bfloat16"),
+    "model.lora.enabled": Try(built, True),
+    "model.lora.r": Try(built, 2, LORA),
+    "model.lora.alpha": Try(built, 32, LORA),
+    "model.lora.rslora": Try(built, True, LORA),
+    "model.lora.dropout": Try(fine_tuned, 0.1, LORA, ("algorithm=sft",)),
+    "model.lora.merge": Try(exported, False, LORA),
+    "model.value.kind": Try(built, "separate"),
+    "model.value.init": Try(built, "reward_model", SEPARATE),
+    "model.value.head": Try(learned, "keep", LOOP | FROM_REWARD),
+    "dataset.name": Try(read, "rotten_tomatoes", {"dataset.source": "package"}),
+    "dataset.source": Try(read, "hub"),
+    "dataset.hub": Try(read, "other/reviews", HUB),
+    "dataset.subset": Try(read, "plain", HUB),
+    "dataset.hub_split": Try(read, "test", HUB),
+    "dataset.revision": Try(read, "v2", HUB),
+    "dataset.path": Try(read, "other.jsonl"),
+    "dataset.format": Try(read, "prompt_completion"),
+    "dataset.text_column": Try(read, "body"),
+    "dataset.label_column": Try(read, "mark"),
+    "dataset.positive": Try(read, ["1"]),
+    "dataset.negative": Try(read, ["0"]),
+    "dataset.plain_text": Try(read, False),
+    "dataset.strict": Try(read, True),
+    **{f"dataset.splits.{name}": split(name) for name in SPLITS},
+    "dataset.prompt.min_tokens": Try(prompted, 7),
+    "dataset.prompt.max_tokens": Try(prompted, 30),
+    "dataset.prompt.min_characters": Try(prompted, 300),
+    "judge.layer": Try(judged, 0),
+    "judge.function": Try(
+        judged,
+        f"{HERE}/judge.py:nothing",
+        {"judge.function": f"{HERE}/judge.py:length"},
+        ("judge=function", "reward_scheme=sparse", "scorer=judge"),
+    ),
+    "judge.meaning": Try(
+        judged,
+        "nonnegative",
+        {"judge.function": f"{HERE}/judge.py:length"},
+        ("judge=function", "reward_scheme=sparse"),
+    ),
+    "scorer.function": Try(
+        judged,
+        f"{HERE}/judge.py:nothing",
+        {"scorer.function": f"{HERE}/judge.py:length"},
+        ("scorer=function",),
+    ),
+    "reward_scheme.beta": Try(paid, 0.5),
+    "algorithm.batch_size": loop(8),
+    "algorithm.samples_per_prompt": loop(2),
+    "algorithm.epochs": loop(2),
+    "algorithm.minibatches": loop(4),
+    "algorithm.normalise_samples": loop(6, algorithm__normalise="reference"),
+    "algorithm.optimizer.eps": loop(1e-2),
+    "algorithm.optimizer.beta1": loop(0.5),
+    "algorithm.optimizer.beta2": loop(0.9),
+    "algorithm.optimizer.weight_decay": loop(0.1),
+    "algorithm.optimizer.max_grad_norm": loop(1e-3),
+    "algorithm.optimizer.clip_norm": loop("per_group", algorithm__optimizer__max_grad_norm=1e-3),
+    "algorithm.value_optimizer.beta1": loop(0.5),
+    "algorithm.value_optimizer.beta2": loop(0.9),
+    "algorithm.value_optimizer.weight_decay": loop(0.1),
+    "hardware.name": Try(results, "mine"),
+    "hardware.device": Try(launched, "cuda"),
+    "hardware.threads": Try(launched, 3),
+    "hardware.stage_threads": Try(launched, 3, {"hardware.stage_threads": 1}),
+    "hardware.processes": Try(launched, 2),
+    "hardware.micro_batch": loop(1),
+    "hardware.gradient_checkpointing": Try(built, True),
+    "hardware.logits_memory_mb": Try(chunked, 1),
+    "tracking.mode": Try(mirrored, "disabled", OFFLINE),
+    "tracking.project": Try(mirrored, "other", OFFLINE),
+    "tracking.entity": Try(mirrored, "someone", OFFLINE),
+    "tracking.timeout_seconds": Try(mirrored, 3.0, OFFLINE),
+    "tracking.tags": Try(mirrored, ["a"], OFFLINE),
+    "rollout.min_new_tokens": Try(rolled, 12),
+    "rollout.max_new_tokens": Try(rolled, 12),
+    "rollout.eos_masked_before": Try(rolled, 1),
+    "rollout.stop": Try(rolled, ["e", "a", "o"]),
+    "rollout.temperature": Try(rolled, 0.7),
+    "rollout.top_k": Try(rolled, 5),
+    "rollout.top_p": Try(rolled, 0.5),
+    "rollout.logprob_mask": Try(rolled, "full"),
+    "rollout.score_rows": Try(rolled, 6),
+    "rollout.nucleus_memory_mb": Try(crowded, 1, {"rollout.top_p": 0.999}),
+    "rollout.chunk": loop(2),
+    **{
+        f"{stage}.{name}": Try(see, value, EPOCHS[stage])
+        for stage, see in (("sft", fine_tuned), ("reward_model", reward_trained))
+        for name, value in TRAINED.items()
+    },
+    "sft.packing": Try(fine_tuned, True),
+    "reward_model.min_length": Try(reward_trained, 64),
+    "reward_model.held_out": Try(reward_trained, 2),
+    "oracle.enabled": Try(stages, False),
+    "oracle.buckets": Try(rated, 1024),
+    "oracle.epochs": Try(rated, 1),
+    "oracle.learning_rate": Try(rated, 0.1),
+    "oracle.batch_size": Try(rated, 4),
+    "oracle.l2": Try(rated, 0.1),
+    "evaluation.prompts": loop(4),
+    "evaluation.every": loop(1),
+    "evaluation.stream": loop(1),
+    "run.save_every": loop(1),
+    "run.sample_every": loop(1),
+    "run.samples": loop(1),
+    "run.resume_inexact": Try(resumed, True),
+    "run.figures": Try(finished, False),
+    "run.experiment": Try(where, "mine/own"),
+    "run.scale": Try(results, "cpu"),
+    "run.scheme": Try(where, "halves"),
+    "steps": loop(3),
+    "seed": loop(1),
+    "run_dir": Try(where, "elsewhere"),
+    "runs_dir": Try(where, "others"),
+    "store": Try(stored, "shop"),
+    "plugins": Try(loaded, [f"{HERE}/plugin.py"]),
+}
+
+ELSEWHERE: dict[str, tuple[str, str]] = {
+    "hardware.sharding": (
+        "takes two processes and DeepSpeed, which need seconds to start",
+        "test_zero2_is_deepspeed_and_halves_the_optimizer",
+    ),
+    "scorer.meaning": (
+        "only a judge's numbers of tokens are read; a scorer's are left alone",
+        "test_a_panel_asks_two_models_where_there_are_two",
+    ),
+}
+"""Keys without an effect that can be seen here: why, and the test that has them."""
+ELSEWHERE |= {
+    f"algorithm.{key}": ("formulas alone read it", "test_field_B19_every_key_changes_something")
+    for key in OF_ALGORITHMS
+    if f"algorithm.{key}" not in TRIES
+}

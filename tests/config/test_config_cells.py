@@ -1,0 +1,103 @@
+"""Sweeps and processes: composed once, one bad cell harms no other, the second call runs only that."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tokencredit import config as configuration
+from tokencredit import sweep, train
+from tokencredit.config import Config
+from tokencredit.errors import UserError
+from tokencredit.pipeline import Outcome
+from tokencredit.process import run_stage
+
+from .conftest import Command
+from .make_snapshots import load
+
+SWEEP = ("-m", "seed=0,1,2")
+
+
+class Pipeline:
+    """Stands for the stages: a run is a file in the folder; the run of seed 1 fails."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.bad = folder, {1}
+        self.ran: list[int] = []
+
+    def __call__(self, config: Config) -> Outcome:
+        done = self.folder / f"done-{config.seed}"
+        seconds = {} if done.exists() else {"rl": 1.0}
+        if seconds:
+            self.ran.append(config.seed)
+            if config.seed in self.bad:
+                raise UserError("step 3: the loss is nan")
+            done.touch()
+        return Outcome(last=None, seconds=seconds)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
+    made = Pipeline(tmp_path)
+    monkeypatch.setattr(train, "execute", made)
+    monkeypatch.setattr(train, "result_folder", lambda _: tmp_path)
+    return made
+
+
+def states() -> dict[int, str]:
+    return {cell.number: cell.state for cell in sweep.cells(sweep.FOLDERS[-1])}
+
+
+def test_field_B40_a_poisoned_cell_is_counted_and_alone_run_again(
+    entry: Command, pipeline: Pipeline
+) -> None:
+    first = entry(*SWEEP)
+    assert first.code == 1 and "3 cells, 1 failed" in first.out
+    assert "failed: step 3: the loss is nan" in first.err and "Traceback" not in first.err
+    assert states() == {0: "done", 1: "failed", 2: "done"} and pipeline.ran == [0, 1, 2]
+    pipeline.ran, pipeline.bad = [], set()
+    second = entry(*SWEEP)
+    assert second.code == 0 and pipeline.ran == [1]
+    assert states() == {0: "done before", 1: "done", 2: "done before"}
+
+
+def test_field_B40_a_cell_that_is_not_recorded_would_be_seen(
+    entry: Command, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unrecorded(task: train.Task, composed: Any) -> None:
+        train.execute(task._load(composed))
+
+    monkeypatch.setattr(train.Task, "_cell", unrecorded)
+    ended = entry(*SWEEP)
+    assert ended.code != 0 and "1 failed" not in ended.out and states() == {}
+
+
+def test_field_B40_every_process_reads_what_its_parent_composed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No rank composes: each gets the whole configuration, and its own number, from the parent."""
+    config = load("hardware=cpu_ddp2", "seed=7")
+    heard: list[tuple[list[str], str | None, io.BytesIO]] = []
+
+    class Heard(io.BytesIO):
+        def close(self) -> None:
+            """Stay readable."""
+
+    def start(command: list[str], env: dict[str, str], **_: Any) -> Any:
+        heard.append((command, env.get("RANK"), Heard()))
+        nothing = lambda: 0  # noqa: E731
+        return SimpleNamespace(stdin=heard[-1][2], poll=nothing, kill=nothing, wait=nothing)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    assert run_stage(config, "rl", "key") == (0, "")
+    assert [rank for _, rank, _ in heard] == ["0", "1"]
+    for command, _, said in heard:
+        assert command[1:] == ["-m", "tokencredit.worker", "rl", "key"]
+        text = said.getvalue().decode()
+        assert text == configuration.dump(config)
+        assert configuration.read(io.StringIO(text)) == config

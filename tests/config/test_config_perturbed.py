@@ -1,0 +1,129 @@
+"""No key of the whole configuration is dead: each changes something, or says which test has it.
+
+A change of a stage's key is no effect: it is what a dead key would still have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from named_tests import names_of_tests
+from observers import furnish
+from tokencredit import config as configuration
+from tokencredit.canonical import flatten
+from tokencredit.config import COMPONENTS, Config
+
+from .make_snapshots import composed
+from .perturbations import ELSEWHERE, HERE, SMALL, TRIES, Try
+
+
+def keys() -> set[str]:
+    """Every key of the default composition, and those of all components that could stand there."""
+    config = composed_with({}, ())
+    tree = OmegaConf.to_container(OmegaConf.structured(config))
+    found = set(flatten(tree))
+    for group, components in COMPONENTS.items():
+        for component in components:
+            if component.__name__ != type(getattr(config, group)).__name__:
+                found |= {f"{group}.{name}" for name in leaves(component)}
+    return {key for key in found if key not in COMPONENTS}
+
+
+def leaves(component: type) -> set[str]:
+    """The keys of a component, whatever its required ones are."""
+    return set(flatten(OmegaConf.to_container(OmegaConf.structured(component))))
+
+
+def composed_with(values: Mapping[str, Any], choices: tuple[str, ...], place: str = "") -> Config:
+    """The default composition with other choices of groups, and values by dotted key."""
+    tree, _ = composed(*choices)
+    for key, value in {**SMALL, **values}.items():
+        OmegaConf.update(tree, key, put(value, place), force_add=False)
+    return configuration.load(tree)
+
+
+def put(value: Any, place: str) -> Any:
+    """`value` with the folder in the place that is kept for it."""
+    if isinstance(value, list):
+        return [put(item, place) for item in value]
+    return value.replace(HERE, place) if isinstance(value, str) else value
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return furnish(tmp_path_factory.mktemp("perturbed"))
+
+
+SEEN: dict[tuple[Any, ...], Any] = {}
+
+
+def base(trial: Try, place: Path) -> Any:
+    """What is seen without the value; seen once for all keys that share it."""
+    key = (trial.see, repr(dict(trial.given)), trial.choices, place)
+    if key not in SEEN:
+        SEEN[key] = trial.see(composed_with(trial.given, trial.choices, str(place)), place)
+    return SEEN[key]
+
+
+@pytest.mark.parametrize("key", TRIES)
+def test_field_B19_every_key_of_a_run_changes_something(key: str, place: Path) -> None:
+    trial = TRIES[key]
+    values = {**trial.given, key: trial.value, **trial.also}
+    config = composed_with(values, trial.choices, str(place))
+    assert trial.see(config, place) != base(trial, place)
+
+
+BASES = {(t.see.__name__, repr(dict(t.given)), t.choices): key for key, t in TRIES.items()}
+
+
+@pytest.mark.parametrize("key", BASES.values())
+def test_field_B19_a_key_that_nothing_reads_would_be_noticed(key: str, place: Path) -> None:
+    """Seen twice, the same configuration looks the same: without its effect, a key would too."""
+    trial = TRIES[key]
+    again = trial.see(composed_with(trial.given, trial.choices, str(place)), place)
+    assert again == base(trial, place)
+
+
+def test_field_B19_a_norm_that_is_accepted_and_ignored_would_be_noticed(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ignored(parameters: list[torch.Tensor], limit: float) -> torch.Tensor:
+        return torch.stack([p.grad.norm() for p in parameters if p.grad is not None]).norm()
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", ignored)
+    trial = TRIES["algorithm.optimizer.max_grad_norm"]
+    values = [trial.given, {**trial.given, "algorithm.optimizer.max_grad_norm": trial.value}]
+    seen = [trial.see(composed_with(each, (), str(place)), place) for each in values]
+    assert seen[0] == seen[1]
+
+
+def test_field_B19_no_key_is_left_out() -> None:
+    listed = {*TRIES, *ELSEWHERE}
+    missing, unknown = sorted(keys() - listed), sorted(listed - keys())
+    assert not missing, (
+        f"{missing}: a key that no test covers. Give it an entry in TRIES, with another value and "
+        "an observer that sees its effect; or one in ELSEWHERE, with the reason and the name of "
+        "the test that has it"
+    )
+    assert not unknown, f"{unknown}: no such key; delete its entry in TRIES or ELSEWHERE"
+    assert not set(TRIES) & set(ELSEWHERE)
+
+
+def test_field_B19_a_new_key_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(TRIES, "rollout.temperature")
+    with pytest.raises(AssertionError, match=r"rollout\.temperature.*a key that no test covers"):
+        test_field_B19_no_key_is_left_out()
+
+
+def test_field_B19_the_list_of_exceptions_is_short_and_names_tests() -> None:
+    own = {key: entry for key, entry in ELSEWHERE.items() if not key.startswith("algorithm.")}
+    assert len(own) <= 5
+    known = names_of_tests()
+    for key, (reason, test) in ELSEWHERE.items():
+        assert test in known and reason, key

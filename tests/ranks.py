@@ -1,0 +1,127 @@
+"""One process of a small RL loop: `python ranks.py OUT FIRST LAST SHARDING [forced]`, in the
+environment of a rank. Reads and writes OUT: checkpoints, and report-<rank>.json.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from builders import make_prompts, tiny_actors
+from learning import TASK
+from tokencredit.engine import Engine, World
+from tokencredit.hardware import Hardware, Sharding
+from tokencredit.ops import k1, keep, masked_sum
+from tokencredit.rollout import Judgement, Prompts, Rollout
+from tokencredit.stages.actors import Actors
+from tokencredit.stages.checkpoints import Checkpoints, Progress
+from tokencredit.stages.rollouts import Collector, Speaker
+from tokencredit.update import Updater
+
+LENGTHS = [2, 5, 3, 4, 2, 6, 3, 4]
+LIMITS = [4, 9, 6, 3, 8, 5, 7, 6]
+FORCED = "forced.safetensors"
+
+
+def judge(rollout: Rollout) -> Judgement:
+    """Even ids are good, odd ones bad."""
+    evidence = keep(1.0 - 2.0 * (rollout.response_ids % 2), rollout.response_mask)
+    return Judgement(scores=masked_sum(evidence, rollout.response_mask), evidence=evidence)
+
+
+def speaker(actors: Actors, step: int, forced: Path | None) -> Speaker:
+    """What answers the prompts of a step: the policy, or the recorded responses."""
+
+    def speak(prompts: Prompts) -> Rollout:
+        said = actors.roll_out(prompts, ("ranks", step))
+        if forced is None:
+            return said
+        known = load_file(forced)
+        rows = prompts.rows - 10
+        ids, mask = (known[f"{name}-{step}"][rows] for name in ("ids", "mask"))
+        empty = torch.zeros(ids.shape)
+        return actors.score(
+            replace(
+                said,
+                response_ids=ids,
+                response_mask=mask,
+                finished=known[f"finished-{step}"][rows],
+                logp=empty,
+                ref_logp=empty,
+                values=empty,
+            )
+        )
+
+    return speak
+
+
+def optimizer_elements(engine: Engine) -> int:
+    """Numbers of optimizer state that this process holds."""
+    optimizer = engine.policy.optimizer.optimizer if engine.world.sharded else engine.optimizer
+    tensors = [t for state in optimizer.state.values() for t in state.values()]
+    return sum(t.numel() for t in tensors if torch.is_tensor(t) and t.dim() > 0)
+
+
+def main(out: Path, first: int, last: int, sharding: str, forced: bool) -> None:
+    torch.set_num_threads(1)
+    hardware = Hardware(
+        processes=int(os.environ.get("WORLD_SIZE", "1")), sharding=Sharding(sharding)
+    )
+    world = World(hardware, TASK.optimizer.max_grad_norm)
+    actors = tiny_actors(seed=0)
+    engine = Engine(actors.policy, TASK, world)
+    updater, state = Updater(engine, TASK, seed=5), TASK.initial_state()
+    checkpoints = Checkpoints(out)
+    if first:
+        newest = checkpoints.newest()
+        assert newest is not None
+        engine.load(newest)
+        state = Checkpoints.progress(newest).state
+    collector = Collector(world, judge, chunk=4)
+    actors.policy.train()
+    log, said = [], {}
+    for step in range(first, last):
+        prompts = make_prompts(LENGTHS, max_new=LIMITS, seed=step)
+        rollout, judgement = collector.collect(
+            prompts, speaker(actors, step, out / FORCED if forced else None)
+        )
+        targets = TASK.targets(rollout, TASK.shape(judgement.evidence, rollout, state))
+        metrics = updater.update(rollout, targets, state, step)
+        kl = float(masked_sum(k1(rollout.logp, rollout.ref_logp), rollout.response_mask).mean())
+        tokens = [
+            row[mask].tolist()
+            for row, mask in zip(rollout.response_ids, rollout.response_mask, strict=True)
+        ]
+        log.append(
+            {**metrics, "kl/k1": kl, "score": float(judgement.scores.mean()), "tokens": tokens}
+        )
+        said |= {
+            f"ids-{step}": rollout.response_ids,
+            f"mask-{step}": rollout.response_mask,
+            f"finished-{step}": rollout.finished,
+        }
+        state = TASK.next_state(state, {"kl/k1": kl}, len(rollout))
+    checkpoints.save(engine, Progress(last, state, {}))
+    if world.is_main and not forced and world.size == 1:
+        save_file({name: value.contiguous() for name, value in said.items()}, out / FORCED)
+    report = {
+        "kind": str(world.accelerator.distributed_type),
+        "stage": engine.policy.zero_optimization_stage() if world.sharded else 0,
+        "size": world.size,
+        "optimizer": optimizer_elements(engine),
+        "trained": sum(p.numel() for p in engine.module().parameters() if p.requires_grad),
+        "log": log,
+        "state": state,
+    }
+    (out / f"report-{world.rank}.json").write_text(json.dumps(report))
+
+
+if __name__ == "__main__":
+    folder, begin, end, kind, *rest = sys.argv[1:]
+    main(Path(folder), int(begin), int(end), kind, forced=rest == ["forced"])
