@@ -1,0 +1,219 @@
+"""`tokencredit bench ppo`."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tokencredit.bench.growth import Point, Sweep, points
+from tokencredit.bench.run import Request
+from tokencredit.bench.workload import Architecture, Reward, Size, Work, default_threads, lengths_of
+from tokencredit.console import say
+from tokencredit.errors import UserError, require
+
+ITERATIONS, GROWING = 5, 2
+"""Iterations that count: of one measurement, and of each point of a sweep."""
+
+bench = typer.Typer(help="Time what a run does on this machine.", no_args_is_help=True)
+
+
+Rows = Annotated[int, typer.Option(min=1, help="Prompts of an iteration.")]
+PromptTokens = Annotated[int, typer.Option(min=1, help="Tokens of each prompt.")]
+NewTokens = Annotated[int, typer.Option(min=1, help="Tokens of each response, exactly.")]
+Vary = Annotated[
+    bool,
+    typer.Option(
+        "--vary",
+        help="Draw lengths: prompts from an eighth of --prompt-tokens up, responses from a "
+        "thirty-second of --new-tokens up.",
+    ),
+]
+Family = Annotated[Architecture, typer.Option(help="Family of the models.")]
+Layers = Annotated[int, typer.Option(min=1, help="Layers of each model.")]
+Width = Annotated[
+    int, typer.Option(min=16, help="Hidden width of each model: a multiple of 64, or 16 or 32.")
+]
+Vocabulary = Annotated[int, typer.Option(min=8, help="Ids of the vocabulary.")]
+Rewarding = Annotated[
+    Reward,
+    typer.Option(help="sparse: on the last token; abc: spread by the reward model's attention."),
+]
+Epochs = Annotated[int, typer.Option(min=1, help="Passes over a rollout.")]
+Minibatch = Annotated[int, typer.Option(min=1, help="Rows of an optimizer step.")]
+MicroBatch = Annotated[
+    int | None, typer.Option(min=1, help="Rows of one pass. Default: the minibatch.")
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, help="CPU threads. Default: 2, or 1 where there is one core."),
+]
+Iterations = Annotated[
+    int | None, typer.Option(min=1, help="Iterations that count. Default: 5, or 2 with --grow.")
+]
+WarmUp = Annotated[int, typer.Option(min=0, help="Iterations before those.")]
+Seed = Annotated[int, typer.Option(help="Of weights, prompts, lengths, and sampling.")]
+Grow = Annotated[
+    bool,
+    typer.Option(
+        "--grow",
+        help="Instead: a quarter, a half, one time, and two times --rows, --new-tokens, and "
+        "--width, each in turn; a figure and a CSV of how each phase grows. No ceiling.",
+    ),
+]
+Out = Annotated[Path, typer.Option(help="Folder for JSON, CSV, and figure.")]
+
+
+@bench.callback()
+def group() -> None:
+    """Time what a run does on this machine."""
+
+
+@bench.command()
+def ppo(  # noqa: PLR0913, PLR0917 - one for each option
+    rows: Rows = 64,
+    prompt_tokens: PromptTokens = 8,
+    new_tokens: NewTokens = 32,
+    vary: Vary = False,
+    architecture: Family = Architecture.gpt2,
+    layers: Layers = 4,
+    width: Width = 256,
+    vocabulary: Vocabulary = 8192,
+    reward: Rewarding = Reward.sparse,
+    epochs: Epochs = 4,
+    minibatch: Minibatch = 16,
+    micro_batch: MicroBatch = None,
+    threads: Threads = None,
+    iterations: Iterations = None,
+    warm_up: WarmUp = 1,
+    seed: Seed = 0,
+    grow: Grow = False,
+    out: Out = Path("bench"),
+) -> None:
+    """Time a PPO iteration on random weights: generation, scoring, optimisation.
+
+    Prints seconds, tokens a second, padding, peak memory, and what share it reaches of the speed of
+    its matrix products alone. Nothing else should run on the machine meanwhile. The defaults take
+    about a minute on two cores.
+    """
+    make_folder(out)
+    numbers = {"rows": rows, "new_tokens": new_tokens, "width": width}
+
+    def make(changes: Mapping[str, int]) -> Work:
+        now = {**numbers, **changes}
+        return Work(
+            **lengths_of(now["rows"], prompt_tokens, now["new_tokens"], seed, vary=vary),
+            size=Size(
+                architecture=architecture, layers=layers, width=now["width"], vocabulary=vocabulary
+            ),
+            reward=reward,
+            epochs=epochs,
+            minibatch=minibatch,
+            micro_batch=micro_batch,
+            threads=threads or default_threads(),
+            seed=seed,
+        )
+
+    if grow:
+        base = {Sweep(name): number for name, number in numbers.items()}
+        _grow(points(base, make), iterations or GROWING, warm_up, out)
+    else:
+        _once(Request(work=make({}), iterations=iterations or ITERATIONS, warm_up=warm_up), out)
+
+
+def make_folder(out: Path) -> None:
+    """Make the folder of the results before anything takes time; `UserError` if that fails."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--out = {str(out)!r}: cannot be made ({error.strerror}); choose another place"
+        ) from error
+    require(os.access(out, os.W_OK | os.X_OK), "--out", str(out), "cannot be written")
+
+
+def _once(request: Request, out: Path) -> None:
+    from tokencredit.bench.launch import measured
+    from tokencredit.bench.report import provenance, summary, table
+
+    facts = provenance()
+    result = measured(request)
+    path = _write(out / "ppo.json", {**facts, **result, "summary": summary(result)})
+    typer.echo(table(result))
+    typer.echo(f"\n{_origin(facts)}\n{path}")
+
+
+def _grow(asked: list[Point], iterations: int, warm_up: int, out: Path) -> None:
+    from tokencredit.atomic import write_text
+    from tokencredit.bench.figure import draw
+    from tokencredit.bench.growth import csv_text, rows_of
+    from tokencredit.bench.report import aligned, provenance
+
+    facts = provenance()
+    known = _measure_all(list(dict.fromkeys(p.work for p in asked)), iterations, warm_up)
+    results = [(point, known[point.work]) for point in asked]
+    rows = rows_of(results)
+    plain = [{"sweep": p.sweep.value, "value": p.value, **result} for p, result in results]
+    paths = [_write(out / "growth.json", {**facts, "points": plain})]
+    write_text(out / "growth.csv", csv_text(rows))
+    origin = _origin(facts)
+    base = next(p.work for p in asked if sum(q.work == p.work for q in asked) > 1)
+    paths += [out / "growth.csv", *draw(rows, f"{base.text()}\n{origin}", out)]
+    cells = [[_cell(value) for value in row.values()] for row in rows]
+    typer.echo("\n".join(aligned([list(rows[0]), *cells])))
+    typer.echo(f"\n{origin}")
+    typer.echo("\n".join(map(str, paths)))
+
+
+def _measure_all(works: list[Work], iterations: int, warm_up: int) -> dict[Work, dict[str, Any]]:
+    """Each in a process of its own, so that memory is its own."""
+    from tokencredit.bench.launch import measured
+    from tokencredit.bench.plan import flops, plan, unpadded
+
+    costs = {
+        work: sum(flops(work.size, passes) for passes in plan(work, unpadded(work)).values())
+        for work in works
+    }
+    found: dict[Work, dict[str, Any]] = {}
+    done, busy, began = 0, 0.0, time.perf_counter()
+    for work in works:
+        found[work] = measured(
+            Request(
+                work=work, iterations=iterations, warm_up=warm_up, ceiling=False, progress=False
+            )
+        )
+        done += costs[work]
+        busy += sum(row["whole"] for row in found[work]["warm_up"] + found[work]["rounds"])
+        # Iterations take time by their FLOPs; starting takes each process the same.
+        starting = (time.perf_counter() - began - busy) / len(found)
+        left = starting * (len(works) - len(found)) + busy / done * (sum(costs.values()) - done)
+        new = max(work.response_lengths)
+        say(
+            f"{len(found)}/{len(works)}: {work.rows} rows, {new} new tokens, width "
+            f"{work.size.width}; about {left:.0f} s left"
+        )
+    return found
+
+
+def _write(path: Path, value: Mapping[str, Any]) -> Path:
+    from tokencredit.atomic import write_json
+
+    write_json(path, value)
+    return path
+
+
+def _origin(facts: Mapping[str, Any]) -> str:
+    commit = facts["git_commit"]
+    return f"{facts['cpu']}, {facts['cores']} cores, torch {facts['environment']['torch']}" + (
+        f", commit {commit[:10]}" if commit else ""
+    )
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.3f}" if value < 100 else f"{value:,.0f}"
+    return "–" if value is None else str(value)

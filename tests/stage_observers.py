@@ -1,0 +1,278 @@
+"""What can be seen of the settings of stages, data, places, and W&B: see observers.py."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+
+from observers import plain, sums
+from tokencredit import config as configuration
+from tokencredit.config import Config
+from tokencredit.context import Context
+from tokencredit.errors import UserError
+from tokencredit.models.base import base_of
+from tokencredit.models.scratch import write_scratch_model
+from tokencredit.pipeline import all_stages
+from tokencredit.process import run_stage
+from tokencredit.reports.run_folder import RunFolder as ReportedFolder
+from tokencredit.reports.summary import _headline
+from tokencredit.stages.finish import write_results
+from tokencredit.stages.oracle import OracleStage
+from tokencredit.stages.reward_model import RewardModelStage
+from tokencredit.stages.rl import RLStage
+from tokencredit.stages.run_folder import RunFolder, State
+from tokencredit.stages.sft import SFTStage
+from tokencredit.stages.stage import Stage
+from tokencredit.tracking.wandb_mirror import WandbMirror
+
+LABELS = ("1", "0", "pos", "neg")
+TEXTS = [f"<br />review {n} says it was a {LABELS[n % 4]} film" for n in range(80)]
+
+
+def rows(*origin: object) -> Iterator[dict[str, str]]:
+    """Eighty rows that say where they are from; one of them has an unusable label."""
+    for n, text in enumerate(TEXTS):
+        label, said = LABELS[n % 4], f"{text} {origin}"
+        yield {
+            "text": said,
+            "body": said.upper(),
+            "prompt": said,
+            "completion": "Yes.",
+            "label": "?" if n == 7 else label,
+            "mark": LABELS[(n + 1) % 4],
+        }
+
+
+def read(config: Config, place: Path) -> Any:
+    """The records of every split, or why there are none."""
+    with pytest.MonkeyPatch.context() as patch:
+        for source in ("packaged_reviews", "hub_rows", "file_rows"):
+            patch.setattr(f"tokencredit.data.dataset.{source}", rows)
+        try:
+            corpus = config.dataset.read()
+        except UserError as refused:
+            return str(refused)
+    return [plain(corpus.parts), dict(corpus.dropped.counts)]
+
+
+def split_sizes(config: Config, place: Path) -> dict[str, int]:
+    """How many records each split has."""
+    return {name: len(part) for name, part in Context(config).corpus.parts.items()}
+
+
+def places(config: Config, place: Path) -> Any:
+    """Which models policy and reward model start from; the hub has a commit for every revision."""
+
+    def info(_: object, name: str, revision: str | None, timeout: float) -> SimpleNamespace:
+        return SimpleNamespace(sha=f"{name} at {revision}")
+
+    found: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        patch.setattr("huggingface_hub.HfApi.model_info", info)
+        for source in (config.model.policy, config.model.reward_source()):
+            base = base_of(Context(config), source)
+            found += [base.identity(), list(base.parents()), base.source.source]
+    return found
+
+
+def scratched(config: Config, place: Path) -> Any:
+    """The decoder that is made from nothing."""
+    folder = place / "scratch"
+    folder.mkdir(exist_ok=True)
+    texts = [record.text for record in Context(config).corpus.parts["sft"]]
+    write_scratch_model(config.model, texts, config.stage_seed, folder)
+    config_json = (folder / "config.json").read_text("utf-8")
+    return [config_json, sums(load_file(folder / "model.safetensors"))]
+
+
+class Trainer:
+    """Stands for a borrowed trainer: keeps what it is given, trains nothing."""
+
+    made: list[dict[str, Any]] = []  # noqa: RUF012 - shared on purpose
+    compute_loss = None
+
+    def __init__(self, **given: Any) -> None:
+        self.made.append(given)
+        self.model, self.train_dataset = given["model"], given["train_dataset"]
+
+
+def asked(config: Config, place: Path, stage: type[Stage]) -> Any:
+    """What a stage asks of its trainer, and the figures it reports."""
+    out = place / "stage"
+    out.mkdir(exist_ok=True)
+    trl = ModuleType("trl")
+    trl.SFTConfig, trl.SFTTrainer = dict, Trainer  # type: ignore[attr-defined]
+    torch.manual_seed(0)
+    Trainer.made.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "trl", trl)
+        patch.setitem(vars(transformers), "Trainer", Trainer)
+        patch.setitem(vars(transformers), "TrainingArguments", dict)
+        for name in ("sft", "reward_model"):
+            patch.setattr(f"tokencredit.stages.{name}.train", lambda *_: 1.0)
+        figures = stage(Context(config)).run(out)
+    given = [
+        [settings["args"], list(settings["train_dataset"]), adapters(settings["model"])]
+        for settings in Trainer.made
+    ]
+    return [given, figures]
+
+
+def adapters(model: Any) -> list[Any]:
+    """Rank, scale, and dropout of a model's adapters, and the format of its weights."""
+    found = [
+        [config.r, config.lora_alpha, config.lora_dropout, config.use_rslora]
+        for config in getattr(model, "peft_config", {}).values()
+    ]
+    return [*found, str(next(model.parameters()).dtype)]
+
+
+def fine_tuned(config: Config, place: Path) -> Any:
+    return asked(config, place, SFTStage)
+
+
+def reward_trained(config: Config, place: Path) -> Any:
+    return asked(config, place, RewardModelStage)
+
+
+def rated(config: Config, place: Path) -> Any:
+    """The oracle."""
+    out = place / "oracle"
+    out.mkdir(exist_ok=True)
+    figures = OracleStage(Context(config)).run(out)
+    return [sums(load_file(out / "oracle.safetensors")), len(figures)]
+
+
+def stages(config: Config, place: Path) -> list[str]:
+    """Which stages a run has."""
+    return [stage.name for stage in all_stages(Context(config))]
+
+
+def where(config: Config, place: Path) -> list[str]:
+    """Where the run lies; the key in its name is left out."""
+    stage = RLStage(Context(config))
+    return [str(stage.folder.parent), stage.folder.name * bool(config.run_dir)]
+
+
+def stored(config: Config, place: Path) -> str:
+    return str(Context(config).store.root)
+
+
+def resumed(config: Config, place: Path) -> str:
+    """Whether a run that began on another number of threads may go on."""
+    stage = RLStage(Context(config))
+    run = RunFolder(place / "resumed")
+    run.path.mkdir(exist_ok=True)
+    run.write(
+        State.running, key=stage.key, arithmetic={**config.hardware.arithmetic(), "threads": 99}
+    )
+    config.run_dir = str(run.path)
+    try:
+        RLStage(Context(config)).check_folder()
+    except UserError:
+        return "refused"
+    return "allowed"
+
+
+def results(config: Config, place: Path) -> Any:
+    """What results.json and the summary's first line say of the configuration itself."""
+    run = RunFolder(place / "results")
+    run.path.mkdir(exist_ok=True)
+    (run.path / "metrics.jsonl").write_text('{"step":0,"score/mean":1.0}\n')
+    written = write_results(run, RLStage(Context(config)), {}, 1.0)
+    said = {name: value for name, value in written.items() if name != "config_hash"}
+    return [said, _headline(ReportedFolder(run.path))]
+
+
+def finished(config: Config, place: Path) -> list[str]:
+    """Whether the end of a run draws its figures."""
+    drawn: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        here = "tokencredit.stages.rl."
+        for name in ("evaluate", "write_rows", "export_policy", "load_oracle", "report"):
+            patch.setattr(here + name, lambda *_: None)
+        patch.setattr(here + "seconds_of_steps", lambda _: 0.0)
+        empty = {"metrics": {}, "evaluation": {}}
+        patch.setattr(here + "write_results", lambda *_: empty)
+        patch.setattr(here + "write_figures", lambda _: drawn.append("figures"))
+        patch.setattr(RLStage, "_learner", lambda *_: _Anything())
+        patch.setattr(RLStage, "_tracker", lambda *_: _Anything())
+        patch.setattr(RLStage, "_oracle_folder", lambda *_: place)
+        run: Any = SimpleNamespace(path=place, write=lambda *_, **__: None)
+        RLStage(Context(config))._train_and_evaluate(run, _Anything(), None)
+    return drawn
+
+
+class _Anything:
+    """Does nothing, whatever is asked."""
+
+    def __getattr__(self, _: str) -> Any:
+        return _Anything()
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        return _Anything()
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+def launched(config: Config, place: Path) -> Any:
+    """The processes that an RL stage and an earlier one are started in."""
+    started: list[Any] = []
+    names = ("OMP_NUM_THREADS", "DS_ACCELERATOR", "WORLD_SIZE")
+
+    def start(command: list[str], env: dict[str, str], **_: Any) -> Any:
+        started.append([command[2:4], [env.get(name) for name in names]])
+        return SimpleNamespace(stdin=io.BytesIO(), poll=lambda: 0, kill=_Anything(), wait=int)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in names:
+            patch.delenv(name, raising=False)
+        patch.setattr(subprocess, "Popen", start)
+        for stage in ("rl", "sft"):
+            run_stage(config, stage, "key")
+    return started
+
+
+def mirrored(config: Config, place: Path) -> Any:
+    """What W&B is told when a run starts."""
+    import wandb
+
+    told: list[Any] = []
+
+    def init(**given: Any) -> Any:
+        settings = given.pop("settings")
+        told.append([given, settings.init_timeout, settings.finish_timeout])
+        return _Anything()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wandb, "init", init)
+        patch.setattr("tokencredit.tracking.wandb_mirror._quiet_session", lambda: None)
+        WandbMirror.open(config.tracking, place, "key", "name", {})
+    return told
+
+
+def loaded(config: Config, place: Path) -> bool:
+    """Whether another process that reads the configuration runs the plug-in."""
+    mark = place / "plugin.ran"
+    mark.unlink(missing_ok=True)
+    code = f"from pathlib import Path\nPath({str(mark)!r}).touch()\n"
+    (place / "plugin.py").write_text(code)
+    configuration.read(io.StringIO(configuration.dump(config)))
+    for name in [name for name in sys.modules if name.endswith("_plugin")]:
+        del sys.modules[name]  # to be imported again
+    return mark.exists()
