@@ -145,7 +145,7 @@ class Engine:
             not (world.sharded and self.clip_norm is ClipNorm.per_group),
             "algorithm.optimizer.clip_norm",
             self.clip_norm.value,
-            "DeepSpeed clips by the norm over all groups; use global, or hardware.sharding=none",
+            "DeepSpeed clips by the norm over all groups; use joint, or hardware.sharding=none",
         )
         optimizer = torch.optim.AdamW(
             list(self._groups(policy)), fused=world.hardware.on_cpu() or None

@@ -94,6 +94,8 @@ class Hardware:
             "processes": self.processes,
             "sharding": self.sharding.value,
             "micro_batch": self.micro_batch,
+            "gradient_checkpointing": self.gradient_checkpointing,
+            "logits_memory_mb": self.logits_memory_mb,
         }
 
     def processes_of(self, stage: str) -> int:

@@ -278,3 +278,15 @@ ELSEWHERE |= {
     for key in OF_ALGORITHMS
     if f"algorithm.{key}" not in TRIES
 }
+
+GROUPS: dict[str, tuple[Observer, tuple[str, ...], Mapping[str, Any]]] = {
+    "model": (results, ("model=scratch",), {}),
+    "dataset": (results, ("dataset=rotten_tomatoes",), {}),
+    "judge": (judged, ("judge=reward_model", "reward_scheme=sparse"), {}),
+    "scorer": (judged, ("scorer=function",), {"scorer.function": f"{HERE}/judge.py:length"}),
+    "reward_scheme": (paid, ("reward_scheme=uniform",), {}),
+    "algorithm": (learned, ("algorithm=reinforce",), LOOP),
+    "hardware": (launched, ("hardware=cpu_ddp2",), {}),
+    "tracking": (mirrored, ("tracking=disabled",), {}),
+}
+"""Another option of each group, and what it needs."""

@@ -20,7 +20,7 @@ from tokencredit.canonical import flatten
 from tokencredit.config import COMPONENTS, Config
 
 from .make_snapshots import composed
-from .perturbations import ELSEWHERE, HERE, SMALL, TRIES, Try
+from .perturbations import ELSEWHERE, GROUPS, HERE, LOOP, OFFLINE, SMALL, TRIES, Try
 
 
 def keys() -> set[str]:
@@ -77,6 +77,15 @@ def test_field_B19_every_key_of_a_run_changes_something(key: str, place: Path) -
     values = {**trial.given, key: trial.value, **trial.also}
     config = composed_with(values, trial.choices, str(place))
     assert trial.see(config, place) != base(trial, place)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_group_has_options_that_differ(group: str, place: Path) -> None:
+    see, choices, given = GROUPS[group]
+    shared = {"algorithm": LOOP, "tracking": OFFLINE}.get(group, {})
+    default = see(composed_with(shared, (), str(place)), place)
+    assert see(composed_with(given, choices, str(place)), place) != default
+    assert set(GROUPS) == set(COMPONENTS)
 
 
 BASES = {(t.see.__name__, repr(dict(t.given)), t.choices): key for key, t in TRIES.items()}

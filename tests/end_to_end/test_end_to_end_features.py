@@ -65,7 +65,8 @@ def test_every_algorithm_trains_and_continues(own: Workplace, algorithm: str) ->
 
 @pytest.mark.parametrize("preset", ["ppo_trl", "ppo_deepspeed_chat", "ppo_openrlhf"])
 def test_every_dialect_trains(own: Workplace, preset: str) -> None:
-    ended = own.train(f"algorithm={preset}", "steps=2", "run_dir=dialect").ok()
+    short = ["rollout.min_new_tokens=4", "rollout.max_new_tokens=12", "dataset.prompt.max_tokens=8"]
+    ended = own.train(f"algorithm={preset}", *short, "steps=2", "run_dir=dialect").ok()
     run = Run(ended, own.folder / "dialect")
     assert len(run.rows()) == 2
     assert all(row["ppo/ratio_max_dev"] < 1e-5 for row in run.rows())

@@ -33,9 +33,19 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("lora", [Lora(), Lora(enabled=True, r=4)], ids=["full", "lora"])
-def test_field_B15_no_dropout_in_training_mode(folder: Path, lora: Lora) -> None:
-    actors = load_actors(run_config(lora=lora), folder)
+DROPPING = {
+    "full": (Lora(), ValueKind.shared),
+    "lora": (LORA, ValueKind.shared),
+    "separate value": (Lora(), ValueKind.separate),
+    "value adapter": (LORA, ValueKind.adapter),
+}
+
+
+@pytest.mark.parametrize(("lora", "kind"), DROPPING.values(), ids=DROPPING.keys())
+def test_field_B15_no_dropout_in_training_mode(folder: Path, lora: Lora, kind: ValueKind) -> None:
+    actors = load_actors(run_config(lora=lora, value=Value(kind=kind)), folder)
+    dropouts = [m.p for m in actors.policy.modules() if isinstance(m, torch.nn.Dropout)]
+    assert len(dropouts) >= 7 and set(dropouts) == {0.0}
     actors.policy.train()
     rollout = actors.roll_out(make_prompts([3, 5]), ("test", 0))
     with torch.no_grad():

@@ -15,7 +15,7 @@ from policies import LORA, alone, make_policy, rolled, run_config, stir
 from tokencredit.algorithms.reinforce import Reinforce
 from tokencredit.errors import UserError
 from tokencredit.models.critic import restore_value
-from tokencredit.models.lora import VALUE, using
+from tokencredit.models.lora import VALUE, belongs_to_value, using
 from tokencredit.models.model import Lora, Model
 from tokencredit.models.policy import PolicyWithValue
 from tokencredit.models.value import Value, ValueHead, ValueInit, ValueKind
@@ -64,6 +64,19 @@ def test_field_B5_groups_hold_every_trainable_parameter_once(kind: ValueKind) ->
         assert value_size == policy_size + 33
     if kind is ValueKind.shared:
         assert value_size == 33
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("model.base_model.model.model.layers.0.self_attn.q_proj.lora_A.value.weight", True),
+        ("model.base_model.model.transformer.wte.lora_embedding_B.value", True),
+        ("model.base_model.model.bert.layer.0.attention.self.value.lora_A.default.weight", False),
+        ("model.bert.layer.0.attention.self.value.weight", False),
+    ],
+)
+def test_field_B5_a_layer_called_value_is_the_policys(name: str, own: bool) -> None:
+    assert belongs_to_value(name) is own
 
 
 @kinds

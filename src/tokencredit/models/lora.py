@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Final
@@ -35,6 +36,11 @@ def add_value_adapter(model: PreTrainedModel, lora: Lora) -> None:
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             parameter.requires_grad_(True)
+
+
+def belongs_to_value(name: str) -> bool:
+    """Whether a parameter of that name is one of the second adapter's."""
+    return re.search(rf"lora_\w+\.{VALUE}(\.|$)", name) is not None
 
 
 def _config(lora: Lora, task: str) -> LoraConfig:

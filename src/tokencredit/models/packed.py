@@ -21,11 +21,12 @@ def packed(head: nn.Module) -> Callable[[Tensor], Tensor]:
     rounding, as they do between two numbers of rows.
     """
     # What torch.compile does to a frozen linear layer; torch offers it under no public name.
-    arrange = getattr(torch.ops.mkldnn, "_reorder_linear_weight", None)
-    multiply = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-    if arrange is None or multiply is None or not _suits(head):
+    operators = torch.ops.mkldnn
+    names = ("_reorder_linear_weight", "_linear_pointwise")
+    if not (_suits(head) and all(hasattr(operators, name) for name in names)):
         return head
     assert isinstance(head, nn.Linear)
+    arrange, multiply = (getattr(operators, name) for name in names)
     weight = arrange(head.weight.detach(), None)
     bias = None if head.bias is None else head.bias.detach()
 

@@ -17,7 +17,7 @@ from tokencredit.models.computation import Computation
 from tokencredit.models.critic import save_value
 from tokencredit.models.layout import Layout
 from tokencredit.models.logprob import token_kl, token_logp
-from tokencredit.models.lora import VALUE, check_reference, same_adapter, using
+from tokencredit.models.lora import VALUE, belongs_to_value, check_reference, same_adapter, using
 from tokencredit.models.sampling import LogprobMask, Sampling
 from tokencredit.models.trunk import backbone, checkpoint, head_of, hidden_size
 from tokencredit.rollout import Kept, PolicyOutput, Rollout
@@ -79,7 +79,7 @@ class PolicyWithValue(nn.Module):
         groups: dict[str, list[nn.Parameter]] = {"policy": [], "value": []}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
-                own = name.startswith("value_") or f".{VALUE}." in name
+                own = name.startswith("value_") or belongs_to_value(name)
                 groups["value" if own else "policy"].append(parameter)
         return groups if self.uses_values else {"policy": groups["policy"]}
 

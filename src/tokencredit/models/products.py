@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-ROWS: Final = 256
+ROWS: Final = 512
 """Tokens whose logits are computed together, or fewer where memory says so."""
 COPIES: Final = 4
 """As many numbers as a chunk has logits are alive at a time, at most."""

@@ -1,0 +1,143 @@
+"""Pages of details: every key they name exists, every test they name exists, every metric is there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from named_tests import names_of_tests
+from observers import furnish, learn
+from policies import run_config
+from tokencredit.algorithms.algorithm import Algorithm
+from tokencredit.algorithms.optimizer import Optimizer
+from tokencredit.algorithms.reinforce import Baseline, Reinforce
+from tokencredit.algorithms.scores import Normalise
+from tokencredit.canonical import flatten
+from tokencredit.config import COMPONENTS, Config
+from tokencredit.data.dataset import Dataset
+from tokencredit.data.sources import Source
+from tokencredit.models.sampling import Sampling
+from tokencredit.stages.settings import Evaluation
+from tokencredit.train import conf_dir
+
+DOCS = Path(__file__).parents[2] / "docs"
+CODE = re.compile(r"`([^`]+)`")
+
+
+def table_rows(page: str) -> list[list[str]]:
+    """The cells of every row of the page's tables, without headers."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    rows = [
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        for line in text.splitlines()
+        if line.startswith("| ") and not line.startswith("|---")
+    ]
+    return [row for row in rows if row[0] not in ("detail", "trap", "key")]
+
+
+def known_keys() -> set[str]:
+    """Every key of every component, groups and sections included."""
+    found = {item.name for item in fields(Config)}
+    for item in fields(Config):
+        kinds = COMPONENTS.get(item.name) or [type(getattr(run_config(), item.name))]
+        for kind in kinds:
+            if hasattr(kind, "__dataclass_fields__"):
+                tree = OmegaConf.to_container(OmegaConf.structured(kind))
+                found |= {f"{item.name}.{key}" for key in with_sections(tree)}
+    return found
+
+
+def with_sections(tree: Any) -> Iterator[str]:
+    for key in flatten(tree):
+        parts = key.split(".")
+        yield from (".".join(parts[: n + 1]) for n in range(len(parts)))
+
+
+def keys_in(text: str) -> list[str]:
+    """The keys that a text names in code, `key` or `key=value`; metrics have a stroke."""
+    names = [code.partition("=")[0] for code in CODE.findall(text)]
+    heads = {item.name for item in fields(Config)}
+    return [
+        n for n in names if re.fullmatch(r"[a-z_]+(\.[a-z_0-9]+)*", n) and n.split(".")[0] in heads
+    ]
+
+
+def test_every_key_that_a_page_names_exists() -> None:
+    known = known_keys()
+    for page in ("ppo-details.md", "footguns.md", "metrics.md"):
+        named = keys_in((DOCS / page).read_text(encoding="utf-8"))
+        assert named and not set(named) - known, f"{page}: {set(named) - known}"
+
+
+def test_a_key_that_does_not_exist_would_be_noticed() -> None:
+    assert keys_in("`algorithm.clp=0.1` `algorithm.clip` `kl/k1` `x.y`") == [
+        "algorithm.clp", "algorithm.clip",
+    ]  # fmt: skip
+    assert "algorithm.clp" not in known_keys() and "algorithm.clip" in known_keys()
+
+
+def test_every_detail_has_a_key_or_needs_none_and_a_test() -> None:
+    rows = table_rows("ppo-details.md")
+    assert len(rows) > 60
+    for detail, _, key, test in rows:
+        if key == "none":
+            continue
+        assert key == "always" or keys_in(key) == [c.partition("=")[0] for c in CODE.findall(key)]
+        assert CODE.findall(test) and set(CODE.findall(test)) <= set(names_of_tests()), detail
+    assert sum(key == "none" for _, _, key, _ in rows) <= 1
+
+
+def test_options_that_the_page_names_exist() -> None:
+    text = (DOCS / "ppo-details.md").read_text(encoding="utf-8")
+    options = re.findall(r"`algorithm=(\w+)`", text)
+    assert len(options) == 3
+    assert all((conf_dir() / "algorithm" / f"{name}.yaml").is_file() for name in options)
+
+
+def described() -> set[str]:
+    """The metrics of docs/metrics.md."""
+    return {name for row in table_rows("metrics.md") for name in CODE.findall(row[0])}
+
+
+KINDS = [kind for kind in COMPONENTS["algorithm"] if issubclass(kind, Algorithm)]
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    """The metrics of one step of every algorithm, with all that can be measured switched on."""
+    place = furnish(tmp_path_factory.mktemp("metrics"))
+    found = {}
+    for kind in KINDS:
+        algorithm = replace(
+            kind(), batch_size=4, samples_per_prompt=2, epochs=1, minibatches=1,
+            normalise=Normalise.reference, normalise_samples=4,
+            optimizer=Optimizer(learning_rate=1e-3),
+        )  # fmt: skip
+        if isinstance(algorithm, Reinforce):
+            algorithm = replace(algorithm, baseline=Baseline.running)
+        config = replace(
+            run_config(algorithm=algorithm),
+            dataset=Dataset(source=Source.path, path=str(place / "reviews.jsonl")),
+            rollout=Sampling(min_new_tokens=2, max_new_tokens=5),
+            evaluation=Evaluation(every=1, prompts=2),
+            steps=1,
+        )
+        (row,) = learn(config, place).log.rows
+        found[kind.__name__] = set(row) - {"step"}
+    return found
+
+
+def test_field_B26_every_logged_metric_is_described(logged: dict[str, set[str]]) -> None:
+    for kind, names in logged.items():
+        assert not names - described(), f"{kind}: {names - described()} is not in docs/metrics.md"
+
+
+def test_field_B26_every_described_metric_is_logged(logged: dict[str, set[str]]) -> None:
+    missing = described() - set().union(*logged.values())
+    assert not missing, f"{missing} is in docs/metrics.md, but nothing logs it"
