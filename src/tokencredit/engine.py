@@ -236,7 +236,12 @@ class Engine:
         for group in self.optimizer.param_groups:
             label = group["name"] if self.clip_norm is ClipNorm.per_group else "all"
             named.setdefault(label, []).extend(group["params"])
-        norms = [nn.utils.clip_grad_norm_(parameters, limit) for parameters in named.values()]
+        norms = []
+        for parameters in named.values():
+            gradients = [p.grad for p in parameters if p.grad is not None]
+            norms.append(nn.utils.get_total_norm(gradients))
+            if norms[-1] > limit:  # multiplying by one would read and write them all for nothing
+                nn.utils.clip_grads_with_norm_(parameters, limit, norms[-1])
         return float(torch.stack(norms).square().sum().sqrt())
 
     def _blame(self) -> str:

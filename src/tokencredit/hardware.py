@@ -43,7 +43,8 @@ class Hardware:
     sharding: Sharding = Sharding.none
     """none, or zero2."""
     micro_batch: int | None = None
-    """Rows of one forward and backward pass in a process; null: the whole minibatch's share."""
+    """Rows of one forward and backward pass in a process; null: the minibatch at once, or in
+    parts of similar length where that spares padding."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more time."""
     logits_memory_mb: int = 256
@@ -55,7 +56,7 @@ class Hardware:
             self.micro_batch is None or self.micro_batch >= 1,
             "hardware.micro_batch",
             self.micro_batch,
-            "must be null (the whole minibatch) or >= 1 row",
+            "must be null (chosen by lengths) or >= 1 row",
         )
         require(
             self.logits_memory_mb >= 1,

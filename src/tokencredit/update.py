@@ -8,7 +8,7 @@ waits for a collective that another never enters.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -23,6 +23,8 @@ from tokencredit.rollout import PolicyOutput, Rollout, Targets
 from tokencredit.streams import permutation, stream_key
 
 TOTAL, SLOTS = "total", "slots"
+PASS_SLOTS = 128
+"""What one more pass costs beside its tokens, in tokens."""
 
 
 @dataclass(slots=True)
@@ -110,7 +112,8 @@ class Updater:
         A process with too few rows still runs where the others do, on any row and without weight.
         """
         world = self.engine.world
-        parts = deal(rollout, world.hardware.micro_batch, world.size)[world.rank :: world.size]
+        lengths = rollout.prompt_mask.sum(dim=1) + rollout.lengths
+        parts = deal(lengths, world.hardware.micro_batch, world.size)[world.rank :: world.size]
         any_row = torch.zeros(1, dtype=torch.long, device=rollout.response_mask.device)
         return [(rows, 1.0) if len(rows) else (any_row, 0.0) for rows in parts]
 
@@ -173,15 +176,27 @@ class Updater:
         return verdict
 
 
-def deal(rollout: Rollout, size: int | None, processes: int) -> list[Int[Tensor, "n"]]:
-    """The rows of each micro-batch: of similar length, at most `size`, as many for each process.
+def deal(lengths: Int[Tensor, "B"], size: int | None, processes: int = 1) -> list[Int[Tensor, "n"]]:
+    """The rows of each micro-batch: of similar length, as many micro-batches for each process.
 
-    Parts i, i + processes, … belong to process i; some are empty if there are too few rows.
+    At most `size` rows each; None: as many as make the fewest slots, padding included. Parts i,
+    i + processes, … belong to process i; some are empty if there are too few rows.
     """
-    lengths = rollout.prompt_mask.sum(dim=1) + rollout.response_mask.sum(dim=1)
     order = torch.argsort(lengths, stable=True)
-    rounds = math.ceil(len(rollout) / processes / size) if size else 1
+    most = max(1, math.ceil(len(lengths) / processes))
+    if size:
+        rounds = math.ceil(most / size)
+    else:
+        longest = lengths[order].tolist()
+        rounds = min(range(1, most + 1), key=lambda count: slots(longest, count * processes))
     return list(order.tensor_split(rounds * processes))
+
+
+def slots(lengths: Sequence[int], parts: int) -> int:
+    """What passes over rows of these lengths (sorted) cost in tokens, cut into that many parts."""
+    ends = [len(lengths) * (part + 1) // parts for part in range(parts)]
+    sizes = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+    return sum(size * lengths[end - 1] + PASS_SLOTS for size, end in zip(sizes, ends, strict=True))
 
 
 def ratio_deviation(output: PolicyOutput, rollout: Rollout) -> float:

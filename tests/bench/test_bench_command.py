@@ -182,5 +182,5 @@ def test_the_command_measures_in_the_environment_of_a_run(tmp_path: Path) -> Non
     assert "round 2/2" in answer.stderr and "left" in answer.stderr
     found = json.loads((tmp_path / "bench" / "ppo.json").read_text(encoding="utf-8"))
     assert found["settings"]["MALLOC_MMAP_MAX_"] == "0"
-    assert found["settings"]["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert found["settings"]["GOMP_SPINCOUNT"] == "20000"
     assert found["threads"] == 1

@@ -116,7 +116,7 @@ def test_a_program_that_hangs_is_ended(tmp_path: Path) -> None:
 
 def test_programs_get_the_threads_of_the_comparison() -> None:
     assert ENVIRONMENT["OMP_NUM_THREADS"] == "2"
-    assert ENVIRONMENT["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert ENVIRONMENT["GOMP_SPINCOUNT"] == "20000"
 
 
 def test_every_round_begins_with_another_program() -> None:

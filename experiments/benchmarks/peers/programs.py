@@ -17,7 +17,7 @@ import workload
 ENVIRONMENT = {
     "OMP_NUM_THREADS": str(workload.THREADS),
     "MKL_NUM_THREADS": str(workload.THREADS),
-    "OMP_WAIT_POLICY": "PASSIVE",  # a program that waits for its turn leaves the cores alone
+    "GOMP_SPINCOUNT": "20000",  # a program that waits for its turn soon leaves the cores alone
     "CUDA_VISIBLE_DEVICES": "",
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_OFFLINE": "1",

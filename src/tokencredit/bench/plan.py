@@ -18,6 +18,7 @@ from tokencredit.bench.workload import PHASES, Architecture, Size, Work
 from tokencredit.models.sampling import Sampling
 from tokencredit.models.scorer import parts
 from tokencredit.streams import permutation, stream_key
+from tokencredit.update import deal
 
 LABELS: Final = 2
 """Outputs of the reward model."""
@@ -123,9 +124,8 @@ def executed(work: Work, step: int) -> Grouping:
     for epoch in range(work.epochs):
         order = permutation(stream_key(work.seed, "minibatch", step, epoch), work.rows)
         for rows in np.array_split(order, work.minibatches):
-            sorted_rows = sorted(rows.tolist(), key=length)
-            rounds = -(-len(sorted_rows) // (work.micro_batch or len(sorted_rows)))
-            trained += [part.tolist() for part in np.array_split(sorted_rows, rounds)]
+            lengths = torch.tensor([length(row) for row in rows.tolist()])
+            trained += [rows[part.numpy()].tolist() for part in deal(lengths, work.micro_batch)]
     return Grouping(chunks, read, judged, trained)
 
 

@@ -28,7 +28,8 @@ def packed(head: nn.Module) -> Callable[[Tensor], Tensor]:
     assert isinstance(head, nn.Linear)
     arrange, multiply = (getattr(operators, name) for name in names)
     weight = arrange(head.weight.detach(), None)
-    bias = None if head.bias is None else head.bias.detach()
+    parameter = dict(head.named_parameters()).get("bias")
+    bias = None if parameter is None else parameter.detach()
 
     def product(states: Tensor) -> Tensor:
         found: Tensor = multiply(states, weight, bias, "none", [], "")
