@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,11 @@ def tiny_actors(
         reference=Reference(policy, copy.deepcopy(policy.model)),
         tokenizer=train_tokenizer(),
     )
+
+
+def speaking(tokenizer: Any) -> Actors:
+    """Actors of which a judge that reads text alone needs the tokenizer."""
+    return replace(tiny_actors(), tokenizer=tokenizer)
 
 
 def make_prompts(

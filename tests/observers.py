@@ -18,6 +18,7 @@ from builders import (
     make_judgement,
     make_prompts,
     make_rollout,
+    speaking,
     tiny_actors,
     tiny_causal,
     tiny_classifier,
@@ -172,7 +173,9 @@ def judged(config: Config, place: Path) -> Any:
         patch.setattr(
             "tokencredit.models.scorer.open_scorer", lambda *_: Scorer(tiny_classifier(), PAD_ID)
         )
-        panel = open_panel(config.judge, config.scorer, Context(config), train_tokenizer())
+        panel = open_panel(
+            config.judge, config.scorer, Context(config), speaking(train_tokenizer())
+        )
         return [plain(panel(rollout)), config.judge.gives().value]
 
 

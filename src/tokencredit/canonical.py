@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import field, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 KEY_LENGTH = 16
+NEUTRAL = "neutral"
+
+
+def added(neutral: object) -> Any:
+    """A dataclass field that came later than the first keys, with its default.
+
+    While it has this value it is left out of the canonical form, so results that were made before
+    the field existed keep their keys. The value must mean "as before", whatever a default becomes.
+    """
+    metadata = {NEUTRAL: neutral}
+    if isinstance(neutral, list | dict):
+        return field(default_factory=lambda: copy.deepcopy(neutral), metadata=metadata)
+    return field(default=neutral, metadata=metadata)
 
 
 def canonical(value: object) -> object:
     """`value` as plain JSON types; a dataclass keeps the name of its class."""
     if is_dataclass(value) and not isinstance(value, type):
-        plain = {item.name: canonical(getattr(value, item.name)) for item in fields(value)}
+        plain = {
+            item.name: canonical(getattr(value, item.name))
+            for item in fields(value)
+            if not (
+                NEUTRAL in item.metadata and getattr(value, item.name) == item.metadata[NEUTRAL]
+            )
+        }
         return {"class": type(value).__name__, **plain}
     if isinstance(value, Enum):
         return value.value

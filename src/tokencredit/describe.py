@@ -32,7 +32,10 @@ def describe(
         "value/mean": masked_mean(rollout.values, mask),
         "value/explained_variance": explained_variance(rollout.values, targets.returns, mask),
     }
-    return {name: float(value) for name, value in values.items()}
+    notes = {} if judgement.notes is None else judgement.notes.means()
+    return {name: float(value) for name, value in values.items()} | {
+        f"judge/{name}": value for name, value in notes.items()
+    }
 
 
 def credit_shares(rewards: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:

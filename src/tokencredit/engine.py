@@ -105,6 +105,13 @@ class World:
         return dict(zip(values, column.tolist(), strict=True))
 
 
+def compute_deterministically() -> None:
+    """Kernels of this process that give the same bits every time, as far as torch has them."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Nothing here reads memory that nothing wrote; filling all of it takes time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
 def _spare_compiling() -> None:
     """Keep DeepSpeed from compiling a collective that only its inference engine calls."""
     import deepspeed

@@ -94,6 +94,31 @@ class Kept:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """Numbers about each response, by name, whose batch means are to be logged."""
+
+    columns: dict[str, Float[Tensor, "B"]]
+
+    def __getitem__(self, rows: Tensor) -> Self:
+        """The chosen rows."""
+        return type(self)({name: column[rows] for name, column in self.columns.items()})
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same on another device."""
+        return type(self)({name: column.to(device) for name, column in self.columns.items()})
+
+    def means(self) -> dict[str, float]:
+        """The mean of each column."""
+        return {name: float(column.double().mean()) for name, column in self.columns.items()}
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
+        """The rows of all parts, which have the same names."""
+        names = parts[0].columns
+        return cls({name: torch.cat([part.columns[name] for part in parts]) for name in names})
+
+
 LEFT_PADDED: Final = ("ids", "mask", "prompt_ids", "prompt_mask")
 """Fields (B, P); every other field of two dimensions is (B, T) and padded right."""
 
@@ -165,6 +190,11 @@ class Rollout(Batch):
         """Number of response tokens, the end token included."""
         return self.response_mask.sum(dim=1)
 
+    @property
+    def total_lengths(self) -> Int[Tensor, "B"]:
+        """Number of prompt and response tokens."""
+        return self.prompt_mask.sum(dim=1) + self.lengths
+
     def trimmed(self) -> Self:
         """The same rows without the columns of padding that none of them needs."""
         prompt = int(self.prompt_mask.sum(dim=1).max())
@@ -186,6 +216,8 @@ class Judgement(Batch):
     """The scorer's score of the whole response."""
     evidence: Float[Tensor, "B T"]
     """Something about each token; its meaning is the judge's, zero where masked."""
+    notes: Notes | None = None
+    """What else the judge wants logged of each response, as `judge/<name>`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

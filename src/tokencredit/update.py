@@ -8,8 +8,9 @@ waits for a collective that another never enters.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -48,8 +49,7 @@ class Totals:
         self.steps += 1
         self.grad_norm += norm
         self.tokens += tokens
-        for name, value in found.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
+        add_to(self.sums, found)
 
     def metrics(self) -> dict[str, float]:
         """Token means, and counts of optimizer steps taken and left out."""
@@ -100,9 +100,7 @@ class Updater:
         sums: dict[str, Tensor | float] = {}
         for rows, weight in self._own(rollout):
             part = rollout[rows].trimmed()
-            found = self.algorithm.final(self.engine.forward(part), part)
-            for name, value in found.items():
-                sums[name] = sums.get(name, 0.0) + weight * value
+            add_to(sums, self.algorithm.final(self.engine.forward(part), part), weight)
         tokens = max(1, int(rollout.response_mask.sum()))
         return {n: value / tokens for n, value in self.engine.world.sums(sums).items()}
 
@@ -112,8 +110,9 @@ class Updater:
         A process with too few rows still runs where the others do, on any row and without weight.
         """
         world = self.engine.world
-        lengths = rollout.prompt_mask.sum(dim=1) + rollout.lengths
-        parts = deal(lengths, world.hardware.micro_batch, world.size)[world.rank :: world.size]
+        parts = deal(rollout.total_lengths, world.hardware.micro_batch, world.size)[
+            world.rank :: world.size
+        ]
         any_row = torch.zeros(1, dtype=torch.long, device=rollout.response_mask.device)
         return [(rows, 1.0) if len(rows) else (any_row, 0.0) for rows in parts]
 
@@ -144,8 +143,7 @@ class Updater:
                 engine.backward(loss.total * (weight / units))
             slots = float(part.prompt_mask.numel() + part.response_mask.numel())
             found: dict[str, Tensor | float] = {TOTAL: loss.total.detach(), SLOTS: slots}
-            for name, value in (found | loss.sums).items():
-                sums[name] = sums.get(name, 0.0) + weight * value
+            add_to(sums, found | loss.sums, weight)
             if first and weight:
                 deviation = max(deviation, ratio_deviation(output, part))
         if first:
@@ -174,6 +172,12 @@ class Updater:
             raise NotFinite(step, "gradient norm", norm, self.engine.blamed)
         totals.add(sums, tokens, norm)
         return verdict
+
+
+def add_to(sums: dict[str, Any], found: Mapping[str, Any], weight: float = 1.0) -> None:
+    """Add each number, times `weight`, to the sum of its name."""
+    for name, value in found.items():
+        sums[name] = sums.get(name, 0.0) + weight * value
 
 
 def deal(lengths: Int[Tensor, "B"], size: int | None, processes: int = 1) -> list[Int[Tensor, "n"]]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 from enum import Enum
 from pathlib import Path
 
 import pytest
 
 from tokencredit.canonical import (
+    added,
     canonical,
     differences,
     digest,
@@ -96,3 +97,18 @@ def test_checksums_of_files_and_folders(tmp_path: Path) -> None:
     empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     assert file_sha256(tmp_path / "sub" / "x") == abc
     assert folder_sha256(tmp_path) == {"sub/x": abc, "y": empty}
+
+
+@dataclass(slots=True, kw_only=True)
+class Before:
+    size: int = 3
+
+
+def test_a_field_that_came_later_changes_no_key_while_it_means_as_before() -> None:
+    after = make_dataclass(
+        "Before", [("size", int, 3), ("extra", list, added([])), ("n", int, added(1))]
+    )
+    assert digest(after()) == digest(Before())
+    assert digest(after(extra=[2])) != digest(Before()) and digest(after(n=2)) != digest(Before())
+    assert digest(after(size=4)) != digest(Before())
+    assert after().extra is not after().extra

@@ -20,7 +20,7 @@ from tokencredit.describe import (
 from tokencredit.rewards.redistribute import Redistribute
 from tokencredit.rewards.sparse import Sparse
 from tokencredit.rewards.uniform import Uniform
-from tokencredit.rollout import Judgement, Rollout, Targets
+from tokencredit.rollout import Judgement, Notes, Rollout, Targets
 
 
 def by_hand() -> tuple[Rollout, Judgement, torch.Tensor, Targets]:
@@ -168,3 +168,13 @@ def test_one_response_has_no_spread() -> None:
     rewards = Redistribute().token_rewards(rollout, judgement)
     found = describe(rollout, judgement, rewards, Targets(advantages=rewards, returns=rewards))
     assert found["score/std"] == 0 and all(math.isfinite(value) for value in found.values())
+
+
+def test_what_a_judge_notes_of_responses_is_logged_as_batch_means() -> None:
+    rollout = make_rollout([3, 2])
+    judgement = replace(
+        make_judgement(rollout), notes=Notes({"fallbacks": torch.tensor([1.0, 0.0])})
+    )
+    rewards = Redistribute().token_rewards(rollout, judgement)
+    found = describe(rollout, judgement, rewards, Targets(advantages=rewards, returns=rewards))
+    assert found["judge/fallbacks"] == 0.5

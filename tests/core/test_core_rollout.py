@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 import torch
 
-from builders import make_rollout
-from tokencredit.rollout import Rollout
+from builders import make_judgement, make_rollout
+from tokencredit.rollout import Judgement, Notes, Rollout
 
 
 def test_rows_are_chosen_in_every_field() -> None:
@@ -36,3 +39,14 @@ def test_lengths_count_the_end_token() -> None:
 def test_to_keeps_the_numbers() -> None:
     rollout = make_rollout([2, 1])
     assert torch.equal(rollout.to("cpu").ref_logp, rollout.ref_logp)
+
+
+def test_notes_follow_the_rows_of_their_judgement() -> None:
+    rollout = make_rollout([2, 3, 1])
+    notes = Notes({"gap": torch.tensor([1.0, 2.0, 6.0])})
+    judgement = replace(make_judgement(rollout), notes=notes)
+    picked = judgement[torch.tensor([2, 0])]
+    assert picked.notes is not None and picked.notes.columns["gap"].tolist() == [6, 1]
+    joined = Judgement.concatenate([picked, judgement]).notes
+    assert joined is not None and joined.means() == {"gap": pytest.approx(16 / 5)}
+    assert Judgement.concatenate([picked, make_judgement(rollout)]).notes is None

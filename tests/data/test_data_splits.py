@@ -190,3 +190,23 @@ def test_normalised_and_plain_by_hand() -> None:
         None,
         None,
     ]
+
+
+def pair(row: int, rejected: str | None) -> Record:
+    return Record(
+        row=row, text=f"Q{row} yes", prompt=f"Q{row}", completion=" yes", rejected=rejected
+    )
+
+
+def test_pairs_are_asked_of_data_that_has_them() -> None:
+    everything = replace(SHARES, sft=0.0, reward=1.0, rl=0.0, oracle=0.0, eval=0.0)
+    corpus = split_records([pair(n, " no") for n in range(5)], everything, Dropped())
+    assert [record.rejected for record in corpus.pairs("reward")] == [" no"] * 5
+    mixed = split_records([pair(0, " no"), pair(1, None)], everything, Dropped())
+    with pytest.raises(UserError, match="1 of 2 records of the reward split have no rejected"):
+        mixed.pairs("reward")
+
+
+def test_what_was_rejected_counts_in_the_fingerprint() -> None:
+    assert fingerprint([pair(0, " no")]) != fingerprint([pair(0, " never")])
+    assert fingerprint([pair(0, None)]) != fingerprint([pair(0, " no")])

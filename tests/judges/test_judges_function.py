@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from builders import EOS_ID, make_rollout, mask_of, train_tokenizer
+from builders import EOS_ID, make_rollout, mask_of, speaking, train_tokenizer
 from tokencredit.errors import UserError
 from tokencredit.judges.function import FunctionJudge, decode, decode_tokens
 from tokencredit.judges.judge import open_panel, shares_pass
@@ -126,7 +126,7 @@ def judge(tmp_path: Path) -> Callable[[str], Callable[[Rollout], Judgement]]:
     def opened(source: str) -> Callable[[Rollout], Judgement]:
         path = tmp_path / "mine.py"
         path.write_text(source)
-        return FunctionJudge(function=f"{path}:f").open(None, WORDS)  # type: ignore[arg-type]
+        return FunctionJudge(function=f"{path}:f").open(None, speaking(WORDS))  # type: ignore[arg-type]
 
     return opened
 
@@ -246,10 +246,10 @@ def test_a_panel_asks_two_models_where_there_are_two(tmp_path: Path) -> None:
     judge: Any = FunctionJudge(function=f"{path}:tokens")
     scorer: Any = FunctionJudge(function=f"{path}:scores")
     rollout = rollout_of(*TEXTS)
-    both = open_panel(judge, scorer, None, WORDS)(rollout)  # type: ignore[arg-type]
+    both = open_panel(judge, scorer, None, speaking(WORDS))(rollout)  # type: ignore[arg-type]
     assert both.scores.tolist() == [7, 7, 7]
     assert torch.equal(both.evidence, torch.where(rollout.response_mask, 2.0, 0.0))
-    alone = open_panel(judge, SameAsJudge(), None, WORDS)(rollout)  # type: ignore[arg-type]
+    alone = open_panel(judge, SameAsJudge(), None, speaking(WORDS))(rollout)  # type: ignore[arg-type]
     assert alone.scores.tolist() == [1, 1, 1]
 
 
@@ -263,4 +263,4 @@ def test_one_pass_serves_both_only_where_they_read_the_same_model() -> None:
     assert not shares_pass(function, RewardModelJudge())
     assert not shares_pass(AttentionJudge(), function)
     with pytest.raises(UserError, match="only a scorer can be the judge"):
-        SameAsJudge().open(None, WORDS)  # type: ignore[arg-type]
+        SameAsJudge().open(None, speaking(WORDS))  # type: ignore[arg-type]

@@ -21,13 +21,14 @@ from builders import (
 )
 from tokencredit.models import generation, reader
 from tokencredit.models.cache import RoomyLayer
-from tokencredit.models.generation import Generated, evaluating, generate
+from tokencredit.models.generation import evaluating, generate
 from tokencredit.models.policy import SpecialIds
 from tokencredit.models.reader import Reader
 from tokencredit.models.sampling import Sampling
 from tokencredit.models.trunk import checkpoint
 from tokencredit.ops import gather_logp
-from tokencredit.rollout import Prompts, Rollout
+from tokencredit.rollout import Prompts
+from tokencredit.stages.actors import unscored
 from tokencredit.streams import fold, gumbels, stream_key
 
 IDS = SpecialIds(eos=EOS_ID, pad=PAD_ID)
@@ -256,25 +257,6 @@ def test_responses_carry_no_gradient() -> None:
     assert not said.ids.requires_grad and not torch.is_inference(said.ids)
 
 
-def rollout_of(prompts: Prompts, said: Generated) -> Rollout:
-    zeros = torch.zeros(said.ids.shape)
-    return Rollout(
-        rows=prompts.rows,
-        groups=prompts.groups,
-        prompt_ids=prompts.ids,
-        prompt_mask=prompts.mask,
-        response_ids=said.ids,
-        response_mask=said.mask,
-        min_new=prompts.min_new,
-        finished=said.finished,
-        stopped=said.stopped,
-        logp=zeros,
-        ref_logp=zeros,
-        values=zeros,
-        kept=said.kept,
-    )
-
-
 @architectures
 @pytest.mark.parametrize(
     "sampling",
@@ -303,8 +285,8 @@ def test_field_B41_scores_of_the_loop_are_those_of_the_training_forward(
 
     monkeypatch.setattr(generation._Responses, "choose", noted)
     said = generate(policy.model, prompts, sampling, IDS, ("B41",))
-    scored = policy(rollout_of(prompts, said)).logp
+    scored = policy(unscored(prompts, said)).logp
     assert (drawn[:, : said.ids.shape[1]] - scored)[said.mask].abs().max() < 1e-4
     colder = tiny_policy(architecture, replace(sampling, temperature=0.9))
     colder.load_state_dict(policy.state_dict())
-    assert (colder(rollout_of(prompts, said)).logp - scored)[said.mask].abs().max() > 1e-2
+    assert (colder(unscored(prompts, said)).logp - scored)[said.mask].abs().max() > 1e-2

@@ -30,7 +30,7 @@ from workload import PAD, Setting
 
 from tokencredit import config as configuration
 from tokencredit.config import Config
-from tokencredit.engine import World
+from tokencredit.engine import World, compute_deterministically
 from tokencredit.judges.judge import open_panel
 from tokencredit.models import scorer
 from tokencredit.models.model import load_classifier
@@ -147,9 +147,7 @@ class Peer:
         """Models go through a folder and the project's own loaders, as in a run."""
         config = configured(setting, reward)
         world = World(config.hardware, config.algorithm.optimizer.max_grad_norm)
-        # As a run sets them: a kernel whose sums vary is refused, and memory is not filled.
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        compute_deterministically()
         self.marks = Marks()
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
@@ -157,7 +155,7 @@ class Peer:
             actors = load_actors(config, folder / "sft")
             known = scorer.Scorer(load_classifier(folder / "reward", config.model.dtype), PAD)
         scorer.open_scorer = lambda *_: known  # in place of an artifact of the store
-        judge = open_panel(config.judge, config.scorer, None, actors.tokenizer)
+        judge = open_panel(config.judge, config.scorer, None, actors)
         parts = {each.name: getattr(actors, each.name) for each in fields(Actors)}
         stream: Any = FixedPrompts(setting)
         around = Surroundings(stream, stream, Path(tempfile.gettempdir()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import ClassVar
 
@@ -119,7 +119,7 @@ class Reinforce(PolicyGradient):
         if self.baseline is not Baseline.running:
             return shaped
         mean = torch.full_like(shaped.rewards[:, 0], state["reinforce/baseline"])
-        return Shaped(rewards=shaped.rewards, penalty=shaped.penalty, baseline=mean)
+        return replace(shaped, baseline=mean)
 
     def advantages(self, rollout: Rollout, shaped: Shaped) -> Float[Tensor, "B T"]:
         """G_t − b."""

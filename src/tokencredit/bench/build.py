@@ -15,12 +15,12 @@ from tokencredit.config import Config
 from tokencredit.engine import World
 from tokencredit.judges.attention import AttentionJudge
 from tokencredit.judges.judge import OpenJudge
+from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.models.computation import Computation
-from tokencredit.models.dropout import disable_dropout
-from tokencredit.models.kernels import fuse_activations
+from tokencredit.models.kernels import ready
 from tokencredit.models.policy import PolicyWithValue, Reference, SpecialIds
 from tokencredit.models.scorer import Scorer
-from tokencredit.rollout import Judgement, Prompts, Rollout
+from tokencredit.rollout import Prompts
 from tokencredit.stages.actors import Actors
 from tokencredit.stages.learner import Learner, Surroundings
 
@@ -79,26 +79,17 @@ def actors_of(work: Work, config: Config) -> Actors:
     model = causal(work.size, work.context)
     frozen = copy.deepcopy(model)
     for each in (model, frozen):
-        disable_dropout(each)
-        fuse_activations(each)
+        ready(each)
     computation = Computation(logits_memory=config.hardware.logits_memory_mb << 20)
     policy = PolicyWithValue(model, SPECIAL, config.rollout, computation)
     return Actors(policy=policy, reference=Reference(policy, frozen), tokenizer=tokenizer())
 
 
 def judge_of(work: Work, config: Config) -> OpenJudge:
-    """As `AttentionJudge` and `RewardModelJudge` open it."""
+    """The judge of the configuration, on a reward model with random weights."""
     scorer = Scorer(classifier(work.size, work.context), SPECIAL.pad)
-    own = config.judge
-
-    def judge(rollout: Rollout) -> Judgement:
-        if isinstance(own, AttentionJudge):
-            scores, evidence = scorer.score_and_attention(rollout, own.layer)
-            return Judgement(scores=scores, evidence=evidence)
-        evidence = torch.zeros(rollout.response_mask.shape)
-        return Judgement(scores=scorer.score(rollout), evidence=evidence)
-
-    return judge
+    assert isinstance(config.judge, AttentionJudge | RewardModelJudge)
+    return config.judge.judging(scorer)
 
 
 def causal(size: Size, context: int) -> PreTrainedModel:

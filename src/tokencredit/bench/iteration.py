@@ -15,6 +15,7 @@ from tokencredit.algorithms.algorithm import State
 from tokencredit.bench.build import learner_of
 from tokencredit.bench.configuration import config_of
 from tokencredit.bench.workload import Work
+from tokencredit.engine import compute_deterministically
 from tokencredit.models.model import parameter_count
 from tokencredit.models.trunk import backbone
 from tokencredit.rollout import Rollout, Targets
@@ -99,8 +100,7 @@ class Loop:
         """
         self.work = work
         torch.set_num_threads(work.threads)
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        compute_deterministically()
         self.learner = learner_of(work, config_of(work))
         self.clock = Clock()
         actors, updater = self.learner.actors, self.learner.updater

@@ -42,6 +42,8 @@ class Record:
     prompt: str | None = None
     completion: str | None = None
     messages: tuple[Message, ...] | None = None
+    rejected: str | None = None
+    """The answer that lost against `completion`, or against the last turn of `messages`."""
     label: int | None = None
     """1 for positive, 0 for negative."""
 

@@ -61,6 +61,30 @@ class Corpus:
             )
         return records
 
+    def pairs(self, split: str) -> tuple[Record, ...]:
+        """The records of a split, which must all be preference pairs."""
+        records = self.parts[split]
+        single = sum(record.rejected is None for record in records)
+        if single or not records:
+            raise UserError(
+                f"dataset: {single} of {len(records)} records of the {split} split have no "
+                "rejected answer; preference learning needs pairs (dataset=hh_helpful, "
+                "hh_harmless, or a file with the columns chosen and rejected)"
+            )
+        return records
+
+
+def _content(record: Record) -> tuple[object, ...]:
+    said = (
+        record.row,
+        record.text,
+        record.prompt,
+        record.completion,
+        record.messages,
+        record.label,
+    )
+    return said if record.rejected is None else (*said, record.rejected)
+
 
 def group_key(record: Record) -> str:
     """What decides the split: the prompt where there is one, else the whole normalised text."""
@@ -108,15 +132,5 @@ def fingerprint(records: Iterable[Record]) -> str:
     """A hash of what the records say, in order."""
     total = hashlib.sha256()
     for record in records:
-        content = repr(
-            (
-                record.row,
-                record.text,
-                record.prompt,
-                record.completion,
-                record.messages,
-                record.label,
-            )
-        )
-        total.update(hashlib.sha256(content.encode()).digest())
+        total.update(hashlib.sha256(repr(_content(record)).encode()).digest())
     return total.hexdigest()[:FINGERPRINT_LENGTH]

@@ -10,9 +10,9 @@ from tokencredit.rewards.scheme import Evidence
 from tokencredit.rollout import Judgement, Rollout
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from tokencredit.context import Context
+    from tokencredit.models.scorer import Scorer
+    from tokencredit.stages.actors import Actors
 
 
 @dataclass(slots=True, kw_only=True)
@@ -29,12 +29,15 @@ class AttentionJudge(Judge):
     layer: int = -1
     """Which layer's attention; negative numbers count from the last."""
 
-    def open(self, context: Context, tokenizer: PreTrainedTokenizerBase) -> OpenJudge:
+    def open(self, context: Context, actors: Actors) -> OpenJudge:
         """The reward model behind a callable; one pass gives scores and evidence."""
         from tokencredit.models.scorer import open_scorer
 
-        model = open_scorer(context, tokenizer)
-        model.attention_row(self.layer)  # a model that cannot be read is refused before any step
+        return self.judging(open_scorer(context, actors.tokenizer))
+
+    def judging(self, model: Scorer) -> OpenJudge:
+        """The judge that reads this reward model; one that cannot be read is refused at once."""
+        model.attention_row(self.layer)
 
         def judge(rollout: Rollout) -> Judgement:
             scores, weights = model.score_and_attention(rollout, self.layer)

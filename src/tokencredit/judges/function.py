@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from tokencredit.context import Context
+    from tokencredit.stages.actors import Actors
 
 
 @dataclass(slots=True, kw_only=True)
@@ -69,9 +70,9 @@ class FunctionJudge(Judge):
             "meaning": self.meaning,
         }
 
-    def open(self, context: Context, tokenizer: PreTrainedTokenizerBase) -> OpenJudge:
+    def open(self, context: Context, actors: Actors) -> OpenJudge:
         """The function behind a callable on rollouts."""
-        function = self.load()
+        function, tokenizer = self.load(), actors.tokenizer
         with_offsets = "offsets" in inspect.signature(function).parameters
 
         def judge(rollout: Rollout) -> Judgement:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from tokencredit.rewards.scheme import Evidence
 from tokencredit.rollout import Judgement, Rollout
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from tokencredit.context import Context
+    from tokencredit.stages.actors import Actors
+    from tokencredit.stages.stage import Stage
 
 OpenJudge = Callable[[Rollout], Judgement]
 
@@ -26,7 +26,7 @@ class Judge(ABC):
     """What the numbers of its class mean, unless `gives` says otherwise."""
     gives_scores: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ()
-    """Stages whose artifacts it reads."""
+    """Names of models that it reads; two judges that need the reward model alone share a pass."""
 
     def gives(self) -> Evidence:
         """What the numbers of this judge mean; schemes that need another kind are refused."""
@@ -40,22 +40,30 @@ class Judge(ABC):
         """What of the judge can change its verdict; itself, unless it names files."""
         return self
 
+    def parents(self, context: Context) -> Mapping[str, Stage]:
+        """The stages whose artifacts it reads, by role."""
+        from tokencredit.stages.reward_model import RewardModelStage
+
+        return {"reward_model": RewardModelStage(context)} if "reward_model" in self.needs else {}
+
     @abstractmethod
-    def open(self, context: Context, tokenizer: PreTrainedTokenizerBase) -> OpenJudge:
-        """The live judge, for the policy's tokenizer."""
+    def open(self, context: Context, actors: Actors) -> OpenJudge:
+        """The live judge.
+
+        `actors` holds the tokenizer that responses are written in, and the live policy, which a
+        judge may read without gradient at the time it is called.
+        """
 
 
-def open_panel(
-    judge: Judge, scorer: Judge, context: Context, tokenizer: PreTrainedTokenizerBase
-) -> OpenJudge:
+def open_panel(judge: Judge, scorer: Judge, context: Context, actors: Actors) -> OpenJudge:
     """One callable for judge and scorer; one pass serves both where they read the same model."""
-    opened = judge.open(context, tokenizer)
+    opened = judge.open(context, actors)
     if shares_pass(judge, scorer):
         return opened
-    score = scorer.open(context, tokenizer)
+    score = scorer.open(context, actors)
 
     def both(rollout: Rollout) -> Judgement:
-        return Judgement(scores=score(rollout).scores, evidence=opened(rollout).evidence)
+        return replace(opened(rollout), scores=score(rollout).scores)
 
     return both
 

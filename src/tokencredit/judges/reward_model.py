@@ -11,9 +11,9 @@ from tokencredit.judges.judge import Judge, OpenJudge
 from tokencredit.rollout import Judgement, Rollout
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from tokencredit.context import Context
+    from tokencredit.models.scorer import Scorer
+    from tokencredit.stages.actors import Actors
 
 
 @dataclass(slots=True, kw_only=True)
@@ -22,11 +22,14 @@ class RewardModelJudge(Judge):
 
     needs: ClassVar[tuple[str, ...]] = ("reward_model",)
 
-    def open(self, context: Context, tokenizer: PreTrainedTokenizerBase) -> OpenJudge:
+    def open(self, context: Context, actors: Actors) -> OpenJudge:
         """The reward model behind a callable."""
         from tokencredit.models.scorer import open_scorer
 
-        model = open_scorer(context, tokenizer)
+        return self.judging(open_scorer(context, actors.tokenizer))
+
+    def judging(self, model: Scorer) -> OpenJudge:
+        """The judge that reads this reward model."""
 
         def judge(rollout: Rollout) -> Judgement:
             scores = model.score(rollout)

@@ -6,8 +6,16 @@ from typing import Final
 
 from torch import nn
 
+from tokencredit.models.dropout import disable_dropout
+
 UNFUSED: Final = ("NewGELUActivation", "FastGELUActivation", "AccurateGELUActivation")
 """transformers' spellings of ½ x (1 + tanh(√(2/π) (x + 0.044715 x³))), one operation at a time."""
+
+
+def ready(model: nn.Module) -> None:
+    """Make `model` the one that rollouts and updates compute: no dropout, fused activations."""
+    disable_dropout(model)
+    fuse_activations(model)
 
 
 def fuse_activations(model: nn.Module) -> int:

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from tokencredit.errors import UserError
 from tokencredit.models.attention_row import AttentionRow
-from tokencredit.models.dropout import disable_dropout
-from tokencredit.models.kernels import fuse_activations
+from tokencredit.models.kernels import ready
 from tokencredit.models.model import load_classifier, load_tokenizer
 from tokencredit.models.sequences import compact
 from tokencredit.ops import keep
@@ -34,8 +33,7 @@ class Scorer:
 
     def __init__(self, model: PreTrainedModel, pad_id: int) -> None:
         """`model` is frozen and put into evaluation mode, its activations fused."""
-        disable_dropout(model)
-        fuse_activations(model)
+        ready(model)
         self.model = model.eval().requires_grad_(False)
         self.pad_id = pad_id
         self.backbone: nn.Module = getattr(model, model.base_model_prefix)

@@ -22,7 +22,7 @@ def compact(
     Returns ids, mask, the position of the first response token, and the position of the last one.
     """
     lengths = rollout.prompt_mask.sum(dim=1)
-    total = lengths + rollout.lengths
+    total = rollout.total_lengths
     ids = torch.cat([rollout.prompt_ids, rollout.response_ids], dim=1)
     mask = torch.cat([rollout.prompt_mask, rollout.response_mask], dim=1)
     # A stable sort by "is padding" moves real tokens to the front and keeps their order.

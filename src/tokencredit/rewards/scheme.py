@@ -36,3 +36,7 @@ class RewardScheme(ABC):
     @abstractmethod
     def token_rewards(self, rollout: Rollout, judgement: Judgement) -> Float[Tensor, "B T"]:
         """One reward per response token; zero where `rollout.response_mask` is False."""
+
+    def measure(self, rollout: Rollout, judgement: Judgement) -> dict[str, float]:
+        """What the scheme wants logged of a batch, by metric name."""
+        return {}

@@ -13,9 +13,8 @@ from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.errors import UserError
 from tokencredit.models.computation import Computation
 from tokencredit.models.critic import load_trunk, start_head
-from tokencredit.models.dropout import disable_dropout
-from tokencredit.models.generation import generate
-from tokencredit.models.kernels import fuse_activations
+from tokencredit.models.generation import Generated, generate
+from tokencredit.models.kernels import ready
 from tokencredit.models.lora import adapted, add_value_adapter
 from tokencredit.models.model import Autocast, load_causal, load_tokenizer
 from tokencredit.models.policy import PolicyWithValue, Reference, SpecialIds
@@ -53,8 +52,7 @@ class Actors:
         differ in the last bits, and the first ratio must be 1. Rows of similar length are read
         together, `rollout.score_rows` at a time.
         """
-        lengths = said.prompt_mask.sum(dim=1) + said.lengths
-        order = torch.argsort(lengths, stable=True)
+        order = torch.argsort(said.total_lengths, stable=True)
         columns: dict[str, Tensor] = {}
         for rows in order.split(self.policy.sampling.score_rows):
             for name, part in self._score(said[rows]).items():
@@ -91,22 +89,27 @@ class Actors:
                 greedy=greedy,
                 decode=self.tokenizer.decode,
             )
-        zeros = torch.zeros(said.ids.shape, device=said.ids.device)
-        return Rollout(
-            rows=prompts.rows,
-            groups=prompts.groups,
-            prompt_ids=prompts.ids,
-            prompt_mask=prompts.mask,
-            response_ids=said.ids,
-            response_mask=said.mask,
-            min_new=prompts.min_new,
-            finished=said.finished,
-            stopped=said.stopped,
-            logp=zeros,
-            ref_logp=zeros,
-            values=zeros,
-            kept=said.kept,
-        )
+        return unscored(prompts, said)
+
+
+def unscored(prompts: Prompts, said: Generated) -> Rollout:
+    """What was said to the prompts, log-probabilities and values still zero."""
+    zeros = torch.zeros(said.ids.shape, device=said.ids.device)
+    return Rollout(
+        rows=prompts.rows,
+        groups=prompts.groups,
+        prompt_ids=prompts.ids,
+        prompt_mask=prompts.mask,
+        response_ids=said.ids,
+        response_mask=said.mask,
+        min_new=prompts.min_new,
+        finished=said.finished,
+        stopped=said.stopped,
+        logp=zeros,
+        ref_logp=zeros,
+        values=zeros,
+        kept=said.kept,
+    )
 
 
 def load_actors(config: Config, sft: Path, reward_model: Path | None = None) -> Actors:
@@ -130,8 +133,7 @@ def load_actors(config: Config, sft: Path, reward_model: Path | None = None) -> 
         trunk, weight = _load_value_trunk(config, sft, reward_model)
     for each in (model, frozen, trunk):
         if each is not None:
-            disable_dropout(each)
-            fuse_activations(each)
+            ready(each)
     special = SpecialIds(eos=int(tokenizer.eos_token_id), pad=int(tokenizer.pad_token_id))
     device = config.hardware.device.value
     computation = Computation(

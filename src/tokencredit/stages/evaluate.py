@@ -12,12 +12,14 @@ from tokencredit.data.prompts import PromptStream
 from tokencredit.judges.function import decode
 from tokencredit.ops import k1, masked_sum
 from tokencredit.reports.statistics import distinct_n
-from tokencredit.stages.actors import Actors
+from tokencredit.stages.actors import Actors, Stream
 from tokencredit.stages.oracle import BagOfGrams
 from tokencredit.stages.rollouts import Collector
 
 if TYPE_CHECKING:
     from tokencredit.config import Config
+    from tokencredit.rollout import Prompts
+    from tokencredit.stages.settings import Evaluation
 
 Measure = dict[str, float]
 Row = dict[str, Any]
@@ -35,10 +37,7 @@ def evaluate(
 
     Both continue the same prompts with the same random numbers, so they can be compared in pairs.
     """
-    settings = config.evaluation
-    stream = ("evaluation", settings.stream)
-    count = min(settings.prompts, len(prompts.records))
-    batch = prompts.batch(settings.stream, 0, count, "evaluation")
+    batch, stream = held_out(config.evaluation, prompts)
     trained = collector.collect(batch, partial(actors.roll_out, stream=stream))
     with actors.reference.model() as model:
         first = collector.collect(batch, partial(actors.respond, model, stream=stream))
@@ -58,6 +57,13 @@ def evaluate(
     return [
         dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
     ]
+
+
+def held_out(settings: Evaluation, prompts: PromptStream) -> tuple[Prompts, Stream]:
+    """The prompts of every evaluation of a run, and the name of their noise."""
+    count = min(settings.prompts, len(prompts.records))
+    batch = prompts.batch(settings.stream, 0, count, "evaluation")
+    return batch, ("evaluation", settings.stream)
 
 
 def report(rows: list[Row]) -> dict[str, Measure]:

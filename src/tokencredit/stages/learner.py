@@ -26,6 +26,7 @@ from tokencredit.stages.actors import Actors
 from tokencredit.stages.checkpoints import Checkpoints, Progress
 from tokencredit.stages.clock import Clock
 from tokencredit.stages.dump import dump
+from tokencredit.stages.evaluate import held_out
 from tokencredit.stages.finish import export_policy
 from tokencredit.stages.rollouts import Collector
 from tokencredit.stages.samples import Said, sample_rows
@@ -115,7 +116,7 @@ class Learner:
     def step(self, step: int, tracker: Tracker | None) -> None:
         """One rollout and the updates on it."""
         clock = Clock()
-        held_out = self._held_out(step)
+        evaluated = self._held_out(step)
         prompts = self._prompts(step)
         rollout, judgement = self.collector.collect(
             prompts, partial(self.actors.roll_out, stream=(self.config.seed, "rollout", step))
@@ -134,12 +135,13 @@ class Learner:
             raise self._explained(error, rollout, shaped, targets) from error
         clock.mark("update")
         described = describe(rollout, judgement, rewards, targets)
+        described |= self.scheme.measure(rollout, judgement)
         described |= self.algorithm.measure(rollout, shaped)
         if tracker is not None:
             other = {"update/padding": updates.pop("update/padding")}
             if rollout.kept is not None:
                 other["rollout/kept_bytes"] = float(rollout.kept.bytes)
-            metrics = {**described, **self.state, **updates, **held_out}
+            metrics = {**described, **self.state, **updates, **evaluated}
             tracker.log(step, metrics, {**clock.timings(rollout), **other})
             columns = {"rewards": rewards, "shaped": shaped.total}
             self._samples(tracker, step, Said(rollout, judgement, targets, columns))
@@ -192,9 +194,8 @@ class Learner:
         settings = self.config.evaluation
         if settings.every is None or step % settings.every:
             return {}
-        count = min(settings.prompts, len(self.held_out.records))
-        batch = self.held_out.batch(settings.stream, 0, count, "evaluation")
-        speak = partial(self.actors.roll_out, stream=("evaluation", settings.stream))
+        batch, stream = held_out(settings, self.held_out)
+        speak = partial(self.actors.roll_out, stream=stream)
         rollout, judgement = self.collector.collect(batch, speak)
         score = float(judgement.scores.double().mean())
         if self.best is None or score > self.best.score:

@@ -9,14 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
-import torch
-
 from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.atomic import write_text
 from tokencredit.canonical import canonical, differences
 from tokencredit.console import say
 from tokencredit.data.prompts import PromptStream
-from tokencredit.engine import World
+from tokencredit.engine import World, compute_deterministically
 from tokencredit.judges.judge import open_panel
 from tokencredit.models.value import ValueInit, ValueKind
 from tokencredit.plugins import plugin_identity
@@ -50,8 +48,8 @@ class RLStage(Stage):
         """SFT always; reward model and oracle where they are used."""
         config = self.context.config
         parents: dict[str, Stage] = {"sft": SFTStage(self.context)}
-        needs = config.judge.needs + config.scorer.needs
-        if "reward_model" in needs or self._values_start_from_reward_model():
+        parents |= {**config.judge.parents(self.context), **config.scorer.parents(self.context)}
+        if self._values_start_from_reward_model():
             parents["reward_model"] = RewardModelStage(self.context)
         if config.oracle.enabled:
             parents["oracle"] = OracleStage(self.context)
@@ -164,9 +162,7 @@ class RLStage(Stage):
             if world.is_main:
                 self._write_identity(run)
             world.wait()
-            torch.use_deterministic_algorithms(True, warn_only=True)
-            # Nothing here reads memory that nothing wrote; filling all of it takes time.
-            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+            compute_deterministically()
             return self._train_and_evaluate(run, world, newest)
 
     def _train_and_evaluate(
@@ -205,7 +201,7 @@ class RLStage(Stage):
             context.store.get(parents["sft"]).path,
             None if start is None else context.store.get(start).path,
         )
-        judge = open_panel(config.judge, config.scorer, context, actors.tokenizer)
+        judge = open_panel(config.judge, config.scorer, context, actors)
         around = Surroundings(self._prompts("rl", actors), self._prompts("eval", actors), run.path)
         learner = Learner(config, actors, judge, around, world)
         if newest is not None:
