@@ -36,6 +36,9 @@ def stage_environment(config: Config, stage: str) -> dict[str, str]:
     }
     if config.hardware.on_cpu():
         quiet["DS_ACCELERATOR"] = "cpu"
+    else:
+        # Without a workspace of fixed size, matrix products on CUDA devices may sum in any order.
+        quiet["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     return {**os.environ, **quiet}
 
 
