@@ -110,6 +110,8 @@ def compute_deterministically() -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Nothing here reads memory that nothing wrote; filling all of it takes time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    # Its backward pass sums in any order; flash attention and the plain products do not.
+    torch.backends.cuda.enable_mem_efficient_sdp(False)
 
 
 def _spare_compiling() -> None:

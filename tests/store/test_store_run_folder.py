@@ -10,7 +10,7 @@ import pytest
 from tokencredit.errors import UserError
 from tokencredit.hardware import Hardware
 from tokencredit.stages import run_folder
-from tokencredit.stages.run_folder import RunFolder, State
+from tokencredit.stages.run_folder import RunFolder, State, git_commit
 from tokencredit.store import check_writable
 
 IDENTITY = {"inputs": {"seed": 0, "lam": 0.95}}
@@ -117,3 +117,14 @@ def test_a_folder_in_use_is_refused_after_a_wait(
         process.join(60)
     with RunFolder(tmp_path).locked():
         pass
+
+
+def test_a_copy_without_history_is_told_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TOKENCREDIT_COMMIT", raising=False)
+    known = git_commit()
+    monkeypatch.setenv("TOKENCREDIT_COMMIT", "abc123")
+    assert git_commit() == (known or "abc123")  # history, where there is one, knows better
+    monkeypatch.setenv("PATH", "")
+    assert git_commit() == "abc123"
+    monkeypatch.delenv("TOKENCREDIT_COMMIT")
+    assert git_commit() is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from tokencredit.tracking.jsonl import read_jsonl
 LOCK_SECONDS = 10.0
 METRICS = "metrics.jsonl"
 LOCK = ".lock"
+COMMIT = "TOKENCREDIT_COMMIT"
 
 
 class State(str, Enum):
@@ -131,7 +133,10 @@ def _ours(name: str) -> bool:
 
 
 def git_commit() -> str | None:
-    """The commit of the source tree this code lies in; None for an installed package."""
+    """The commit of the source tree this code lies in, or else what $TOKENCREDIT_COMMIT says.
+
+    The latter is for copies of a tree without its history; an installed package has None.
+    """
     here = Path(__file__).parent
     try:
         answer = subprocess.run(
@@ -141,5 +146,5 @@ def git_commit() -> str | None:
             check=True,
         )
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return os.environ.get(COMMIT)
     return answer.stdout.strip() or None
