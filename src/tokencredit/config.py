@@ -29,6 +29,7 @@ from tokencredit.hardware import Hardware
 from tokencredit.judges.attention import AttentionJudge
 from tokencredit.judges.function import FunctionJudge
 from tokencredit.judges.judge import Judge
+from tokencredit.judges.policy_attention import PolicyAttentionJudge
 from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.judges.same import SameAsJudge
 from tokencredit.models.model import Model
@@ -82,6 +83,12 @@ class Config:
         require(self.steps >= 1, "steps", self.steps, "must be >= 1")
         self._fill_rates()
         check_fit(self.reward_scheme, self.judge)
+        require(
+            self.judge.gives_scores or not isinstance(self.scorer, SameAsJudge),
+            "scorer",
+            "judge",
+            f"{type(self.judge).__name__} gives no scores; use scorer=reward_model or function",
+        )
         if not isinstance(self.algorithm, Algorithm):
             return
         horizon = self.algorithm.optimizer.schedule_steps
@@ -121,7 +128,8 @@ def check_fit(scheme: RewardScheme, judge: Judge) -> None:
     """Raise unless the judge gives the evidence that the scheme reads."""
     wanted = scheme.evidence
     able = [k for k in COMPONENTS["judge"] if issubclass(k, Judge) and k.evidence is wanted]
-    fitting = ", ".join(kind.__name__.removesuffix("Judge").lower() for kind in able) or "(none)"
+    names = [re.sub(r"\B([A-Z])", r"_\1", k.__name__.removesuffix("Judge")).lower() for k in able]
+    fitting = ", ".join(names) or "(none)"
     require(
         wanted is Evidence.none or judge.gives() is wanted,
         "judge",
@@ -135,7 +143,7 @@ def check_fit(scheme: RewardScheme, judge: Judge) -> None:
 COMPONENTS: Final[dict[str, list[type]]] = {
     "model": [Model],
     "dataset": [Dataset],
-    "judge": [RewardModelJudge, AttentionJudge, FunctionJudge],
+    "judge": [RewardModelJudge, AttentionJudge, PolicyAttentionJudge, FunctionJudge],
     "scorer": [RewardModelJudge, FunctionJudge, SameAsJudge],
     "reward_scheme": [Sparse, Uniform, Redistribute],
     "algorithm": [PPO, PPOPenalty, Reinforce, RLOO, GRPO, ReMax, SupervisedOnly],

@@ -172,6 +172,10 @@ TRIES: dict[str, Try] = {
     "dataset.prompt.max_tokens": Try(prompted, 30),
     "dataset.prompt.min_characters": Try(prompted, 300),
     "judge.layer": Try(judged, 0),
+    "judge.heads": Try(judged, [0]),
+    "judge.row": Try(judged, "last", {"reward_model.score_at": "before_end"}),
+    "judge.average": Try(judged, "last", {}, ("reward_scheme=abc_d",)),
+    "judge.shift": Try(judged, "authors", {}, ("reward_scheme=abc_d",)),
     "judge.function": Try(
         judged,
         f"{HERE}/judge.py:nothing",
@@ -237,6 +241,7 @@ TRIES: dict[str, Try] = {
     "sft.packing": Try(fine_tuned, True),
     "reward_model.min_length": Try(reward_trained, 64),
     "reward_model.held_out": Try(reward_trained, 2),
+    "reward_model.score_at": Try(judged, "before_end"),
     "oracle.enabled": Try(stages, False),
     "oracle.buckets": Try(rated, 1024),
     "oracle.epochs": Try(rated, 1),

@@ -31,10 +31,10 @@ UNKNOWN = [
 ]
 OPTIONS = [
     (["algorithm=pop"], ["algorithm", "'pop'", "'ppo'", "ppo, ppo_deepspeed_chat,", "sft"]),
-    (["reward_scheme=abd"], ["reward_scheme", "'abd'", "'abc'", "abc, sparse, uniform"]),
+    (["reward_scheme=abd"], ["reward_scheme", "'abd'", "'abc_d'", "abc, abc_d", "uniform"]),
     (["model=tyni"], ["model", "'tyni'", "gpt2", "scratch", "smollm2_135m", "tiny"]),
     (["dataset=imbd"], ["dataset", "'imbd'", "'imdb'", "file", "rotten_tomatoes"]),
-    (["judge=attn"], ["judge", "'attn'", "attention, function, reward_model"]),
+    (["judge=attn"], ["judge", "'attn'", "attention", "function", "policy_attention"]),
     (["scorer=x"], ["scorer", "'x'", "function, judge, reward_model"]),
     (["hardware=tpu"], ["hardware", "'tpu'", "cpu", "gpu"]),
     (["tracking=of"], ["tracking", "'of'", "auto, disabled, offline, online"]),
@@ -144,14 +144,17 @@ INCOMPLETE = [
     ),
     (["scorer=function", "scorer.function=score"], ["scorer.function", "'score'"]),
     (["judge=reward_model"], ["judge", "evidence", "attention"]),
-    (["judge=function", "judge.function=f.py:g"], ["judge", "evidence", "attention"]),
+    (["judge=function", "judge.function=f.py:g"], ["judge", "evidence", "policy_attention"]),
+    (["reward_scheme=abc_d", "scorer=judge"], ["scorer", "PolicyAttentionJudge", "reward_model"]),
+    (["judge.heads=[1,1]"], ["judge.heads", "[1, 1]", "different"]),
+    (["judge.row=first"], ["judge.row", "first", "score_position"]),
 ]
 FLAGS = [
     (["--plugin"], ["--plugin", "file"]),
     (["--plugin", "none.py"], ["--plugin none.py", "no such Python file"]),
     (["--plugin", "no.such.module"], ["--plugin no.such.module", "does not import"]),
     (["--bogus"], ["--bogus"]),
-    (["-m", "reward_scheme=sparse,abd"], ["reward_scheme", "'abd'", "abc, sparse, uniform"]),
+    (["-m", "reward_scheme=sparse,abd"], ["reward_scheme", "'abd'", "abc, abc_d", "uniform"]),
     (["-m", "sede=1,2"], ["sede", "'seed'"]),
 ]
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from builders import make_judgement
+from builders import PAD_ID, make_judgement, tiny_classifier
 from small_update import (
     ALGORITHMS,
     actors_for,
@@ -24,11 +24,17 @@ from small_update import (
 )
 from tokencredit.algorithms.advantages import Whiten
 from tokencredit.algorithms.algorithm import Algorithm
+from tokencredit.judges.attention import AttentionJudge
+from tokencredit.judges.judge import OpenJudge
+from tokencredit.judges.policy_attention import PolicyAttentionJudge
+from tokencredit.judges.reward_model import RewardModelJudge
+from tokencredit.models.scorer import Scorer
 from tokencredit.rewards.redistribute import Redistribute
 from tokencredit.rewards.scheme import RewardScheme
 from tokencredit.rewards.sparse import Sparse
 from tokencredit.rewards.uniform import Uniform
-from tokencredit.rollout import Rollout
+from tokencredit.rollout import Judgement, Rollout
+from tokencredit.stages.actors import Actors
 
 SCHEMES: list[RewardScheme] = [
     Sparse(),
@@ -122,3 +128,49 @@ def test_longer_responses_are_not(kind: type[Algorithm]) -> None:
         for scheme in (Sparse(), Redistribute())
     )
     assert distance(dense, sparse) > 1e-2
+
+
+def reward_model(actors: Actors) -> OpenJudge:
+    return RewardModelJudge().judging(Scorer(tiny_classifier(), PAD_ID))
+
+
+def attention(actors: Actors) -> OpenJudge:
+    return AttentionJudge().judging(Scorer(tiny_classifier(), PAD_ID))
+
+
+def policy_attention(actors: Actors) -> OpenJudge:
+    """With the reward model's scores."""
+    watch, score = PolicyAttentionJudge().watching(actors.policy), reward_model(actors)
+
+    def both(rollout: Rollout) -> Judgement:
+        return replace(watch(rollout), scores=score(rollout).scores)
+
+    return both
+
+
+def trained(kind: type[Algorithm], scheme: RewardScheme, judge: OpenJudge, actors: Actors) -> None:
+    """Three steps: each a rollout of the policy of the moment, judged, paid, and learned from."""
+    algorithm = small(kind, epochs=2, minibatches=2)
+    updater = updater_of(actors, algorithm)
+    for step in range(3):
+        rollout = rollout_of(actors, step)
+        rewards = scheme.token_rewards(rollout, judge(rollout))
+        update(updater, rollout, targets_of(algorithm, rollout, rewards))
+
+
+@every_algorithm
+@pytest.mark.parametrize("judge", [attention, policy_attention], ids=["abc", "abc_d"])
+def test_papers_A2_beta_0_trains_like_sparse_bit_for_bit(kind: type[Algorithm], judge: Any) -> None:
+    ends = []
+    for scheme, open_ in (
+        (Sparse(), reward_model),
+        (Redistribute(beta=0.0), judge),
+        (Redistribute(beta=0.8), judge),
+    ):
+        actors = actors_for(small(kind))
+        trained(kind, scheme, open_(actors), actors)
+        ends.append(weights(actors))
+    start = weights(actors_for(small(kind)))
+    assert any(not torch.equal(ends[0][name], start[name]) for name in start)
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in start)
+    assert any(not torch.equal(ends[0][name], ends[2][name]) for name in start)

@@ -84,6 +84,45 @@ def test_papers_S9_which_response_is_best_does_not_depend_on_the_scheme(
         assert gap.abs() > 1e-3
 
 
+BETAS = (0.0, 0.3, 0.8, 1.0)
+
+
+@every_mdp
+def test_papers_A9_a_completed_response_returns_the_same_for_every_beta(mdp: TokenMDP) -> None:
+    """Shares depend on the response; its return does not, so the best response is the same too.
+
+    Nothing more is claimed: see the two tests below.
+    """
+    scores, sparse = scheme_rewards(mdp, Sparse())
+    best = int(scores.argmax())
+    for beta in BETAS:
+        _, rewards = scheme_rewards(mdp, Redistribute(beta=beta))
+        returns = mdp.to_go(rewards)[:, 0]
+        assert torch.allclose(returns, mdp.to_go(sparse)[:, 0])
+        assert int(returns.argmax()) == best
+        # Mutation: shares that do not sum to 1 make the return depend on β.
+        halved = mdp.to_go(rewards * (1 - 0.5 * beta))[:, 0]
+        assert torch.allclose(halved, returns) is (beta == 0)
+
+
+@every_mdp
+def test_papers_A15_the_potential_is_no_function_of_the_state(mdp: TokenMDP) -> None:
+    """Φ(s_t) = R Σ_{i<t} α_i makes the dense part a difference of potentials (A8), but R and α are
+    those of the completion: responses that share a state have different potentials there."""
+    _, rewards = scheme_rewards(mdp, Redistribute(beta=1.0))
+    potential = already_paid(mdp, rewards)
+    second = mdp.mask[:, 1]
+    spread = [
+        float(potential[second & (mdp.states[:, 1] == state), 1].std())
+        for state in mdp.states[second, 1].unique()
+    ]
+    assert min(spread) > 1e-2
+    # A reward of state and token has one.
+    honest = already_paid(mdp, mdp.token_rewards(4))
+    for state in mdp.states[second, 1].unique():
+        assert honest[second & (mdp.states[:, 1] == state), 1].std() < 1e-12
+
+
 PLAIN = PPO(lam=1.0, whiten=Whiten.none, value_coef=0.0, kl=KLPenalty(coef=0.0))
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedModel
 
 import tokencredit.models.attention_gptj as gptj_module
@@ -27,6 +25,7 @@ from attention_models import (
     padded,
     sequences,
 )
+from operations import Operations
 from tokencredit.errors import UserError
 from tokencredit.models.attention_row import AttentionRow
 from tokencredit.models.attention_weights import row_bias
@@ -50,29 +49,6 @@ def rows_of(batch: Mapping[str, Tensor]) -> Tensor:
 def read(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Iterator[None]:
     with AttentionRow(model).capture(rows_of(batch)):
         yield
-
-
-class Operations(TorchDispatchMode):
-    """Names of the operations that ran, and the sizes of what they allocated."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-        self.sizes: list[int] = []
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
-        del types
-        out = func(*args, **(kwargs or {}))
-        known = {t.untyped_storage().data_ptr() for t in tree_leaves(args) if torch.is_tensor(t)}
-        self.names.append(str(func))
-        self.sizes += [
-            t.numel()
-            for t in tree_leaves(out)
-            if torch.is_tensor(t) and t.untyped_storage().data_ptr() not in known
-        ]
-        return out
 
 
 def kernels(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> list[str]:
@@ -208,7 +184,7 @@ def test_gptj_the_check_fires_if_the_row_is_turned_by_its_column(
     own = gptj_module.at_positions
 
     def wrong(x: Tensor, position: Tensor) -> Tensor:
-        return own(x, position) if x.is_floating_point() else position[:, None]
+        return own(x, position) if x.is_floating_point() else position
 
     monkeypatch.setattr(gptj_module, "at_positions", wrong)
     assert (captured(model, batch) - right).abs()[1:].max() > 1e-2
@@ -251,27 +227,27 @@ def test_sliding_windows_are_seen() -> None:
 def test_masks_of_flash_attention_by_hand() -> None:
     """Flash attention gets no mask or (B, S), and cuts sliding windows itself."""
     hidden, seen = -torch.inf, 0.0
-    position = torch.tensor([3, 2])
+    position = torch.tensor([[3], [2]])
     mask = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 0]])
 
     def bias(mask: Tensor | None, window: int | None) -> list[list[float]]:
-        return row_bias(mask, position, 4, 4, window)[:, 0].tolist()
+        return row_bias(mask, position, 4, 4, window)[:, 0, 0].tolist()
 
     assert bias(None, None) == [[seen] * 4, [seen, seen, seen, hidden]]
     assert bias(mask, None) == [[hidden, seen, seen, seen], [seen, seen, seen, hidden]]
     assert bias(None, 2) == [[hidden, hidden, seen, seen], [hidden, seen, seen, hidden]]
     assert bias(mask, 3) == [[hidden, seen, seen, seen], [seen, seen, seen, hidden]]
     # With a cache the queries are the last of the keys.
-    assert row_bias(None, torch.tensor([0]), 2, 4, None)[0, 0].tolist() == [0, 0, 0, hidden]
+    assert row_bias(None, torch.tensor([[0]]), 2, 4, None)[0, 0, 0].tolist() == [0, 0, 0, hidden]
 
 
 def test_a_mask_of_each_head_is_read_as_such() -> None:
     mask = torch.ones(1, 2, 2, 2, dtype=torch.bool)
     mask[0, 1, 1, 0] = False
-    bias = row_bias(mask, torch.tensor([1]), 2, 2, None)
+    bias = row_bias(mask, torch.tensor([[1]]), 2, 2, None)[:, :, 0]
     assert bias.tolist() == [[[0.0, 0.0], [-torch.inf, 0.0]]]
     added = torch.tensor([[[[0.5, torch.finfo(torch.float32).min], [0.25, -1.0]]]])
-    assert row_bias(added, torch.tensor([0]), 2, 2, None).tolist() == [[[0.5, -torch.inf]]]
+    assert row_bias(added, torch.tensor([[0]]), 2, 2, None).tolist() == [[[[0.5, -torch.inf]]]]
 
 
 @pytest.mark.parametrize("option", row_module.ALTERING)

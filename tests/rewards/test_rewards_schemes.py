@@ -12,9 +12,10 @@ from torch import Tensor
 
 from builders import make_judgement, make_rollout, mask_of
 from tokencredit.algorithms.advantages import gae
+from tokencredit.algorithms.ppo import PPO
 from tokencredit.errors import UserError
 from tokencredit.ops import keep, masked_sum
-from tokencredit.rewards.redistribute import EPS, Redistribute, shares, vanishing_rows
+from tokencredit.rewards.redistribute import EPS, Redistribute, shares, vanishes
 from tokencredit.rewards.scheme import RewardScheme
 from tokencredit.rewards.sparse import Sparse
 from tokencredit.rewards.uniform import Uniform
@@ -177,10 +178,45 @@ def test_vanishing_evidence_falls_back_to_equal_shares(evidence: list[float]) ->
     row, mask = torch.tensor([evidence, [1.0, 1.0, 2.0]]), mask_of([3, 3])
     assert shares(row, mask)[0].tolist() == pytest.approx([1 / 3] * 3)
     assert shares(row, mask)[1].tolist() == [0.25, 0.25, 0.5]
-    assert vanishing_rows(row, mask) == 1
+    assert vanishes(row, mask).tolist() == [True, False]
     assert shares(torch.tensor([[2 * EPS, 6 * EPS]]), mask_of([2]))[0].tolist() == pytest.approx(
         [0.25, 0.75]
     )
+
+
+def test_responses_that_evidence_does_not_decide_are_counted() -> None:
+    """Of five: one without evidence, one of a single token without, one with, two as usual."""
+    rollout = make_rollout([3, 1, 1, 2, 4])
+    evidence = torch.rand(rollout.response_mask.shape) + 0.1
+    evidence[:2] = 0.0
+    evidence[~rollout.response_mask] = torch.nan
+    judgement = Judgement(scores=torch.ones(5), evidence=evidence)
+    assert Redistribute().measure(rollout, judgement) == {
+        "credit/fallback_fraction": 0.2,
+        "credit/single_fraction": 0.4,
+    }
+    rewards = Redistribute().token_rewards(rollout, judgement)
+    assert rewards[:3, 0].tolist() == pytest.approx([0.8 / 3, 1, 1])
+
+
+def test_papers_A7_only_masked_in_positions_are_paid_and_doubles_are_cast_safely() -> None:
+    """The KL penalty is added to the rewards of response tokens, and nothing elsewhere."""
+    rollout = make_rollout(LENGTHS, width=9)
+    mask, judgement = rollout.response_mask, make_judgement(rollout)
+    dirty = torch.where(mask, judgement.evidence.double(), torch.nan)
+    double = replace(judgement, evidence=dirty, scores=judgement.scores.double())
+    rewards = Redistribute().token_rewards(rollout, double)
+    assert rewards.dtype == torch.float64
+    algorithm = PPO()
+    state = algorithm.initial_state()
+    shaped = algorithm.shape(rewards, rollout, state)
+    assert shaped.total.dtype == torch.float32
+    single = Redistribute().token_rewards(rollout, judgement)
+    torch.testing.assert_close(shaped.rewards, single, atol=1e-6, rtol=1e-6)
+    kl = state["kl/coef"] * (rollout.logp - rollout.ref_logp)
+    expected = torch.where(mask, single - kl, 0.0)
+    torch.testing.assert_close(shaped.total, expected, atol=1e-6, rtol=1e-6)
+    assert (shaped.total[~mask] == 0).all() and (kl[mask] != 0).all()
 
 
 def test_an_empty_row_gets_nothing() -> None:

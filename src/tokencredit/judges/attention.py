@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import TYPE_CHECKING, ClassVar
 
+from tokencredit.canonical import added
+from tokencredit.errors import require
 from tokencredit.judges.judge import Judge, OpenJudge
 from tokencredit.rewards.scheme import Evidence
 from tokencredit.rollout import Judgement, Rollout
@@ -15,12 +19,37 @@ if TYPE_CHECKING:
     from tokencredit.stages.actors import Actors
 
 
+class RowAt(str, Enum):
+    """Whose attention is read."""
+
+    score_position = "score_position"
+    """That of the position at which the reward model reads its score."""
+    last = "last"
+    """That of the last response token, wherever the score is read."""
+
+
+def check_named(heads: Sequence[int]) -> None:
+    """Raise for numbers that cannot name heads of any model."""
+    require(
+        all(head >= 0 for head in heads) and len(set(heads)) == len(heads),
+        "judge.heads",
+        list(heads),
+        "must be different numbers from 0 on; an empty list means all heads",
+    )
+
+
 @dataclass(slots=True, kw_only=True)
 class AttentionJudge(Judge):
     """Attention from where the score is read to each response token (Chan et al. 2024).
 
     Head-mean of one layer's post-softmax weights; the part on the prompt is left out, so a row need
     not sum to 1.
+
+    The two choices of `row` are one where the score is read at the last token, which is the default
+    (`reward_model.score_at=end`). They differ for `score_at=before_end`, in responses that ended:
+    the score is read one token before the end token, which that position does not see, so the end
+    token gets no weight. The authors' classifier has pad = end token and reads its score there, but
+    their row is the end token's own: `reward_model.score_at=before_end judge.row=last`.
     """
 
     evidence: ClassVar[Evidence] = Evidence.nonnegative
@@ -28,6 +57,15 @@ class AttentionJudge(Judge):
 
     layer: int = -1
     """Which layer's attention; negative numbers count from the last."""
+    heads: list[int] = added([])
+    """Numbers of the heads whose mean is taken; empty: all."""
+    row: RowAt = added(RowAt.score_position)
+    """score_position, or last: the row of the last response token, which differs from it for
+    reward_model.score_at=before_end."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers of heads."""
+        check_named(self.heads)
 
     def open(self, context: Context, actors: Actors) -> OpenJudge:
         """The reward model behind a callable; one pass gives scores and evidence."""
@@ -37,10 +75,13 @@ class AttentionJudge(Judge):
 
     def judging(self, model: Scorer) -> OpenJudge:
         """The judge that reads this reward model; one that cannot be read is refused at once."""
-        model.attention_row(self.layer)
+        model.check(self.layer, self.heads)
+        from_last = self.row is RowAt.last
 
         def judge(rollout: Rollout) -> Judgement:
-            scores, weights = model.score_and_attention(rollout, self.layer)
+            scores, weights = model.score_and_attention(
+                rollout, self.layer, self.heads, from_last=from_last
+            )
             return Judgement(scores=scores, evidence=weights)
 
         return judge

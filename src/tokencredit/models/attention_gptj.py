@@ -1,4 +1,4 @@
-"""One query row of GPT-J's attention, computed again from what its attention module is given.
+"""Query rows of GPT-J's attention, computed again from what its attention module is given.
 
 GPT-J does not use transformers' attention interface, so nothing can be put between its keys and
 their use. A hook before the module projects and rotates them as the module does.
@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tokencredit.models.attention_weights import (
+    Weights,
     at_positions,
     query_positions,
     row_bias,
@@ -33,13 +34,13 @@ class GPTJReader:
         self.module = module
 
     @contextmanager
-    def reading(self, rows: Int[Tensor, "B"], keep: Callable[[Tensor], None]) -> Iterator[None]:
-        """Hand the (B, H, S) weights of `rows` to `keep` in each forward inside."""
+    def reading(self, visit: Callable[[Weights], None]) -> Iterator[None]:
+        """Let each forward inside call `visit` with the way to its weights."""
 
         def before(module: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]) -> None:
             del module, args  # transformers names everything it hands over
             with torch.no_grad():
-                keep(self._weights(rows.to(inputs["hidden_states"].device), inputs))
+                visit(self._weights(inputs))
 
         handle = self.module.register_forward_pre_hook(before, with_kwargs=True)
         try:
@@ -47,7 +48,7 @@ class GPTJReader:
         finally:
             handle.remove()
 
-    def _weights(self, rows: Tensor, inputs: dict[str, Any]) -> Tensor:
+    def _weights(self, inputs: dict[str, Any]) -> Weights:
         module, hidden, past = self.module, inputs["hidden_states"], inputs.get("layer_past")
         batch, queries, _ = hidden.shape
         places = inputs["position_ids"].expand(batch, -1)
@@ -55,11 +56,15 @@ class GPTJReader:
         if past is not None and past.get_seq_length(module.layer_idx):
             key = torch.cat([past.layers[module.layer_idx].keys, key], dim=2)
         keys = key.shape[2]
-        position = query_positions(rows, batch, queries, keys)
-        one, place = at_positions(hidden, position), at_positions(places[..., None], position)
-        query = self._rotated(module.q_proj(one)[:, None], place)[:, 0]
-        bias = row_bias(inputs.get("attention_mask"), position, queries, keys, window=None)
-        return row_weights(query, key, bias, 1 / module.scale_attn)
+
+        def weights(rows: Int[Tensor, "B R"]) -> tuple[Tensor, Tensor]:
+            position = query_positions(rows.to(hidden.device), batch, queries, keys)
+            few, place = at_positions(hidden, position), at_positions(places, position)
+            query = self._rotated(module.q_proj(few), place)
+            bias = row_bias(inputs.get("attention_mask"), position, queries, keys, window=None)
+            return row_weights(query, key, bias, 1 / module.scale_attn), bias > -torch.inf
+
+        return weights
 
     def _rotated(
         self, x: Float[Tensor, "B Q E"], places: Int[Tensor, "B Q"]

@@ -12,17 +12,19 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final, Protocol
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tokencredit.errors import UserError, require
 from tokencredit.models.attention_gptj import GPTJReader
 from tokencredit.models.attention_weights import (
+    Weights,
     at_positions,
     query_positions,
     row_bias,
@@ -42,8 +44,11 @@ _TAPS: dict[nn.Module, Callable[..., tuple[Tensor, Tensor | None]]] = {}
 class Reader(Protocol):
     """A way to one attention module's weights."""
 
-    def reading(self, rows: Tensor, keep: Callable[[Tensor], None]) -> Any:
-        """A context in which each forward hands the (B, H, S) weights of `rows` to `keep`."""
+    def reading(self, visit: Callable[[Weights], None]) -> Any:
+        """A context in which each forward calls `visit` with the way to its weights.
+
+        `visit` asks for the rows it wants, in pieces if they are many; no gradient is recorded.
+        """
 
 
 class AttentionRow:
@@ -74,11 +79,12 @@ class AttentionRow:
     def capture(self, rows: Int[Tensor, "B"]) -> Iterator[AttentionRow]:
         """Read row `rows[b]` (position among all keys) of sequence b in the forward inside."""
         self._weights = None
-        with self._reader.reading(rows, self._keep):
-            yield self
 
-    def _keep(self, weights: Tensor) -> None:
-        self._weights = weights
+        def keep(weights: Weights) -> None:
+            self._weights = weights(rows[:, None])[0][:, :, 0]
+
+        with self._reader.reading(keep):
+            yield self
 
 
 class InterfaceReader:
@@ -96,8 +102,8 @@ class InterfaceReader:
         AttentionInterface.register(IMPLEMENTATION, _attention)
 
     @contextmanager
-    def reading(self, rows: Int[Tensor, "B"], keep: Callable[[Tensor], None]) -> Iterator[None]:
-        """Hand the (B, H, S) weights of `rows` to `keep` in each forward inside."""
+    def reading(self, visit: Callable[[Weights], None]) -> Iterator[None]:
+        """Let each forward inside call `visit` with the way to its weights."""
         module: Any = self.module
         if module in _TAPS:
             raise RuntimeError("this attention layer is already being read")
@@ -115,7 +121,7 @@ class InterfaceReader:
             **options: Any,
         ) -> tuple[Tensor, Tensor | None]:
             with torch.no_grad():
-                keep(_weights(rows.to(query.device), query, key, mask, options))
+                visit(partial(_weights, query, key, mask, options))
             out: tuple[Tensor, Tensor | None] = own(module, query, key, value, mask, **options)
             return out
 
@@ -135,21 +141,22 @@ def _attention(module: nn.Module, *args: Any, **options: Any) -> tuple[Tensor, T
 
 
 def _weights(
-    rows: Int[Tensor, "B"],
     query: Float[Tensor, "B H Q D"],
     key: Float[Tensor, "B G S D"],
     mask: Tensor | None,
     options: dict[str, Any],
-) -> Float[Tensor, "B H S"]:
+    rows: Int[Tensor, "B R"],
+) -> tuple[Float[Tensor, "B H R S"], Bool[Tensor, "B K R S"]]:
     altering = [name for name in ALTERING if options.get(name) is not None]
     if altering:
         raise UserError(f"attention with {', '.join(altering)} cannot be read row by row")
     batch, _, queries, width = query.shape
     keys, scaling = key.shape[2], options.get("scaling")
-    position = query_positions(rows, batch, queries, keys)
-    one = at_positions(query.transpose(1, 2), position)
+    position = query_positions(rows.to(query.device), batch, queries, keys)
+    few = at_positions(query.transpose(1, 2), position)
     bias = row_bias(mask, position, queries, keys, options.get("sliding_window"))
-    return row_weights(one, key, bias, width**-0.5 if scaling is None else scaling)
+    scaling = width**-0.5 if scaling is None else scaling
+    return row_weights(few, key, bias, scaling), bias > -torch.inf
 
 
 def open_reader(model: nn.Module, layer: int) -> Reader:
@@ -157,6 +164,11 @@ def open_reader(model: nn.Module, layer: int) -> Reader:
     from transformers.models.gptj.modeling_gptj import GPTJAttention
 
     transformer = _transformer(model)
+    if transformer.config._attn_implementation == "flex_attention":  # its mask is no tensor
+        raise UserError(
+            f"{type(transformer).__name__}: its attention weights cannot be read under the kernel "
+            "flex_attention, which hides them; load it with sdpa, flash attention, or eager"
+        )
     layers: dict[int, nn.Module] = {}
     for module in transformer.modules():
         index = getattr(module, "layer_idx", None)
@@ -164,7 +176,9 @@ def open_reader(model: nn.Module, layer: int) -> Reader:
             layers[index] = module
     if layers:
         count = len(layers)
-        require(-count <= layer < count, "layer", layer, f"the model has {count} attention layers")
+        require(
+            -count <= layer < count, "judge.layer", layer, f"the model has {count} attention layers"
+        )
         chosen = layers[sorted(layers)[layer]]
         if isinstance(chosen, GPTJAttention):
             return GPTJReader(chosen)
@@ -178,11 +192,26 @@ def open_reader(model: nn.Module, layer: int) -> Reader:
     )
 
 
-def _transformer(model: nn.Module) -> nn.Module:
+def head_count(model: nn.Module) -> int:
+    """How many query heads each attention layer of the model has."""
+    return int(_transformer(model).config.get_text_config().num_attention_heads)
+
+
+def check_heads(model: nn.Module, heads: Sequence[int]) -> None:
+    """Raise `UserError` for a head that the model does not have."""
+    count = head_count(model)
+    require(
+        all(0 <= head < count for head in heads),
+        "judge.heads",
+        list(heads),
+        f"the model has {count} attention heads a layer, numbered from 0 to {count - 1}",
+    )
+
+
+def _transformer(model: nn.Module) -> Any:
     from transformers import PreTrainedModel
 
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
-            found: nn.Module = module
-            return found
+            return module
     raise UserError(f"{type(model).__name__} holds no transformers model to read attention from")

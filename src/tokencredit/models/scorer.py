@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -11,10 +12,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tokencredit.errors import UserError
-from tokencredit.models.attention_row import AttentionRow
+from tokencredit.models.attention_row import AttentionRow, check_heads
+from tokencredit.models.attention_weights import head_mean
 from tokencredit.models.kernels import ready
 from tokencredit.models.model import load_classifier, load_tokenizer
-from tokencredit.models.sequences import compact
+from tokencredit.models.sequences import ScoreAt, compact, score_position
 from tokencredit.ops import keep
 from tokencredit.rollout import Rollout
 from tokencredit.stages.reward_model import RewardModelStage, sentiment
@@ -28,14 +30,25 @@ PART_TOKENS: Final = 2048
 """Tokens of one forward pass, padding included: enough to keep a processor busy, little memory."""
 
 
-class Scorer:
-    """A sequence classifier that reads its score at the last response token, wherever that is."""
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What is read of the attention, beside the scores."""
 
-    def __init__(self, model: PreTrainedModel, pad_id: int) -> None:
+    row: AttentionRow
+    heads: Sequence[int]
+    from_last: bool
+
+
+class Scorer:
+    """A sequence classifier that reads its score at the end of a response, wherever that is."""
+
+    def __init__(
+        self, model: PreTrainedModel, pad_id: int, score_at: ScoreAt = ScoreAt.end
+    ) -> None:
         """`model` is frozen and put into evaluation mode, its activations fused."""
         ready(model)
         self.model = model.eval().requires_grad_(False)
-        self.pad_id = pad_id
+        self.pad_id, self.score_at = pad_id, score_at
         self.backbone: nn.Module = getattr(model, model.base_model_prefix)
         self._rows: dict[int, AttentionRow] = {}
 
@@ -44,10 +57,19 @@ class Scorer:
         return self._run(rollout, None)[0]
 
     def score_and_attention(
-        self, rollout: Rollout, layer: int
+        self, rollout: Rollout, layer: int, heads: Sequence[int] = (), *, from_last: bool = False
     ) -> tuple[Float[Tensor, "B"], Float[Tensor, "B T"]]:
-        """The scores, and the head-mean attention from where they are read to each token."""
-        return self._run(rollout, self.attention_row(layer))
+        """The scores, and the head-mean attention from where they are read to each token.
+
+        Of the named heads, or of all if none is named. `from_last`: the attention from the last
+        response token, wherever the score is read.
+        """
+        return self._run(rollout, _Look(self.attention_row(layer), heads, from_last))
+
+    def check(self, layer: int, heads: Sequence[int]) -> None:
+        """Raise `UserError` for attention that this model does not have, or does not show."""
+        self.attention_row(layer)
+        check_heads(self.model, heads)
 
     def attention_row(self, layer: int) -> AttentionRow:
         """The reader of a layer; raises `UserError` if the architecture's cannot be read."""
@@ -57,29 +79,31 @@ class Scorer:
 
     @torch.no_grad()
     def _run(
-        self, rollout: Rollout, row: AttentionRow | None
+        self, rollout: Rollout, look: _Look | None
     ) -> tuple[Float[Tensor, "B"], Float[Tensor, "B T"]]:
         """Both kinds of scoring, so that they cannot differ: the same passes, read or not."""
         ids, _, start, last = compact(rollout, self.pad_id)
+        read = score_position(rollout, last, self.score_at)
+        seer = last if look and look.from_last else read
         scores = torch.zeros(len(ids), device=ids.device)
         evidence = torch.zeros(rollout.response_mask.shape, device=ids.device)
         for rows, width in parts(last + 1):
-            with row.capture(last[rows]) if row else nullcontext():
-                scores[rows] = self._score(ids[rows, :width], last[rows])
-            if row:
+            with look.row.capture(seer[rows]) if look else nullcontext():
+                scores[rows] = self._score(ids[rows, :width], read[rows])
+            if look:
                 columns = start[rows, None] + torch.arange(evidence.shape[1], device=ids.device)
-                mean = row.weights.mean(dim=1)
+                mean = head_mean(look.row.weights, look.heads)
                 evidence[rows] = mean.gather(1, columns.clamp(max=width - 1))
         return scores, keep(evidence, rollout.response_mask)
 
-    def _score(self, ids: Int[Tensor, "B S"], last: Int[Tensor, "B"]) -> Float[Tensor, "B"]:
-        """Scores read at `last` of right-padded rows."""
+    def _score(self, ids: Int[Tensor, "B S"], read: Int[Tensor, "B"]) -> Float[Tensor, "B"]:
+        """Scores read at `read` of right-padded rows."""
         # Causal attention never looks at padding on the right, and positions count from the left
         # anyway; without a mask, flash attention can run and no (B, S, S) mask is made.
         hidden = self.backbone(input_ids=ids, use_cache=False).last_hidden_state
         rows = torch.arange(len(ids), device=ids.device)
         head: nn.Module = self.model.score
-        return sentiment(head(hidden[rows, last]).float())
+        return sentiment(head(hidden[rows, read]).float())
 
 
 def parts(lengths: Int[Tensor, "B"]) -> Iterator[tuple[Int[Tensor, "n"], int]]:
@@ -106,4 +130,4 @@ def open_scorer(context: Context, tokenizer: PreTrainedTokenizerBase) -> Scorer:
         )
     config = context.config
     model = load_classifier(artifact.path, config.model.dtype).to(config.hardware.device.value)
-    return Scorer(model, int(own.pad_token_id))
+    return Scorer(model, int(own.pad_token_id), config.reward_model.score_at)

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+from enum import Enum
+
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from tokencredit.rollout import Rollout
+
+
+class ScoreAt(str, Enum):
+    """Where a reward model's score is read."""
+
+    end = "end"
+    """At the last token of a response, the end token included."""
+    before_end = "before_end"
+    """At the last token that is no end token, as a Hugging Face classifier does whose pad token is
+    its end token."""
+
+
+def score_position(rollout: Rollout, last: Int[Tensor, "B"], at: ScoreAt) -> Int[Tensor, "B"]:
+    """Where the score is read, given where the last response token stands."""
+    if at is ScoreAt.end:
+        return last
+    ended = rollout.finished & ~rollout.stopped  # by the end token, not by a stop string
+    return (last - ended.long()).clamp(min=0)
 
 
 def position_ids(mask: Bool[Tensor, "B S"]) -> Int[Tensor, "B S"]:

@@ -25,11 +25,18 @@ def shares(evidence: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[T
     return torch.where(total < EPS, equal, weights / total.clamp(min=EPS))
 
 
+def vanishes(evidence: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Bool[Tensor, "B"]:
+    """Which rows have no evidence to speak of, so that their shares are equal."""
+    return masked_sum(evidence.clamp(min=0), mask) < EPS
+
+
 @dataclass(slots=True, kw_only=True)
 class Redistribute(RewardScheme):
     """r_t = β α_t R + (1 − β) R [t last], with α the normalised evidence (Chan et al. 2024, eq. 3).
 
-    The rewards of a response sum to its score for every β; only the return's timing changes.
+    The rewards of a response sum to its score for every β; only the return's timing changes. A
+    response of one token has the share 1, whatever the evidence; one whose evidence vanishes has
+    equal shares. Both are counted in the metrics.
     """
 
     evidence: ClassVar[Evidence] = Evidence.nonnegative
@@ -50,7 +57,11 @@ class Redistribute(RewardScheme):
         weights = self.beta * dense + (1 - self.beta) * sparse
         return keep(judgement.scores[:, None] * weights, mask)
 
-
-def vanishing_rows(evidence: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> int:
-    """How many rows had no evidence to speak of and fell back to equal shares."""
-    return int((masked_sum(evidence.clamp(min=0), mask) < EPS).sum())
+    def measure(self, rollout: Rollout, judgement: Judgement) -> dict[str, float]:
+        """How many responses have their shares from elsewhere than the evidence."""
+        mask, length = rollout.response_mask, rollout.lengths
+        equal = vanishes(judgement.evidence, mask) & (length > 1)
+        return {
+            "credit/fallback_fraction": float(equal.double().mean()),
+            "credit/single_fraction": float((length == 1).double().mean()),
+        }

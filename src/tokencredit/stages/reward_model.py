@@ -8,6 +8,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from tokencredit.canonical import added
 from tokencredit.data.prompts import conversation_ids
 from tokencredit.data.records import Record
 from tokencredit.errors import require
@@ -15,6 +16,7 @@ from tokencredit.models.base import base_of
 from tokencredit.models.lora import adapted, merged
 from tokencredit.models.model import load_classifier, load_tokenizer
 from tokencredit.models.padding import ensure_pad, fit_embeddings
+from tokencredit.models.sequences import ScoreAt
 from tokencredit.stages.stage import Stage
 from tokencredit.stages.training import (
     Training,
@@ -47,6 +49,9 @@ class RewardModel(Training):
     model also knows short responses; set it to max_length for whole texts only."""
     held_out: int = 1000
     """Held-out reviews on which accuracy is measured; `max_tokens` limits their tokens too."""
+    score_at: ScoreAt = added(ScoreAt.end)
+    """end, or before_end: read one token before the end token, which training texts then lack; for
+    finished classifiers (train=false) whose pad token was their end token."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -146,7 +151,7 @@ def examples(
         record = records[int(index)]
         key = stream_key(seed, "window length", record.row)
         length = integer(key, settings.min_length, settings.max_length + 1)
-        ids = ids_of(record, tokenizer)
+        ids = scored_ids(record, tokenizer, settings)
         key = stream_key(seed, "window start", record.row)
         start = integer(key, 0, max(1, len(ids) - length + 1))
         rows.append({"input_ids": ids[start : start + length], "labels": record.label})
@@ -173,6 +178,14 @@ def ids_of(record: Record, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return with_end([*conversation_ids(record.messages[:-1], tokenizer), *answer], tokenizer)
 
 
+def scored_ids(
+    record: Record, tokenizer: PreTrainedTokenizerBase, settings: RewardModel
+) -> list[int]:
+    """`ids_of`, up to where its score is read: nothing behind that place is seen."""
+    ids = ids_of(record, tokenizer)
+    return ids if settings.score_at is ScoreAt.end or len(ids) == 1 else ids[:-1]
+
+
 def sentiment(logits: Tensor) -> Tensor:
     """The score of a classifier's (B, 2) logits, positive minus negative, or its (B, 1) output."""
     return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits[:, 0]
@@ -189,7 +202,7 @@ def evaluate(
 
     right, scores = 0, []
     model.eval()
-    ids = [ids_of(record, tokenizer)[: settings.max_length] for record in records]
+    ids = [scored_ids(record, tokenizer, settings)[: settings.max_length] for record in records]
     if settings.max_tokens is not None:
         total = list(accumulate(map(len, ids)))
         ids = ids[: max(1, sum(tokens <= settings.max_tokens for tokens in total))]

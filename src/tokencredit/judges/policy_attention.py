@@ -1,0 +1,113 @@
+"""The live policy's own attention over its response: the evidence of ABC-D and ABC-D2."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from tokencredit.judges.attention import check_named
+from tokencredit.judges.judge import Judge, OpenJudge
+from tokencredit.ops import keep
+from tokencredit.rewards.scheme import Evidence
+from tokencredit.rollout import Judgement, Rollout
+
+if TYPE_CHECKING:
+    from tokencredit.context import Context
+    from tokencredit.models.attention_steps import StepAttention
+    from tokencredit.models.policy import PolicyWithValue
+    from tokencredit.stages.actors import Actors
+
+
+class Average(str, Enum):
+    """Which steps of the generation count."""
+
+    mean = "mean"
+    """All at which a token was visible, equally: ABC-D."""
+    last = "last"
+    """The step that picked the last token: ABC-D2."""
+
+
+class Shift(str, Enum):
+    """Which token gets a weight."""
+
+    aligned = "aligned"
+    """The token that was attended to; the last one, which no step saw, gets none."""
+    authors = "authors"
+    """The token after it, as in the authors' code; the first one gets none."""
+
+
+@dataclass(slots=True, kw_only=True)
+class PolicyAttentionJudge(Judge):
+    """What the policy attended to while it chose the response's tokens (Chan et al. 2024, ABC-D).
+
+    The step that picks y_i gives y_j, j < i, the head-mean weight u_i(j) of one layer. c_j is the
+    plain mean of u_i(j) over the steps at which y_j was visible (the paper calls it a weighted
+    average, its code takes this one), or u of the last step alone. It is computed again in one pass
+    over prompt and response by the policy that is being trained, without gradient; a response of
+    one token has no weights. Gives no scores: the scorer's are used.
+    """
+
+    evidence: ClassVar[Evidence] = Evidence.nonnegative
+    gives_scores: ClassVar[bool] = False
+
+    layer: int = -1
+    """Which layer's attention; negative numbers count from the last."""
+    heads: list[int] = field(default_factory=list)
+    """Numbers of the heads whose mean is taken; empty: all."""
+    average: Average = Average.mean
+    """mean: over the steps at which a token was visible (ABC-D); last: the last step (ABC-D2)."""
+    shift: Shift = Shift.aligned
+    """aligned: a weight belongs to the token that was attended to; authors: to the one after it."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers of heads."""
+        check_named(self.heads)
+
+    def open(self, context: Context, actors: Actors) -> OpenJudge:
+        """The policy behind a callable."""
+        return self.watching(actors.policy)
+
+    def watching(self, policy: PolicyWithValue) -> OpenJudge:
+        """The judge that reads this policy; one that cannot be read is refused at once."""
+        from tokencredit.models.attention_steps import StepAttention
+
+        reader = StepAttention(policy.model, self.layer, self.heads)
+
+        @torch.no_grad()
+        def judge(rollout: Rollout) -> Judgement:
+            mask = rollout.response_mask
+            evidence = torch.zeros(mask.shape, device=mask.device)
+            order = torch.argsort(rollout.total_lengths, stable=True)
+            for rows in order.split(policy.sampling.score_rows):  # as they are scored
+                evidence[rows] = self._read(policy, reader, rollout[rows])
+            if self.shift is Shift.authors:
+                evidence = one_late(evidence, mask)
+            return Judgement(scores=torch.zeros(len(mask), device=mask.device), evidence=evidence)
+
+        return judge
+
+    def _read(
+        self, policy: PolicyWithValue, reader: StepAttention, part: Rollout
+    ) -> Float[Tensor, "B T"]:
+        """What the steps paid to each token, from the pass that also gives log-probabilities."""
+        from tokencredit.models.lora import POLICY, using
+
+        start, mask = part.prompt_mask.sum(dim=1), part.response_mask
+        adapters = getattr(policy.model, "peft_config", None)
+        with (
+            using(policy.model, POLICY) if adapters else nullcontext(),
+            reader.capture(start, mask, last=self.average is Average.last) as seen,
+        ):
+            policy.states(policy.model, policy.layout(part))
+        return seen.mean()
+
+
+def one_late(evidence: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    """Each token's evidence moved to the next; that of the last token is lost."""
+    return keep(torch.nn.functional.pad(evidence, (1, -1)), mask)
