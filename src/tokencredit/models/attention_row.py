@@ -75,6 +75,11 @@ class AttentionRow:
             raise RuntimeError("no forward pass of the model ran inside `capture`")
         return self._weights
 
+    def take(self) -> Float[Tensor, "B H S"]:
+        """`weights`, of which nothing is kept: what is small and stays splits large free memory."""
+        taken, self._weights = self.weights, None
+        return taken
+
     @contextmanager
     def capture(self, rows: Int[Tensor, "B"]) -> Iterator[AttentionRow]:
         """Read row `rows[b]` (position among all keys) of sequence b in the forward inside."""

@@ -92,7 +92,7 @@ class Scorer:
                 scores[rows] = self._score(ids[rows, :width], read[rows])
             if look:
                 columns = start[rows, None] + torch.arange(evidence.shape[1], device=ids.device)
-                mean = head_mean(look.row.weights, look.heads)
+                mean = head_mean(look.row.take(), look.heads)
                 evidence[rows] = mean.gather(1, columns.clamp(max=width - 1))
         return scores, keep(evidence, rollout.response_mask)
 
