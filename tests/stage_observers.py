@@ -16,6 +16,7 @@ import transformers
 from safetensors.torch import load_file
 
 from observers import plain, sums
+from strangers import panel_of, said, stranger
 from tokencredit import config as configuration
 from tokencredit.config import Config
 from tokencredit.context import Context
@@ -152,6 +153,16 @@ def rated(config: Config, place: Path) -> Any:
     out.mkdir(exist_ok=True)
     figures = OracleStage(Context(config)).run(out)
     return [sums(load_file(out / "oracle.safetensors")), len(figures)]
+
+
+def met(config: Config, place: Path) -> Any:
+    """What a reward model with another vocabulary says of a response, or why it says nothing."""
+    stranger(place, "wordpiece")
+    try:
+        panel = panel_of(config, place)
+    except UserError as refused:
+        return str(refused)
+    return plain(panel(said("own", [("the movie", " was good")], [True])))
 
 
 def stages(config: Config, place: Path) -> list[str]:

@@ -24,6 +24,7 @@ from stage_observers import (
     finished,
     launched,
     loaded,
+    met,
     mirrored,
     places,
     rated,
@@ -87,6 +88,12 @@ FROM_REWARD = SEPARATE | {"model.value.init": "reward_model"}
 HUB = {"dataset.source": "hub", "dataset.hub": "some/reviews"}
 POLICY_OF_HUB = {"model.policy.source": "hub", "model.policy.name": "some/model"}
 REWARD_OF_HUB = {"model.reward.source": "hub", "model.reward.name": "some/model"}
+STRANGER = {
+    "model.reward.source": "path",
+    "model.reward.path": f"{HERE}/wordpiece_llama",
+    "reward_model.train": False,
+    "reward_model.held_out": 8,
+}
 OFFLINE = {"tracking.mode": "offline"}
 
 
@@ -132,6 +139,7 @@ TRIES: dict[str, Try] = {
         {"model.reward.source": "path", "model.reward.path": f"{HERE}/model"},
     ),
     "model.reward.revision": Try(places, "v2", REWARD_OF_HUB),
+    "model.reward_reads": Try(met, "text", STRANGER),
     "model.architecture.vocab_size": Try(scratched, 300),
     "model.architecture.hidden_size": Try(scratched, 32),
     "model.architecture.layers": Try(scratched, 2),

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from .conftest import Run, Workplace, review, write_jsonl
+from strangers import stranger
+
+from .conftest import Run, Workplace, read_jsonl, review, write_jsonl
 from .test_end_to_end_refusals import chat, edit_json
 
 pytestmark = pytest.mark.slow
@@ -103,6 +105,29 @@ def test_lora_trains_exports_a_merged_policy_and_resumes(own: Workplace) -> None
     ).stat().st_size
     said = own.run("generate", "straight", "--prompt", "The film", "--max-new-tokens", "4").ok()
     assert said.out.startswith("The film")
+
+
+def test_field_E3_a_reward_model_of_another_vocabulary_pays_the_policys_tokens(
+    own: Workplace,
+) -> None:
+    folder = stranger(own.folder, "wordpiece")
+    reward = [
+        "reward_model.train=false",
+        "model.reward.source=path",
+        f"model.reward.path={folder}",
+        "algorithm.batch_size=16",
+    ]
+    refused = own.train(*reward, "steps=1").error()
+    assert "vocabulary differs" in refused and "model.reward_reads=text" in refused
+    own.train(*reward, "model.reward_reads=text", "steps=2", "run_dir=other").ok()
+    rows = read_jsonl(own.folder / "other" / "metrics.jsonl")
+    assert len(rows) == 2
+    for row in rows:
+        assert row["reward/mean"] == pytest.approx(row["score/mean"], abs=1e-5)
+        assert row["judge/shortened_fraction"] == 0 and 0 <= row["judge/unaligned_fraction"] <= 1
+        assert 0 < row["judge/sum"] < 1 and row["credit/eos_share"] < 1
+    samples = read_jsonl(own.folder / "other" / "samples.jsonl")
+    assert samples and all(len(row["rewards"]) == len(row["tokens"]) for row in samples)
 
 
 def test_conversations_run_end_to_end(own: Workplace, first: Run) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from tokencredit.canonical import added
 from tokencredit.errors import require
 from tokencredit.judges.judge import Judge, OpenJudge
+from tokencredit.judges.retokenised import retokenised
 from tokencredit.rewards.scheme import Evidence
 from tokencredit.rollout import Judgement, Rollout
 
@@ -71,7 +72,8 @@ class AttentionJudge(Judge):
         """The reward model behind a callable; one pass gives scores and evidence."""
         from tokencredit.models.scorer import open_scorer
 
-        return self.judging(open_scorer(context, actors.tokenizer))
+        model = open_scorer(context, actors.tokenizer)
+        return retokenised(self.judging(model), model.retokeniser)
 
     def judging(self, model: Scorer) -> OpenJudge:
         """The judge that reads this reward model; one that cannot be read is refused at once."""

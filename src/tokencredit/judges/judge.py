@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from tokencredit.rewards.scheme import Evidence
-from tokencredit.rollout import Judgement, Rollout
+from tokencredit.rollout import Judgement, Notes, Rollout
 
 if TYPE_CHECKING:
     from tokencredit.context import Context
@@ -63,9 +63,16 @@ def open_panel(judge: Judge, scorer: Judge, context: Context, actors: Actors) ->
     score = scorer.open(context, actors)
 
     def both(rollout: Rollout) -> Judgement:
-        return replace(opened(rollout), scores=score(rollout).scores)
+        verdict, scored = opened(rollout), score(rollout)
+        return replace(verdict, scores=scored.scores, notes=_both(scored.notes, verdict.notes))
 
     return both
+
+
+def _both(first: Notes | None, second: Notes | None) -> Notes | None:
+    """The notes of both; the second's where a name is taken."""
+    known = [notes.columns for notes in (first, second) if notes is not None]
+    return Notes({k: v for columns in known for k, v in columns.items()}) if known else None
 
 
 def shares_pass(judge: Judge, scorer: Judge) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from tokencredit.judges.judge import Judge, OpenJudge
+from tokencredit.judges.retokenised import retokenised
 from tokencredit.rollout import Judgement, Rollout
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ class RewardModelJudge(Judge):
         """The reward model behind a callable."""
         from tokencredit.models.scorer import open_scorer
 
-        return self.judging(open_scorer(context, actors.tokenizer))
+        model = open_scorer(context, actors.tokenizer)
+        return retokenised(self.judging(model), model.retokeniser)
 
     def judging(self, model: Scorer) -> OpenJudge:
         """The judge that reads this reward model."""

@@ -7,6 +7,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tokencredit.canonical import added
 from tokencredit.errors import UserError, require
 from tokencredit.models.value import Value, ValueKind
 
@@ -38,6 +39,13 @@ class Autocast(str, Enum):
 
     none = "none"
     bfloat16 = "bfloat16"
+
+
+class RewardReads(str, Enum):
+    """What the reward model is given of a response."""
+
+    ids = "ids"
+    text = "text"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -164,6 +172,9 @@ class Model:
     """What SFT, and through it the policy and the reference, starts from."""
     reward: Pretrained = field(default_factory=lambda: Pretrained(source=ModelSource.same))
     """What the reward model starts from; source=same: what `policy` names."""
+    reward_reads: RewardReads = added(RewardReads.ids)
+    """ids: the policy's own, so both must share a vocabulary. text: where vocabularies differ, the
+    text in the reward model's tokens, whose evidence is dealt to the policy's tokens by bytes."""
     architecture: Architecture = field(default_factory=Architecture)
     rates: Rates = field(default_factory=Rates)
     context: int = 1024

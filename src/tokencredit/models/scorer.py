@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tokencredit.errors import UserError
 from tokencredit.models.attention_row import AttentionRow, check_heads
 from tokencredit.models.attention_weights import head_mean
 from tokencredit.models.kernels import ready
 from tokencredit.models.model import load_classifier, load_tokenizer
+from tokencredit.models.retokenise import Retokeniser, retokeniser_between
 from tokencredit.models.sequences import ScoreAt, compact, score_position
 from tokencredit.ops import keep
 from tokencredit.rollout import Rollout
@@ -43,10 +43,16 @@ class Scorer:
     """A sequence classifier that reads its score at the end of a response, wherever that is."""
 
     def __init__(
-        self, model: PreTrainedModel, pad_id: int, score_at: ScoreAt = ScoreAt.end
+        self,
+        model: PreTrainedModel,
+        pad_id: int,
+        score_at: ScoreAt = ScoreAt.end,
+        retokeniser: Retokeniser | None = None,
     ) -> None:
         """`model` is frozen and put into evaluation mode, its activations fused."""
         ready(model)
+        self.retokeniser = retokeniser
+        """What brings the policy's ids into the model's own, where they differ."""
         self.model = model.eval().requires_grad_(False)
         self.pad_id, self.score_at = pad_id, score_at
         self.backbone: nn.Module = getattr(model, model.base_model_prefix)
@@ -120,14 +126,9 @@ def parts(lengths: Int[Tensor, "B"]) -> Iterator[tuple[Int[Tensor, "n"], int]]:
 
 
 def open_scorer(context: Context, tokenizer: PreTrainedTokenizerBase) -> Scorer:
-    """The reward model of a run; its vocabulary must be the policy's, whose ids it reads."""
+    """The reward model of a run, with what brings the policy's ids into its own if they differ."""
     artifact = context.store.get(RewardModelStage(context))
-    own = load_tokenizer(artifact.path)
-    if own.get_vocab() != tokenizer.get_vocab():
-        raise UserError(
-            "model.reward: the reward model's vocabulary differs from the policy's, and it reads "
-            "the policy's token ids; use models that share a tokenizer"
-        )
-    config = context.config
+    own, config = load_tokenizer(artifact.path), context.config
     model = load_classifier(artifact.path, config.model.dtype).to(config.hardware.device.value)
-    return Scorer(model, int(own.pad_token_id), config.reward_model.score_at)
+    retokeniser = retokeniser_between(tokenizer, own, config.model.reward_reads, model)
+    return Scorer(model, int(own.pad_token_id), config.reward_model.score_at, retokeniser)

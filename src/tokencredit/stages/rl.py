@@ -16,6 +16,7 @@ from tokencredit.console import say
 from tokencredit.data.prompts import PromptStream
 from tokencredit.engine import World, compute_deterministically
 from tokencredit.judges.judge import open_panel
+from tokencredit.models.model import RewardReads
 from tokencredit.models.value import ValueInit, ValueKind
 from tokencredit.plugins import plugin_identity
 from tokencredit.stages.actors import Actors, load_actors
@@ -63,6 +64,7 @@ class RLStage(Stage):
     def inputs(self) -> Mapping[str, object]:
         """Everything of the configuration that can change a metric or the evaluation."""
         config, prints = self.context.config, self.context.corpus.fingerprints
+        reads = config.model.reward_reads
         return {
             "algorithm": config.algorithm,
             "reward_scheme": config.reward_scheme,
@@ -81,6 +83,7 @@ class RLStage(Stage):
             "data": prints["rl"],
             "eval": prints["eval"],
             "seed": config.seed,
+            **({} if reads is RewardReads.ids else {"reward_reads": reads}),
         }
 
     @property

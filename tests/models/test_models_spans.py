@@ -1,0 +1,137 @@
+"""Bytes as the common ground of two tokenizers: texts of bytes, owners of bytes, shares by bytes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokencredit.models.spans import Deal, Text, consecutive, shares
+from tokencredit.models.token_bytes import TokenBytes
+from vocabularies import KINDS, byte_level, spell, vocabulary
+
+kinds = pytest.mark.parametrize("kind", KINDS)
+TEXTS = ["the movie was good", "naïve 🎬東京 café", "two\u0301 words", "wonderful, awful!"]
+
+
+def places(*lengths: int) -> np.ndarray:
+    return consecutive(list(lengths)).astype(float)
+
+
+def test_field_E3_shares_by_hand() -> None:
+    """ab|cd against a|bcd: of the three bytes of bcd, one is ab's and two are cd's."""
+    found = shares(places(1, 3), places(2, 2), fallback=1)
+    assert found == pytest.approx(np.array([[1, 0], [1 / 3, 2 / 3]]))
+    assert Deal.by(found).of(np.array([5.0, 6.0])) == pytest.approx([7.0, 4.0])
+    assert Deal.by(found).of(np.array([5.0, -6.0])) == pytest.approx([3.0, -4.0])  # signed
+
+
+def test_field_E3_mass_without_bytes_goes_to_the_next_owner_else_to_the_one_before() -> None:
+    givers = np.array([[0, 0], [0, 2], [2, 2], [2, 4], [4, 4]], dtype=float)
+    found = shares(givers, places(2, 2), fallback=0)
+    assert found.tolist() == [[1, 0], [1, 0], [0, 1], [0, 1], [0, 1]]
+    assert shares(givers[:1], places(2, 2), fallback=1).tolist() == [[0, 1]]
+
+
+@given(
+    st.lists(st.integers(0, 4), min_size=1, max_size=9),
+    st.lists(st.integers(0, 4), min_size=1, max_size=9),
+    st.integers(0, 2**31),
+)
+def test_field_E3_whatever_is_dealt_arrives(one: list[int], other: list[int], seed: int) -> None:
+    matrix = shares(places(*one), places(*other), fallback=len(other) - 1)
+    assert (matrix >= 0).all() and matrix.sum(axis=1) == pytest.approx(np.ones(len(one)))
+    masses = np.random.default_rng(seed).normal(size=len(one) + 3)
+    dealt = Deal.by(matrix).of(masses)
+    assert dealt == pytest.approx(masses[: len(one)] @ matrix)
+    assert dealt.sum() == pytest.approx(masses[: len(one)].sum(), abs=1e-9)
+
+
+def test_a_mass_that_is_no_number_reaches_its_own_takers_only() -> None:
+    dealt = Deal.by(shares(places(2, 2), places(2, 2), 1)).of(np.array([1.0, np.nan, np.nan]))
+    assert dealt[0] == 1.0 and np.isnan(dealt[1])
+
+
+@given(st.binary(max_size=24), st.integers(0, 2))
+def test_a_text_of_bytes_is_pythons_own(raw: bytes, start: int) -> None:
+    start = min(start, len(raw))
+    text = Text.of(raw, start)
+    assert text.string == raw[start:].decode(errors="replace")
+    assert text.places[0] == start and text.places[-1] == len(raw)
+    for character, begin, end in zip(text.string, text.places, text.places[1:], strict=False):
+        whole = raw[begin:end].decode(errors="replace") == character
+        assert whole and (text.broken[begin:end].all() or raw[begin:end] == character.encode())
+
+
+def test_ranges_of_a_text_with_half_an_emoji_by_hand() -> None:
+    text = Text.of("é🎬".encode()[:-1] + b"ab")  # 2 bytes, 3 of an emoji's 4, 2 bytes
+    assert text.string == "é\ufffdab"
+    assert text.places.tolist() == [0, 2, 5, 6, 7]
+    assert text.broken.tolist() == [False] * 2 + [True] * 3 + [False] * 2
+    assert text.at_characters(np.array([[0, 1], [1, 3]])).tolist() == [[0, 2], [2, 6]]
+    short = Text.of("é🎬".encode()[:-2] + b"ab")  # U+FFFD has 3 bytes, which stand for 2
+    assert short.at_bytes(np.array([[0, 1], [2, 5], [5, 6]])).tolist() == [[0, 1], [2, 4], [4, 5]]
+
+
+@kinds
+@pytest.mark.parametrize("text", TEXTS)
+def test_ids_are_read_as_the_tokenizer_decodes_them(kind: str, text: str) -> None:
+    tokenizer, ids = vocabulary(kind), spell(text, kind)
+    written = TokenBytes(tokenizer).read(ids)
+    assert written.text.string == tokenizer.decode(ids, skip_special_tokens=True)
+    starts, ends = written.spans.T
+    assert starts[0] == 0 and (starts[1:] == ends[:-1]).all()
+    assert ends[-1] == written.text.places[-1] and written.sure.all()
+
+
+@kinds
+@given(st.text(max_size=30))
+def test_owners_of_bytes_follow_each_other_for_any_text(kind: str, text: str) -> None:
+    written = TokenBytes(vocabulary(kind)).read(spell(text, kind))
+    ends = written.spans[:, 1] if len(written.spans) else np.zeros(1)
+    assert (written.spans[1:, 0] == ends[:-1]).all()
+    assert ends[-1] == written.text.places[-1]
+
+
+@kinds
+@given(st.lists(st.integers(0, 400), max_size=12))
+def test_owners_of_bytes_follow_each_other_for_any_ids(kind: str, ids: list[int]) -> None:
+    """Special tokens, ids without a name, and bytes that are no text among them."""
+    written = TokenBytes(vocabulary(kind)).read(ids)
+    assert len(written.spans) == len(written.sure) == len(ids)
+    assert (written.spans[:, 0] <= written.spans[:, 1]).all()
+    assert not ids or written.spans[-1, 1] == written.text.places[-1]
+
+
+def test_byte_level_tokens_own_single_bytes_by_hand() -> None:
+    ids = spell("é東", "byte_level")  # é is one token of two bytes, 東 three tokens of one
+    written = TokenBytes(vocabulary("byte_level")).read(ids)
+    assert written.spans.tolist() == [[0, 2], [2, 3], [3, 4], [4, 5]]
+
+
+def test_tokens_of_words_own_the_space_in_front_by_hand() -> None:
+    written = TokenBytes(vocabulary("wordpiece")).read(spell("the movie was good", "wordpiece"))
+    assert written.spans.tolist() == [[0, 3], [3, 9], [9, 13], [13, 18]]
+
+
+def test_an_added_token_is_its_text() -> None:
+    """Byte-level decoders take its letters for bytes where they can."""
+    tokenizer = byte_level()
+    tokenizer.add_tokens(["<höhe>"])
+    ids = [*spell("the", "byte_level"), len(tokenizer) - 1]
+    written = TokenBytes(tokenizer).read(ids)
+    assert written.text.string == "the<höhe>" != tokenizer.decode(ids)
+    assert written.spans.tolist() == [[0, 3], [3, 10]]
+
+
+def test_characters_that_a_vocabulary_cannot_place_are_not_sure() -> None:
+    """A decoder that looks at its neighbours: the last token of a text reads otherwise."""
+    tokenizer = vocabulary("wordpiece")
+    reader = TokenBytes(tokenizer)
+    ids = spell("the movie was", "wordpiece")
+    plain = reader._decode
+    reader._decode = lambda part: "The" if len(part) == 1 else plain(part)  # type: ignore[method-assign]
+    written = reader.read(ids)
+    assert written.sure.tolist() == [False, True, True]
+    assert written.spans.tolist() == [[0, 0], [0, 9], [9, 13]]
