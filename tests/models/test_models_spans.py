@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokencredit.models.spans import Deal, Text, consecutive, shares
+from tokencredit.models.spans import Deal, Text, consecutive
 from tokencredit.models.token_bytes import TokenBytes
 from vocabularies import KINDS, byte_level, spell, vocabulary
 
@@ -21,35 +21,54 @@ def places(*lengths: int) -> np.ndarray:
 
 def test_field_E3_shares_by_hand() -> None:
     """ab|cd against a|bcd: of the three bytes of bcd, one is ab's and two are cd's."""
-    found = shares(places(1, 3), places(2, 2), fallback=1)
-    assert found == pytest.approx(np.array([[1, 0], [1 / 3, 2 / 3]]))
-    assert Deal.by(found).of(np.array([5.0, 6.0])) == pytest.approx([7.0, 4.0])
-    assert Deal.by(found).of(np.array([5.0, -6.0])) == pytest.approx([3.0, -4.0])  # signed
+    deal = Deal.by_bytes(places(1, 3), consecutive([2, 2]), fallback=1)
+    assert deal.givers.tolist() == [0, 1, 1] and deal.takers.tolist() == [0, 0, 1]
+    assert deal.parts == pytest.approx([1, 1 / 3, 2 / 3])
+    assert deal.of(np.array([5.0, 6.0])) == pytest.approx([7.0, 4.0])
+    assert deal.of(np.array([5.0, -6.0])) == pytest.approx([3.0, -4.0])  # signed
+    assert deal.plus(2, 1, 2).of(np.array([5.0, 6.0, 1.0, 2.0])) == pytest.approx([7.0, 7.0])
 
 
 def test_field_E3_mass_without_bytes_goes_to_the_next_owner_else_to_the_one_before() -> None:
     givers = np.array([[0, 0], [0, 2], [2, 2], [2, 4], [4, 4]], dtype=float)
-    found = shares(givers, places(2, 2), fallback=0)
-    assert found.tolist() == [[1, 0], [1, 0], [0, 1], [0, 1], [0, 1]]
-    assert shares(givers[:1], places(2, 2), fallback=1).tolist() == [[0, 1]]
+    takers = consecutive([2, 2])
+    assert Deal.by_bytes(givers, takers, 0).takers.tolist() == [0, 0, 1, 1, 1]
+    assert Deal.by_bytes(givers[:1], takers, 1).of(np.array([3.0])).tolist() == [0, 3]
+    nobody = Deal.by_bytes(givers[:0], consecutive([]), -1)
+    assert nobody.of(np.array([3.0])).tolist() == []
+
+
+def by_definition(givers: np.ndarray, takers: np.ndarray) -> np.ndarray:
+    """The shares of givers that own bytes, as a table."""
+    low = np.maximum(givers[:, None, 0], takers[None, :, 0])
+    overlap = np.clip(np.minimum(givers[:, None, 1], takers[None, :, 1]) - low, 0, None)
+    return overlap / overlap.sum(axis=1, keepdims=True)
 
 
 @given(
-    st.lists(st.integers(0, 4), min_size=1, max_size=9),
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 6)), min_size=1, max_size=9),
     st.lists(st.integers(0, 4), min_size=1, max_size=9),
     st.integers(0, 2**31),
 )
-def test_field_E3_whatever_is_dealt_arrives(one: list[int], other: list[int], seed: int) -> None:
-    matrix = shares(places(*one), places(*other), fallback=len(other) - 1)
-    assert (matrix >= 0).all() and matrix.sum(axis=1) == pytest.approx(np.ones(len(one)))
-    masses = np.random.default_rng(seed).normal(size=len(one) + 3)
-    dealt = Deal.by(matrix).of(masses)
-    assert dealt == pytest.approx(masses[: len(one)] @ matrix)
-    assert dealt.sum() == pytest.approx(masses[: len(one)].sum(), abs=1e-9)
+def test_field_E3_whatever_is_dealt_arrives(
+    ranges: list[tuple[int, int]], lengths: list[int], seed: int
+) -> None:
+    """Ranges of givers may overlap, as those of the two halves of a ligature do."""
+    givers = np.array([[start, start + size] for start, size in sorted(ranges)], dtype=float)
+    takers = consecutive(lengths, 1)
+    deal = Deal.by_bytes(givers, takers, len(takers) - 1)
+    masses = np.random.default_rng(seed).normal(size=len(givers) + 3)
+    assert deal.of(masses).sum() == pytest.approx(masses[: len(givers)].sum(), abs=1e-9)
+    assert (deal.parts > 0).all() and len(deal.of(masses)) == len(takers)
+    inside = givers.clip(1, takers[-1, 1])
+    owners = np.flatnonzero(inside[:, 1] > inside[:, 0])
+    wanted = masses[owners] @ by_definition(givers[owners], takers)
+    masses[[n for n in range(len(givers)) if n not in owners]] = 0
+    assert not len(owners) or deal.of(masses) == pytest.approx(wanted)
 
 
 def test_a_mass_that_is_no_number_reaches_its_own_takers_only() -> None:
-    dealt = Deal.by(shares(places(2, 2), places(2, 2), 1)).of(np.array([1.0, np.nan, np.nan]))
+    dealt = Deal.by_bytes(places(2, 2), consecutive([2, 2]), 1).of(np.array([1, np.nan, np.nan]))
     assert dealt[0] == 1.0 and np.isnan(dealt[1])
 
 

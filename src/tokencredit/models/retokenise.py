@@ -21,7 +21,7 @@ from torch import Tensor
 from tokencredit.errors import UserError
 from tokencredit.models.judge_writer import JudgeWriter
 from tokencredit.models.model import RewardReads
-from tokencredit.models.spans import Deal, one_hot, shares
+from tokencredit.models.spans import Deal
 from tokencredit.models.token_bytes import TokenBytes
 from tokencredit.rollout import Notes, Rollout
 
@@ -136,17 +136,15 @@ class Retokeniser:
         response = ids[first:] + closing
         room = self._room(len(response))
         prompt = ids[max(0, first - room) : first]
-        columns = len(own) + end
-        takers = np.concatenate([own, np.zeros((int(end), 2))]).astype(np.float64)
-        dealt = [
-            shares(places[first:], takers, columns - 1),
-            one_hot(len(closing), columns, columns - 1),
-        ]
+        last = len(own) + end - 1
+        takers = np.concatenate([own, np.full((int(end), 2), own[-1, 1] if len(own) else 0)])
+        deal = Deal.by_bytes(places[first:], takers, last)
+        deal = deal.plus(len(closing), last, len(ids) - first)
         opening = self.writer.opening
         if not (opening or prompt or response):
             opening = [self.end_id]  # a model must read something
         notes = {"shortened_fraction": len(prompt) < first}
-        return Row([*opening, *prompt], response, Deal.by(np.concatenate(dealt)), notes)
+        return Row([*opening, *prompt], response, deal, notes)
 
     def _room(self, needed: int) -> int:
         """How many of a prompt's tokens can be read beside a response of `needed` tokens."""

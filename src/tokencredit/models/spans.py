@@ -63,6 +63,8 @@ class Text:
 
 def byte_lengths(text: str) -> list[int]:
     """How many bytes UTF-8 needs for each character."""
+    if text.isascii():
+        return [1] * len(text)
     return [len(character.encode()) for character in text]
 
 
@@ -102,22 +104,58 @@ def one_hot(rows: int, columns: int, column: int) -> Float[ndarray, "M N"]:
 
 @dataclass(frozen=True, slots=True)
 class Deal:
-    """Shares that are mostly zero, as a list: at most as many entries as givers and takers."""
+    """Who gives which part of its mass to whom."""
 
     givers: Int[ndarray, "K"]
     takers: Int[ndarray, "K"]
     parts: Float[ndarray, "K"]
+    """Those of each giver sum to 1."""
     size: int
     """Number of takers."""
 
     @classmethod
-    def by(cls, matrix: Float[ndarray, "M N"]) -> Self:
-        """The entries of a matrix of shares."""
-        givers, takers = np.nonzero(matrix)
-        return cls(givers, takers, matrix[givers, takers], matrix.shape[1])
+    def by_bytes(
+        cls, givers: Float[ndarray, "M 2"], takers: Int[ndarray, "N 2"], fallback: int
+    ) -> Self:
+        """To each taker in proportion to the bytes that a giver shares with it.
+
+        `takers` follow each other without gaps. A giver without bytes (or whose bytes nobody takes)
+        deals as the next one that has some, else as the one before it; where none has, everything
+        goes to taker `fallback`.
+        """
+        held = _held(givers, takers)
+        if len(held) == 0:
+            nobody = np.arange(0)
+            return cls(nobody, nobody, np.zeros(0), len(takers)).plus(len(givers), fallback, 0)
+        first = np.searchsorted(takers[:, 1], held[:, 0], side="right")
+        counts = np.searchsorted(takers[:, 0], held[:, 1], side="left") - first
+        giver = np.repeat(np.arange(len(held)), counts)
+        taker = np.arange(len(giver)) + np.repeat(first - (np.cumsum(counts) - counts), counts)
+        low = np.maximum(held[giver, 0], takers[taker, 0])
+        high = np.minimum(held[giver, 1], takers[taker, 1])
+        parts = (high - low) / (held[giver, 1] - held[giver, 0])
+        shared = parts > 0  # a taker without bytes may stand among the others
+        return cls(giver[shared], taker[shared], parts[shared], len(takers))
+
+    def plus(self, count: int, taker: int, start: int) -> Self:
+        """The same, and `count` givers from number `start` on that give everything to one taker."""
+        givers = np.concatenate([self.givers, start + np.arange(count)])
+        takers = np.concatenate([self.takers, np.full(count, taker)])
+        return type(self)(givers, takers, np.concatenate([self.parts, np.ones(count)]), self.size)
 
     def of(self, masses: Float[ndarray, "S"]) -> Float[ndarray, "N"]:
         """What every taker gets; masses behind the last giver are left alone."""
         dealt = masses[self.givers] * self.parts
         found: Float[ndarray, "N"] = np.bincount(self.takers, dealt, minlength=self.size)
         return found
+
+
+def _held(givers: Float[ndarray, "M 2"], takers: Int[ndarray, "N 2"]) -> Float[ndarray, "K 2"]:
+    """The range by which each giver deals, which is never empty; no ranges if nobody has one."""
+    low, high = (takers[0, 0], takers[-1, 1]) if len(takers) else (0, 0)
+    held = givers.clip(low, high)
+    owners = np.flatnonzero(held[:, 1] > held[:, 0])
+    if len(owners) == 0:
+        return held[:0]
+    following = np.searchsorted(owners, np.arange(len(givers)))
+    return held[owners[np.minimum(following, len(owners) - 1)]]

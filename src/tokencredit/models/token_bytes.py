@@ -81,8 +81,8 @@ class TokenBytes:
         # The space in front of the first word is the tokenizer's own; decoding takes it back.
         text = Text.of(raw, self.lead if raw.startswith(b" ") else 0)
         spans = consecutive(list(map(len, pieces)))
-        sure = [not text.broken[start:end].any() for start, end in spans]
-        return Written(text, spans, np.array(sure, dtype=np.bool_))
+        broken = np.cumsum([0, *text.broken])[spans]
+        return Written(text, spans, broken[:, 0] == broken[:, 1])
 
     def _read_prefixes(self, ids: list[int]) -> Written:
         whole = self._decode(ids)
