@@ -16,6 +16,9 @@ from transformers import (
     GPT2Config,
     GPT2ForSequenceClassification,
     GPT2LMHeadModel,
+    GPTJConfig,
+    GPTJForCausalLM,
+    GPTJForSequenceClassification,
     LlamaConfig,
     LlamaForCausalLM,
     LlamaForSequenceClassification,
@@ -64,7 +67,14 @@ def train_tokenizer(*, chat: bool = False, **roles: str) -> PreTrainedTokenizerF
     return tokenizer
 
 
-def _config(architecture: str, seed: int, extra: dict[str, Any]) -> LlamaConfig | GPT2Config:
+KINDS: dict[str, tuple[type[PreTrainedModel], type[PreTrainedModel]]] = {
+    "gpt2": (GPT2LMHeadModel, GPT2ForSequenceClassification),
+    "llama": (LlamaForCausalLM, LlamaForSequenceClassification),
+    "gptj": (GPTJForCausalLM, GPTJForSequenceClassification),
+}
+
+
+def _config(architecture: str, seed: int, extra: dict[str, Any]) -> Any:
     torch.manual_seed(seed)
     shared: dict[str, Any] = {
         "vocab_size": VOCABULARY,
@@ -74,8 +84,11 @@ def _config(architecture: str, seed: int, extra: dict[str, Any]) -> LlamaConfig 
         "pad_token_id": PAD_ID,
         **extra,
     }
-    if architecture == "gpt2":
-        return GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=96, **shared)
+    if architecture in {"gpt2", "gptj"}:
+        old_names = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 96}
+        if architecture == "gpt2":
+            return GPT2Config(**old_names, **shared)
+        return GPTJConfig(rotary_dim=4, **old_names, **shared)
     return LlamaConfig(
         hidden_size=32,
         intermediate_size=48,
@@ -89,8 +102,7 @@ def _config(architecture: str, seed: int, extra: dict[str, Any]) -> LlamaConfig 
 
 def tiny_causal(architecture: str = "llama", seed: int = 0, **extra: Any) -> PreTrainedModel:
     """A random decoder of two layers, 32 wide, without dropout."""
-    config = _config(architecture, seed, extra)
-    model = GPT2LMHeadModel(config) if architecture == "gpt2" else LlamaForCausalLM(config)
+    model = KINDS[architecture][0](_config(architecture, seed, extra))
     disable_dropout(model)
     return model
 
@@ -98,10 +110,7 @@ def tiny_causal(architecture: str = "llama", seed: int = 0, **extra: Any) -> Pre
 def tiny_classifier(architecture: str = "llama", seed: int = 1, **extra: Any) -> PreTrainedModel:
     """A random two-label classifier of the same size."""
     config = _config(architecture, seed, {"num_labels": 2, **extra})
-    kind = (
-        GPT2ForSequenceClassification if architecture == "gpt2" else LlamaForSequenceClassification
-    )
-    return kind(config).eval()
+    return KINDS[architecture][1](config).eval()
 
 
 def tiny_policy(

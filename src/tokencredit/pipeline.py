@@ -81,6 +81,7 @@ def execute(config: Config) -> Outcome:
 def check_places(context: Context, last: Stage) -> None:
     """Raise before any work is done if its results could not be written or judged."""
     context.config.hardware.check()
+    context.config.model.check()
     check_writable(context.store.root, "store")
     if isinstance(last, RLStage) and not last.is_done():
         last.check_folder()

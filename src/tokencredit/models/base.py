@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tokencredit.canonical import canonical, file_sha256
 from tokencredit.data.sources import Source
 from tokencredit.errors import UserError
+from tokencredit.models.adapter import CONFIG, Adapter, find_adapter
 from tokencredit.models.model import ModelSource, Pretrained, check_folder
 from tokencredit.models.shipped import SHIPPED_SHA256, shipped_model, shipped_split
 
@@ -53,7 +54,7 @@ class Base:
             folder = Path(self.source.path or "").expanduser()
             check_folder(folder)
             return {"folder": folder_identity(folder)}
-        return {"hub": self.source.name, "commit": hub_commit(self.source)}
+        return hub_identity(self.source)
 
     def place(self) -> Place:
         """Where it can be loaded from; stages before it must have run."""
@@ -93,11 +94,36 @@ def check_split(context: Context) -> None:
 
 
 def folder_identity(folder: Path) -> str:
-    """A hash of the weights, the configuration, and the tokenizer in a model folder."""
+    """A hash of the weights, the configuration, and the tokenizer in a model folder.
+
+    That of an adapter holds its base's too, and not where that lies.
+    """
     kinds = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
     files = sorted({path for kind in kinds for path in folder.glob(kind)})
-    content = {path.name: file_sha256(path) for path in files}
+    content: dict[str, object] = {path.name: file_sha256(path) for path in files}
+    adapter = find_adapter(folder)
+    if adapter is not None:
+        content |= adapter.content() | {"base": _beneath(adapter)}
     return hashlib.sha256(repr(canonical(content)).encode()).hexdigest()
+
+
+def _beneath(adapter: Adapter) -> object:
+    """What the base of an adapter contains."""
+    if Path(adapter.base).is_dir():
+        check_folder(Path(adapter.base), f"the base of {adapter.name}")
+        return folder_identity(Path(adapter.base))
+    return hub_identity(
+        Pretrained(source=ModelSource.hub, name=adapter.base, revision=adapter.revision)
+    )
+
+
+def hub_identity(source: Pretrained) -> dict[str, object]:
+    """The name and the commit of a model on the hub; and of its base, if it is an adapter."""
+    commit = hub_commit(source)
+    assert source.name is not None
+    adapter = find_adapter(source.name, commit)
+    base = {} if adapter is None else {"base": _beneath(adapter)}
+    return {"hub": source.name, "commit": commit, **base}
 
 
 def hub_commit(source: Pretrained) -> str:
@@ -110,9 +136,10 @@ def hub_commit(source: Pretrained) -> str:
             raise OSError("HF_HUB_OFFLINE is set")
         commit = HfApi().model_info(source.name, revision=source.revision, timeout=10).sha
     except Exception as error:
-        cached = try_to_load_from_cache(source.name, "config.json", revision=source.revision)
-        if isinstance(cached, str):
-            return Path(cached).parent.name
+        for name in ("config.json", CONFIG):
+            cached = try_to_load_from_cache(source.name, name, revision=source.revision)
+            if isinstance(cached, str):
+                return Path(cached).parent.name
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"model.policy.name = {source.name!r}: the hub cannot be reached ({reason}) and the "

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from tokencredit.atomic import read_json, write_json
 from tokencredit.errors import UserError, require
-from tokencredit.models.lora import VALUE, merged
+from tokencredit.models.lora import VALUE, merged_copy
 from tokencredit.models.model import Dtype, load_causal, load_classifier
+from tokencredit.models.quantization import Quantized
 from tokencredit.models.trunk import backbone
 from tokencredit.models.value import Value, ValueHead, ValueInit, ValueKind
 
@@ -24,14 +25,19 @@ KIND: Final = "value.json"
 
 
 def load_trunk(
-    value: Value, sft: Path, reward_model: Path | None, dtype: Dtype, context: int
+    value: Value,
+    sft: Path,
+    reward_model: Path | None,
+    dtype: Dtype,
+    context: int,
+    quantized: Quantized | None = None,
 ) -> tuple[nn.Module, Tensor | None]:
     """The second backbone of kind=separate, and the weight (1, d) its head starts from, if any."""
     if value.init is ValueInit.sft:
-        return backbone(load_causal(sft, dtype, context=context)), None
+        return backbone(load_causal(sft, dtype, context=context, quantized=quantized)), None
     if reward_model is None:
         raise UserError("model.value.init = 'reward_model': this run has no reward model; use sft")
-    classifier: Any = load_classifier(reward_model, dtype, context=context)
+    classifier: Any = load_classifier(reward_model, dtype, context=context, quantized=quantized)
     weight = score_weight(classifier) if value.head is ValueHead.keep else None
     return backbone(classifier), weight
 
@@ -57,8 +63,6 @@ def save_value(policy: PolicyWithValue, folder: Path) -> None:
 
     A separate backbone is a plain Hugging Face folder, its adapters merged.
     """
-    import copy
-
     from safetensors.torch import save_file
 
     save_file(policy.value_head.state_dict(), folder / HEAD)
@@ -66,7 +70,7 @@ def save_value(policy: PolicyWithValue, folder: Path) -> None:
     if policy.value_trunk is not None:
         trunk: Any = policy.value_trunk
         if hasattr(trunk, "merge_and_unload"):
-            trunk = merged(copy.deepcopy(trunk))
+            trunk = merged_copy(trunk)
         trunk.save_pretrained(folder)
     elif policy.has_value_adapter:
         policy.model.save_pretrained(folder, selected_adapters=[VALUE])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -9,8 +10,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tokencredit.errors import UserError
 from tokencredit.models.model import Lora
+from tokencredit.models.quantization import (
+    forget,
+    is_quantized,
+    plain_layer,
+    quantized_layers,
+    refuse_full_training,
+)
 
 if TYPE_CHECKING:
+    import torch
     from peft import LoraConfig
     from torch import nn
     from transformers import PreTrainedModel
@@ -24,6 +33,7 @@ VALUE: Final = "value"
 def adapted(model: PreTrainedModel, lora: Lora, task: str = "CAUSAL_LM") -> PreTrainedModel:
     """`model` with trainable adapters on the architecture's default modules, or as it is."""
     if not lora.enabled:
+        refuse_full_training(model)
         return model
     from peft import get_peft_model
 
@@ -56,11 +66,51 @@ def _config(lora: Lora, task: str) -> LoraConfig:
     )
 
 
+def in_float32(model: nn.Module) -> None:
+    """Make adapters on quantised weights float32 again; TRL's trainers turn them bfloat16.
+
+    A small step of AdamW would be lost to rounding there.
+    """
+    for parameter in model.parameters() if is_quantized(model) else ():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
 def merged(model: PreTrainedModel) -> PreTrainedModel:
-    """A plain model: the policy's adapter, if there is one, added into the weights."""
+    """A plain model: the policy's adapter, if there is one, added into the weights.
+
+    Quantised weights are dequantised first, so it says what was trained, up to rounding.
+    """
     if not hasattr(model, "merge_and_unload"):
         return model
-    return model.merge_and_unload(adapter_names=[POLICY])
+    dtype = _dequantize(model)
+    plain = model.merge_and_unload(adapter_names=[POLICY])
+    if dtype is not None:
+        forget(plain, dtype)
+    return plain
+
+
+def merged_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """The same, while `model` stays as it is; on the CPU if it grows by being dequantised."""
+    copied = copy.deepcopy(model)
+    return merged(copied.to("cpu") if is_quantized(copied) else copied)
+
+
+def _dequantize(model: nn.Module) -> torch.dtype | None:
+    """Make quantised layers plain, the policy's adapter added; the format they were loaded in."""
+    layers = quantized_layers(model)
+    if not layers:
+        return None
+    four_bits = {layer for _, _, layer in layers}
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if getattr(child, "base_layer", None) in four_bits:
+                delta = child.get_delta_weight(POLICY) if POLICY in child.lora_A else None
+                setattr(parent, name, plain_layer(child.base_layer, delta))
+    for parent, name, layer in quantized_layers(model):  # those without an adapter
+        setattr(parent, name, plain_layer(layer))
+    dtype: torch.dtype = layers[0][2].weight.quant_state.dtype
+    return dtype
 
 
 @contextmanager

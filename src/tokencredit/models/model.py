@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from tokencredit.canonical import added
 from tokencredit.errors import UserError, require
+from tokencredit.models.adapter import CONFIG, find_adapter
+from tokencredit.models.architecture import Architecture
+from tokencredit.models.quantization import NF4, Quantization, Quantized, check_installed, settle
 from tokencredit.models.value import Value, ValueKind
 
 if TYPE_CHECKING:
@@ -86,41 +89,6 @@ class Pretrained:
 
 
 @dataclass(slots=True, kw_only=True)
-class Architecture:
-    """Size of a Llama decoder that is trained from nothing (source=scratch)."""
-
-    vocab_size: int = 4096
-    """Entries of the byte-level BPE vocabulary, trained on the SFT split."""
-    hidden_size: int = 192
-    """Width of the residual stream."""
-    layers: int = 4
-    """Decoder layers."""
-    heads: int = 6
-    """Attention heads."""
-    mlp_size: int = 512
-    """Width of the gated MLP."""
-
-    def __post_init__(self) -> None:
-        """Check the sizes."""
-        require(
-            self.vocab_size >= 300,
-            "model.architecture.vocab_size",
-            self.vocab_size,
-            "must be >= 300",
-        )
-        for name in ("hidden_size", "heads", "mlp_size"):
-            value = getattr(self, name)
-            require(value >= 1, f"model.architecture.{name}", value, "must be >= 1")
-        require(self.layers >= 1, "model.architecture.layers", self.layers, "must be >= 1")
-        require(
-            self.hidden_size % (2 * self.heads) == 0,
-            "model.architecture.hidden_size",
-            self.hidden_size,
-            f"must be a multiple of 2 x heads = {2 * self.heads}",
-        )
-
-
-@dataclass(slots=True, kw_only=True)
 class Lora:
     """Low-rank adapters in place of full fine-tuning."""
 
@@ -183,6 +151,9 @@ class Model:
     """Number format of the weights."""
     autocast: Autocast = Autocast.none
     """none, or bfloat16: policy and reference multiply in it; probabilities stay in float32."""
+    quantization: Quantization = added(Quantization.none)
+    """none, or nf4: the frozen weights beneath adapters have four bits (QLoRA)."""
+    nf4: NF4 = field(default_factory=NF4)
     lora: Lora = field(default_factory=Lora)
     value: Value = field(default_factory=Value)
 
@@ -201,10 +172,29 @@ class Model:
             "is for model.reward only; use package, hub, path, or scratch",
         )
         require(self.context >= 16, "model.context", self.context, "must be >= 16 tokens")
+        require(
+            self.quantization is Quantization.none or self.lora.enabled,
+            "model.quantization",
+            self.quantization.value,
+            "needs model.lora.enabled=true: four bits are too coarse to be trained themselves",
+        )
 
     def reward_source(self) -> Pretrained:
         """What the reward model starts from."""
         return self.policy if self.reward.source is ModelSource.same else self.reward
+
+    def check(self) -> None:
+        """Raise if the machine lacks what is configured."""
+        if self.quantization is Quantization.nf4:
+            check_installed()
+
+    def quantized(self, device: str) -> Quantized | None:
+        """How models that are trained with adapters are loaded on a device; None: as they are."""
+        return None if self.quantization is Quantization.none else Quantized(self.nf4, device)
+
+    def quantization_inputs(self) -> dict[str, object]:
+        """What stages that train with adapters add to their inputs; nothing without."""
+        return {} if self.quantization is Quantization.none else {"nf4": self.nf4}
 
 
 def torch_dtype(dtype: Dtype) -> torch.dtype:
@@ -220,7 +210,8 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.s
 def check_folder(path: Path, key: str = "model.policy.path") -> None:
     """Raise unless `path` is a Hugging Face folder with a config and safetensors weights."""
     require(path.is_dir(), key, str(path), "there is no such folder")
-    require((path / "config.json").is_file(), key, str(path), "the folder holds no config.json")
+    described = (path / "config.json").is_file() or (path / CONFIG).is_file()
+    require(described, key, str(path), "the folder holds no config.json")
     if not any((path / name).is_file() for name in WEIGHTS):
         pickles = sorted(path.glob("*.bin")) + sorted(path.glob("*.pt"))
         remedy = (
@@ -232,7 +223,7 @@ def check_folder(path: Path, key: str = "model.policy.path") -> None:
 
 
 def load_tokenizer(where: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model; it must have an end-of-sequence token."""
+    """The tokenizer of a model, or of the one beneath an adapter; it must have an end token."""
     from transformers import AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
@@ -242,6 +233,9 @@ def load_tokenizer(where: str | Path, revision: str | None = None) -> PreTrained
             str(where), revision=revision, trust_remote_code=False
         )
     except (OSError, ValueError) as error:
+        adapter = find_adapter(where, revision)
+        if adapter is not None:
+            return load_tokenizer(adapter.base, adapter.revision)
         raise UserError(
             f"model: no tokenizer can be loaded from {where}: {_first_line(error)}"
         ) from error
@@ -254,12 +248,17 @@ def load_tokenizer(where: str | Path, revision: str | None = None) -> PreTrained
 
 
 def load_causal(
-    where: str | Path, dtype: Dtype, revision: str | None = None, context: int | None = None
+    where: str | Path,
+    dtype: Dtype,
+    revision: str | None = None,
+    context: int | None = None,
+    quantized: Quantized | None = None,
 ) -> PreTrainedModel:
-    """The causal language model at `where`, its context checked."""
+    """The causal language model at `where`, its context checked; in four bits if asked for."""
     from transformers import AutoModelForCausalLM
 
-    return _load(AutoModelForCausalLM, where, dtype, revision, context, {})
+    extra = quantized.arguments() if quantized else {}
+    return _load(AutoModelForCausalLM, where, dtype, revision, context, extra)
 
 
 def load_classifier(
@@ -268,11 +267,14 @@ def load_classifier(
     revision: str | None = None,
     context: int | None = None,
     labels: int | None = None,
+    quantized: Quantized | None = None,
 ) -> PreTrainedModel:
     """The sequence classifier at `where`; a fresh head with `labels` outputs if it has none yet."""
     from transformers import AutoModelForSequenceClassification
 
-    extra = {} if labels is None else {"num_labels": labels}
+    extra = quantized.arguments() if quantized else {}
+    if labels is not None:
+        extra["num_labels"] = labels
     return _load(AutoModelForSequenceClassification, where, dtype, revision, context, extra)
 
 
@@ -284,12 +286,20 @@ def _load(
     context: int | None,
     extra: dict[str, Any],
 ) -> PreTrainedModel:
+    """The model at `where`; an adapter is merged into its base.
+
+    Attention is SDPA, or eager in an architecture without that (GPT-J): transformers' default.
+    """
+    adapter = find_adapter(where, revision)
+    if adapter is not None:
+        classifies = loader.__name__.endswith("Classification")
+        extra = adapter.arguments(extra, classifies=classifies)
+        where, revision = adapter.base, adapter.revision
     try:
         model: PreTrainedModel = loader.from_pretrained(
             str(where),
             revision=revision,
             dtype=torch_dtype(dtype),
-            attn_implementation="sdpa",
             use_safetensors=True,
             trust_remote_code=False,
             **extra,
@@ -307,7 +317,9 @@ def _load(
             context,
             f"the model reads at most {longest} tokens",
         )
-    return model
+    if adapter is not None:
+        return adapter.put_on(model)
+    return settle(model) if "quantization_config" in extra else model
 
 
 def _first_line(error: Exception) -> str:

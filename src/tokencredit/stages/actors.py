@@ -166,9 +166,14 @@ def _load_value_trunk(
                 "model.value.init = 'reward_model': its vocabulary differs from the policy's, "
                 "whose token ids it would read; use sft, or models that share a tokenizer"
             )
-    trunk, weight = load_trunk(model.value, sft, reward_model, model.dtype, model.context)
+    quantized = model.quantized(config.hardware.device.value)
+    trunk, weight = load_trunk(
+        model.value, sft, reward_model, model.dtype, model.context, quantized
+    )
     return adapted(trunk, model.lora, "FEATURE_EXTRACTION"), weight
 
 
 def _load(config: Config, sft: Path) -> PreTrainedModel:
-    return load_causal(sft, config.model.dtype, context=config.model.context)
+    model = config.model
+    quantized = model.quantized(config.hardware.device.value)
+    return load_causal(sft, model.dtype, context=model.context, quantized=quantized)

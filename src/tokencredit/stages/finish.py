@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import shutil
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ import torch
 
 from tokencredit.atomic import publish, write_json, write_text
 from tokencredit.console import say
-from tokencredit.models.lora import POLICY, merged
+from tokencredit.models.lora import POLICY, merged_copy
 from tokencredit.stages.actors import Actors
 from tokencredit.stages.evaluate import Measure, summarise
 from tokencredit.tracking.jsonl import read_jsonl
@@ -37,7 +36,7 @@ def export_policy(actors: Actors, lora: Lora, run_folder: Path, name: str = "pol
     with _published(run_folder / name) as partial:
         model = actors.policy.model
         if lora.enabled and lora.merge:
-            merged(copy.deepcopy(model)).save_pretrained(partial)
+            merged_copy(model).save_pretrained(partial)
         elif lora.enabled:
             model.save_pretrained(partial, selected_adapters=[POLICY])
         else:

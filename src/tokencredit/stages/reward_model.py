@@ -90,6 +90,7 @@ class RewardModelStage(Stage):
             "eval": prints["eval"],
             "format": config.dataset.format,
             "stage_seed": config.stage_seed,
+            **(config.model.quantization_inputs() if config.reward_model.train else {}),
         }
 
     def run(self, out: Path) -> Mapping[str, object]:
@@ -101,8 +102,10 @@ class RewardModelStage(Stage):
         base = base_of(self.context, config.model.reward_source()).place()
         tokenizer = load_tokenizer(base.where, base.revision)
         labels = 2 if settings.train else None
+        device = config.hardware.device.value
+        quantized = config.model.quantized(device) if settings.train else None
         model = load_classifier(
-            base.where, config.model.dtype, base.revision, settings.max_length, labels
+            base.where, config.model.dtype, base.revision, settings.max_length, labels, quantized
         )
         ensure_pad(tokenizer)
         fit_embeddings(model, tokenizer)

@@ -84,6 +84,7 @@ class RLStage(Stage):
             "eval": prints["eval"],
             "seed": config.seed,
             **({} if reads is RewardReads.ids else {"reward_reads": reads}),
+            **config.model.quantization_inputs(),
         }
 
     @property

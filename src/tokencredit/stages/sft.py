@@ -12,7 +12,7 @@ from tokencredit.data.prompts import PromptStream
 from tokencredit.data.records import Record
 from tokencredit.errors import UserError, require
 from tokencredit.models.base import base_of
-from tokencredit.models.lora import adapted, merged
+from tokencredit.models.lora import adapted, in_float32, merged
 from tokencredit.models.model import load_causal, load_tokenizer
 from tokencredit.models.padding import ensure_pad, fit_embeddings
 from tokencredit.stages.stage import Stage
@@ -75,6 +75,7 @@ class SFTStage(Stage):
             "data": self.context.corpus.fingerprints["sft"],
             "format": config.dataset.format,
             "stage_seed": config.stage_seed,
+            **config.model.quantization_inputs(),
         }
 
     def run(self, out: Path) -> Mapping[str, object]:
@@ -83,7 +84,9 @@ class SFTStage(Stage):
         base = base_of(self.context, config.model.policy).place()
         tokenizer = load_tokenizer(base.where, base.revision)
         context = config.sft.max_length if config.sft.train else config.model.context
-        model = load_causal(base.where, config.model.dtype, base.revision, context)
+        device = config.hardware.device.value
+        quantized = config.model.quantized(device) if config.sft.train else None
+        model = load_causal(base.where, config.model.dtype, base.revision, context, quantized)
         ensure_pad(tokenizer)
         fit_embeddings(model, tokenizer)
         figures: dict[str, object] = {"steps": 0}
@@ -139,6 +142,7 @@ class SFTStage(Stage):
                 f"sft.max_length = {config.sft.max_length}: no prompt leaves room for its "
                 "completion; raise sft.max_length and model.context, or shorten the prompts"
             )
+        in_float32(trainer.model)
         loss = train(trainer, "sft")
         return merged(trainer.model), {"steps": steps, "loss": loss}
 
