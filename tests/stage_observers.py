@@ -77,10 +77,14 @@ def places(config: Config, place: Path) -> Any:
     def info(_: object, name: str, revision: str | None, timeout: float) -> SimpleNamespace:
         return SimpleNamespace(sha=f"{name} at {revision}")
 
+    def absent(*_: Any, **__: Any) -> None:
+        raise FileNotFoundError
+
     found: list[Any] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         patch.setattr("huggingface_hub.HfApi.model_info", info)
+        patch.setattr("huggingface_hub.hf_hub_download", absent)  # no adapters there
         for source in (config.model.policy, config.model.reward_source()):
             base = base_of(Context(config), source)
             found += [base.identity(), list(base.parents()), base.source.source]

@@ -83,6 +83,7 @@ LOOP = {
     "steps": 2,
 }
 LORA = {"model.lora.enabled": True, "model.lora.r": 4, "model.lora.alpha": 8}
+NF4 = LORA | {"model.quantization": "nf4"}
 SEPARATE = {"model.value.kind": "separate"}
 FROM_REWARD = SEPARATE | {"model.value.init": "reward_model"}
 HUB = {"dataset.source": "hub", "dataset.hub": "some/reviews"}
@@ -152,6 +153,9 @@ TRIES: dict[str, Try] = {
     "model.rates.rl": Try(learned, 0.1, LOOP | {"algorithm.optimizer.learning_rate": None}),
     "model.dtype": Try(built, "bfloat16"),
     "model.autocast": Try(built, "bfloat16"),
+    "model.quantization": Try(built, "nf4", LORA),
+    "model.nf4.double_quantization": Try(built, False, NF4),
+    "model.nf4.compute_dtype": Try(built, "float32", NF4),
     "model.lora.enabled": Try(built, True),
     "model.lora.r": Try(built, 2, LORA),
     "model.lora.alpha": Try(built, 32, LORA),

@@ -158,7 +158,9 @@ def broken(folder: Path, what: str) -> None:
         case "more":
             save_file({**weights, "base_model.model.extra.weight": torch.ones(1)}, path)
         case "wide":
-            save_file({n: w[:, :1].clone() if "lora_A" in n else w for n, w in weights.items()}, path)
+            save_file(
+                {n: w[:, :1].clone() if "lora_A" in n else w for n, w in weights.items()}, path
+            )
 
 
 BROKEN = {
