@@ -12,6 +12,7 @@ import typer
 from tokencredit.bench.command import bench
 from tokencredit.console import say
 from tokencredit.errors import UserError
+from tokencredit.evaluation.command import judge
 
 USER_ERROR = 2
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -23,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(bench, name="bench")
+app.add_typer(judge, name="judge")
 
 
 @app.command(context_settings=PASS_ON)

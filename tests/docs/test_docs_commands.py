@@ -51,10 +51,10 @@ def commands() -> list[tuple[str, str]]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty folder with the files that the pages show, and a small data file."""
     place = tmp_path_factory.mktemp("pages")
-    for language, mark in (("python", "#"), ("yaml", "#")):
+    for language, mark in (("python", "#"), ("yaml", "#"), ("csv", "#")):
         for _, text in blocks(language):
             first, _, rest = text.partition("\n")
-            if first.startswith(f"{mark} ") and first.endswith((".py", ".yaml")):
+            if first.startswith(f"{mark} ") and first.endswith((".py", ".yaml", ".csv")):
                 path = place / first.removeprefix(mark).strip()
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(rest, encoding="utf-8")

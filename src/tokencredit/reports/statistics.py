@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtr, stdtrit  # scipy.stats takes twenty times as long to import
+from scipy.special import ndtri, stdtr, stdtrit  # scipy.stats takes twenty times as long to import
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,21 @@ def standard_errors_apart(a: Sequence[float], b: Sequence[float]) -> float:
 def apart(a: Interval, b: Interval) -> float:
     """Return `standard_errors_apart` of two samples that are known by mean and standard error."""
     return _in_standard_errors(a.mean - b.mean, math.hypot(a.se, b.se), min(a.n, b.n))
+
+
+def wilson(share: float, n: float, level: float = 0.95) -> tuple[float, float]:
+    """Return the Wilson score interval of a share that was observed in n independent trials.
+
+    Unlike mean ± 1.96 se it stays inside [0, 1] and has a width where all trials agree. Trials that
+    count half (draws) vary less than a coin, so for them it is wide enough and to spare.
+    """
+    if not 0 <= share <= 1 or n <= 0 or not 0 < level < 1:
+        raise ValueError(f"share = {share}, n = {n}, level = {level}: no interval for these")
+    z = float(ndtri((1 + level) / 2))
+    centre = share + z * z / (2 * n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:

@@ -1,0 +1,119 @@
+"""`tokencredit judge …`."""
+
+from __future__ import annotations
+
+import time
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tokencredit.errors import require
+from tokencredit.evaluation.command_compare import compare
+from tokencredit.evaluation.command_llm import llm
+from tokencredit.evaluation.options import Names, named
+
+judge = typer.Typer(
+    help="Who wins: win rates, strengths, and an LLM as judge.", no_args_is_help=True
+)
+
+AnswerFiles = Annotated[
+    list[Path],
+    typer.Argument(
+        help="answers.jsonl of `judge compare`, evaluation.jsonl of a run, AlpacaEval's "
+        "model_outputs.json, or JSONL with instruction and output.",
+    ),
+]
+Prior = Annotated[
+    float,
+    typer.Option(min=0, help="Drawn games added between every two players; 0: none."),
+]
+
+
+class Form(str, Enum):
+    """A file format of a benchmark."""
+
+    alpaca_eval = "alpaca_eval"
+    mt_bench = "mt_bench"
+
+
+@judge.callback()
+def group() -> None:
+    """Who wins: win rates, strengths, and an LLM as judge."""
+
+
+@judge.command()
+def winrate(
+    annotations: Annotated[
+        list[Path],
+        typer.Option(
+            help="AlpacaEval verdicts, repeatable: CSV with baseline, model, preference (1: "
+            "baseline better, 2: model better, 0: draw), or annotations.json."
+        ),
+    ],
+    more: Annotated[
+        list[Path] | None, typer.Argument(metavar="[FILE]...", help="Further such files.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for winrate.json and annotations.json.")
+    ] = None,
+) -> None:
+    """Win rates ± standard errors from verdicts that are there already.
+
+    A draw is half a win; the standard error is that of the mean over prompts.
+    """
+    from tokencredit.evaluation import verdict_report
+
+    typer.echo(verdict_report.winrate([*annotations, *(more or [])], out))
+
+
+@judge.command()
+def strengths(
+    games: Annotated[
+        Path | None,
+        typer.Option(help="CSV with first, second, first_wins, second_wins, and perhaps draws."),
+    ] = None,
+    annotations: Annotated[
+        list[Path] | None, typer.Option(help="Instead: verdicts as `judge winrate` reads them.")
+    ] = None,
+    more: Annotated[
+        list[Path] | None, typer.Argument(metavar="[FILE]...", help="Further verdicts.")
+    ] = None,
+    prior: Prior = 0.0,
+    out: Annotated[Path | None, typer.Option(help="JSON file for all numbers.")] = None,
+) -> None:
+    """Bradley–Terry strengths: how good players are, whoever they happened to play.
+
+    Raw win rates mislead where schedules differ. Strengths are on the log scale and sum to 0; each
+    has the standard error and 95 % interval of the Fisher information.
+    """
+    from tokencredit.evaluation import verdict_report
+
+    files = [*(annotations or []), *(more or [])]
+    require((games is None) != (not files), "--games", str(games), "give --games or --annotations")
+    typer.echo(verdict_report.strength_table(games, files, prior, out))
+
+
+@judge.command()
+def export(
+    answers: AnswerFiles,
+    form: Annotated[Form, typer.Option("--format", help="Whose files to write.")],
+    out: Annotated[Path, typer.Option(help="Folder; one file a generator.")] = Path("export"),
+    names: Names = None,
+) -> None:
+    """Write answers as AlpacaEval's model_outputs.json or MT-Bench's answer files (one turn)."""
+    from tokencredit.evaluation.answers import read_answers
+    from tokencredit.evaluation.export import write_model_outputs, write_mt_bench
+    from tokencredit.store import make_folder
+
+    make_folder(out)
+    for name, own in read_answers(answers, named(names)).items():
+        if form is Form.alpaca_eval:
+            typer.echo(write_model_outputs(own, name, out))
+        else:
+            typer.echo(write_mt_bench(own, name, out, time.time()))
+
+
+judge.command()(compare)
+judge.command()(llm)

@@ -1,0 +1,134 @@
+"""What a comparison leaves: answers, win matrices, results, and a page to read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tokencredit.atomic import write_json, write_text
+from tokencredit.errors import UserError
+from tokencredit.evaluation.bradley_terry import strengths
+from tokencredit.evaluation.compare import Spoken, by_method, equal_length
+from tokencredit.evaluation.items import Prompting
+from tokencredit.evaluation.tables import long_csv, markdown, plain, seeds_markdown, table, wide_csv
+from tokencredit.evaluation.winrate import WinMatrix
+from tokencredit.reports.statistics import mean_ci
+
+
+def write_answers(prompting: Prompting, spoken: Sequence[Spoken], out: Path) -> Path:
+    """Write answers.jsonl, a line for each model and prompt; `judge llm` and `export` read it.
+
+    A second seed of a method is called name#2.
+    """
+    lines, seen = [], dict.fromkeys((s.player.name for s in spoken), 0)
+    for one in spoken:
+        seen[one.player.name] += 1
+        number = seen[one.player.name]
+        for k, (item, said) in enumerate(zip(prompting.items, one.answers, strict=True)):
+            row: dict[str, Any] = {
+                "generator": one.player.name + (f"#{number}" if number > 1 else ""),
+                "row": item.row,
+                "instruction": item.text,
+                "output": said.response,
+                "tokens": said.tokens,
+                "finished": said.finished,
+            }
+            if one.scores is not None:
+                row["score"] = one.scores[k]
+            lines.append(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+    path = out / "answers.jsonl"
+    write_text(path, "".join(lines))
+    return path
+
+
+def write_matrix(matrix: WinMatrix, out: Path) -> list[Path]:
+    """Write the table of the paper in Markdown and CSV, and every number in a long CSV."""
+    texts = {
+        "win_matrix.md": markdown(matrix) + "\n\n" + markdown(matrix, errors=True) + "\n",
+        "win_matrix.csv": wide_csv(matrix),
+        "win_pairs.csv": long_csv(matrix),
+    }
+    for name, text in texts.items():
+        write_text(out / name, text)
+    return [out / name for name in texts]
+
+
+def strength_summary(matrix: WinMatrix, prior: float = 0.0) -> dict[str, Any]:
+    """Bradley–Terry strengths of the methods, or why there are none."""
+    try:
+        found = strengths(matrix.wins(), matrix.names, prior)
+    except UserError as error:
+        return {"none": str(error)}
+    return {
+        name: {"b": float(found.b[i]), "se": float(found.se[i])}
+        for i, name in enumerate(matrix.names)
+    }
+
+
+def report(spoken: Sequence[Spoken], matrix: WinMatrix) -> str:
+    """What the command prints: matrices, seeds, scores and lengths, strengths."""
+    ranks = strength_summary(matrix)
+    rows = []
+    for name, own in by_method(spoken).items():
+        # The mean of a prompt over seeds first: its answers are not independent.
+        scores = mean_ci(np.mean([one.rated for one in own], axis=0).tolist())
+        characters = np.mean([one.characters for one in own])
+        tokens = np.mean([[said.tokens for said in one.answers] for one in own])
+        b = ranks.get(name)
+        rows.append(
+            [
+                name,
+                str(len(own)),
+                f"{scores.mean:.3f} ± {scores.se:.3f}",
+                f"{characters:.1f}",
+                f"{tokens:.1f}",
+                "–" if b is None else f"{b['b']:+.3f} ± {b['se']:.3f}",
+            ]
+        )
+    head = ["method", "runs", "oracle's score", "characters", "tokens", "strength b"]
+    lengths = [
+        [f"{row} against {column}", f"{matrix.rate(row, column):.3f}", f"{x.rate:.3f} ± {x.se:.3f}"]
+        for (row, column), x in equal_length(spoken).items()
+    ]
+    parts = [
+        markdown(matrix, errors=True),
+        seeds_markdown(matrix),
+        table(head, rows),
+        table(["", "win rate", "at equal length"], lengths),
+        f"strengths: {ranks['none']}" if "none" in ranks else "",
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def write_results(
+    spoken: Sequence[Spoken], matrix: WinMatrix, facts: Mapping[str, Any], out: Path
+) -> Path:
+    """Write results.json."""
+    path = out / "results.json"
+    lengths = [{"row": r, "column": c, **asdict(x)} for (r, c), x in equal_length(spoken).items()]
+    write_json(
+        path,
+        {
+            "schema_version": 1,
+            **facts,
+            "models": [
+                {"name": s.player.name, "model": s.player.identity, **_origin(s)} for s in spoken
+            ],
+            "win_rates": plain(matrix),
+            "at_equal_length": lengths,
+            "strengths": strength_summary(matrix),
+        },
+    )
+    return path
+
+
+def _origin(spoken: Spoken) -> dict[str, Any]:
+    run = spoken.player.run
+    if run is None:
+        return {"run": None, "seed": None}
+    return {"run": run.manifest.get("key"), "seed": run.config.seed}

@@ -1,0 +1,98 @@
+"""`judge compare`, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokencredit.console import say
+from tokencredit.errors import UserError, require
+from tokencredit.evaluation.compare import (
+    matrix_of,
+    rated,
+    settings_of,
+    speak,
+    warn_of_data,
+)
+from tokencredit.evaluation.compared import report, write_answers, write_matrix, write_results
+from tokencredit.evaluation.generations import Speaking
+from tokencredit.evaluation.items import Prompting, from_file, held_out, usable
+from tokencredit.evaluation.oracles import OF_RUN, Oracle, open_oracle
+from tokencredit.evaluation.players import Player, players
+from tokencredit.store import check_writable, make_folder
+
+NO_ORACLE = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the command line asks for."""
+
+    models: Sequence[str]
+    names: Sequence[str] | None
+    with_sft: bool
+    count: int | None
+    file: Path | None
+    oracle: str
+    store: Path | None
+    longest: int | None
+    out: Path
+    speaking: Speaking
+
+
+def run(request: Request) -> str:
+    """Do it all; what is to be printed. What can fail without work fails first."""
+    check_writable(request.out, "--out")
+    models = players(request.models, request.names, request.store)
+    runs = [player.run for player in models if player.run is not None]
+    if request.with_sft:
+        require(bool(runs), "--with-sft", True, "no run is named whose SFT model could be added")
+        models.append(Player("sft", runs[0].artifact("sft")))
+    require(len(models) >= 2, "RUN_OR_MODEL", len(models), "name at least two models")
+    oracle = _oracle(request, models)
+    prompting, short = usable(_prompting(request, models), models)
+    if short:
+        say(f"{short} prompts leave no room for an answer in some model's context: left out")
+    make_folder(request.out)
+    answers = speak(models, prompting, request.speaking, request.out)
+    spoken = rated(models, prompting, answers, oracle)
+    paths = [write_answers(prompting, spoken, request.out)]
+    if oracle is None:
+        return "\n".join(map(str, paths))
+    matrix = matrix_of(spoken)
+    paths += write_matrix(matrix, request.out)
+    facts = {
+        "prompts": len(prompting.items),
+        "source": prompting.source,
+        "left_out": short,
+        "other_data": warn_of_data(models) if request.file is None else [],
+        "sampling": settings_of(request.speaking),
+        "max_new_tokens": request.longest,
+        "oracle": {"name": oracle.name, "identity": oracle.identity, "notes": oracle.notes},
+    }
+    paths.append(write_results(spoken, matrix, facts, request.out))
+    notes = [f"oracle: {count} {what}" for what, count in oracle.notes.items() if count]
+    head = f"{len(prompting.items)} prompts, {prompting.source}; scored by {oracle.name}"
+    return "\n\n".join([head, report(spoken, matrix), *notes, "\n".join(map(str, paths))])
+
+
+def _oracle(request: Request, models: Sequence[Player]) -> Oracle | None:
+    if request.oracle == NO_ORACLE:
+        return None
+    runs = [player.run for player in models if player.run is not None]
+    return open_oracle(request.oracle, runs, request.speaking.device)
+
+
+def _prompting(request: Request, models: Sequence[Player]) -> Prompting:
+    if request.file is not None:
+        return from_file(request.file.expanduser(), request.count, request.longest)
+    source = next((player for player in models if player.run is not None), None)
+    if source is None or source.run is None:
+        raise UserError(
+            "--prompts-file: none of the models is a run whose held-out prompts could be used; "
+            f"name a file (and an oracle other than {OF_RUN})"
+        )
+    return held_out(
+        source.run, source.folder, request.count, request.speaking.seed, request.longest
+    )

@@ -1,0 +1,223 @@
+"""One OpenAI-compatible endpoint: asks, waits, tries again, and keeps its key to itself.
+
+The key comes from an environment variable and goes into the request's header, nowhere else:
+whatever text leaves this room had the key cut out.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit, urlunsplit
+
+from tokencredit.errors import UserError, require
+from tokencredit.evaluation.pace import Pace, retry_after
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+
+HIDDEN: Final = "<key>"
+ITEM_FAULTS: Final = (400, 413, 422)
+"""Status codes that speak of one request; others that are not retried speak of all."""
+AGAIN: Final = (408, 409, 425, 429)
+LONGEST_PAUSE: Final = 60.0
+LONGEST_RETRY_AFTER: Final = 600.0
+
+
+@dataclass(slots=True, kw_only=True)
+class EndpointSettings:
+    """Where the judge is, and how it is asked."""
+
+    base_url: str
+    model: str
+    key_variable: str = "OPENAI_API_KEY"
+    """Environment variable that holds the key; an endpoint without keys needs none."""
+    temperature: float = 0.0
+    max_tokens: int = 200
+    timeout: float = 60.0
+    """Seconds for one request."""
+    retries: int = 6
+    """Further attempts after a failure that may pass: 408, 409, 425, 429, 5xx, no connection."""
+    first_pause: float = 1.0
+    """Seconds before the second attempt; doubled each time, then multiplied by 0.5 to 1."""
+    per_minute: float | None = None
+    """Most requests begun a minute; None: as many as `concurrency` allows."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        parts = urlsplit(self.base_url)
+        require(
+            parts.scheme in ("http", "https") and bool(parts.hostname),
+            "--base-url",
+            without_user(self.base_url),
+            "must be http://… or https://…, up to and including /v1",
+        )
+        require(bool(self.model), "--model", self.model, "name the model that judges")
+        require(0 <= self.temperature <= 2, "--temperature", self.temperature, "must be 0 to 2")
+        require(self.max_tokens >= 1, "--max-tokens", self.max_tokens, "must be >= 1")
+        require(self.timeout > 0, "--timeout", self.timeout, "must be > 0 seconds")
+        require(self.retries >= 0, "--retries", self.retries, "must be >= 0")
+        require(
+            self.per_minute is None or self.per_minute > 0,
+            "--requests-per-minute",
+            self.per_minute,
+            "must be > 0",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back, or the status with which this one request was turned down."""
+
+    text: str
+    refused: bool = False
+    """The endpoint marked it as a refusal, or its content filter ended it."""
+    rejected: int | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    attempts: int = 1
+    model: str = ""
+    """The model as the endpoint names it."""
+
+
+class EndpointFailed(UserError):
+    """The endpoint cannot be used, now or at all; what was answered before is kept."""
+
+
+class Endpoint:
+    """A chat-completions endpoint; safe to use from several threads."""
+
+    def __init__(self, settings: EndpointSettings) -> None:
+        """Nothing is sent yet."""
+        self.settings = settings
+        self.pace = Pace(settings.per_minute)
+        self.stopped = threading.Event()
+        """Set to make waiting threads give up."""
+        self._key = os.environ.get(settings.key_variable, "").strip()
+        self._client: OpenAI | None = None
+        self._jitter = random.Random()  # noqa: S311 - spreads retries, decides nothing
+
+    def ask(self, text: str) -> Reply:
+        """The reply to one message.
+
+        Raises `EndpointFailed` where asking anything else would be as useless.
+        """
+        from openai import APIConnectionError, APIStatusError, OpenAIError
+
+        attempt, problem = 0, ""
+        while attempt <= self.settings.retries and not self.stopped.is_set():
+            self.pace.wait(self.stopped)
+            if self.stopped.is_set():
+                break
+            attempt += 1
+            try:
+                return self._reply(self._send(text), attempt)
+            except APIStatusError as error:
+                status = error.status_code
+                if status in ITEM_FAULTS:
+                    return Reply(self.redact(_said(error)), rejected=status, attempts=attempt)
+                problem = f"status {status}: {self.redact(_said(error))}"
+                if status not in AGAIN and status < 500:
+                    raise EndpointFailed(self._refusal(status, problem)) from None
+                self._rest(attempt, retry_after(error.response.headers))
+            except APIConnectionError as error:
+                cause = error.__cause__ or error
+                problem = self.redact(f"{error.message} {type(cause).__name__}: {cause}")
+                self._rest(attempt, None)
+            except (OpenAIError, ValueError) as error:  # ValueError: a body that is no JSON
+                raise EndpointFailed(f"{self._where()}: {self.redact(str(error))}") from None
+        raise EndpointFailed(
+            f"{self._where()}: no answer after {attempt} attempts ({problem or 'stopped'}); check "
+            "that it runs, then give the same command again: nothing is asked twice"
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        if self._client is not None:
+            self._client.close()
+
+    def redact(self, text: str) -> str:
+        """`text` without the key."""
+        return text.replace(self._key, HIDDEN) if self._key else text
+
+    def _send(self, text: str) -> Any:
+        settings = self.settings
+        return self._open().chat.completions.create(
+            model=settings.model,
+            messages=[{"role": "user", "content": text}],
+            temperature=settings.temperature,
+            max_tokens=settings.max_tokens,
+        )
+
+    def _open(self) -> OpenAI:
+        if self._client is None:
+            from openai import OpenAI
+
+            self._client = OpenAI(
+                base_url=self.settings.base_url,
+                api_key=self._key or "none",
+                timeout=self.settings.timeout,
+                max_retries=0,  # retries are counted, paced, and explained here
+            )
+        return self._client
+
+    def _reply(self, answer: Any, attempts: int) -> Reply:
+        choices = getattr(answer, "choices", None)
+        if choices is None:
+            raise EndpointFailed(
+                f"{self._where()}: answers with something else than a chat completion; the address "
+                "usually ends with /v1"
+            )
+        message = choices[0].message if choices else None
+        usage = getattr(answer, "usage", None)
+        refusal = getattr(message, "refusal", None)
+        return Reply(
+            self.redact(str(refusal or getattr(message, "content", None) or "")),
+            refused=bool(refusal) or bool(choices and choices[0].finish_reason == "content_filter"),
+            prompt_tokens=int(getattr(usage, "prompt_tokens", 0) or 0),
+            completion_tokens=int(getattr(usage, "completion_tokens", 0) or 0),
+            attempts=attempts,
+            model=self.redact(str(getattr(answer, "model", "") or "")),
+        )
+
+    def _rest(self, attempt: int, retry_after: float | None) -> None:
+        """Wait before the next attempt: as long as was asked for, else longer every time."""
+        if attempt > self.settings.retries:
+            return
+        if retry_after is not None:
+            self.pace.pause(min(retry_after, LONGEST_RETRY_AFTER))
+            return
+        longest = min(self.settings.first_pause * 2 ** (attempt - 1), LONGEST_PAUSE)
+        self.stopped.wait(longest * self._jitter.uniform(0.5, 1))
+
+    def _where(self) -> str:
+        return f"--base-url = {without_user(self.settings.base_url)!r}"
+
+    def _refusal(self, status: int, problem: str) -> str:
+        variable = self.settings.key_variable
+        held = "is set" if self._key else "is not set"
+        remedy = {
+            401: f"the key was not accepted; put it into ${variable}, which {held}",
+            403: f"the key in ${variable}, which {held}, may not use this model",
+            404: f"check --base-url and --model = {self.settings.model!r}",
+        }.get(status, "the endpoint does not take such requests")
+        return f"{self._where()}: {problem}; {remedy}. What was answered before is kept"
+
+
+def without_user(url: str) -> str:
+    """The URL without user name, password, and query, which may hold secrets."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
+def _said(error: Any) -> str:
+    body = error.body
+    if isinstance(body, Mapping):
+        inner = body.get("error", body)
+        body = inner.get("message", inner) if isinstance(inner, Mapping) else inner
+    return " ".join(str(body or error.message).split())[:300]

@@ -1,0 +1,142 @@
+"""`judge llm`, step by step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tokencredit.atomic import write_json, write_text
+from tokencredit.canonical import digest
+from tokencredit.console import say
+from tokencredit.errors import require
+from tokencredit.evaluation.answers import Answers, matched, read_answers
+from tokencredit.evaluation.compared import strength_summary, write_matrix
+from tokencredit.evaluation.endpoint import Endpoint, without_user
+from tokencredit.evaluation.judged import (
+    Cost,
+    Judged,
+    annotation_rows,
+    judged,
+    length_table,
+    lengths,
+    outcomes,
+)
+from tokencredit.evaluation.llm_judge import Asking, Question, ask_all, questions
+from tokencredit.evaluation.position import position
+from tokencredit.evaluation.tables import markdown, plain, table
+from tokencredit.evaluation.verdicts import Verdict, VerdictFile
+from tokencredit.store import check_writable
+from tokencredit.tracking.progress import Progress
+
+
+def run(
+    files: Sequence[Path],
+    names: Sequence[str] | None,
+    limit: int | None,
+    asking: Asking,
+    prices: tuple[float, float] | None,
+    out: Path,
+) -> str:
+    """Ask what has not been asked, write all results; what is to be printed."""
+    check_writable(out, "--out")
+    answers, left = _chosen(read_answers(files, names), limit)
+    if left:
+        say(f"{left} prompts were not answered by all and are left out")
+    asked = questions(answers, asking)
+    with VerdictFile(out) as file:
+        verdicts, fresh = _ask(asked, asking, file)
+    found = judged(answers, verdicts, both_orders=asking.both_orders)
+    costs = {"all": Cost.of(verdicts, prices), "now": Cost.of(fresh, prices)}
+    return _write(answers, found, verdicts, asking, costs, out)
+
+
+def _chosen(answers: Answers, limit: int | None) -> tuple[Answers, int]:
+    """The answers to the first prompts that all generators answered, and how many others exist."""
+    require(len(answers) >= 2, "--answers", ", ".join(answers), "answers of two models are needed")
+    items, left = matched(answers)
+    return {
+        name: {item: own[item] for item in items[:limit]} for name, own in answers.items()
+    }, left
+
+
+def _ask(
+    asked: Sequence[Question], asking: Asking, file: VerdictFile
+) -> tuple[list[Verdict], list[Verdict]]:
+    total = len({question.key for question in asked})
+    known = total - len({q.key for q in asked if file.get(q.key, again=asking.again) is None})
+    say(f"{total} questions, {known} of them answered before")
+    endpoint = Endpoint(asking.endpoint)
+    try:
+        with Progress(max(total, 1), known, "judge") as bar:
+            return ask_all(asked, asking, endpoint, file, lambda n: bar.update(n - 1, {}))
+    except KeyboardInterrupt:
+        say("interrupted; what was answered is kept, and the same command goes on from there")
+        raise
+    finally:
+        endpoint.close()
+
+
+def _write(
+    answers: Answers,
+    found: Judged,
+    verdicts: Sequence[Verdict],
+    asking: Asking,
+    costs: Mapping[str, Cost],
+    out: Path,
+) -> str:
+    matrix, order, equal = found.matrix(), position(verdicts), lengths(answers, found.shares)
+    counts = outcomes(verdicts)
+    judge = f"{asking.endpoint.model} ({asking.template.name})"
+    write_json(
+        out / "results.json",
+        {
+            "schema_version": 1,
+            "judge": _settings(asking),
+            "prompts": len(matched(answers)[0]),
+            "win_rates": plain(matrix),
+            "at_equal_length": [
+                {"row": row, "column": column, **asdict(x)} for (row, column), x in equal.items()
+            ],
+            "strengths": strength_summary(matrix),
+            "outcomes": counts,
+            "left_out": dict(found.left_out),
+            "identical_answers": found.identical,
+            "position": order.plain(),
+            "cost": {name: asdict(cost) for name, cost in costs.items()},
+        },
+    )
+    rows = annotation_rows(answers, found, judge)
+    write_text(out / "annotations.json", json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
+    paths = [out / "results.json", out / "annotations.json", *write_matrix(matrix, out)]
+    told = [f"{count} {name}" for name, count in counts.items()]
+    text = "\n\n".join(
+        [
+            f"judged by {judge}",
+            markdown(matrix, errors=True),
+            length_table(equal, matrix),
+            table(["order of the answers", "95 % Wilson interval"], order.rows()),
+            f"verdicts: {', '.join(told)}; identical answers: {found.identical}",
+            f"prompts of a pair left out: {sum(found.left_out.values())}",
+            f"cost: {costs['all'].text()}\nof that now: {costs['now'].text()}",
+        ]
+    )
+    write_text(out / "report.md", text + "\n")
+    return "\n\n".join([text, "\n".join(map(str, [out / "report.md", *paths]))])
+
+
+def _settings(asking: Asking) -> dict[str, Any]:
+    """How the judge was asked; neither the key nor anything that could hold one."""
+    endpoint = asking.endpoint
+    return {
+        "base_url": without_user(endpoint.base_url),
+        "model": endpoint.model,
+        "temperature": endpoint.temperature,
+        "max_tokens": endpoint.max_tokens,
+        "template": asking.template.name,
+        "template_hash": digest(asking.template.text),
+        "seed": asking.seed,
+        "both_orders": asking.both_orders,
+    }

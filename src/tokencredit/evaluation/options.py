@@ -1,0 +1,17 @@
+"""Options that several commands of `tokencredit judge` have."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Names = Annotated[
+    str | None,
+    typer.Option(help="Names in their order, with commas; one name twice: two seeds of a method."),
+]
+
+
+def named(names: str | None) -> list[str] | None:
+    """The names of --names."""
+    return None if names is None else [name.strip() for name in names.split(",")]

@@ -1,0 +1,141 @@
+"""The models that are compared: policies of runs, and model folders."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokencredit.atomic import read_json
+from tokencredit.errors import UserError, require
+from tokencredit.models.base import folder_identity
+from tokencredit.models.model import check_folder
+from tokencredit.store import MANIFEST
+
+if TYPE_CHECKING:
+    from tokencredit.config import Config
+
+HUB = re.compile(r"hub:(?P<name>[^@]+)(?:@(?P<revision>.+))?")
+KEPT = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, as far as its judges need it."""
+
+    path: Path
+    store_option: Path | None = None
+
+    @cached_property
+    def config(self) -> Config:
+        """Its configuration."""
+        from tokencredit import config
+
+        return config.read(self.path / "config.yaml")
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """Its manifest."""
+        return read_json(self.path / MANIFEST)
+
+    @property
+    def scheme(self) -> str:
+        """Name of its reward scheme."""
+        return self.config.run.scheme or type(self.config.reward_scheme).__name__.lower()
+
+    @property
+    def store(self) -> Path:
+        """The store that its stages were built in."""
+        return self.store_option or Path(self.config.store).expanduser()
+
+    def artifact(self, role: str) -> Path:
+        """The folder of one of its parents in the store; `UserError` if there is none."""
+        key = self.manifest.get("parents", {}).get(role)
+        if key is None:
+            raise UserError(f"{self.path}: this run has no {role}")
+        folder = self.store / role / str(key)
+        if not folder.is_dir():
+            raise UserError(
+                f"{self.path}: its {role} is not in the store ({folder}); name the store with "
+                "--store"
+            )
+        return folder
+
+    def trained_on(self) -> list[str]:
+        """Keys of the artifacts that training was paid or guided by: all parents but the oracle."""
+        parents = self.manifest.get("parents", {})
+        return [key for role, key in parents.items() if role != "oracle"]
+
+
+@dataclass(frozen=True)
+class Player:
+    """A model folder under the name of its method; several of one name are seeds of it."""
+
+    name: str
+    folder: Path
+    run: Run | None = None
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash of weights, configuration, and tokenizer."""
+        return folder_identity(self.folder)
+
+
+def players(places: Sequence[str], names: Sequence[str] | None, store: Path | None) -> list[Player]:
+    """The models at `places`: run folders, model folders, or hub:NAME[@REVISION].
+
+    Raises `UserError` where there is none, or two would have one name without being named so.
+    """
+    found = [_player(place, store) for place in places]
+    if names is not None:
+        require(
+            len(names) == len(found) and all(names),
+            "--names",
+            ",".join(names),
+            f"name each of the {len(found)} models; one name twice means two seeds of a method",
+        )
+        return [Player(name, p.folder, p.run) for name, p in zip(names, found, strict=True)]
+    own = [player.name for player in found]
+    twice = next((name for name in own if own.count(name) > 1), None)
+    if twice is not None:
+        raise UserError(
+            f"two models are called {twice!r}; name all with --names a,b,… (one name twice means "
+            "two seeds of a method)"
+        )
+    return found
+
+
+def _player(place: str, store: Path | None) -> Player:
+    hub = HUB.fullmatch(place)
+    if hub:
+        return Player(hub["name"].rpartition("/")[2], from_hub(place))
+    path = Path(place).expanduser()
+    if not path.is_dir():
+        raise UserError(f"{place}: there is no such folder (a model of the hub is hub:NAME)")
+    if (path / "config.yaml").is_file():
+        if not (path / "policy").is_dir():
+            raise UserError(f"{place}: holds no finished policy; let the run end first")
+        check_folder(path / "policy", "RUN")
+        run = Run(path, store)
+        return Player(run.scheme, path / "policy", run)
+    check_folder(path, "MODEL")
+    manifest = read_json(path / MANIFEST) if (path / MANIFEST).is_file() else {}
+    return Player(str(manifest.get("stage") or path.resolve().name), path)
+
+
+def from_hub(place: str) -> Path:
+    """The local copy of hub:NAME[@REVISION], fetched if it has to be; safetensors only."""
+    from huggingface_hub import snapshot_download
+
+    hub = HUB.fullmatch(place)
+    assert hub is not None
+    try:
+        folder = Path(snapshot_download(hub["name"], revision=hub["revision"], allow_patterns=KEPT))
+    except Exception as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{place}: cannot be had from the hub, nor its cache ({said})") from error
+    check_folder(folder, place)
+    return folder

@@ -1,0 +1,105 @@
+"""Win matrices as tables: rows beat columns, as in Table 1 of "DPO Meets PPO" (RTO)."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Final
+
+from tokencredit.evaluation.winrate import Against, WinMatrix
+
+CORNER: Final = "Win Rate"
+LONG: Final = (
+    "row",
+    "column",
+    "rate",
+    "prompt_se",
+    "low",
+    "high",
+    "prompts",
+    "wins",
+    "draws",
+    "losses",
+    "seeds",
+    "seed_low",
+    "seed_high",
+)
+
+
+def markdown(matrix: WinMatrix, *, errors: bool = False, digits: int = 3) -> str:
+    """The matrix as a Markdown table; with `errors` each rate ± its standard error over prompts."""
+
+    def cell(row: str, column: str) -> str:
+        text = f"{matrix.rate(row, column):.{digits}f}"
+        if errors and row != column:
+            text += f" ± {matrix.cells[row, column].rate.se:.{digits}f}"
+        return text
+
+    return table(
+        [CORNER, *matrix.names],
+        [[row, *(cell(row, column) for column in matrix.names)] for row in matrix.names],
+    )
+
+
+def seeds_markdown(matrix: WinMatrix, digits: int = 3) -> str:
+    """Mean and t interval over seeds of every pair that has several; empty if none has."""
+    rows = []
+    for i, row in enumerate(matrix.names):
+        for column in matrix.names[i + 1 :]:
+            seeds = matrix.cells[row, column].seeds
+            if seeds is not None:
+                interval = f"[{seeds.low:.{digits}f}, {seeds.high:.{digits}f}]"
+                mean = f"{seeds.mean:.{digits}f}"
+                rows.append([f"{row} against {column}", str(seeds.n), mean, interval])
+    return table(["over seeds", "pairs", "mean", "95 % t interval"], rows) if rows else ""
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(_escaped(cell) for cell in line) + " |" for line in lines)
+
+
+def wide_csv(matrix: WinMatrix, digits: int = 3) -> str:
+    """The rates alone, in the columns of the paper's table."""
+    rows = [
+        [row, *(f"{matrix.rate(row, column):.{digits}f}" for column in matrix.names)]
+        for row in matrix.names
+    ]
+    return _csv([[CORNER, *matrix.names], *rows])
+
+
+def long_csv(matrix: WinMatrix) -> str:
+    """One line a pair, in both directions, with every number at full precision."""
+    rows: list[Sequence[object]] = [LONG]
+    for (row, column), found in matrix.cells.items():
+        rate, seeds = found.rate, found.seeds
+        over = ("", "", "") if seeds is None else (seeds.n, seeds.low, seeds.high)
+        counts = (rate.n, rate.wins, rate.draws, rate.losses)
+        rows.append([row, column, rate.mean, rate.se, rate.low, rate.high, *counts, *over])
+    return _csv(rows)
+
+
+def plain(matrix: WinMatrix) -> dict[str, Any]:
+    """For JSON: {row: {column: …}}, without the diagonal."""
+    return {
+        row: {c: _plain(matrix.cells[row, c]) for c in matrix.names if c != row}
+        for row in matrix.names
+    }
+
+
+def _plain(found: Against) -> dict[str, Any]:
+    over = None if found.seeds is None else asdict(found.seeds)
+    return {"over_prompts": asdict(found.rate), "over_seeds": over}
+
+
+def _csv(rows: Sequence[Sequence[object]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,105 @@
+"""What `judge winrate` and `judge strengths` print and write."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from tokencredit.atomic import write_text
+from tokencredit.bench.report import aligned
+from tokencredit.errors import UserError
+from tokencredit.evaluation.annotations import as_json, games, lines, read_annotations
+from tokencredit.evaluation.bradley_terry import Strengths, probabilities, strengths
+from tokencredit.evaluation.winrate import win_rate
+from tokencredit.store import make_folder
+
+HEAD = ["model", "baseline", "win rate %", "prompts", "wins", "draws", "losses"]
+COLUMNS = ("first", "second", "first_wins", "second_wins")
+
+
+def winrate(paths: Sequence[Path], out: Path | None) -> str:
+    """The table of win rates; with `out` also files."""
+    groups, dropped = read_annotations(paths)
+    text = "\n".join(aligned([HEAD, *lines(groups)]))
+    if dropped.counts:
+        text += f"\nnot counted: {dropped.summary()}"
+    if out is not None:
+        make_folder(out)
+        rates = [
+            {"model": g.model, "baseline": g.baseline, **asdict(win_rate(g.shares))} for g in groups
+        ]
+        found = {"schema_version": 1, "win_rates": rates, "dropped": dict(dropped.counts)}
+        write_text(out / "winrate.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+        write_text(out / "annotations.json", as_json(groups))
+    return text
+
+
+def strength_table(
+    file: Path | None, annotations: Sequence[Path], prior: float, out: Path | None
+) -> str:
+    """The table of strengths, the best player first; with `out` also a JSON file."""
+    names, wins = games(read_annotations(annotations)[0]) if file is None else read_games(file)
+    found = strengths(wins, names, prior)
+    rows = []
+    for i in found.ranking():
+        low, high = found.interval(i)
+        played = float(wins[i].sum() + wins[:, i].sum())
+        rows.append(
+            [
+                names[i],
+                f"{found.b[i]:+.4f}",
+                f"{found.se[i]:.4f}",
+                f"[{low:+.3f}, {high:+.3f}]",
+                f"{played:g}",
+                f"{100 * float(wins[i].sum()) / played:.1f}",
+            ]
+        )
+    if out is not None:
+        make_folder(out.parent)
+        write_text(out, json.dumps(_plain(found, prior), indent=2, ensure_ascii=False) + "\n")
+    head = ["player", "strength b", "se", "95 % interval", "games", "raw win rate %"]
+    note = f"\nwith {prior:g} drawn games added between every two players" if prior else ""
+    return "\n".join(aligned([head, *rows])) + note
+
+
+def _plain(found: Strengths, prior: float) -> dict[str, object]:
+    return {
+        "schema_version": 1,
+        "players": list(found.names),
+        "b": found.b.tolist(),
+        "se": found.se.tolist(),
+        "covariance": found.covariance.tolist(),
+        "probabilities": probabilities(found.b).tolist(),
+        "log_likelihood": found.log_likelihood,
+        "prior": prior,
+    }
+
+
+def read_games(path: Path) -> tuple[list[str], np.ndarray]:
+    """Players and wins[i, j] from a CSV of pairs; a draw counts half for both."""
+    if not path.is_file():
+        raise UserError(f"--games {path}: there is no such file")
+    rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
+    if not rows or not set(COLUMNS) <= set(rows[0]):
+        raise UserError(f"--games {path}: needs rows and the columns {', '.join(COLUMNS)}")
+    names = list(dict.fromkeys(row[key] for row in rows for key in ("first", "second")))
+    wins = np.zeros((len(names), len(names)))
+    for number, row in enumerate(rows, start=2):
+        i, j = names.index(row["first"]), names.index(row["second"])
+        try:
+            first, second = float(row["first_wins"]), float(row["second_wins"])
+            draws = float(row.get("draws") or 0)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"--games {path}, line {number}: {error}") from error
+        if i == j or not all(0 <= count < np.inf for count in (first, second, draws)):
+            raise UserError(
+                f"--games {path}, line {number}: two players, and counts that are not negative"
+            )
+        wins[i, j] += first + draws / 2
+        wins[j, i] += second + draws / 2
+    return names, wins
