@@ -1,27 +1,35 @@
-"""Two runs that could have come from training: real oracle, real configuration, random models."""
+"""Two runs that could have come from training (real oracle, real configuration, random models), and
+`tokencredit judge compare` on them."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
+from click.testing import Result
 from transformers import PreTrainedModel
+from typer.testing import CliRunner
 
 import builders
 from tokencredit import config as configuration
 from tokencredit.algorithms.ppo import PPO
 from tokencredit.atomic import write_json
 from tokencredit.canonical import folder_sha256
+from tokencredit.cli import app
 from tokencredit.config import Config
 from tokencredit.context import Context
 from tokencredit.data.dataset import Dataset, PromptSpec
 from tokencredit.data.sources import Source
 from tokencredit.data.splits import Splits
+from tokencredit.errors import UserError
 from tokencredit.hardware import Hardware
 from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.models.model import Model
 from tokencredit.models.sampling import Sampling
 from tokencredit.rewards.sparse import Sparse
 from tokencredit.stages.oracle import Oracle, OracleStage
+from tokencredit.tracking.jsonl import read_jsonl
 from tokencredit.tracking.tracking import Tracking
 
 PARENTS = {"sft": "5f7", "reward_model": "4e3"}
@@ -80,3 +88,33 @@ def save(model: PreTrainedModel, folder: Path) -> None:
     """A plain Hugging Face folder."""
     model.save_pretrained(folder)
     builders.train_tokenizer().save_pretrained(folder)
+
+
+def compare(*arguments: object) -> Result:
+    """What `tokencredit judge compare` does."""
+    return CliRunner().invoke(app, ["judge", "compare", *map(str, arguments)])
+
+
+def ok(*arguments: object) -> str:
+    """What it says; it must succeed."""
+    answer = compare(*arguments)
+    assert answer.exit_code == 0, f"{answer.output}\n{answer.exception!r}"
+    return answer.output
+
+
+def mistake(*arguments: object) -> str:
+    """The user's mistake that it names."""
+    answer = compare(*arguments)
+    assert isinstance(answer.exception, UserError), answer.exception
+    return str(answer.exception)
+
+
+def results(out: Path) -> dict[str, Any]:
+    """What it wrote."""
+    found: dict[str, Any] = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    return found
+
+
+def rows_of(out: Path, name: str) -> list[dict[str, Any]]:
+    """The answers of one model."""
+    return [row for row in read_jsonl(out / "answers.jsonl") if row["generator"] == name]

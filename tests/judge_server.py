@@ -8,7 +8,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+from click.testing import Result
+from typer.testing import CliRunner
+
+from tokencredit.cli import app
 
 KEY = "sk-the-very-secret-key-of-this-test"
 
@@ -115,3 +121,20 @@ def prefers(word: str) -> Behaviour:
         return Answer(f"Comparison: the word decides.\nVerdict: {'A' if word in first else 'B'}")
 
     return behave
+
+
+def arguments(files: list[str], url: str, out: Path, *more: str) -> list[str]:
+    """The command line of `tokencredit judge llm`, files as in the documentation."""
+    fixed = ["judge", "llm", "--answers", *files, "--base-url", url, "--model", "judge-1"]
+    return [*fixed, "--out", str(out), "--retries", "0", "--concurrency", "2", *more]
+
+
+def judge(files: list[str], url: str, out: Path, *more: str) -> Result:
+    """What that command says and does."""
+    return CliRunner().invoke(app, arguments(files, url, out, *more))
+
+
+def results(out: Path) -> dict[str, Any]:
+    """What it wrote."""
+    found: dict[str, Any] = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    return found

@@ -11,12 +11,8 @@ import pytest
 
 from judge_server import KEY, Answer, Behaviour, JudgeServer
 from tokencredit.errors import UserError
-from tokencredit.evaluation.endpoint import (
-    Endpoint,
-    EndpointFailed,
-    EndpointSettings,
-    without_user,
-)
+from tokencredit.evaluation.endpoint import Endpoint, EndpointFailed
+from tokencredit.evaluation.endpoint_settings import EndpointSettings, without_user
 from tokencredit.evaluation.pace import Pace, retry_after
 
 Serve = Callable[[Behaviour], JudgeServer]

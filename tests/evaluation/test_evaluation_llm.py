@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import Result
 from typer.testing import CliRunner
 
-from judge_server import KEY, Answer, Behaviour, JudgeServer, prefers, shown
+from judge_server import (
+    KEY,
+    Answer,
+    Behaviour,
+    JudgeServer,
+    judge,
+    prefers,
+    results,
+    shown,
+)
 from tokencredit.cli import app
 from tokencredit.errors import UserError
 from tokencredit.evaluation.endpoint import EndpointFailed
@@ -25,22 +28,6 @@ from tokencredit.tracking.jsonl import read_jsonl
 Serve = Callable[[Behaviour], JudgeServer]
 Files = Callable[..., list[str]]
 NONE = ("refusal", "unparsable", "rejected")
-QUICK = ["--retries", "0", "--concurrency", "2"]
-
-
-def arguments(files: list[str], url: str, out: Path, *more: str) -> list[str]:
-    """The command line, files as in the documentation."""
-    fixed = ["judge", "llm", "--answers", *files, "--base-url", url, "--model", "judge-1"]
-    return [*fixed, "--out", str(out), *QUICK, *more]
-
-
-def run(files: list[str], url: str, out: Path, *more: str) -> Result:
-    return CliRunner().invoke(app, arguments(files, url, out, *more))
-
-
-def results(out: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((out / "results.json").read_text(encoding="utf-8"))
-    return found
 
 
 def nowhere(key: str, *places: Path) -> None:
@@ -55,7 +42,7 @@ def test_a_judge_that_reads_finds_the_better_model(
     serve: Serve, answer_files: Files, tmp_path: Path
 ) -> None:
     server, out = serve(prefers("right")), tmp_path / "out"
-    answer = run(answer_files(6), server.url, out, "--price-in", "2", "--price-out", "10")
+    answer = judge(answer_files(6), server.url, out, "--price-in", "2", "--price-out", "10")
     assert answer.exit_code == 0, answer.output
     assert "| good | 0.500 | 1.000 ± 0.000 |" in answer.output
     found = results(out)
@@ -90,7 +77,7 @@ def test_field_E17_the_order_is_drawn_by_the_seed(
     orders = []
     for number, (seed, order) in enumerate([("0", files), ("0", files[::-1]), ("1", files)]):
         done = len(server.requests)
-        assert run(order, server.url, tmp_path / str(number), "--seed", seed).exit_code == 0
+        assert judge(order, server.url, tmp_path / str(number), "--seed", seed).exit_code == 0
         texts = sorted(r["messages"][0]["content"] for r in server.requests[done:])
         assert len(texts) == 12
         orders.append(["right" in shown(text)[0] for text in texts])
@@ -103,7 +90,7 @@ def test_papers_7_a_judge_that_always_says_a_is_found_out(
 ) -> None:
     """In both orders it contradicts itself every time, and the win rate is one half."""
     out = tmp_path / "out"
-    answer = run(answer_files(5), serve(lambda *_: Answer()).url, out, "--both-orders")
+    answer = judge(answer_files(5), serve(lambda *_: Answer()).url, out, "--both-orders")
     assert answer.exit_code == 0, answer.output
     found = results(out)
     assert found["win_rates"]["good"]["bad"]["over_prompts"]["mean"] == 0.5
@@ -124,98 +111,9 @@ def test_a_judge_without_a_favourite_place_is_consistent(
     serve: Serve, answer_files: Files, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    assert run(answer_files(5), serve(prefers("right")).url, out, "--both-orders").exit_code == 0
+    assert judge(answer_files(5), serve(prefers("right")).url, out, "--both-orders").exit_code == 0
     found = results(out)["position"]
     assert found["a_verdicts"]["share"] == 0.5 and found["consistent"]["share"] == 1
-
-
-def test_field_E17_what_was_answered_is_never_asked_again(
-    serve: Serve, answer_files: Files, tmp_path: Path
-) -> None:
-    """The same command asks nothing; both orders ask the other one only; a new model asks all."""
-    server, files, out = serve(prefers("right")), answer_files(6), tmp_path / "out"
-    assert run(files, server.url, out).exit_code == 0
-    first = results(out)
-    again = run(files, server.url, out)
-    assert len(server.requests) == 6
-    assert "6 questions, 6 of them answered before" in again.output
-    assert results(out) | {"cost": 0} == first | {"cost": 0}
-    assert results(out)["cost"]["now"]["requests"] == 0
-    run(files, server.url, out, "--both-orders")
-    assert len(server.requests) == 12
-    for change in (["--temperature", "0.5"], ["--template", "dialogue"], ["--max-tokens", "50"]):
-        before = len(server.requests)
-        run(files, server.url, out, *change)
-        assert len(server.requests) == before + 6, change
-
-
-def test_another_answer_or_prompt_is_another_question(
-    serve: Serve, answer_files: Files, tmp_path: Path
-) -> None:
-    server, files, out = serve(prefers("right")), answer_files(4), tmp_path / "out"
-    run(files, server.url, out)
-    path = Path(files[1])
-    path.write_text(path.read_text("utf-8").replace("wrong answer 2", "wrong reply 2"), "utf-8")
-    run(files, server.url, out)
-    assert len(server.requests) == 5
-
-
-def test_renaming_the_models_asks_nothing(
-    serve: Serve, answer_files: Files, tmp_path: Path
-) -> None:
-    """Orders are drawn with the names, so at most the other order of a pair is new."""
-    server, files, out = serve(prefers("right")), answer_files(6), tmp_path / "out"
-    run(files, server.url, out, "--both-orders")
-    answer = run(files, server.url, out, "--both-orders", "--names", "ours,theirs")
-    assert len(server.requests) == 12
-    assert "| ours | 0.500 | 1.000 ± 0.000 |" in answer.output
-
-
-def test_a_server_that_is_lost_half_way_loses_nothing(
-    serve: Serve, answer_files: Files, tmp_path: Path
-) -> None:
-    """Five verdicts, then no connection: a clear error; a new server is asked the rest."""
-    files, out = answer_files(9), tmp_path / "out"
-    server = serve(lambda *_: Answer())
-
-    def dies(number: int, text: str) -> Answer:
-        return Answer() if number < 5 else Answer(status=503)
-
-    server.behaviour = dies
-    answer = run(files, server.url, out, "--concurrency", "1")
-    assert isinstance(answer.exception, EndpointFailed)
-    assert "give the same command again" in str(answer.exception)
-    assert len(read_jsonl(out / "verdicts.jsonl")) == 5
-    server.behaviour = lambda *_: Answer()
-    asked = len(server.requests)
-    assert run(files, server.url, out).exit_code == 0
-    assert len(server.requests) - asked == 4
-    assert len(read_jsonl(out / "verdicts.jsonl")) == 9
-
-
-def test_a_killed_run_continues(serve: Serve, answer_files: Files, tmp_path: Path) -> None:
-    """SIGKILL in the middle, a torn line at the end: only the unanswered questions are asked."""
-    files, out = answer_files(12), tmp_path / "out"
-    server = serve(lambda *_: Answer(delay=0.15))
-    command = [sys.executable, "-m", "tokencredit.cli"]
-    command += arguments(files, server.url, out, "--concurrency", "1")
-    process = subprocess.Popen(
-        command, env={**os.environ}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    deadline = time.monotonic() + 60
-    while len(server.requests) < 5 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.kill()
-    written = b"".join(process.communicate())
-    kept = len(read_jsonl(out / "verdicts.jsonl"))
-    assert 3 <= kept <= 5 and KEY.encode() not in written
-    with (out / "verdicts.jsonl").open("ab") as file:
-        file.write(b'{"key": "torn')
-    asked = len(server.requests)
-    answer = run(files, server.url, out)
-    assert answer.exit_code == 0, answer.output
-    assert len(server.requests) - asked == 12 - kept
-    assert results(out)["win_rates"]["good"]["bad"]["over_prompts"]["n"] == 12
 
 
 def test_the_key_is_in_no_file_and_no_output(
@@ -229,9 +127,9 @@ def test_the_key_is_in_no_file_and_no_output(
         return Answer(f"Comparison: {KEY}.\nVerdict: A")
 
     server, files = serve(leaks), answer_files(5)
-    good = run(files, server.url, tmp_path / "good")
+    good = judge(files, server.url, tmp_path / "good")
     server.behaviour = lambda *_: Answer(status=401)
-    bad = run(files, server.url, tmp_path / "bad")
+    bad = judge(files, server.url, tmp_path / "bad")
     assert good.exit_code == 0 and isinstance(bad.exception, EndpointFailed)
     for text in (good.output, bad.output, str(bad.exception)):
         assert KEY not in text
@@ -239,18 +137,6 @@ def test_the_key_is_in_no_file_and_no_output(
     nowhere(KEY, tmp_path)
     replies = [row["reply"] for row in read_jsonl(tmp_path / "good" / "verdicts.jsonl")]
     assert "Comparison: <key>.\nVerdict: A" in replies
-
-
-def test_a_refused_key_stops_at_once_and_keeps_what_was_paid(
-    serve: Serve, answer_files: Files, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    server = serve(lambda n, _: Answer() if n < 2 else Answer(status=401))
-    answer = run(answer_files(20), server.url, out, "--concurrency", "1", "--retries", "6")
-    assert isinstance(answer.exception, UserError)
-    assert "the key was not accepted" in str(answer.exception)
-    assert len(server.requests) <= 4
-    assert len(read_jsonl(out / "verdicts.jsonl")) == 2
 
 
 def test_refusals_and_nonsense_are_counted_and_left_out(
@@ -264,7 +150,7 @@ def test_refusals_and_nonsense_are_counted_and_left_out(
         return Answer("Both have merits.") if "question 1" in text else prefers("right")(0, text)
 
     server, files, out = serve(behave), answer_files(5), tmp_path / "out"
-    answer = run(files, server.url, out)
+    answer = judge(files, server.url, out)
     found = results(out)
     assert found["outcomes"]["refusal"] == 1 and found["outcomes"]["unparsable"] == 1
     assert found["left_out"] == {"refusal": 1, "unparsable": 1}
@@ -272,10 +158,10 @@ def test_refusals_and_nonsense_are_counted_and_left_out(
     assert "prompts of a pair left out: 2" in answer.output
     assert len(server.requests) == 3 + 1 + 2
     assert found["cost"]["all"]["requests"] == 6
-    run(files, server.url, out)
+    judge(files, server.url, out)
     assert len(server.requests) == 6
     server.behaviour = prefers("right")
-    run(files, server.url, out, "--ask-again")
+    judge(files, server.url, out, "--ask-again")
     assert len(server.requests) == 8
     assert results(out)["win_rates"]["good"]["bad"]["over_prompts"]["n"] == 5
 
@@ -285,7 +171,7 @@ def test_nonsense_that_clears_up_is_a_verdict(
 ) -> None:
     server = serve(lambda n, _: Answer("well") if n % 2 == 0 else Answer())
     out = tmp_path / "out"
-    assert run(answer_files(3), server.url, out, "--concurrency", "1").exit_code == 0
+    assert judge(answer_files(3), server.url, out, "--concurrency", "1").exit_code == 0
     assert results(out)["outcomes"]["unparsable"] == 0
     assert results(out)["cost"]["all"]["requests"] == 6
 
@@ -298,29 +184,16 @@ def test_in_both_orders_one_verdict_is_not_enough(
         return Answer("hm") if odd else prefers("right")(0, text)
 
     out = tmp_path / "out"
-    run(answer_files(4), serve(behave).url, out, "--both-orders", "--parse-retries", "0")
+    judge(answer_files(4), serve(behave).url, out, "--both-orders", "--parse-retries", "0")
     assert results(out)["left_out"] == {"unparsable": 1}
     assert results(out)["win_rates"]["good"]["bad"]["over_prompts"]["n"] == 3
-
-
-def test_a_rejected_request_is_asked_again_next_time(
-    serve: Serve, answer_files: Files, tmp_path: Path
-) -> None:
-    server = serve(lambda _, t: Answer(status=413) if "question 2" in t else Answer())
-    files, out = answer_files(4), tmp_path / "out"
-    run(files, server.url, out, "--concurrency", "1")
-    assert results(out)["outcomes"]["rejected"] == 1
-    server.behaviour = lambda *_: Answer()
-    run(files, server.url, out)
-    assert len(server.requests) == 5
-    assert results(out)["outcomes"]["rejected"] == 0
 
 
 def test_an_endpoint_that_rejects_everything_is_not_asked_long(
     serve: Serve, answer_files: Files, tmp_path: Path
 ) -> None:
     server = serve(lambda *_: Answer(status=400))
-    answer = run(answer_files(30), server.url, tmp_path / "out", "--concurrency", "1")
+    answer = judge(answer_files(30), server.url, tmp_path / "out", "--concurrency", "1")
     assert isinstance(answer.exception, UserError)
     assert "none of the first three requests" in str(answer.exception)
     assert len(server.requests) < 8
@@ -328,7 +201,7 @@ def test_an_endpoint_that_rejects_everything_is_not_asked_long(
 
 def test_no_verdict_at_all_is_an_error(serve: Serve, answer_files: Files, tmp_path: Path) -> None:
     server = serve(lambda *_: Answer("hm"))
-    answer = run(answer_files(2), server.url, tmp_path / "out")
+    answer = judge(answer_files(2), server.url, tmp_path / "out")
     assert isinstance(answer.exception, UserError)
     assert "no verdict between good and bad: 2 unparsable" in str(answer.exception)
 
@@ -340,7 +213,7 @@ def test_equal_answers_are_a_draw_nobody_is_asked_about(serve: Serve, tmp_path: 
         path = tmp_path / f"{name}.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         files.append(str(path))
-    assert run(files, server.url, tmp_path / "out").exit_code == 0
+    assert judge(files, server.url, tmp_path / "out").exit_code == 0
     found = results(tmp_path / "out")
     assert len(server.requests) == 1 and found["identical_answers"] == 1
     assert found["win_rates"]["x"]["y"]["over_prompts"]["draws"] == 1
@@ -351,34 +224,15 @@ def test_three_models_make_three_pairs(serve: Serve, answer_files: Files, tmp_pa
     third = tmp_path / "third.jsonl"
     third.write_text(Path(files[1]).read_text("utf-8").replace("wrong", "poor"), "utf-8")
     server, out = serve(prefers("right")), tmp_path / "out"
-    answer = run([*files, str(third)], server.url, out, "--limit", "2")
+    answer = judge([*files, str(third)], server.url, out, "--limit", "2")
     assert answer.exit_code == 0, answer.output
     assert len(server.requests) == 6
     assert set(results(out)["win_rates"]) == {"good", "bad", "third"}
     assert "infinite" in results(out)["strengths"]["none"]  # good lost to nobody
 
 
-def test_only_one_process_judges_into_a_folder(
-    serve: Serve, answer_files: Files, tmp_path: Path
-) -> None:
-    from tokencredit.evaluation.verdicts import VerdictFile
-
-    with VerdictFile(tmp_path / "out"):
-        answer = run(answer_files(2), serve(prefers("right")).url, tmp_path / "out")
-    assert isinstance(answer.exception, UserError)
-    assert "another process is judging" in str(answer.exception)
-
-
-def test_a_damaged_row_is_named(serve: Serve, answer_files: Files, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "verdicts.jsonl").write_text('{"key": "x", "outcome": "Z"}\n', encoding="utf-8")
-    answer = run(answer_files(2), serve(prefers("right")).url, out)
-    assert isinstance(answer.exception, UserError) and "verdicts.jsonl" in str(answer.exception)
-
-
 def test_progress_has_a_time_left(serve: Serve, answer_files: Files, tmp_path: Path) -> None:
-    answer = run(answer_files(4), serve(prefers("right")).url, tmp_path / "out")
+    answer = judge(answer_files(4), serve(prefers("right")).url, tmp_path / "out")
     assert re.search(r"judge +4/4 +0:00 left", answer.output)
 
 
@@ -394,7 +248,7 @@ def test_the_parts_of_a_mistake_name_their_option(
         (["--parse-retries", "-1"], "--parse-retries"),
         (["--concurrency", "0"], "--concurrency"),
     ]:
-        answer = run(files, url, tmp_path / "out", *more)
+        answer = judge(files, url, tmp_path / "out", *more)
         assert isinstance(answer.exception, UserError) and option in str(answer.exception)
-    single = run(files[:1], url, tmp_path / "out")
+    single = judge(files[:1], url, tmp_path / "out")
     assert "answers of two models are needed" in str(single.exception)

@@ -90,7 +90,7 @@ def llm(  # noqa: PLR0913, PLR0917 - one for each option
     whatever went wrong, and nothing is asked or paid twice.
     """
     from tokencredit.evaluation import llm_run
-    from tokencredit.evaluation.endpoint import EndpointSettings
+    from tokencredit.evaluation.endpoint_settings import EndpointSettings
     from tokencredit.evaluation.llm_judge import Asking
     from tokencredit.evaluation.prompt import load_template
 

@@ -10,7 +10,8 @@ from itertools import combinations
 from tokencredit.canonical import digest
 from tokencredit.errors import UserError, require
 from tokencredit.evaluation.answers import Answers, matched
-from tokencredit.evaluation.endpoint import Endpoint, EndpointSettings, Reply, without_user
+from tokencredit.evaluation.endpoint import Endpoint, Reply
+from tokencredit.evaluation.endpoint_settings import EndpointSettings, without_user
 from tokencredit.evaluation.prompt import JudgeTemplate, Outcome, parse
 from tokencredit.evaluation.verdicts import Verdict, VerdictFile
 from tokencredit.streams import stream_key

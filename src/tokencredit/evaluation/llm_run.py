@@ -14,7 +14,8 @@ from tokencredit.console import say
 from tokencredit.errors import require
 from tokencredit.evaluation.answers import Answers, matched, read_answers
 from tokencredit.evaluation.compared import strength_summary, write_matrix
-from tokencredit.evaluation.endpoint import Endpoint, without_user
+from tokencredit.evaluation.endpoint import Endpoint
+from tokencredit.evaluation.endpoint_settings import without_user
 from tokencredit.evaluation.judged import (
     Cost,
     Judged,
