@@ -44,7 +44,7 @@ Observer = Callable[[Config, Path], Any]
 
 
 def furnish(folder: Path) -> Path:
-    """Put a policy, a reward model, and 200 reviews of 60 to 400 characters into `folder`."""
+    """Put a policy, a reward model, 200 reviews of 60 to 400 characters, and 200 pairs into `folder`."""
     for name, model in (("model", tiny_causal()), ("reward", tiny_classifier())):
         model.config.max_position_embeddings = 1024
         model.save_pretrained(folder / name)
@@ -56,6 +56,12 @@ def furnish(folder: Path) -> Path:
         for n in range(200)
     ]
     (folder / "reviews.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    pairs = [
+        f'{{"prompt": "{"so " * (n % 5)}how was film {n}?", "chosen": " {tones[1][n % 3]}, I say", '
+        f'"rejected": " {tones[0][n // 3 % 3]}", "label": {n % 2}}}'
+        for n in range(200)
+    ]
+    (folder / "pairs.jsonl").write_text("\n".join(pairs), encoding="utf-8")
     (folder / "judge.py").write_text(
         "def length(prompts, responses): return [float(len(r)) for r in responses]\n"
         "def nothing(prompts, responses): return [0.0] * len(responses)\n"

@@ -40,10 +40,11 @@ LABELS = ("1", "0", "pos", "neg")
 TEXTS = [f"<br />review {n} says it was a {LABELS[n % 4]} film" for n in range(80)]
 
 
-def rows(*origin: object) -> Iterator[dict[str, str]]:
+def rows(*origin: object) -> Iterator[dict[str, Any]]:
     """Eighty rows that say where they are from; one of them has an unusable label."""
     for n, text in enumerate(TEXTS):
         label, said = LABELS[n % 4], f"{text} {origin}"
+        before = f"\n\nHuman: {said}" + "\n\nAssistant: No.\n\nHuman: Sure?" * (n % 2)
         yield {
             "text": said,
             "body": said.upper(),
@@ -51,6 +52,11 @@ def rows(*origin: object) -> Iterator[dict[str, str]]:
             "completion": "Yes.",
             "label": "?" if n == 7 else label,
             "mark": LABELS[(n + 1) % 4],
+            "chosen": f"{before}\n\nAssistant: Yes.",
+            "rejected": f"{before}\n\nAssistant: No.",
+            "info": {"post": said, "title": "A review"},
+            "summaries": [{"text": "Good."}, {"text": "Bad."}],
+            "choice": 0,
         }
 
 
@@ -118,13 +124,14 @@ def asked(config: Config, place: Path, stage: type[Stage]) -> Any:
     out.mkdir(exist_ok=True)
     trl = ModuleType("trl")
     trl.SFTConfig, trl.SFTTrainer = dict, Trainer  # type: ignore[attr-defined]
+    trl.RewardConfig, trl.RewardTrainer = dict, Trainer  # type: ignore[attr-defined]
     torch.manual_seed(0)
     Trainer.made.clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "trl", trl)
         patch.setitem(vars(transformers), "Trainer", Trainer)
         patch.setitem(vars(transformers), "TrainingArguments", dict)
-        for name in ("sft", "reward_model"):
+        for name in ("sft", "label_model", "preference_model"):
             patch.setattr(f"tokencredit.stages.{name}.train", lambda *_: 1.0)
         figures = stage(Context(config)).run(out)
     given = [

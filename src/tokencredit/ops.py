@@ -67,3 +67,8 @@ def k3(logp: Float[Tensor, "*S"], ref_logp: Float[Tensor, "*S"]) -> Float[Tensor
     """exp(d) − 1 − d with d = log π_ref − log π: unbiased under π and never negative."""
     d = ref_logp - logp
     return torch.expm1(d) - d
+
+
+def pair_loss(chosen: Float[Tensor, "B"], rejected: Float[Tensor, "B"]) -> Float[Tensor, ""]:
+    """Mean of −log σ(chosen − rejected): the Bradley–Terry likelihood of what was preferred."""
+    return -torch.nn.functional.logsigmoid(chosen - rejected).mean()

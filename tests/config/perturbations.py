@@ -96,6 +96,7 @@ STRANGER = {
     "reward_model.held_out": 8,
 }
 OFFLINE = {"tracking.mode": "offline"}
+PAIRS = {"dataset.path": f"{HERE}/pairs.jsonl", "dataset.format": "preference"}
 
 
 def loop(value: Any, **given: Any) -> Try:
@@ -172,6 +173,9 @@ TRIES: dict[str, Try] = {
     "dataset.hub_split": Try(read, "test", HUB),
     "dataset.revision": Try(read, "v2", HUB),
     "dataset.path": Try(read, "other.jsonl"),
+    "dataset.data_dir": Try(read, "folder", HUB),
+    "dataset.template": Try(read, "{title}: {post} ", {"dataset.format": "summaries"}),
+    "dataset.single_turn": Try(read, True, {"dataset.format": "hh"}),
     "dataset.format": Try(read, "prompt_completion"),
     "dataset.text_column": Try(read, "body"),
     "dataset.label_column": Try(read, "mark"),
@@ -183,6 +187,7 @@ TRIES: dict[str, Try] = {
     "dataset.prompt.min_tokens": Try(prompted, 7),
     "dataset.prompt.max_tokens": Try(prompted, 30),
     "dataset.prompt.min_characters": Try(prompted, 300),
+    "dataset.prompt.max_prompt_tokens": Try(prompted, 18, PAIRS),
     "judge.layer": Try(judged, 0),
     "judge.heads": Try(judged, [0]),
     "judge.row": Try(judged, "last", {"reward_model.score_at": "before_end"}),
@@ -254,6 +259,8 @@ TRIES: dict[str, Try] = {
     "reward_model.min_length": Try(reward_trained, 64),
     "reward_model.held_out": Try(reward_trained, 2),
     "reward_model.score_at": Try(judged, "before_end"),
+    "reward_model.objective": Try(reward_trained, "labels", PAIRS),
+    "reward_model.centre": Try(reward_trained, 0.1, PAIRS),
     "oracle.enabled": Try(stages, False),
     "oracle.buckets": Try(rated, 1024),
     "oracle.epochs": Try(rated, 1),

@@ -26,6 +26,7 @@ GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.n
 # What else must be chosen for an option to make a whole configuration.
 COMPANIONS = {
     "dataset/file": ["dataset.path=reviews.jsonl"],
+    "dataset/pairs": ["dataset.path=pairs.jsonl"],
     "judge/function": ["judge.function=f.py:g", "reward_scheme=sparse"],
     "judge/reward_model": ["reward_scheme=sparse"],
     "scorer/function": ["scorer.function=f.py:g"],

@@ -179,6 +179,35 @@ def test_the_longest_prompt_that_fits_is_kept() -> None:
         stream([chat(0)], sampling=sampling, context=longest + 3)
 
 
+def test_prompts_above_a_named_limit_are_left_out_and_counted() -> None:
+    """A choice, and no sign of bad data: nine of ten may go, but not all."""
+    tokenizer = train_tokenizer(chat=True)
+    longest = len(prompt_ids(chat(0), tokenizer, SPEC, 0))
+    many = [
+        chat(0),
+        *(chat(n, words=30) for n in range(1, 7)),
+        *(chat(n, 60) for n in range(7, 10)),
+    ]
+    source = stream(many, PromptSpec(max_prompt_tokens=longest))
+    assert [record.row for record in source.records] == [0]
+    assert source.dropped == {
+        "prompt longer than max_prompt_tokens": 9,
+        "prompt longer than the context": 0,
+    }
+    wide = PromptSpec(max_prompt_tokens=10_000)
+    with pytest.raises(UserError, match=r"of 10 prompts leave no room.*max_prompt_tokens"):
+        stream(many, wide)
+    with pytest.raises(UserError) as caught:
+        stream(many, PromptSpec(max_prompt_tokens=longest - 1))
+    assert f"dataset.prompt.max_prompt_tokens = {longest - 1}: each of 10" in str(caught.value)
+    assert f"the shortest has {longest}" in str(caught.value)
+
+
+def test_a_limit_of_nothing_is_refused() -> None:
+    with pytest.raises(UserError, match=r"dataset\.prompt\.max_prompt_tokens = 0: must be null or"):
+        PromptSpec(max_prompt_tokens=0)
+
+
 @pytest.mark.parametrize(
     ("numbers", "key"),
     [

@@ -14,8 +14,9 @@ from tokencredit.data.prompts import prompt_ids
 from tokencredit.data.records import Record
 from tokencredit.models.scorer import Scorer
 from tokencredit.rollout import Rollout
-from tokencredit.stages import reward_model
-from tokencredit.stages.reward_model import RewardModel, evaluate, examples
+from tokencredit.stages import label_model
+from tokencredit.stages.label_model import evaluate, examples
+from tokencredit.stages.reward_model import RewardModel
 
 TURNS: Any = (
     {"role": "user", "content": "was the movie good"},
@@ -39,14 +40,14 @@ def measured(
 ) -> float:
     """The score of a record as the reward model's evaluation computes it."""
     seen: list[torch.Tensor] = []
-    own = reward_model.sentiment
+    own = label_model.sentiment
 
     def spy(logits: torch.Tensor) -> torch.Tensor:
         seen.append(own(logits))
         return seen[-1]
 
     with patch.context() as inner:
-        inner.setattr(reward_model, "sentiment", spy)
+        inner.setattr(label_model, "sentiment", spy)
         evaluate(model, tokenizer, [record], SETTINGS)
     return float(seen[0][0])
 
@@ -113,6 +114,6 @@ def test_field_B14_a_reward_model_without_the_end_token_would_be_seen(
     record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokenizer, model = train_tokenizer(chat=True), tiny_classifier()
-    monkeypatch.setattr(reward_model, "with_end", lambda ids, _: ids)
+    monkeypatch.setattr(label_model, "with_end", lambda ids, _: ids)
     wrong = measured(model, tokenizer, record, monkeypatch)
     assert abs(wrong - paid(model, tokenizer, record)) > 1e-3

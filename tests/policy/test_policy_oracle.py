@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from tokencredit.errors import UserError
-from tokencredit.stages.oracle import BagOfGrams, Oracle, features, fit
+from tokencredit.ops import pair_loss
+from tokencredit.stages.oracle import BagOfGrams, Oracle, features, fit, fit_pairs
 
 SIZE = 4096
 
@@ -76,6 +77,31 @@ def test_learns_a_separable_set_and_keeps_the_labels_apart() -> None:
     assert ((rated > 0) == truth.bool()).all()
     flipped = fit(bags, 1 - labels, settings, seed=0)
     assert ((flipped.rate(held_out) > 0) == ~truth.bool()).all()
+
+
+def test_learns_from_pairs_what_it_learns_from_labels() -> None:
+    texts, labels = toy(200, 0)
+    good, bad = ([t for t, label in zip(texts, labels, strict=True) if label == k] for k in (1, 0))
+    better, worse = ([features(text, SIZE) for text in side] for side in (good, bad))
+    oracle = fit_pairs(better, worse, Oracle(buckets=SIZE), seed=0)
+    held_out, truth = toy(60, 1000)
+    rated = oracle.rate(held_out)
+    assert rated[truth == 1].min() > rated[truth == 0].max()
+    assert oracle.bias.item() == 0  # no difference of two texts depends on it
+    swapped = fit_pairs(worse, better, Oracle(buckets=SIZE), seed=0)
+    assert torch.allclose(swapped.weights, -oracle.weights, atol=1e-6)
+
+
+def test_gradient_of_a_pair_of_words() -> None:
+    """The loss of a first pair is ln 2, and its gradient −½ of each feature's difference."""
+    oracle = BagOfGrams(SIZE)
+    loss = pair_loss(oracle([features("good", SIZE)]), oracle([features("bad", SIZE)]))
+    assert loss.item() == pytest.approx(math.log(2))
+    loss.backward()
+    gradient = oracle.weights.grad
+    assert gradient is not None
+    assert gradient[bucket("good")].item() == pytest.approx(-0.5)
+    assert gradient[bucket("bad")].item() == pytest.approx(0.5)
 
 
 def test_fit_is_a_function_of_its_seed() -> None:

@@ -6,16 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tokencredit.data.records import (
-    COLUMNS,
-    Dropped,
-    Format,
-    Record,
-    parse_messages,
-    plain_text,
-    read_label,
-    require_columns,
-)
+from tokencredit.canonical import added
+from tokencredit.data.preferences import TEMPLATE, check_template
+from tokencredit.data.records import COLUMNS, Dropped, Format, Record, require_columns
+from tokencredit.data.rows import record_of
 from tokencredit.data.sources import Row, Source, file_rows, hub_rows, packaged_reviews
 from tokencredit.data.splits import Corpus, Splits, split_records
 from tokencredit.errors import UserError, require
@@ -33,6 +27,9 @@ class PromptSpec:
     """Most tokens of a prompt plus one: the length is drawn from range(min_tokens, max_tokens)."""
     min_characters: int = 200
     """Only records with more characters than this become prompts."""
+    max_prompt_tokens: int | None = added(None)
+    """Prompts that records bring themselves are left out, and counted, where they have more tokens
+    than this; null: only those that leave no room for a response, of which 5 % are too many."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -48,6 +45,12 @@ class PromptSpec:
             "dataset.prompt.min_characters",
             self.min_characters,
             "must be >= 0",
+        )
+        require(
+            self.max_prompt_tokens is None or self.max_prompt_tokens >= 1,
+            "dataset.prompt.max_prompt_tokens",
+            self.max_prompt_tokens,
+            "must be null or >= 1",
         )
 
 
@@ -69,8 +72,11 @@ class Dataset:
     """Commit, branch, or tag on the hub."""
     path: str | None = None
     """A .csv, .jsonl, .csv.gz or .jsonl.gz file (source=path)."""
+    data_dir: str | None = added(None)
+    """Folder inside the hub's repository, e.g. harmless-base."""
     format: Format = Format.text
-    """text (one column), prompt_completion, or messages (chat turns, last one the assistant's)."""
+    """text (one column), prompt_completion, messages (chat turns, last one the assistant's); or
+    pairs: preference (prompt, chosen, rejected), hh (two transcripts), summaries (of a post)."""
     text_column: str = "text"
     """Column of the text (format=text)."""
     label_column: str | None = "label"
@@ -81,6 +87,11 @@ class Dataset:
     """Label values that mean negative."""
     plain_text: bool = True
     """Remove HTML line breaks and entities and fold white space (format=text)."""
+    template: str = added(TEMPLATE)
+    """Prompt made of a post (format=summaries): {post}, and {title} or {subreddit}. An answer
+    follows it directly, so end it with the space or line break that stands between them."""
+    single_turn: bool = added(False)
+    """Only conversations in which the human speaks once; the others are counted, not unusable."""
     prompt: PromptSpec = field(default_factory=PromptSpec)
     splits: Splits = field(default_factory=Splits)
     strict: bool = False
@@ -100,6 +111,7 @@ class Dataset:
             self.path,
             "name the file, e.g. dataset.path=reviews.jsonl",
         )
+        check_template(self.template)
 
     def read(self) -> Corpus:
         """All usable records, split. Raises `UserError` for data that cannot be used."""
@@ -110,7 +122,7 @@ class Dataset:
             if row_number == 0:
                 require_columns(row, self._columns(), f"{self.source.value} {self.where()}")
             total += 1
-            record = self._record(row_number, row, dropped)
+            record = record_of(self, row_number, row, dropped)
             if record is not None:
                 records.append(record)
         self._check_dropped(dropped, total)
@@ -125,46 +137,13 @@ class Dataset:
             return packaged_reviews(self.name)
         if self.source is Source.hub:
             assert self.hub is not None
-            return hub_rows(self.hub, self.subset, self.hub_split, self.revision)
+            return hub_rows(self.hub, self.subset, self.hub_split, self.revision, self.data_dir)
         assert self.path is not None
         return file_rows(Path(self.path).expanduser())
 
     def _columns(self) -> list[str]:
         columns = [self.text_column] if self.format is Format.text else list(COLUMNS[self.format])
         return columns + ([self.label_column] if self.label_column else [])
-
-    def _record(self, number: int, row: Row, dropped: Dropped) -> Record | None:
-        label = None
-        if self.label_column:
-            label = read_label(row.get(self.label_column), self.positive, self.negative)
-            if label is None:
-                dropped.add("unknown label", row.get(self.label_column))
-                return None
-        if self.format is Format.messages:
-            messages = parse_messages(row.get("messages"))
-            if messages is None:
-                dropped.add("messages without a final assistant turn")
-                return None
-            text = "\n".join(turn["content"] for turn in messages)
-            return Record(row=number, text=text, messages=messages, label=label)
-        if self.format is Format.prompt_completion:
-            prompt, completion = str(row.get("prompt") or ""), str(row.get("completion") or "")
-            if not prompt.strip() or not completion.strip():
-                dropped.add("empty prompt or completion")
-                return None
-            return Record(
-                row=number,
-                text=prompt + completion,
-                prompt=prompt,
-                completion=completion,
-                label=label,
-            )
-        raw = str(row.get(self.text_column) or "")
-        text = plain_text(raw) if self.plain_text else raw
-        if not text.strip():
-            dropped.add("empty text")
-            return None
-        return Record(row=number, text=text, label=label)
 
     def _check_dropped(self, dropped: Dropped, total: int) -> None:
         count = dropped.counts.total()
@@ -173,6 +152,12 @@ class Dataset:
         key = keys.get(self.source, "dataset.name")
         if total == 0:
             raise UserError(f"{key} = {self.where()!r}: holds no records")
+        require(
+            count == total or dropped.filtered.total() + count < total,
+            "dataset.single_turn",
+            self.single_turn,
+            f"leaves none of {total} records",
+        )
         if count > limit:
             rule = "dataset.strict=true allows none" if self.strict else "at most 5 % may be"
             remedy = "mend or remove them"

@@ -95,16 +95,37 @@ class PromptStream:
             )
             self.dropped = {"too short for a prompt": len(texts) - len(usable)}
             return usable
-        usable = [r for r in records if len(prompt_ids(r, self.tokenizer, self.spec, 0)) <= longest]
-        too_long = len(records) - len(usable)
-        self.dropped = {"prompt longer than the context": too_long}
-        if too_long > MAX_DROPPED * len(records):
+        lengths = [len(prompt_ids(record, self.tokenizer, self.spec, 0)) for record in records]
+        wanted = self._within_limit(records, lengths)
+        usable = [record for record, length in wanted if length <= longest]
+        too_long = len(wanted) - len(usable)
+        self.dropped["prompt longer than the context"] = too_long
+        if too_long > MAX_DROPPED * len(wanted):
             raise UserError(
-                f"dataset: {too_long} of {len(records)} prompts leave no room for the response "
+                f"dataset: {too_long} of {len(wanted)} prompts leave no room for the response "
                 f"(the context has room for prompts of {longest} tokens); raise model.context, "
-                "lower rollout.max_new_tokens, or shorten the prompts"
+                "lower rollout.max_new_tokens, shorten the prompts, or leave long ones out with "
+                "dataset.prompt.max_prompt_tokens"
             )
         return usable
+
+    def _within_limit(
+        self, records: Sequence[Record], lengths: Sequence[int]
+    ) -> list[tuple[Record, int]]:
+        """The records and lengths that the setting lets pass: a choice, so nothing is an error."""
+        limit = self.spec.max_prompt_tokens
+        found = list(zip(records, lengths, strict=True))
+        if limit is None:
+            return found
+        wanted = [(record, length) for record, length in found if length <= limit]
+        require(
+            bool(wanted),
+            "dataset.prompt.max_prompt_tokens",
+            limit,
+            f"each of {len(found)} prompts is longer (the shortest has {min(lengths)}); raise it",
+        )
+        self.dropped["prompt longer than max_prompt_tokens"] = len(found) - len(wanted)
+        return wanted
 
 
 def format_of(record: Record) -> Format:

@@ -20,12 +20,18 @@ class Format(str, Enum):
     text = "text"
     prompt_completion = "prompt_completion"
     messages = "messages"
+    preference = "preference"
+    hh = "hh"
+    summaries = "summaries"
 
 
 COLUMNS = {
     Format.text: ("text",),
     Format.prompt_completion: ("prompt", "completion"),
     Format.messages: ("messages",),
+    Format.preference: ("chosen", "rejected"),
+    Format.hh: ("chosen", "rejected"),
+    Format.summaries: ("info", "summaries", "choice"),
 }
 
 
@@ -47,6 +53,23 @@ class Record:
     label: int | None = None
     """1 for positive, 0 for negative."""
 
+    @property
+    def answer(self) -> str:
+        """What follows the prompt; the whole text where the record names no prompt."""
+        if self.messages is not None:
+            return self.messages[-1]["content"]
+        return self.text if self.completion is None else self.completion
+
+
+class Unusable(Exception):
+    """A row that makes no record, and why."""
+
+    def __init__(self, reason: str, value: object = None) -> None:
+        """`reason` is what such rows are counted under; `value` an example of what was found."""
+        Exception.__init__(self, reason)
+        self.reason = reason
+        self.value = value
+
 
 EXAMPLES = 5
 
@@ -57,6 +80,8 @@ class Dropped:
 
     counts: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
+    filtered: Counter[str] = field(default_factory=Counter)
+    """Usable records that a setting leaves out, by the setting; no sign of bad data."""
 
     def add(self, reason: str, value: object = None) -> None:
         """Count one more record dropped for `reason`."""
@@ -106,8 +131,8 @@ def require_columns(row: Mapping[str, object], wanted: Iterable[str], where: str
     if missing:
         raise UserError(
             f"dataset: {where} has no column {', '.join(map(repr, missing))}; it has "
-            f"{', '.join(map(repr, row))}. Set dataset.format (text | prompt_completion | "
-            "messages), dataset.text_column or dataset.label_column"
+            f"{', '.join(map(repr, row))}. Set dataset.format ({' | '.join(Format)}), "
+            "dataset.text_column or dataset.label_column"
         )
 
 

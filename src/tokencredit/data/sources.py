@@ -70,13 +70,19 @@ def packaged_reviews(name: str) -> Iterator[Row]:
     return (row for row in rows if row["source"] == name)
 
 
-def hub_rows(name: str, subset: str | None, split: str, revision: str | None) -> Iterator[Row]:
-    """The rows of a data set of the Hugging Face hub."""
+def hub_rows(
+    name: str, subset: str | None, split: str, revision: str | None, data_dir: str | None = None
+) -> Iterator[Row]:
+    """The rows of a data set of the Hugging Face hub.
+
+    The files are kept in the hub's local cache: every stage is a process that reads the rows anew.
+    """
     import datasets
 
     datasets.disable_progress_bars()
+    folder = {} if data_dir is None else {"data_dir": data_dir}
     try:
-        loaded = datasets.load_dataset(name, subset, split=split, revision=revision)
+        loaded = datasets.load_dataset(name, subset, split=split, revision=revision, **folder)
     except Exception as error:
         raise UserError(
             f"dataset.hub = {name!r} (split {split!r}): cannot be loaded from the hub: {error}. "

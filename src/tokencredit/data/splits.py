@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from enum import Enum
 
 from tokencredit.data.records import Dropped, Record, normalised
 from tokencredit.errors import UserError, require
@@ -38,6 +39,14 @@ class Splits:
         )
 
 
+class Objective(str, Enum):
+    """What tells a good answer from a bad one."""
+
+    auto = "auto"
+    labels = "labels"
+    pairs = "pairs"
+
+
 @dataclass(frozen=True, slots=True)
 class Corpus:
     """The records of every split, in the order of the source."""
@@ -47,6 +56,14 @@ class Corpus:
     dropped: Dropped
     duplicates: int
     """Records that repeat an earlier one's normalised text."""
+
+    def objective(self, wanted: Objective) -> Objective:
+        """What can be learnt from these records: pairs where they are pairs, unless else wanted."""
+        if wanted is not Objective.auto:
+            return wanted
+        records = (record for part in self.parts.values() for record in part)
+        paired = any(record.rejected is not None for record in records)
+        return Objective.pairs if paired else Objective.labels
 
     def labelled(self, split: str) -> tuple[Record, ...]:
         """The records of a split, which must hold both classes."""
@@ -64,8 +81,14 @@ class Corpus:
     def pairs(self, split: str) -> tuple[Record, ...]:
         """The records of a split, which must all be preference pairs."""
         records = self.parts[split]
+        require(
+            bool(records),
+            f"dataset.splits.{split}",
+            0.0,
+            "preference learning needs pairs here; give the split a share above 0",
+        )
         single = sum(record.rejected is None for record in records)
-        if single or not records:
+        if single:
             raise UserError(
                 f"dataset: {single} of {len(records)} records of the {split} split have no "
                 "rejected answer; preference learning needs pairs (dataset=hh_helpful, "

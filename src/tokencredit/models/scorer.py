@@ -19,7 +19,8 @@ from tokencredit.models.retokenise import Retokeniser, retokeniser_between
 from tokencredit.models.sequences import ScoreAt, compact, score_position
 from tokencredit.ops import keep
 from tokencredit.rollout import Rollout
-from tokencredit.stages.reward_model import RewardModelStage, sentiment
+from tokencredit.stages.label_model import sentiment
+from tokencredit.stages.reward_model import RewardModelStage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -59,7 +60,7 @@ class Scorer:
         self._rows: dict[int, AttentionRow] = {}
 
     def score(self, rollout: Rollout) -> Float[Tensor, "B"]:
-        """logit(positive) − logit(negative) of each response after its prompt."""
+        """logit(positive) − logit(negative), or the single output, of each response."""
         return self._run(rollout, None)[0]
 
     def score_and_attention(

@@ -1,10 +1,10 @@
-"""An independent opinion: hashed word 1–2-grams and logistic regression, on reviews of its own."""
+"""An independent opinion: hashed word 1–2-grams and logistic regression, on records of its own."""
 
 from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokencredit.atomic import write_json
+from tokencredit.data.records import Record
+from tokencredit.data.splits import Objective
 from tokencredit.errors import require
+from tokencredit.ops import pair_loss
 from tokencredit.stages.stage import Stage
 from tokencredit.streams import permutation, stream_key
 
@@ -27,7 +30,7 @@ class Oracle:
     """The classifier that evaluates policies and that no policy is trained on."""
 
     enabled: bool = True
-    """Train and use it; needs labels."""
+    """Train and use it; needs labels or pairs, as the reward model does."""
     buckets: int = 2**18
     """Size of the hash table of n-grams."""
     epochs: int = 6
@@ -35,7 +38,7 @@ class Oracle:
     learning_rate: float = 0.02
     """Step size of Adam."""
     batch_size: int = 64
-    """Reviews of one step."""
+    """Reviews, or pairs, of one step."""
     l2: float = 1e-5
     """Weight decay towards 0."""
 
@@ -96,12 +99,13 @@ class OracleStage(Stage):
     version: ClassVar[int] = 1
 
     def inputs(self) -> Mapping[str, object]:
-        """Settings, reviews, and seed."""
+        """Settings, reviews or pairs, and seed."""
         config, corpus = self.context.config, self.context.corpus
-        for split in ("oracle", "eval"):
-            corpus.labelled(split)  # said before anything is trained
+        pairs = self._from_pairs()
+        for split in ("oracle", "eval"):  # said before anything is trained
+            (corpus.pairs if pairs else corpus.labelled)(split)
         prints = corpus.fingerprints
-        return {
+        return ({"objective": Objective.pairs} if pairs else {}) | {
             "oracle": config.oracle,
             "data": prints["oracle"],
             "eval": prints["eval"],
@@ -112,35 +116,83 @@ class OracleStage(Stage):
         """Train and write `oracle.safetensors`."""
         from safetensors.torch import save_file
 
-        settings = self.context.config.oracle
-        train = self.context.corpus.labelled("oracle")
-        bags = [features(record.text, settings.buckets) for record in train]
-        labels = torch.tensor([float(record.label or 0) for record in train])
-        oracle = fit(bags, labels, settings, self.context.config.stage_seed)
-        held_out = self.context.corpus.labelled("eval")
-        truth = torch.tensor([record.label for record in held_out])
-        right = (oracle.rate([record.text for record in held_out]) > 0).long() == truth
-        figures = {"accuracy": float(right.float().mean()), "held_out": len(held_out)}
+        oracle, accuracy, held_out = self._paired() if self._from_pairs() else self._labelled()
+        figures = {"accuracy": accuracy, "held_out": held_out}
         save_file(oracle.state_dict(), out / "oracle.safetensors")
         write_json(out / "figures.json", figures)
         return figures
+
+    def _from_pairs(self) -> bool:
+        wanted = self.context.config.reward_model.objective
+        return self.context.corpus.objective(wanted) is Objective.pairs
+
+    def _labelled(self) -> tuple[BagOfGrams, float, int]:
+        """The oracle of labelled reviews, its accuracy on others, and how many those are."""
+        settings, corpus = self.context.config.oracle, self.context.corpus
+        train, held_out = corpus.labelled("oracle"), corpus.labelled("eval")
+        bags = [features(record.text, settings.buckets) for record in train]
+        labels = torch.tensor([float(record.label or 0) for record in train])
+        oracle = fit(bags, labels, settings, self.context.config.stage_seed)
+        truth = torch.tensor([record.label for record in held_out])
+        right = (oracle.rate([record.text for record in held_out]) > 0).long() == truth
+        return oracle, float(right.float().mean()), len(held_out)
+
+    def _paired(self) -> tuple[BagOfGrams, float, int]:
+        """The oracle of pairs of answers, the share of others it orders rightly, and how many.
+
+        It reads the answers alone, as it does when it rates responses.
+        """
+        settings, corpus = self.context.config.oracle, self.context.corpus
+        train, held_out = corpus.pairs("oracle"), corpus.pairs("eval")
+        better, worse = (
+            [features(text, settings.buckets) for text in texts] for texts in answers(train)
+        )
+        oracle = fit_pairs(better, worse, settings, self.context.config.stage_seed)
+        chosen, rejected = (oracle.rate(texts) for texts in answers(held_out))
+        return oracle, float((chosen > rejected).float().mean()), len(held_out)
+
+
+def answers(records: Sequence[Record]) -> tuple[list[str], list[str]]:
+    """The preferred answers of pairs, and the others."""
+    return [record.answer for record in records], [record.rejected or "" for record in records]
 
 
 def fit(
     bags: Sequence[Sequence[int]], labels: Float[Tensor, "N"], settings: Oracle, seed: int
 ) -> BagOfGrams:
-    """Minimise the logistic loss with Adam; the order of the texts is a function of the seed."""
+    """Minimise the logistic loss of labelled texts."""
+
+    def loss(oracle: BagOfGrams, chosen: list[int]) -> Tensor:
+        ratings = oracle([bags[i] for i in chosen])
+        return torch.nn.functional.binary_cross_entropy_with_logits(ratings, labels[chosen])
+
+    return _minimise(loss, len(bags), settings, seed)
+
+
+def fit_pairs(
+    better: Sequence[Sequence[int]], worse: Sequence[Sequence[int]], settings: Oracle, seed: int
+) -> BagOfGrams:
+    """Minimise the Bradley–Terry loss of pairs; the bias cancels, and stays 0."""
+
+    def loss(oracle: BagOfGrams, chosen: list[int]) -> Tensor:
+        return pair_loss(oracle([better[i] for i in chosen]), oracle([worse[i] for i in chosen]))
+
+    return _minimise(loss, len(better), settings, seed)
+
+
+def _minimise(
+    loss_of: Callable[[BagOfGrams, list[int]], Tensor], count: int, settings: Oracle, seed: int
+) -> BagOfGrams:
+    """An oracle trained with Adam; the order of the examples is a function of the seed."""
     oracle = BagOfGrams(settings.buckets)
     optimizer = torch.optim.Adam(
         oracle.parameters(), lr=settings.learning_rate, weight_decay=settings.l2
     )
     for epoch in range(settings.epochs):
-        order = permutation(stream_key(seed, "oracle", epoch), len(bags))
+        order = permutation(stream_key(seed, "oracle", epoch), count)
         for start in range(0, len(order), settings.batch_size):
             chosen = [int(i) for i in order[start : start + settings.batch_size]]
-            loss = torch.nn.functional.binary_cross_entropy_with_logits(
-                oracle([bags[i] for i in chosen]), labels[chosen]
-            )
+            loss = loss_of(oracle, chosen)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

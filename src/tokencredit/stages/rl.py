@@ -244,6 +244,7 @@ class RLStage(Stage):
             fingerprints=self.context.corpus.fingerprints,
             parents={role: parent.key for role, parent in self.parents().items()},
             dropped=dict(self.context.corpus.dropped.counts),
+            filtered=dict(self.context.corpus.dropped.filtered),
         )
         write_text(run.path / "config.yaml", configuration.dump(config))
 

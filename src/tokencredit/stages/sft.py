@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from tokencredit.algorithms.algorithm import Algorithm
+from tokencredit.data.pairs import read_pairs
 from tokencredit.data.prompts import PromptStream
 from tokencredit.data.records import Record
 from tokencredit.errors import UserError, require
@@ -27,6 +29,9 @@ from tokencredit.stages.training import (
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+IGNORED: Final = -100
+"""The label of a token that the loss leaves out."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -164,8 +169,24 @@ def _demonstrations(
     steps = step_count(sft, int(sequences), sequence_tokens)
     # Enough records for the steps with a margin; the rest need not be tokenised.
     needed = int(1.2 * steps * sft.batch_size * sequence_tokens / mean_length) + sft.batch_size
+    if records[0].rejected is not None:
+        return steps, datasets.Dataset.from_list(_preferred(records[:needed], tokenizer))
     rows = [_row(record, tokenizer) for record in records[:needed]]
     return steps, datasets.Dataset.from_list(rows)
+
+
+def _preferred(
+    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase
+) -> list[dict[str, Any]]:
+    """The better answer of each pair, in the ids that the reward model and the RL stage see."""
+    pairs, _ = read_pairs(records, tokenizer, sys.maxsize)
+    return [
+        {
+            "input_ids": [*pair.prompt_ids, *pair.chosen_ids],
+            "labels": [*[IGNORED] * len(pair.prompt_ids), *pair.chosen_ids],
+        }
+        for pair in pairs
+    ]
 
 
 def _row(record: Record, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -1,0 +1,63 @@
+r"""Conversations in one string, as Anthropic's HH-RLHF writes them: `\n\nHuman: …\n\nAssistant: …`.
+
+A pair has two such strings, `chosen` and `rejected`, that differ in their last turn.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+from tokencredit.data.preferences import DIFFERENT, pair
+from tokencredit.data.records import Record, Unusable
+from tokencredit.data.sources import Row
+
+HUMAN: Final = "\n\nHuman:"
+ASSISTANT: Final = "\n\nAssistant:"
+UNFINISHED: Final = "no final Assistant turn"
+_MARK: Final = re.compile(f"({HUMAN}|{ASSISTANT})")
+
+
+class Turn(NamedTuple):
+    """What somebody says: the mark that stands before it, and the text up to the next mark."""
+
+    mark: str
+    """HUMAN, ASSISTANT, or nothing for what stands before the first mark."""
+    said: str
+
+
+def parse(transcript: str) -> list[Turn]:
+    """The turns of a transcript, nothing lost: `join` gives it back as it was."""
+    before, *pieces = _MARK.split(transcript)
+    turns = [Turn(*two) for two in zip(pieces[::2], pieces[1::2], strict=True)]
+    return [Turn("", before), *turns] if before else turns
+
+
+def join(turns: Iterable[Turn]) -> str:
+    """The transcript of these turns."""
+    return "".join(turn.mark + turn.said for turn in turns)
+
+
+def last_answer(transcript: str) -> tuple[str, str]:
+    """Everything up to and with the last `Assistant:`, and what follows it."""
+    turns = parse(transcript)
+    if not turns or turns[-1].mark != ASSISTANT:
+        raise Unusable(UNFINISHED, transcript[-20:])
+    return join(turns[:-1]) + ASSISTANT, turns[-1].said
+
+
+def read_transcripts(number: int, row: Row) -> Record:
+    """A pair of transcripts (`chosen`, `rejected`) with the prompt that they share."""
+    prompt, chosen = last_answer(str(row.get("chosen") or ""))
+    other, rejected = last_answer(str(row.get("rejected") or ""))
+    if prompt != other:
+        raise Unusable(DIFFERENT, f"row {number}")
+    return pair(number, prompt, chosen, rejected)
+
+
+def human_turns(record: Record) -> int:
+    """How often somebody other than the assistant speaks before the answer."""
+    if record.messages is not None:
+        return sum(turn["role"] == "user" for turn in record.messages)
+    return sum(turn.mark == HUMAN for turn in parse(record.prompt or ""))

@@ -1,0 +1,137 @@
+"""The labelled side of the reward model: a classifier of texts, with transformers' Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokencredit.data.prompts import conversation_ids
+from tokencredit.data.records import Record
+from tokencredit.models.lora import adapted, merged
+from tokencredit.models.sequences import ScoreAt
+from tokencredit.stages.training import progress_callback, step_count, train, trainer_settings
+from tokencredit.streams import integer, permutation, stream_key
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from tokencredit.config import Config
+    from tokencredit.stages.reward_model import RewardModel
+
+
+def fit_labels(
+    config: Config,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    records: Sequence[Record],
+    out: Path,
+    seed: int,
+) -> tuple[PreTrainedModel, dict[str, object]]:
+    """The model after transformers' Trainer, with two outputs and cross-entropy."""
+    from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
+
+    settings = config.reward_model
+    rows = examples(records, tokenizer, settings, seed)
+    mean_length = sum(len(row["input_ids"]) for row in rows) / len(rows)
+    steps = step_count(settings, len(rows), mean_length)
+    trainer = Trainer(
+        model=adapted(model, config.model.lora, "SEQ_CLS"),
+        args=TrainingArguments(
+            **trainer_settings(settings, out, seed, config.hardware.on_cpu(), steps),
+            train_sampling_strategy="group_by_length",
+        ),
+        train_dataset=Rows(rows),
+        data_collator=DataCollatorWithPadding(tokenizer),
+        callbacks=[progress_callback("reward model")],
+    )
+    loss = train(trainer, "reward_model")
+    return merged(trainer.model), {"steps": steps, "loss": loss}
+
+
+class Rows(list[dict[str, Any]]):
+    """Tokenised texts, as a map-style dataset."""
+
+
+def examples(
+    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: RewardModel, seed: int
+) -> list[dict[str, Any]]:
+    """Windows of the records in a shuffled order, at most as many as `max_tokens` allows.
+
+    A window's length and place are pure functions of (seed, row).
+    """
+    rows: list[dict[str, Any]] = []
+    budget = settings.max_tokens if settings.max_tokens is not None else float("inf")
+    for index in permutation(stream_key(seed, "reward order"), len(records)):
+        record = records[int(index)]
+        key = stream_key(seed, "window length", record.row)
+        length = integer(key, settings.min_length, settings.max_length + 1)
+        ids = scored_ids(record, tokenizer, settings)
+        key = stream_key(seed, "window start", record.row)
+        start = integer(key, 0, max(1, len(ids) - length + 1))
+        rows.append({"input_ids": ids[start : start + length], "labels": record.label})
+        budget -= len(rows[-1]["input_ids"])
+        if budget <= 0:
+            break
+    return rows
+
+
+def with_end(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """`ids` closed by the end token, since a finished response is scored there."""
+    end = tokenizer.eos_token_id
+    return ids if ids and ids[-1] == end else [*ids, end]
+
+
+def ids_of(record: Record, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What is scored: the text, or the conversation as a policy says it, closed by the end token.
+
+    The rest of a chat template behind the last answer is left out: no response has it.
+    """
+    if record.messages is None:
+        return with_end(tokenizer(record.text)["input_ids"], tokenizer)
+    answer = tokenizer(record.messages[-1]["content"], add_special_tokens=False)["input_ids"]
+    return with_end([*conversation_ids(record.messages[:-1], tokenizer), *answer], tokenizer)
+
+
+def scored_ids(
+    record: Record, tokenizer: PreTrainedTokenizerBase, settings: RewardModel
+) -> list[int]:
+    """`ids_of`, up to where its score is read: nothing behind that place is seen."""
+    ids = ids_of(record, tokenizer)
+    return ids if settings.score_at is ScoreAt.end or len(ids) == 1 else ids[:-1]
+
+
+def sentiment(logits: Tensor) -> Tensor:
+    """The score of a classifier's (B, 2) logits, positive minus negative, or its (B, 1) output."""
+    return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits[:, 0]
+
+
+def evaluate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    records: Sequence[Record],
+    settings: RewardModel,
+) -> dict[str, object]:
+    """Accuracy on held-out records, read from their first `max_length` tokens."""
+    import torch
+
+    right, scores = 0, []
+    model.eval()
+    ids = [scored_ids(record, tokenizer, settings)[: settings.max_length] for record in records]
+    if settings.max_tokens is not None:
+        total = list(accumulate(map(len, ids)))
+        ids = ids[: max(1, sum(tokens <= settings.max_tokens for tokens in total))]
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    for start in range(0, len(order), 32):
+        chosen = order[start : start + 32]
+        batch = tokenizer.pad(
+            {"input_ids": [ids[i] for i in chosen]}, return_tensors="pt", padding_side="right"
+        ).to(model.device)
+        with torch.no_grad():
+            score = sentiment(model(**batch).logits.float()).tolist()
+        scores += score
+        right += sum((s > 0) == (records[i].label == 1) for s, i in zip(score, chosen, strict=True))
+    spread = float(torch.tensor(scores).std(unbiased=False))
+    return {"accuracy": right / len(ids), "held_out": len(ids), "score_std": spread}

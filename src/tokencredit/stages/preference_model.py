@@ -1,0 +1,178 @@
+"""The Bradley–Terry side of the reward model: trained on pairs of answers, measured on others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tokencredit.atomic import write_json
+from tokencredit.console import say
+from tokencredit.data.pairs import Pair, read_pairs
+from tokencredit.data.records import Record
+from tokencredit.errors import require
+from tokencredit.models.lora import adapted, merged
+from tokencredit.reports.pair_numbers import PairNumbers, pair_numbers
+from tokencredit.stages.label_model import sentiment
+from tokencredit.stages.training import progress_callback, step_count, train, trainer_settings
+from tokencredit.streams import permutation, stream_key
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from tokencredit.config import Config
+    from tokencredit.stages.reward_model import RewardModel
+
+ROWS: Final = 16
+"""Pairs scored in one forward pass."""
+
+
+def fit_pairs(
+    config: Config,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    records: Sequence[Record],
+    out: Path,
+    seed: int,
+) -> tuple[PreTrainedModel, dict[str, object]]:
+    """The model after TRL's RewardTrainer, which maximises log σ(score chosen − score rejected)."""
+    settings = config.reward_model
+    pairs, noted = fitting(records, tokenizer, settings)
+    order = permutation(stream_key(seed, "reward order"), len(pairs))
+    pairs = within([pairs[int(index)] for index in order], settings.max_tokens)
+    steps = step_count(settings, len(pairs), sum(map(tokens_of, pairs)) / len(pairs))
+    arguments = trainer_settings(settings, out, seed, config.hardware.on_cpu(), steps)
+    adapters = adapted(model, config.model.lora, "SEQ_CLS")
+    trainer = reward_trainer(adapters, tokenizer, pairs, arguments, settings.centre)
+    figures = {"steps": steps, "loss": train(trainer, "reward_model"), "pairs": len(pairs)}
+    return merged(trainer.model), figures | {"pairs_noted": noted}
+
+
+def fitting(
+    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: RewardModel
+) -> tuple[list[Pair], dict[str, int]]:
+    """The pairs that `reward_model.max_length` lets pass, whole, and what was noted of the others.
+
+    A pair is never cut: the end of an answer is where it is scored.
+    """
+    pairs, noted = read_pairs(records, tokenizer, settings.max_length)
+    require(
+        bool(pairs),
+        "reward_model.max_length",
+        settings.max_length,
+        f"each of {len(records)} pairs is longer; raise it",
+    )
+    if noted["too long"]:
+        say(
+            f"reward model: {noted['too long']} of {len(records)} pairs are left out, longer than "
+            f"reward_model.max_length = {settings.max_length} tokens"
+        )
+    return pairs, dict(noted)
+
+
+def within(pairs: Sequence[Pair], budget: int | None) -> list[Pair]:
+    """The first pairs, up to the one with which their tokens reach `budget`; None: all."""
+    spent = accumulate(map(tokens_of, pairs), initial=0)
+    limit = float("inf") if budget is None else budget
+    return [pair for pair, before in zip(pairs, spent, strict=False) if before < limit]
+
+
+def tokens_of(pair: Pair) -> int:
+    """How many tokens are read of a pair: its prompt twice."""
+    return 2 * len(pair.prompt_ids) + len(pair.chosen_ids) + len(pair.rejected_ids)
+
+
+def reward_trainer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[Pair],
+    arguments: dict[str, Any],
+    centre: float | None,
+) -> Any:
+    """TRL's RewardTrainer of a model with one output, on pairs whose ids stay as they are."""
+    import datasets
+    from trl import RewardConfig, RewardTrainer
+
+    datasets.disable_progress_bars()
+    return RewardTrainer(
+        model=model,
+        args=RewardConfig(
+            **arguments,
+            max_length=None,
+            disable_dropout=True,
+            center_rewards_coefficient=centre,
+            train_sampling_strategy="group_by_length",
+            length_column_name="length",
+            remove_unused_columns=False,  # the sampler reads the lengths
+        ),
+        train_dataset=datasets.Dataset.from_list([trainer_row(pair) for pair in pairs]),
+        processing_class=tokenizer,
+        callbacks=[progress_callback("reward model")],
+    )
+
+
+def trainer_row(pair: Pair) -> dict[str, Any]:
+    """A pair in the columns of RewardTrainer, where each answer stands behind the prompt."""
+    return {
+        "chosen_ids": [*pair.prompt_ids, *pair.chosen_ids],
+        "rejected_ids": [*pair.prompt_ids, *pair.rejected_ids],
+        "length": pair.longest,
+    }
+
+
+def evaluate_pairs(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    records: Sequence[Record],
+    settings: RewardModel,
+    out: Path,
+) -> dict[str, object]:
+    """How well the model orders held-out pairs, written to evaluation.json and evaluation.png."""
+    from tokencredit.reports.pair_figure import draw_pairs
+
+    pairs, noted = fitting(records, tokenizer, settings)
+    pairs = within(pairs, settings.max_tokens)
+    chosen, rejected = score_pairs(model, tokenizer, pairs)
+    numbers = pair_numbers(chosen.tolist(), rejected.tolist())
+    write_json(out / "evaluation.json", {"schema_version": 1, **asdict(numbers), "noted": noted})
+    draw_pairs(numbers, out / "evaluation.png")
+    return headline(numbers) | {"held_out_noted": noted}
+
+
+def headline(numbers: PairNumbers) -> dict[str, object]:
+    """The figures of the manifest: a few of the numbers in evaluation.json."""
+    return {
+        "accuracy": numbers.accuracy,
+        "accuracy_low": numbers.accuracy_low,
+        "accuracy_high": numbers.accuracy_high,
+        "held_out": numbers.pairs,
+        "held_out_loss": numbers.loss,
+        "margin_mean": numbers.margin_mean,
+        "calibration_error": numbers.calibration_error,
+        "score_mean": numbers.score_mean,
+        "score_std": numbers.score_std,
+    }
+
+
+@torch.no_grad()
+def score_pairs(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]
+) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"]]:
+    """The scores of the chosen and of the rejected answers, as the classifier itself reads them."""
+    model.eval()
+    scores = torch.zeros(2, len(pairs))
+    order = sorted(range(len(pairs)), key=lambda index: pairs[index].longest)
+    for start in range(0, len(order), ROWS):
+        some = order[start : start + ROWS]
+        rows = [[*pairs[i].prompt_ids, *pairs[i].chosen_ids] for i in some]
+        rows += [[*pairs[i].prompt_ids, *pairs[i].rejected_ids] for i in some]
+        batch = tokenizer.pad({"input_ids": rows}, return_tensors="pt", padding_side="right")
+        logits = model(**batch.to(model.device)).logits.float().cpu()
+        scores[:, some] = sentiment(logits).view(2, len(some))
+    return scores[0], scores[1]
