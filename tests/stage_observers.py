@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from observers import plain, sums
 from strangers import panel_of, said, stranger
 from tokencredit import config as configuration
+from tokencredit.committed import committed_cell, keep
 from tokencredit.config import Config
 from tokencredit.context import Context
 from tokencredit.errors import UserError
@@ -189,6 +190,21 @@ def where(config: Config, place: Path) -> list[str]:
 
 def stored(config: Config, place: Path) -> str:
     return str(Context(config).store.root)
+
+
+def kept(config: Config, place: Path) -> bool:
+    """Whether the cell of a run that is complete is kept, and then counts as done."""
+    run = RunFolder(place / "complete")
+    run.path.mkdir(exist_ok=True)
+    config.run_dir = str(run.path)
+    stage = RLStage(Context(config))
+    run.write(State.complete, key=stage.key)
+    rows = [f'{{"step":{step},"score/mean":1.0}}\n' for step in range(config.steps)]
+    (run.path / "metrics.jsonl").write_text("".join(rows))
+    (run.path / "config.yaml").write_text(configuration.dump(config))
+    write_results(run, stage, {}, 1.0)
+    keep(config, stage, [], anew=True)
+    return committed_cell(config) is not None
 
 
 def resumed(config: Config, place: Path) -> str:

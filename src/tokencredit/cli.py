@@ -13,6 +13,7 @@ from tokencredit.bench.command import bench
 from tokencredit.console import say
 from tokencredit.errors import UserError
 from tokencredit.evaluation.command import judge
+from tokencredit.reports import command as reports
 
 USER_ERROR = 2
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(bench, name="bench")
 app.add_typer(judge, name="judge")
+reports.register(app)
 
 
 @app.command(context_settings=PASS_ON)

@@ -40,7 +40,7 @@ from tokencredit.rewards.sparse import Sparse
 from tokencredit.rewards.uniform import Uniform
 from tokencredit.stages.oracle import Oracle
 from tokencredit.stages.reward_model import RewardModel
-from tokencredit.stages.settings import Evaluation, Run
+from tokencredit.stages.settings import Evaluation, Run, Sweep
 from tokencredit.stages.sft import SFT
 from tokencredit.tracking.tracking import Tracking
 
@@ -63,6 +63,7 @@ class Config:
     oracle: Oracle = field(default_factory=Oracle)
     evaluation: Evaluation = field(default_factory=Evaluation)
     run: Run = field(default_factory=Run)
+    sweep: Sweep = field(default_factory=Sweep)
     steps: int = 100
     """RL steps."""
     seed: int = 0
@@ -75,6 +76,9 @@ class Config:
     """Where run folders are made."""
     store: str = "store"
     """Where artifacts are kept; $TOKENCREDIT_STORE overrides the default."""
+    experiments_dir: str | None = "auto"
+    """Where finished cells of an experiment are also kept, to be committed; auto: experiments/ of
+    the clone that is worked in, elsewhere nowhere; null: nowhere."""
     plugins: list[str] = field(default_factory=list)
     """Filled in from --plugin: files or modules with components of your own."""
 

@@ -17,7 +17,7 @@ Groups (choose with GROUP=OPTION; * marks the default)
 """
 TAIL = """
 Keys (set with KEY=VALUE; all of them: `tokencredit train --cfg job`, explained in docs/config.md)
-  steps seed stage_seed run_dir runs_dir store
+  steps seed stage_seed run_dir runs_dir store experiments_dir sweep.recompute
   rollout.* sft.* reward_model.* oracle.* evaluation.* run.* and those of each group: reward_scheme.beta=1
 
 Commands

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.config import Config
@@ -83,6 +84,8 @@ def check_places(context: Context, last: Stage) -> None:
     context.config.hardware.check()
     context.config.model.check()
     check_writable(context.store.root, "store")
+    if context.config.experiments_dir is not None and context.config.run.experiment is not None:
+        check_writable(Path(context.config.experiments_dir).expanduser(), "experiments_dir")
     if isinstance(last, RLStage) and not last.is_done():
         last.check_folder()
         context.config.judge.check()

@@ -21,12 +21,13 @@ from rich.console import Console
 
 from tokencredit import config as configuration
 from tokencredit import sweep
+from tokencredit.committed import STATE, committed_cell, execute_and_keep, experiments_dir
 from tokencredit.config import Config
 from tokencredit.console import say
 from tokencredit.errors import UserError, require
 from tokencredit.explain import explain
 from tokencredit.helptext import conf_dir, help_text
-from tokencredit.pipeline import Outcome, StageFailed, execute, plan
+from tokencredit.pipeline import Outcome, StageFailed, plan
 from tokencredit.plugins import load_plugins
 from tokencredit.process import follow
 from tokencredit.stages.finish import seconds_of_steps
@@ -147,7 +148,7 @@ class Task:
             if self.request.plan_only:
                 print_plans(plan(config))
             else:
-                finish(config, self.started)
+                finish(config, self.started, list(HydraConfig.get().overrides.task))
         except Exception as error:  # raised again by main: Hydra would print lines of its own
             self.failure = error
 
@@ -160,6 +161,7 @@ class Task:
         config.plugins = list(self.request.plugins)
         if config.store == "store":
             config.store = configuration.default_store()
+        config.experiments_dir = experiments_dir(config.experiments_dir)
         return config
 
     def _cell(self, composed: DictConfig) -> None:
@@ -172,12 +174,15 @@ class Task:
         try:
             config = self._load(composed)
             require(config.run_dir is None, "run_dir", config.run_dir, "cannot be set in a sweep")
+            kept = committed_cell(config)
             if self.request.plan_only:
-                self.request.plans += plan(config)
+                self.request.plans += plan(config) if kept is None else [kept]
                 return
-            outcome = execute(config)
-            state = "done" if outcome.seconds else "done before"
-            place = str(result_folder(outcome.last))
+            state, place = STATE, "" if kept is None else kept.state.removeprefix(f"{STATE}: ")
+            if kept is None:
+                outcome = execute_and_keep(config, overrides)
+                state = "done" if outcome.seconds else "done before"
+                place = str(result_folder(outcome.last))
         except (UserError, OSError) as problem:
             state, error = "failed", str(problem)
             self.request.mistakes += 1
@@ -194,9 +199,9 @@ class Task:
         sweep.record(folder, cell)
 
 
-def finish(config: Config, started: float) -> None:
+def finish(config: Config, started: float, overrides: list[str]) -> None:
     """Run everything, then say what came of it and what it cost."""
-    outcome = execute(config)
+    outcome = execute_and_keep(config, overrides)
     folder = result_folder(outcome.last)
     if isinstance(outcome.last, RLStage):
         from tokencredit.reports.samples import render_samples

@@ -22,6 +22,7 @@ from observers import (
 from stage_observers import (
     fine_tuned,
     finished,
+    kept,
     launched,
     loaded,
     met,
@@ -97,6 +98,7 @@ STRANGER = {
 }
 OFFLINE = {"tracking.mode": "offline"}
 PAIRS = {"dataset.path": f"{HERE}/pairs.jsonl", "dataset.format": "preference"}
+KEPT = {"experiments_dir": f"{HERE}/kept", "run.experiment": "mine/own"}
 
 
 def loop(value: Any, **given: Any) -> Try:
@@ -283,6 +285,8 @@ TRIES: dict[str, Try] = {
     "run_dir": Try(where, "elsewhere"),
     "runs_dir": Try(where, "others"),
     "store": Try(stored, "shop"),
+    "experiments_dir": Try(kept, None, KEPT),
+    "sweep.recompute": Try(kept, True, KEPT),
     "plugins": Try(loaded, [f"{HERE}/plugin.py"]),
 }
 

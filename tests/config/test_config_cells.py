@@ -30,7 +30,7 @@ class Pipeline:
         self.folder, self.bad = folder, {1}
         self.ran: list[int] = []
 
-    def __call__(self, config: Config) -> Outcome:
+    def __call__(self, config: Config, _: list[str]) -> Outcome:
         done = self.folder / f"done-{config.seed}"
         seconds = {} if done.exists() else {"rl": 1.0}
         if seconds:
@@ -44,7 +44,7 @@ class Pipeline:
 @pytest.fixture
 def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
     made = Pipeline(tmp_path)
-    monkeypatch.setattr(train, "execute", made)
+    monkeypatch.setattr(train, "execute_and_keep", made)
     monkeypatch.setattr(train, "result_folder", lambda _: tmp_path)
     return made
 
@@ -70,7 +70,7 @@ def test_field_B40_a_cell_that_is_not_recorded_would_be_seen(
     entry: Command, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unrecorded(task: train.Task, composed: Any) -> None:
-        train.execute(task._load(composed))
+        train.execute_and_keep(task._load(composed), [])
 
     monkeypatch.setattr(train.Task, "_cell", unrecorded)
     ended = entry(*SWEEP)

@@ -56,7 +56,9 @@ def relative(folder: str, pattern: str) -> set[str]:
 def test_the_wheel_holds_everything_the_app_reads(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     configs = {f"tokencredit/conf/{name}" for name in relative("conf", "*.yaml")}
-    sources = {name for pattern in ("*.py", "*.html") for name in relative("src", pattern)}
+    sources = {
+        name for pattern in ("*.py", "*.html", "*.yaml") for name in relative("src", pattern)
+    }
     assets = {f"tokencredit/assets/{name}" for name in relative("src/tokencredit/assets", "*")}
     assert len(configs) > 20
     assert len(sources) > 40

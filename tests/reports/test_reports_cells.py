@@ -1,89 +1,65 @@
-"""The committed cells of an experiment: written, read, and turned into tables."""
+"""Cells as files: the columns of the authors' logs, every run, also one that failed."""
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
-import pytest
-
-from tokencredit.errors import UserError
-from tokencredit.reports.cells import COLUMNS, figure, paired_table, read_cells, table, write_cell
-
-ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "experiments" / "abc" / "positive_generation.md"
+from paper_runs import write_run_folder
+from tokencredit.reports.cells import COLUMNS, describe_run, write_cell
+from tokencredit.reports.runs import read_csv
 
 
-def finished(place: Path, method: str, seed: int, scores: list[float]) -> Path:
-    """A run folder with this curve; the KL is twice the score."""
-    run = place / f"{method}{seed}"
-    run.mkdir()
-    rows = [
-        {"step": step, "score/mean": score, "kl/k1": 2 * score, "value/loss": 0.5}
-        for step, score in enumerate(scores)
-    ]
-    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (run / "config.yaml").write_text(
-        "reward_scheme: {beta: 0.8}\nrollout: {min_new_tokens: 8, max_new_tokens: 16}\n"
-    )
-    measure = {"mean": scores[-1], "se": 0.1, "n": 4}
-    evaluation = {f"policy/{name}": measure for name in ("score", "oracle", "distinct_2", "kl")}
-    results = {
-        "config_hash": f"{method}{seed}",
-        "scheme": method,
-        "seeds": {"seed": seed, "stage_seed": 0},
-        "status": "complete",
-        "evaluation": evaluation,
-    }
-    (run / "results.json").write_text(json.dumps(results))
-    return run
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
-def test_cells_by_hand(tmp_path: Path) -> None:
-    """Two seeds each: means 2 and 4 give 3 ± t(1) · 1, paired differences 1 and 3 give 2."""
-    for method, seed, scores in (("abc", 0, [1.0, 3.0]), ("abc", 1, [3.0, 5.0])):
-        write_cell(finished(tmp_path, method, seed, scores), tmp_path / "cells", "task")
-    for seed in (0, 1):
-        write_cell(finished(tmp_path, "sparse", seed, [0.5, 1.5]), tmp_path / "cells", "task")
-    cells = read_cells(tmp_path / "cells")
-    assert [(cell.method, cell.seed) for cell in cells] == [
-        ("abc", 0),
-        ("abc", 1),
-        ("sparse", 0),
-        ("sparse", 1),
-    ]
-    lines = table(cells).splitlines()
-    assert lines[2].startswith("| abc | 2 | 3.00 [-9.71, 15.71] |")  # t(1, 0.975) = 12.706
-    assert lines[3].startswith("| sparse | 2 | 1.00 [1.00, 1.00] |")
-    paired = paired_table(cells, "sparse").splitlines()
-    assert paired[2] == "| abc | 2 | 2.00 [-10.71, 14.71] | 2.00 | 0.295 |"
-    text = (tmp_path / "cells" / "abc0.csv").read_text()
+def test_a_cell_by_hand(tmp_path: Path) -> None:
+    run = write_run_folder(tmp_path / "run", [1.0, 3.0], key="0123", seed=4)
+    path = write_cell(run, tmp_path / "cells", "task", {"processor": "x"})
+    assert path == tmp_path / "cells" / "0123.csv"
+    text = path.read_text()
     assert text.splitlines()[0] == ",".join(COLUMNS)
-    assert text.splitlines()[2] == "task,abc,0.8,8,16,0,1,3.0,6.0,0.5,0,complete"
-    assert figure(cells, tmp_path / "figure.png").stat().st_size > 1000
+    assert text.splitlines()[2] == "task,abc,0.8,8,16,4,1,3.0,6.0,0.5,4,complete"
+    record = json.loads(path.with_suffix(".json").read_text())
+    assert record["config_hash"] == "0123" and record["provenance"] == {"processor": "x"}
+    assert sorted(p.name for p in path.parent.iterdir()) == ["0123.csv", "0123.json"]
 
 
-def test_an_empty_folder_is_a_clear_error(tmp_path: Path) -> None:
-    """No cells, no table."""
-    with pytest.raises(UserError, match="holds no cells"):
-        read_cells(tmp_path)
+def test_an_algorithm_without_values_leaves_its_column_empty(tmp_path: Path) -> None:
+    run = write_run_folder(tmp_path / "run", [1.0], value_loss=False, scheme="sparse")
+    (row,) = rows(write_cell(run, tmp_path / "cells", "task"))
+    assert row["value_loss"] == "" and row["kl"] == "2.0" and row["beta"] == ""
 
 
-def test_the_committed_page_says_what_the_committed_cells_say() -> None:
-    """Tables of the page are those made from the CSV files beside it; every cell is there."""
-    cells = read_cells(PAGE.with_suffix(""))
-    assert len(cells) == 9
-    page = PAGE.read_text(encoding="utf-8")
-    assert table(cells) in page
-    assert paired_table(cells, "sparse") in page
+def test_a_failed_run_is_a_cell_too(tmp_path: Path) -> None:
+    why = "step 2: the loss is nan"
+    run = write_run_folder(tmp_path / "run", [1.0, -9.0], failed=why, finished=False)
+    path = write_cell(run, tmp_path / "cells", "task")
+    assert [row["status"] for row in rows(path)] == ["failed", "failed"]
+    record = json.loads(path.with_suffix(".json").read_text())
+    assert (record["status"], record["error"], record["steps"]) == ("failed", why, 2)
 
 
-def test_the_committed_figure_is_drawn_from_the_committed_cells(tmp_path: Path) -> None:
-    """The same picture, to the pixel where the libraries are the same, else nearly."""
-    import matplotlib.image
-    import numpy as np
+def test_a_run_that_failed_in_its_first_step_has_one_row_without_a_step(tmp_path: Path) -> None:
+    run = write_run_folder(tmp_path / "run", [], failed="step 0: the loss is nan", finished=False)
+    (run / "metrics.jsonl").unlink()
+    path = write_cell(run, tmp_path / "cells", "task")
+    (row,) = rows(path)
+    assert (row["step"], row["mean_reward"], row["status"]) == ("", "", "failed")
+    (read,) = read_csv(path)
+    assert (len(read), read.status, read.first(1)) == (0, "failed", None)
 
-    drawn = matplotlib.image.imread(figure(read_cells(PAGE.with_suffix("")), tmp_path / "f.png"))
-    kept = matplotlib.image.imread(ROOT / "docs" / "images" / "positive_generation.png")
-    assert drawn.shape == kept.shape
-    assert np.abs(drawn - kept).mean() < 0.02
+
+def test_steps_beyond_the_results_are_not_part_of_them(tmp_path: Path) -> None:
+    run = write_run_folder(tmp_path / "run", [1.0, 2.0])
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2, "score/mean": 9.0}\n')
+    assert len(rows(write_cell(run, tmp_path / "cells", "task"))) == 2
+
+
+def test_a_run_that_goes_on_says_so(tmp_path: Path) -> None:
+    run = write_run_folder(tmp_path / "run", [1.0], finished=False)
+    assert describe_run(run)["status"] == "running"

@@ -9,9 +9,12 @@ import pytest
 from tokencredit.reports.statistics import (
     Interval,
     apart,
+    authors_interval,
     distinct_n,
+    fisher_exact,
     mean_ci,
     paired_difference,
+    spread_ratio,
     standard_errors_apart,
 )
 
@@ -117,3 +120,37 @@ def test_texts_too_short_for_an_ngram_give_zero() -> None:
     assert distinct_n([], 2) == 0.0
     with pytest.raises(ValueError, match="n = 0"):
         distinct_n(["a"], 0)
+
+
+def test_papers_A11_the_authors_interval_is_narrower_than_students() -> None:
+    """1, 3: mean 2, sd (ddof 0) 1, so 2/√2; for five values t is 1.388 · 1.118 times as wide."""
+    assert authors_interval([1.0, 3.0]) == pytest.approx((2.0, math.sqrt(2)))
+    values = [1.0, 2.0, 4.0, 3.0, 7.0]
+    _, half = authors_interval(values)
+    x = mean_ci(values)
+    assert (x.high - x.low) / 2 / half == pytest.approx(1.388 * 1.118, abs=1e-3)
+
+
+def test_spread_ratio_ends_at_one_where_pitman_and_morgan_find_p() -> None:
+    """Correlation of sums and differences −0.95182 with three degrees of freedom: p = 0.0126025."""
+    a, b = [1.0, 2.0, 4.0, 3.0, 7.0], [2.0, 5.0, 4.0, 9.0, 20.0]
+    x = spread_ratio(a, b)
+    assert (x.mean, x.n) == (pytest.approx(0.3207999710), 5)
+    assert x.low < x.mean < x.high < 1
+    assert spread_ratio(a, b, 1 - 0.012602527567).high == pytest.approx(1, abs=1e-9)
+    turned = spread_ratio(b, a)
+    assert (turned.low, turned.high) == pytest.approx((1 / x.high, 1 / x.low))
+
+
+def test_spread_ratio_needs_spread_and_three_pairs() -> None:
+    for a, b in (([1.0, 2.0], [1.0, 2.0]), ([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]), ([1.0], [1.0, 2.0])):
+        with pytest.raises(ValueError, match=r"pairs|spread"):
+            spread_ratio(a, b)
+
+
+def test_fisher_by_hand() -> None:
+    """3 of 10 and 0 of 30: C(10, 3) / C(40, 3) = 120 / 9880; 1 of 10 and 11 of 14 by tables."""
+    assert fisher_exact(3, 10, 0, 30) == pytest.approx(120 / 9880)
+    assert fisher_exact(1, 10, 11, 14) == pytest.approx(0.00275946, abs=1e-8)
+    assert fisher_exact(2, 4, 2, 4) == pytest.approx(1.0)
+    assert fisher_exact(0, 4, 0, 9) == 1.0

@@ -30,7 +30,7 @@ from tokencredit.rewards.uniform import Uniform
 from tokencredit.stages.oracle import Oracle
 from tokencredit.stages.reward_model import RewardModel
 from tokencredit.stages.rl import RLStage
-from tokencredit.stages.settings import Evaluation, Run
+from tokencredit.stages.settings import Evaluation, Run, Sweep
 from tokencredit.stages.sft import SFT
 from tokencredit.tracking.tracking import Tracking
 
@@ -124,6 +124,7 @@ NO_CHANGES: dict[str, Callable[[Config], Config]] = {
     ),
     "names": lambda c: replace(c, run=Run(experiment="abc/x", scale="cpu", scheme="abc")),
     "places": lambda c: replace(c, run_dir="elsewhere", runs_dir="others", store="shop"),
+    "cells": lambda c: replace(c, experiments_dir=None, sweep=Sweep(recompute=True)),
     "shown names": lambda c: data(model(c, name="other"), name="mine"),
 }
 

@@ -22,7 +22,7 @@ _INK = "#333333"
 _FAINT = "#D9D9D9"
 _WINDOW = 10
 _LABEL_HEIGHT = 0.062  # of the axes, one line of text
-_STYLE: Any = {
+STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 11,
     "axes.edgecolor": _INK,
@@ -215,7 +215,7 @@ def _save(path: Path, draw: Any, *arguments: Any) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.6, 4.3), dpi=160, layout="constrained")
         canvas = FigureCanvasAgg(figure)
         draw(figure, *arguments)

@@ -68,6 +68,48 @@ def paired_difference(a: Sequence[float], b: Sequence[float], level: float = 0.9
     return PairedTest(difference, t, p, difference.n)
 
 
+def authors_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the mean and 2 sd / sqrt(n), sd with ddof 0 (the released code of Chan et al. 2024).
+
+    They print it as a 95 % interval; for n = 5 the t interval is 1.55 times as wide.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    return float(array.mean()), 2 * float(array.std(ddof=0)) / math.sqrt(array.size)
+
+
+def spread_ratio(a: Sequence[float], b: Sequence[float], level: float = 0.95) -> Interval:
+    """Return sd(a) / sd(b) of pairs with its interval (Pitman 1939, Morgan 1939).
+
+    a[i] and b[i] belong together. The interval excludes 1 exactly where the correlation of a + b
+    and a - b is significant. `se` is 0: the interval is not symmetric. Raises ValueError
+    for unequal lengths, fewer than three pairs, or values without spread.
+    """
+    if len(a) != len(b) or len(a) < 3:
+        raise ValueError(f"{len(a)} and {len(b)} values: three pairs are needed")
+    x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if x.std() == 0 or y.std() == 0:
+        raise ValueError("values without spread have no ratio of spreads")
+    n, ratio = x.size, float(x.var(ddof=1) / y.var(ddof=1))
+    r = float(np.corrcoef(x, y)[0, 1])
+    t = float(stdtrit(n - 2, (1 + level) / 2))
+    k = 1 + 2 * max(0.0, 1 - r * r) * t * t / (n - 2)
+    root = math.sqrt(k * k - 1)
+    low, high = ratio * (k - root), ratio * (k + root)
+    return Interval(math.sqrt(ratio), math.sqrt(low), math.sqrt(high), 0.0, n)
+
+
+def fisher_exact(hits_a: int, n_a: int, hits_b: int, n_b: int) -> float:
+    """Return the two-sided p of Fisher's exact test that two shares are equal."""
+    hits, n = hits_a + hits_b, n_a + n_b
+    ways = math.comb(n, hits)
+    chances = [
+        math.comb(n_a, k) * math.comb(n_b, hits - k) / ways
+        for k in range(max(0, hits - n_b), min(hits, n_a) + 1)
+    ]
+    seen = math.comb(n_a, hits_a) * math.comb(n_b, hits_b) / ways
+    return min(1.0, sum(chance for chance in chances if chance <= seen * (1 + 1e-9)))
+
+
 def standard_errors_apart(a: Sequence[float], b: Sequence[float]) -> float:
     """Return (mean of a - mean of b) / sqrt(se_a^2 + se_b^2), Welch's statistic.
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -15,6 +15,7 @@ from tokencredit.canonical import canonical, differences
 from tokencredit.console import say
 from tokencredit.data.prompts import PromptStream
 from tokencredit.engine import World, compute_deterministically
+from tokencredit.errors import UserError
 from tokencredit.judges.judge import open_panel
 from tokencredit.models.model import RewardReads
 from tokencredit.models.value import ValueInit, ValueKind
@@ -37,6 +38,7 @@ from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.stage import Stage
 from tokencredit.store import Plan, check_writable
 from tokencredit.tracking.tracker import Tracker
+from tokencredit.update import NotFinite
 
 
 class RLStage(Stage):
@@ -178,7 +180,8 @@ class RLStage(Stage):
         tracker = self._tracker(run, learner, newest)
         before = seconds_of_steps(run.path) if tracker else 0.0  # of sessions that ended early
         with nullcontext() if tracker is None else tracker:
-            learner.train(tracker, Checkpoints(run.path))
+            with _remembering_failure(run, tracker):
+                learner.train(tracker, Checkpoints(run.path))
             if tracker is not None:
                 run.write(State.trained, prompts_dropped=learner.prompts.dropped)
             oracle = load_oracle(self._oracle_folder()) if config.oracle.enabled else None
@@ -245,6 +248,7 @@ class RLStage(Stage):
             parents={role: parent.key for role, parent in self.parents().items()},
             dropped=dict(self.context.corpus.dropped.counts),
             filtered=dict(self.context.corpus.dropped.filtered),
+            failed=None,
         )
         write_text(run.path / "config.yaml", configuration.dump(config))
 
@@ -257,3 +261,15 @@ class RLStage(Stage):
         return PromptStream(
             records, actors.tokenizer, config.dataset.prompt, config.rollout, config.model.context
         )
+
+
+@contextmanager
+def _remembering_failure(run: RunFolder, tracker: Tracker | None) -> Iterator[None]:
+    """Note in the manifest that the run's numbers went out of range: then it is a result too."""
+    try:
+        yield
+    except (UserError, FloatingPointError) as error:
+        numbers = isinstance(error, FloatingPointError | NotFinite)
+        if tracker is not None and (numbers or isinstance(error.__cause__, NotFinite)):
+            run.write(State.running, failed=str(error))
+        raise

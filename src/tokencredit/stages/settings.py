@@ -31,6 +31,14 @@ class Evaluation:
 
 
 @dataclass(slots=True, kw_only=True)
+class Sweep:
+    """How a sweep treats cells that are there already; not part of any key."""
+
+    recompute: bool = False
+    """Run cells again that are kept in experiments_dir; what lies in runs_dir is still reused."""
+
+
+@dataclass(slots=True, kw_only=True)
 class Run:
     """Cadences and names; nothing in here changes a result, so nothing is part of the key."""
 

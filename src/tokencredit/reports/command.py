@@ -1,0 +1,103 @@
+"""`tokencredit table`, `figure`, `claims`, and `page`: what papers show, from runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tokencredit.errors import UserError, require
+from tokencredit.reports.entries import FIGURES, Entry, find, listing
+from tokencredit.reports.formats import SUFFIX, Format, render
+from tokencredit.reports.run_folder import write_bytes
+from tokencredit.reports.sources import Source, read_sources
+from tokencredit.reports.tables import make_table
+
+EXPERIMENTS = Path("experiments")
+
+Name = Annotated[
+    str | None, typer.Argument(help="PAPER/NAME of the catalogue, or a YAML file of your own.")
+]
+Runs = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="A run CSV, a folder of them, or a folder of runs; repeatable. "
+        "Default: the committed cells in experiments/."
+    ),
+]
+Out = Annotated[Path | None, typer.Option(help="Folder for the files.")]
+Points = Annotated[
+    int | None, typer.Option(min=1, help="Use this many first steps, not the paper's number.")
+]
+Form = Annotated[Format, typer.Option("--format", help="What is printed.")]
+
+
+def table(
+    name: Name = None,
+    runs: Runs = None,
+    out: Out = None,
+    points: Points = None,
+    form: Form = Format.markdown,
+) -> None:
+    """Print a table of a paper with the numbers of runs; without a name, list the tables."""
+    if name is None:
+        _list(("table",))
+        return
+    made = make_table(find(name, ("table",)), sources(name, runs), points)
+    typer.echo(render(made, form), nl=False)
+    if out is not None:
+        for other in Format:
+            path = out / f"{Path(name).stem}{SUFFIX[other]}"
+            write_bytes(path, render(made, other).encode())
+            typer.echo(f"wrote {path}", err=True)
+
+
+def figure(
+    name: Name = None,
+    runs: Runs = None,
+    out: Out = Path("figures"),
+    points: Points = None,
+) -> None:
+    """Draw a figure of a paper from runs as PNG, PDF, and CSV; without a name, list the figures."""
+    from tokencredit.reports.paper_figures import write_figure
+
+    if name is None:
+        _list(FIGURES)
+        return
+    entry = find(name, FIGURES)
+    require(out is not None, "--out", out, "name a folder")
+    assert out is not None
+    written, notes = write_figure(entry, sources(name, runs), out, Path(name).stem, points)
+    for note in notes:
+        typer.echo(f"Note: {note}.")
+    for path in written:
+        typer.echo(f"wrote {path}")
+
+
+def sources(name: str, runs: list[Path] | None) -> list[Source]:
+    """The runs that are named, or the committed ones of the paper."""
+    if runs:
+        return read_sources(runs)
+    folder = EXPERIMENTS / name.partition("/")[0]
+    if not folder.is_dir():
+        raise UserError(
+            f"--runs: there are no committed cells here ({folder} is no folder); "
+            "name a run CSV, a folder of them, or a folder of runs"
+        )
+    found = read_sources([folder])
+    found[0].name = folder.as_posix()
+    return found
+
+
+def _list(kinds: tuple[str, ...]) -> None:
+    entries: dict[str, Entry] = listing(kinds)
+    width = max(map(len, entries))
+    for name, entry in entries.items():
+        typer.echo(f"{name:<{width}}  {entry.title} ({entry.source}): {', '.join(entry.tasks)}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    app.command()(table)
+    app.command()(figure)

@@ -1,0 +1,168 @@
+"""The catalogue: one YAML file for each table or figure of a paper; another paper is more files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import yaml
+
+from tokencredit.errors import UserError, require
+from tokencredit.reports.runs import LoggedRun, Setting
+
+FOLDER: Final = Path(__file__).parent / "catalogue"
+FIGURES: Final = ("curves", "tradeoff", "by_beta")
+KINDS: Final = ("table", *FIGURES)
+STATISTICS: Final = ("mean", "last", "at_kl")
+BANDS: Final = ("sd", "se")
+Schema = TypeVar("Schema")
+
+
+@dataclass(slots=True, kw_only=True)
+class Panel:
+    """Runs that stand together: a block of rows of a table, a panel of a figure."""
+
+    task: str | list[str]
+    """The runs' `task`, or several names of it."""
+    points: int | dict[str, int]
+    """How many first steps of a run are used, exactly; or that number by scale."""
+    title: str = ""
+    """Heading."""
+    column: str = "mean_reward"
+    """Column of the run CSVs."""
+    lengths: list[int] | None = None
+    """Only runs with this range of response lengths; null: all."""
+    beta: float | None = None
+    """Only runs with this β, and those of methods without one; null: all."""
+    kl: float | None = None
+    """With statistic at_kl: the level, in nats."""
+    paper: dict[str, list[float]] = field(default_factory=dict)
+    """The paper's number for each method: a mean, and the half width printed beside it."""
+
+    @property
+    def tasks(self) -> list[str]:
+        """The names of the task."""
+        return [self.task] if isinstance(self.task, str) else self.task
+
+    def takes(self, setting: Setting) -> bool:
+        """Whether runs of this setting belong here."""
+        fits = self.lengths is None or tuple(self.lengths) == setting.lengths
+        return fits and (self.beta is None or setting.beta in {None, self.beta})
+
+    def points_of(self, run: LoggedRun) -> int:
+        """How many first steps of this run are used."""
+        if isinstance(self.points, int):
+            return self.points
+        return self.points.get(run.origin.scale, self.points["paper"])
+
+
+@dataclass(slots=True, kw_only=True)
+class Entry:
+    """A table or figure of a paper."""
+
+    kind: str
+    """table, curves, tradeoff, or by_beta."""
+    title: str
+    """What it shows."""
+    source: str
+    """Where the paper has it, and where its numbers are from."""
+    methods: dict[str, str]
+    """The methods shown, in this order, and what the paper calls them."""
+    panels: list[Panel]
+    """The parts of the table or figure."""
+    statistic: str = "mean"
+    """Of a table: the number of one run. mean of the first points, mean of the last of them, or the
+    value where the KL divergence first reaches a level."""
+    baseline: str | None = None
+    """Of a table: the method that the others are compared with, run by run."""
+    digits: int = 2
+    """Of a table: how many decimals the paper's numbers have."""
+    band: str = "sd"
+    """Of curves: sd, the spread over runs (ddof 0), or se, the standard error of the mean."""
+    smooth: int = 1
+    """Of curves and trade-offs: the width of a running mean over what is drawn."""
+    individual: list[str] = field(default_factory=list)
+    """Of curves: methods of which every run is drawn."""
+    guide: float | None = None
+    """Of a trade-off: the slope of a dashed line."""
+
+    def __post_init__(self) -> None:
+        """Check the names."""
+        require(self.kind in KINDS, "kind", self.kind, f"must be one of {', '.join(KINDS)}")
+        known = ", ".join(STATISTICS)
+        require(
+            self.statistic in STATISTICS, "statistic", self.statistic, f"must be one of {known}"
+        )
+        require(self.band in BANDS, "band", self.band, f"must be one of {', '.join(BANDS)}")
+        require(self.smooth >= 1, "smooth", self.smooth, "must be >= 1 step")
+        require(bool(self.panels), "panels", self.panels, "must not be empty")
+
+    @property
+    def tasks(self) -> list[str]:
+        """Every task, once."""
+        return list(dict.fromkeys(task for panel in self.panels for task in panel.tasks))
+
+
+def find(name: str, kinds: tuple[str, ...]) -> Entry:
+    """The entry of that name in the catalogue, or in a YAML file of one's own."""
+    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+    named = listing(kinds)
+    if not path.is_file():
+        raise UserError(f"{name}: there is no such entry; there are {', '.join(named)}")
+    entry = read_entry(path)
+    if entry.kind not in kinds:
+        what = "figure" if entry.kind in FIGURES else "table"
+        raise UserError(f"{name}: is a {what}; `tokencredit {what} {name}` makes it")
+    return entry
+
+
+def listing(kinds: tuple[str, ...]) -> dict[str, Entry]:
+    """The entries of these kinds, by name."""
+    paths = sorted(FOLDER.glob("*/*.yaml"))
+    entries = {
+        path.relative_to(FOLDER).with_suffix("").as_posix(): read_entry(path)
+        for path in paths
+        if path.stem != "claims"
+    }
+    return {name: entry for name, entry in entries.items() if entry.kind in kinds}
+
+
+def read_entry(path: Path) -> Entry:
+    """The entry in a YAML file; a key that it cannot have, or lacks, is an error."""
+    tree = read_yaml(path)
+    panels = tree.get("panels")
+    if not isinstance(panels, list):
+        raise UserError(f"{path}: panels: must be a list")
+    return build(Entry, {**tree, "panels": [build(Panel, panel, path) for panel in panels]}, path)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file."""
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        raise UserError(f"{path}: is not YAML: {error.problem}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: must hold keys and values")
+    return tree
+
+
+def build(schema: type[Schema], given: Mapping[str, Any], path: Path) -> Schema:
+    """An instance of a dataclass from a mapping; names the key that is unknown or missing."""
+    known = {item.name: item for item in fields(schema)}  # type: ignore[arg-type]
+    unknown = [name for name in given if name not in known]
+    needed = [
+        name
+        for name, item in known.items()
+        if item.default is MISSING and item.default_factory is MISSING and name not in given
+    ]
+    if unknown or needed:
+        wrong = [f"{name}: unknown key" for name in unknown]
+        wrong += [f"{name}: is missing" for name in needed]
+        raise UserError(f"{path}: {'; '.join(wrong)}; {schema.__name__} has: {', '.join(known)}")
+    try:
+        return schema(**given)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None

@@ -1,0 +1,184 @@
+"""What a figure shows, as numbers: its CSV is written and its picture drawn from the same marks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from tokencredit.errors import UserError
+from tokencredit.reports.cells import COMPLETE
+from tokencredit.reports.entries import Entry, Panel
+from tokencredit.reports.figures import running_mean
+from tokencredit.reports.marks import Mark, Shape
+from tokencredit.reports.measures import LAST, curves, fell, in_words, lacking, mean, measure
+from tokencredit.reports.runs import LoggedRun, Setting
+from tokencredit.reports.sources import Source, notes
+from tokencredit.reports.tables import left_out, name_of, settings_of
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Runs of one setting in one panel."""
+
+    entry: Entry
+    panel: Panel
+    source: str
+    setting: Setting
+    name: str
+    runs: Sequence[LoggedRun]
+
+    @property
+    def points(self) -> int:
+        """How many first steps are used."""
+        return self.panel.points_of(self.runs[0])
+
+    def mark(
+        self,
+        shape: Shape,
+        what: str,
+        x: Sequence[float],
+        y: Sequence[float],
+        spread: Sequence[float] = (),
+        n: int = 1,
+    ) -> Mark:
+        """A mark of this group."""
+        where = (self.source, self.panel.title, self.setting.method, self.name)
+        return Mark(*where, shape, what, x, y, spread, n)
+
+
+def figure_marks(
+    entry: Entry, sources: Sequence[Source], points: int | None = None
+) -> tuple[list[Mark], list[str]]:
+    """Everything that a figure shows, and what must be said beside it."""
+    panels = [replace(p, points=points) if points is not None else p for p in entry.panels]
+    groups = [g for source in sources for panel in panels for g in _groups(entry, panel, source)]
+    if not groups:
+        raise UserError(
+            f"{entry.title}: there are no runs of {' or '.join(entry.tasks)} to draw; give some "
+            "with --runs"
+        )
+    said: list[str] = []
+    for group in groups:
+        said += _said(group)
+    for source in sources:
+        said += [f"{source.name}: {text}" for text in notes(source, entry.tasks)]
+        said += left_out(source, entry)
+        shown = {group.panel.title for group in groups if group.source == source.name}
+        missing = [panel.title for panel in panels if panel.title not in shown]
+        said += [f"{source.name}: no runs for {', '.join(missing)}"] if missing and shown else []
+    if all(lacking_column(group) for group in groups):
+        raise UserError(f"{entry.title}: {lacking_column(groups[0])}; nothing can be drawn")
+    marks = [mark for group in groups for mark in MARKS[entry.kind](group)]
+    if not marks:
+        raise UserError(f"{entry.title}: nothing can be drawn: {'; '.join(dict.fromkeys(said))}")
+    return marks, list(dict.fromkeys(said))
+
+
+def lacking_column(group: Group) -> str:
+    """Which column none of the runs has; empty if there is nothing amiss."""
+    for column in _columns(group):
+        if all(column not in run.columns for run in group.runs):
+            return f"the runs of {group.source} have no {column} column"
+    return ""
+
+
+def _columns(group: Group) -> list[str]:
+    return ["mean_reward", "kl"] if group.entry.kind == "tradeoff" else [group.panel.column]
+
+
+def _groups(entry: Entry, panel: Panel, source: Source) -> Iterator[Group]:
+    for method in entry.methods:
+        settings = settings_of(panel, source, method)
+        for setting, runs in settings.items():
+            among = [] if entry.kind == "by_beta" else list(settings)
+            name = name_of(entry, method, setting, among)
+            yield Group(entry, panel, source.name, setting, name, runs)
+
+
+def _said(group: Group) -> list[str]:
+    """The runs of a group that are not part of its mean."""
+    without = [
+        (run.run, reason)
+        for run in group.runs
+        if (
+            reason := next(
+                filter(None, (lacking(run, group.points, c) for c in _columns(group))), ""
+            )
+        )
+    ]
+    name = ", ".join(filter(None, (group.source, group.panel.title, group.name)))
+    return [f"{name}, not in the mean: {text}" for text in in_words(without)]
+
+
+def _curve_marks(group: Group) -> Iterator[Mark]:
+    """Mean and spread over runs, and the runs that must be seen by themselves."""
+    column = group.panel.column
+    seeds = curves(group.runs, group.points, column)
+    smooth = group.entry.smooth
+    steps = list(range(group.points))
+    if len(seeds):
+        spread = seeds.std(axis=0, ddof=0)
+        if group.entry.band == "se":
+            spread = seeds.std(axis=0, ddof=1 if len(seeds) > 1 else 0) / np.sqrt(len(seeds))
+        middle = running_mean(seeds.mean(axis=0).tolist(), smooth)
+        band = running_mean(spread.tolist(), smooth)
+        yield group.mark(Shape.line, "mean", steps, middle, band, len(seeds))
+    for run in group.runs:
+        values = run.columns.get(column, ())[: group.points]
+        whole = run.first(group.points, column) is not None
+        if values and (not whole or group.setting.method in group.entry.individual):
+            shape = Shape.run if whole else Shape.stopped
+            x = list(range(len(values)))
+            yield group.mark(shape, f"run {run.run}", x, running_mean(values, max(smooth, LAST)))
+
+
+def _tradeoff_marks(group: Group) -> Iterator[Mark]:
+    """The median path of reward over KL, and where every single run ended."""
+    points, smooth = group.points, group.entry.smooth
+    whole = [
+        run for run in group.runs if not lacking(run, points) and not lacking(run, points, "kl")
+    ]
+    if whole:
+        kl, reward = (
+            running_mean(np.median(curves(whole, points, column), axis=0).tolist(), smooth)
+            for column in ("kl", "mean_reward")
+        )
+        yield group.mark(Shape.line, "median", kl, reward, n=len(whole))
+    for run in group.runs:
+        if "kl" not in run.columns:
+            continue
+        kl, reward = (run.columns[column][:points] for column in ("kl", "mean_reward"))
+        if not kl or not math.isfinite(mean(kl[-LAST:]) + mean(reward[-LAST:])):
+            continue  # said among the runs that are not in the median
+        bad = run not in whole or kl[-1] <= 0 or fell(run, points) or run.status != COMPLETE
+        shape = Shape.diverged if bad else Shape.end
+        yield group.mark(shape, f"run {run.run}", [mean(kl[-LAST:])], [mean(reward[-LAST:])])
+
+
+def _beta_marks(group: Group) -> Iterator[Mark]:
+    """The mean of a run's first points at its β: every run, and their mean and spread."""
+    if group.setting.beta is None:
+        return
+    x = [group.setting.beta]
+    values = measure(group.runs, group.panel).values
+    for run in group.runs:
+        logged = run.columns.get(group.panel.column, ())[: group.points]
+        value = values.get(run.run, mean(logged) if logged else math.nan)
+        if math.isfinite(value):
+            shape = Shape.dot if run.run in values else Shape.diverged
+            yield group.mark(shape, f"run {run.run}", x, [value])
+    if values:
+        found = np.array(list(values.values()))
+        spread = [float(found.std(ddof=0))]
+        yield group.mark(Shape.point, "mean", x, [float(found.mean())], spread, len(found))
+
+
+MARKS: Final[Mapping[str, Callable[[Group], Iterator[Mark]]]] = {
+    "curves": _curve_marks,
+    "tradeoff": _tradeoff_marks,
+    "by_beta": _beta_marks,
+}

@@ -1,0 +1,177 @@
+"""A table as Markdown, LaTeX, or CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from enum import Enum
+from typing import Final
+
+from tokencredit.reports.sources import lengths
+from tokencredit.reports.tables import Row, Table
+
+DIGITS: Final = 4
+AUTHORS: Final = "mean ± 2 sd/√n"
+T_INTERVAL: Final = "95 % t interval"
+STATISTICS: Final = {
+    "mean": "mean of the first points of each run",
+    "last": "mean of the last ten of the first points of each run",
+    "at_kl": "smoothed over ten steps, where each run first comes there",
+}
+CSV_COLUMNS: Final = (
+    *("panel", "source", "task", "method", "beta", "min_new_tokens", "max_new_tokens", "points"),
+    *("n", "mean", "authors_half", "t_low", "t_high", "sd", "paper_mean", "paper_half"),
+    *("paired_difference", "paired_low", "paired_high", "paired_p", "pairs"),
+    *("ended_below_start", "not_averaged"),
+)
+LATEX: Final = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$",
+    "±": r"$\pm$", "√": r"$\surd$", "β": r"$\beta$", "–": "--", "−": "$-$",
+}  # fmt: skip
+
+
+class Format(str, Enum):
+    """How a table is written."""
+
+    markdown = "markdown"
+    latex = "latex"
+    csv = "csv"
+
+
+SUFFIX: Final = {Format.markdown: ".md", Format.latex: ".tex", Format.csv: ".csv"}
+
+
+def render(table: Table, form: Format) -> str:
+    """The table in that form; notes follow it, except in CSV."""
+    if form is Format.csv:
+        return to_csv(table)
+    head, rows = cells(table)
+    text = markdown(head, rows) if form is Format.markdown else _latex(head, rows)
+    mark = "" if form is Format.markdown else "% "
+    said = [f"{mark}{line}" for line in remarks(table)]
+    return "\n".join([text, "", *said]).rstrip() + "\n"
+
+
+def remarks(table: Table) -> list[str]:
+    """What the numbers are, where the runs are from, and everything a reader must know."""
+    entry = table.entry
+    lines = [f"{entry.title}: {STATISTICS[entry.statistic]}. Paper: {entry.source}."]
+    if any(row.paper and row.n and not row.comparable for row in table.rows):
+        lines.append("At scale cpu models and rewards are others than the paper's: no difference.")
+    for source in table.sources:
+        about = source.about()
+        lines.append(f"Runs: {source.name}{f' ({about})' if about else ''}.")
+    return [*lines, *(f"Note: {note}." for note in table.notes)]
+
+
+def cells(table: Table) -> tuple[list[str], list[list[str]]]:
+    """Head and rows as text."""
+    entry, several = table.entry, len(table.sources) > 1
+    head = ["", "method", *(["runs of"] if several else []), "n", "points", AUTHORS, T_INTERVAL]
+    head += ["paper", "minus paper"]
+    head += [f"minus {entry.baseline}, paired", "p"] if entry.baseline else []
+    head += ["ended below start"]
+    rows, before = [], None
+    for row in table.rows:
+        block = row.panel if row.panel != before else ""
+        before = row.panel
+        beside = [row.source] if several else []
+        paper = " ± ".join(f"{value:.{entry.digits}f}" for value in row.paper)
+        rows.append([block, row.method, *beside, *_numbers(row, paper, bool(entry.baseline))])
+    return head, rows
+
+
+def _numbers(row: Row, paper: str, paired: bool) -> list[str]:
+    authors, interval = row.authors, row.interval
+    if authors is None or interval is None:
+        state = "no runs" if row.setting is None else "0"
+        empty = [""] * (3 if paired else 1)
+        return [state, str(row.points), "", "", paper, "", *empty]
+    apart = _signed(authors[0] - row.paper[0]) if row.paper and row.comparable else ""
+    test = ["", ""]
+    if row.difference is not None:
+        d = row.difference.difference
+        test = [f"{_signed(d.mean)} [{d.low:+.3f}, {d.high:+.3f}]", _p(row.difference.p)]
+    return [
+        str(row.n),
+        str(row.points),
+        f"{authors[0]:.{DIGITS}f} ± {authors[1]:.{DIGITS}f}",
+        _interval(row),
+        paper,
+        apart,
+        *(test if paired else []),
+        f"{row.measured.fallen} of {row.n}",
+    ]
+
+
+def _interval(row: Row) -> str:
+    x = row.interval
+    if x is None or x.n == 1:
+        return "unknown (n = 1)"
+    return f"± {(x.high - x.low) / 2:.{DIGITS}f} [{x.low:.{DIGITS}f}, {x.high:.{DIGITS}f}]"
+
+
+def _signed(value: float) -> str:
+    return f"{round(value, DIGITS) + 0.0:+.{DIGITS}f}"
+
+
+def _p(p: float) -> str:
+    return "< 0.0001" if p < 1e-4 else f"{p:.4f}"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose columns are aligned for those who read it as it is."""
+    safe = [[cell.replace("|", r"\|") for cell in row] for row in (head, *rows)]
+    widths = [max(3, *(len(row[i]) for row in safe)) for i in range(len(head))]
+    lines = [
+        "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
+        for row in safe
+    ]
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def _latex(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A booktabs table."""
+    lines = [r"\begin{tabular}{" + "l" * len(head) + "}", r"\toprule"]
+    lines += [" & ".join(map(_escape, head)) + r" \\", r"\midrule"]
+    for number, row in enumerate(rows):
+        if number and row[0]:
+            lines.append(r"\midrule")
+        lines.append(" & ".join(map(_escape, row)) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
+
+
+def _escape(text: str) -> str:
+    return "".join(LATEX.get(letter, letter) for letter in text)
+
+
+def to_csv(table: Table) -> str:
+    """Every number at full precision, one line a row; paired differences are to the baseline."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for row in table.rows:
+        writer.writerow([row.panel, row.source, *_identity(row), *_values(row)])
+    return text.getvalue()
+
+
+def _identity(row: Row) -> list[object]:
+    s = row.setting
+    if s is None:
+        return ["", row.method.partition(" ")[0], "", "", "", row.points, 0]
+    low, high = lengths(s).split("–")
+    return [s.task, s.method, "" if s.beta is None else s.beta, low, high, row.points, row.n]
+
+
+def _values(row: Row) -> list[object]:
+    interval, authors, test = row.interval, row.authors, row.difference
+    ours: list[object] = [""] * 5
+    if interval is not None and authors is not None:
+        sd = interval.se * interval.n**0.5
+        ours = [*authors, interval.low, interval.high, sd]
+    paper = [*row.paper, "", ""][:2]
+    d = test.difference if test else None
+    paired = [d.mean, d.low, d.high, test.p, test.n] if d and test else [""] * 5
+    return [*ours, *paper, *paired, row.measured.fallen, len(row.measured.without)]

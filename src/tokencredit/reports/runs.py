@@ -1,0 +1,200 @@
+"""Logged runs as tables and figures read them: from run CSVs, and from folders of runs."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from tokencredit.atomic import read_json
+from tokencredit.errors import UserError
+from tokencredit.reports.cells import COMPLETE, METRICS, RUNNING, describe_run
+from tokencredit.tracking.jsonl import read_jsonl
+
+REQUIRED: Final = (
+    "task", "method", "beta", "min_new_tokens", "max_new_tokens", "run", "step", "mean_reward",
+)  # fmt: skip
+ALIASES: Final = {"rlhf": "sparse", "abcde": "abc_d", "abcde2": "abc_d2"}
+"""Names of methods in the authors' logs."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Setting:
+    """What runs of one kind share, and what tables have a row for."""
+
+    task: str
+    method: str
+    beta: float | None
+    lengths: tuple[int, int]
+    """Response tokens, half-open."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a run is from, as far as that is known."""
+
+    path: Path
+    key: str = ""
+    scale: str = ""
+    model: str = ""
+    commit: str = ""
+    identity: Mapping[str, Any] | None = None
+    """What the run's key is a hash of."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedRun:
+    """One run: its setting, its number among those of the setting, and its curves from step 0."""
+
+    setting: Setting
+    run: int
+    status: str
+    columns: Mapping[str, Sequence[float]] = field(repr=False)
+    """By name of the CSV's column; one that was not logged is missing."""
+    origin: Origin = field(repr=False)
+
+    def __len__(self) -> int:
+        """Steps logged."""
+        return len(self.columns["mean_reward"])
+
+    def first(self, points: int, column: str = "mean_reward") -> Sequence[float] | None:
+        """Exactly the first `points` values; None if there are fewer, or one is no number."""
+        values = self.columns.get(column, ())[:points]
+        usable = len(values) == points and all(map(math.isfinite, values))
+        return values if usable else None
+
+
+def read_runs(path: Path) -> list[LoggedRun]:
+    """The runs of a run CSV, a folder of such CSVs, a runs folder, or one run's folder."""
+    if path.is_file():
+        return read_csv(path)
+    if not path.is_dir():
+        raise UserError(f"--runs {path}: there is no such file or folder")
+    folders = sorted(file.parent for file in path.rglob("metrics.jsonl"))
+    found = [run for folder in folders for run in _read_folder(folder)]
+    for file in sorted(path.rglob("*.csv")):
+        if not _header(file).keys() >= set(REQUIRED):
+            continue  # a CSV of something else
+        found += read_csv(file)
+    if not found:
+        raise UserError(
+            f"--runs {path}: holds no runs; name a CSV with the columns {', '.join(REQUIRED)}, "
+            "a folder of such files, or a folder of runs"
+        )
+    return found
+
+
+def read_csv(path: Path) -> list[LoggedRun]:
+    """The runs of one CSV, in the order in which they begin."""
+    missing = set(REQUIRED) - _header(path).keys()
+    if missing:
+        raise UserError(f"{path}: lacks the columns {', '.join(sorted(missing))}")
+    origin = _origin(path)
+    groups: dict[tuple[Setting, int], list[dict[str, str]]] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        for line, row in enumerate(csv.DictReader(file), start=2):
+            try:
+                key = (_setting(row), int(row["run"]))
+                row["step"] = row["step"] and str(int(row["step"]))
+            except (ValueError, TypeError) as error:
+                raise UserError(f"{path}, line {line}: {error}") from None
+            groups.setdefault(key, []).append(row)
+    return [_from_rows(path, *key, rows, origin) for key, rows in groups.items()]
+
+
+def _from_rows(
+    path: Path, setting: Setting, run: int, rows: list[dict[str, str]], origin: Origin
+) -> LoggedRun:
+    status = rows[-1].get("status") or COMPLETE
+    if [row["step"] for row in rows] == [""]:  # it failed before its first step was logged
+        return LoggedRun(setting, run, status, {"mean_reward": []}, origin)
+    name = f"{path}: {setting.task}, {setting.method}, run {run}"
+    try:
+        rows = sorted(rows, key=lambda row: int(row["step"]))
+        _check_steps([int(row["step"]) for row in rows], name)
+        columns = {
+            column: [float(row[column]) for row in rows]
+            for column in METRICS
+            if all(row.get(column) for row in rows)
+        }
+    except ValueError as error:
+        raise UserError(f"{name}: {error}") from None
+    if "mean_reward" not in columns:
+        raise UserError(f"{name}: mean_reward is empty at some step")
+    return LoggedRun(setting, run, status, columns, origin)
+
+
+def _check_steps(steps: Sequence[int], name: str) -> None:
+    for expected, step in enumerate(steps):
+        if step != expected:
+            what = "is there twice" if step < expected else f"follows {expected - 1}"
+            raise UserError(f"{name}: step {step} {what}; steps count from 0, each once")
+
+
+def _setting(row: Mapping[str, str]) -> Setting:
+    method = row["method"].strip()
+    beta = float(row["beta"]) if row["beta"] not in {"", None} else None
+    lengths = (int(row["min_new_tokens"]), int(row["max_new_tokens"]))
+    return Setting(row["task"].strip(), ALIASES.get(method, method), beta, lengths)
+
+
+def _header(path: Path) -> dict[str, int]:
+    """The columns of a CSV, by place."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            names = next(csv.reader(file), [])
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--runs {path}: cannot be read ({error})") from None
+    return {name: place for place, name in enumerate(names)}
+
+
+def _origin(path: Path) -> Origin:
+    """What the JSON file beside a committed cell says."""
+    beside = path.with_suffix(".json")
+    if not beside.is_file():
+        return Origin(path)
+    record = read_json(beside)
+    return _origin_of(path, record, record.get("provenance", {}).get("identity"))
+
+
+def _origin_of(path: Path, record: Mapping[str, Any], identity: Any) -> Origin:
+    return Origin(
+        path=path,
+        key=str(record.get("config_hash") or ""),
+        scale=str(record.get("scale") or "") if record.get("experiment") else "",
+        model=str(record.get("names", {}).get("model") or ""),
+        commit=str(record.get("git_commit") or ""),
+        identity=identity,
+    )
+
+
+def _read_folder(folder: Path) -> Iterable[LoggedRun]:
+    """The run in a run folder; none if it has logged nothing yet, or was not made by a run."""
+    rows = read_jsonl(folder / "metrics.jsonl")
+    if not rows or not (folder / "config.yaml").is_file():
+        return
+    record = describe_run(folder)
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    rows = rows[: record["steps"]]
+    _check_steps([row["step"] for row in rows], str(folder))
+    manifest = folder / "manifest.json"
+    identity = read_json(manifest).get("identity") if manifest.is_file() else None
+    task = str(record["experiment"] or config["dataset"]["name"]).rpartition("/")[2]
+    beta = config["reward_scheme"].get("beta")
+    lengths = (config["rollout"]["min_new_tokens"], config["rollout"]["max_new_tokens"])
+    yield LoggedRun(
+        Setting(task, record["scheme"], None if beta is None else float(beta), lengths),
+        record["seeds"]["seed"],
+        record.get("status", RUNNING),
+        {
+            column: [float(row[metric]) for row in rows]
+            for column, metric in METRICS.items()
+            if all(metric in row for row in rows)
+        },
+        _origin_of(folder, record, identity),
+    )

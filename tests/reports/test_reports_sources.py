@@ -1,0 +1,86 @@
+"""Which runs are averaged together: never two configurations, never one run twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paper_runs import lines, write_cell_json, write_csv, write_run_folder
+from tokencredit.errors import UserError
+from tokencredit.reports.sources import notes, read_sources
+
+
+def identity(seed: int, **inputs: Any) -> dict[str, Any]:
+    parents = {"sft": "s" * 16}
+    return {"inputs": {"seed": seed, "lam": 0.95, **inputs}, "parents": parents}
+
+
+def cell(folder: Path, run: int, method: str = "abc", **inputs: Any) -> Path:
+    """A committed cell."""
+    path = write_csv(folder / f"{method}{run}.csv", lines(method, run, [float(run), 1.0]))
+    write_cell_json(path, identity(run, **inputs), key=f"{method}{run}")
+    return path
+
+
+def test_different_tasks_join_and_equal_tasks_of_unknown_origin_do_not(tmp_path: Path) -> None:
+    a = write_csv(tmp_path / "a.csv", lines("abc", 1, [1.0]))
+    b = write_csv(tmp_path / "b.csv", lines("abc", 1, [1.0], task="summarisation"))
+    c = write_csv(tmp_path / "c.csv", lines("sparse", 1, [1.0]))
+    both, alone = read_sources([a, b, c])
+    assert (both.name, len(both.runs)) == ("a + b", 2)
+    assert (alone.name, len(alone.runs)) == ("c", 1)
+
+
+def test_runs_of_one_configuration_join_from_several_places(tmp_path: Path) -> None:
+    for number in (0, 1):
+        cell(tmp_path / f"machine{number}", number)
+    (source,) = read_sources([tmp_path / "machine0", tmp_path / "machine1"])
+    assert [run.run for run in source.runs] == [0, 1]
+    assert source.about() == "scale cpu; model tiny; commit cccccccccc"
+
+
+def test_runs_of_another_configuration_stay_apart_or_are_refused(tmp_path: Path) -> None:
+    cell(tmp_path / "one", 0)
+    cell(tmp_path / "two", 1, lam=0.5)
+    assert len(read_sources([tmp_path / "one", tmp_path / "two"])) == 2
+    with pytest.raises(UserError, match=r"lam: 0\.95 → 0\.5.*folders of their own"):
+        read_sources([tmp_path])
+
+
+def test_a_run_of_unknown_configuration_is_not_mixed_in(tmp_path: Path) -> None:
+    cell(tmp_path, 0)
+    write_csv(tmp_path / "bare.csv", lines("abc", 5, [1.0]))
+    with pytest.raises(UserError, match="only one of them says how it was made"):
+        read_sources([tmp_path])
+
+
+def test_a_run_in_two_places_counts_once(tmp_path: Path) -> None:
+    write_run_folder(tmp_path / "runs" / "k", [0.0, 1.0], key="abc0", seed=0, identity=identity(0))
+    cell(tmp_path / "cells", 0)
+    (source,) = read_sources([tmp_path / "runs", tmp_path / "cells"])
+    assert len(source.runs) == 1
+
+
+def test_two_runs_of_one_number_are_refused(tmp_path: Path) -> None:
+    write_csv(tmp_path / "a.csv", lines("abc", 1, [1.0]))
+    write_csv(tmp_path / "b.csv", lines("abc", 1, [2.0]))
+    with pytest.raises(UserError, match=r"a\.csv and .*b\.csv: both are run 1"):
+        read_sources([tmp_path])
+
+
+def test_methods_that_were_not_treated_alike_are_noted(tmp_path: Path) -> None:
+    cell(tmp_path, 0, judge={"layer": -1}, rate=1e-4)
+    cell(tmp_path, 0, "sparse", judge={}, rate=2e-5)
+    (source,) = read_sources([tmp_path])
+    assert notes(source, ["positive_generation"]) == [
+        "abc and sparse differ in inputs.rate: 0.0001 → 2e-05"
+    ]
+
+
+def test_a_run_that_did_not_end_is_noted(tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "a.csv", lines("abc", 7, [1.0], status="failed"))
+    (source,) = read_sources([path])
+    (note,) = notes(source, ["positive_generation"])
+    assert note == "positive_generation, abc, β = 0.8, 8–16 tokens, run 7: failed after 1 steps"
