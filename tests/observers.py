@@ -177,7 +177,7 @@ def judged(config: Config, place: Path) -> Any:
     rollout = make_rollout([4, 1, 9, 3])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "tokencredit.models.scorer.open_scorer",
+            "tokencredit.models.scorer.open_reader",
             lambda *_: Scorer(tiny_classifier(), PAD_ID, config.reward_model.score_at),
         )
         panel = open_panel(

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from named_tests import names_of_tests
 from observers import furnish, learn
 from policies import run_config
+from strangers import reading, said, weights
 from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.algorithms.optimizer import Optimizer
 from tokencredit.algorithms.reinforce import Baseline, Reinforce
@@ -130,6 +131,9 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         )
         (row,) = learn(config, place).log.rows
         found[kind.__name__] = set(row) - {"step"}
+    read = reading("own", "wordpiece", weights(1.0))(said("own", [("the", " was")], [False]))
+    assert read.notes is not None
+    found["text in tokens of its own"] = {f"judge/{name}" for name in read.notes.columns}
     return found
 
 

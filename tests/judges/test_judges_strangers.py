@@ -17,6 +17,7 @@ from tokencredit.config import Config
 from tokencredit.context import Context
 from tokencredit.errors import UserError
 from tokencredit.models.model import Dtype, load_classifier
+from tokencredit.models.scorer import open_scorer
 from tokencredit.stages.rl import RLStage
 from vocabularies import vocabulary
 
@@ -94,6 +95,13 @@ def test_field_E3_a_judge_of_ones_own_beside_a_scorer_of_another_vocabulary(plac
 def test_field_B39_a_panel_of_another_vocabulary_needs_to_be_told(place: Path) -> None:
     with pytest.raises(UserError, match=r"vocabulary differs.*model\.reward_reads=text"):
         panel_of(configured(place, "wordpiece_llama"), place)
+
+
+def test_what_takes_the_policys_ids_is_refused_to_read_text(place: Path) -> None:
+    config = configured(place, "wordpiece_llama", reward_reads="text")
+    panel_of(config, place)  # builds the stage
+    with pytest.raises(UserError, match=r"reward_reads = 'text'.*policy's own token ids"):
+        open_scorer(Context(config), OWN)
 
 
 def test_a_policys_own_vocabulary_is_read_by_ids_in_either_mode(place: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from tokencredit.canonical import added
 from tokencredit.errors import require
 from tokencredit.judges.judge import Judge, OpenJudge
-from tokencredit.judges.retokenised import retokenised
+from tokencredit.judges.retokenised import reading
 from tokencredit.rewards.scheme import Evidence
 from tokencredit.rollout import Judgement, Rollout
 
@@ -70,10 +70,7 @@ class AttentionJudge(Judge):
 
     def open(self, context: Context, actors: Actors) -> OpenJudge:
         """The reward model behind a callable; one pass gives scores and evidence."""
-        from tokencredit.models.scorer import open_scorer
-
-        model = open_scorer(context, actors.tokenizer)
-        return retokenised(self.judging(model), model.retokeniser)
+        return reading(self.judging, context, actors)
 
     def judging(self, model: Scorer) -> OpenJudge:
         """The judge that reads this reward model; one that cannot be read is refused at once."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from tokencredit.judges.judge import Judge, OpenJudge
-from tokencredit.judges.retokenised import retokenised
+from tokencredit.judges.retokenised import reading
 from tokencredit.rollout import Judgement, Rollout
 
 if TYPE_CHECKING:
@@ -25,10 +25,7 @@ class RewardModelJudge(Judge):
 
     def open(self, context: Context, actors: Actors) -> OpenJudge:
         """The reward model behind a callable."""
-        from tokencredit.models.scorer import open_scorer
-
-        model = open_scorer(context, actors.tokenizer)
-        return retokenised(self.judging(model), model.retokeniser)
+        return reading(self.judging, context, actors)
 
     def judging(self, model: Scorer) -> OpenJudge:
         """The judge that reads this reward model."""

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from tokencredit.errors import UserError
 from tokencredit.models.attention_row import AttentionRow, check_heads
 from tokencredit.models.attention_weights import head_mean
 from tokencredit.models.kernels import ready
@@ -43,17 +44,14 @@ class _Look:
 class Scorer:
     """A sequence classifier that reads its score at the end of a response, wherever that is."""
 
+    retokeniser: Retokeniser | None = None
+    """What brings the policy's ids into the model's own, where they differ; see `open_reader`."""
+
     def __init__(
-        self,
-        model: PreTrainedModel,
-        pad_id: int,
-        score_at: ScoreAt = ScoreAt.end,
-        retokeniser: Retokeniser | None = None,
+        self, model: PreTrainedModel, pad_id: int, score_at: ScoreAt = ScoreAt.end
     ) -> None:
         """`model` is frozen and put into evaluation mode, its activations fused."""
         ready(model)
-        self.retokeniser = retokeniser
-        """What brings the policy's ids into the model's own, where they differ."""
         self.model = model.eval().requires_grad_(False)
         self.pad_id, self.score_at = pad_id, score_at
         self.backbone: nn.Module = getattr(model, model.base_model_prefix)
@@ -127,9 +125,21 @@ def parts(lengths: Int[Tensor, "B"]) -> Iterator[tuple[Int[Tensor, "n"], int]]:
 
 
 def open_scorer(context: Context, tokenizer: PreTrainedTokenizerBase) -> Scorer:
-    """The reward model of a run, with what brings the policy's ids into its own if they differ."""
+    """The reward model of a run; its vocabulary must be the policy's, whose ids it reads."""
+    scorer = open_reader(context, tokenizer)
+    if scorer.retokeniser is not None:
+        raise UserError(
+            "model.reward_reads = 'text': what is asked of the reward model here takes the "
+            "policy's own token ids; use models that share a tokenizer"
+        )
+    return scorer
+
+
+def open_reader(context: Context, tokenizer: PreTrainedTokenizerBase) -> Scorer:
+    """The reward model of a run, for a caller that lets its `retokeniser` read first."""
     artifact = context.store.get(RewardModelStage(context))
     own, config = load_tokenizer(artifact.path), context.config
     model = load_classifier(artifact.path, config.model.dtype).to(config.hardware.device.value)
-    retokeniser = retokeniser_between(tokenizer, own, config.model.reward_reads, model)
-    return Scorer(model, int(own.pad_token_id), config.reward_model.score_at, retokeniser)
+    scorer = Scorer(model, int(own.pad_token_id), config.reward_model.score_at)
+    scorer.retokeniser = retokeniser_between(tokenizer, own, config.model.reward_reads, model)
+    return scorer
