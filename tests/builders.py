@@ -200,13 +200,19 @@ def make_rollout(lengths: Sequence[int], *, width: int | None = None, seed: int 
 
 
 def make_judgement(rollout: Rollout, seed: int = 1, width: int | None = None) -> Judgement:
-    """Random scores of both signs and positive evidence, the same numbers for every padding."""
+    """Random scores of both signs, positive evidence, and ends, the same for every padding."""
     generator = torch.Generator().manual_seed(seed)
     size, longest = len(rollout), int(rollout.lengths.max())
     scores = 3 * torch.randn(size, generator=generator)
     evidence = torch.zeros(rollout.response_mask.shape)
     evidence[:, :longest] = torch.rand(size, longest, generator=generator) + 0.01
-    return Judgement(scores=scores, evidence=torch.where(rollout.response_mask, evidence, 0.0))
+    ends = torch.zeros_like(rollout.response_mask)
+    ends[:, :longest] = torch.rand(size, longest, generator=generator) < 0.3
+    return Judgement(
+        scores=scores,
+        evidence=torch.where(rollout.response_mask, evidence, 0.0),
+        ends=ends & rollout.response_mask,
+    )
 
 
 def write_reviews(path: Path, count: int = 400, start: int = 0) -> Path:

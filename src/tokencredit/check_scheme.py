@@ -63,7 +63,13 @@ def example(
         ref_logp=padded[1],
         values=padded[2],
     )
-    return rollout, Judgement(scores=torch.tensor([1.5, -2.0, 0.3, 0.0, 4.0]), evidence=weights)
+    ends = torch.arange(width + extra) % 2 == 0
+    judgement = Judgement(
+        scores=torch.tensor([1.5, -2.0, 0.3, 0.0, 4.0]),
+        evidence=weights,
+        ends=ends.expand(mask.shape) & (mask | bool(fill)),
+    )
+    return rollout, judgement
 
 
 def _rewards(scheme: RewardScheme, extra: int = 0, fill: float = 0.0) -> torch.Tensor:

@@ -19,7 +19,7 @@ from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.algorithms.grpo import GRPO
 from tokencredit.algorithms.ppo import PPO
 from tokencredit.algorithms.ppo_penalty import PPOPenalty
-from tokencredit.algorithms.procedure import Procedure, SupervisedOnly
+from tokencredit.algorithms.procedure import PreferenceOnly, Procedure, SupervisedOnly
 from tokencredit.algorithms.reinforce import RLOO, Reinforce
 from tokencredit.algorithms.remax import ReMax
 from tokencredit.canonical import flatten
@@ -28,16 +28,19 @@ from tokencredit.errors import UserError, require
 from tokencredit.hardware import Hardware
 from tokencredit.judges.attention import AttentionJudge
 from tokencredit.judges.function import FunctionJudge
+from tokencredit.judges.implicit import ImplicitJudge
 from tokencredit.judges.judge import Judge
 from tokencredit.judges.policy_attention import PolicyAttentionJudge
 from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.judges.same import SameAsJudge
 from tokencredit.models.model import Model
 from tokencredit.models.sampling import Sampling
+from tokencredit.rewards.implicit import DPPO, RTO, RTOShaped, SemiRTO
 from tokencredit.rewards.redistribute import Redistribute
 from tokencredit.rewards.scheme import Evidence, RewardScheme
 from tokencredit.rewards.sparse import Sparse
 from tokencredit.rewards.uniform import Uniform
+from tokencredit.stages.dpo import DPO
 from tokencredit.stages.oracle import Oracle
 from tokencredit.stages.reward_model import RewardModel
 from tokencredit.stages.settings import Evaluation, Run, Sweep
@@ -60,6 +63,7 @@ class Config:
     rollout: Sampling = field(default_factory=Sampling)
     sft: SFT = field(default_factory=SFT)
     reward_model: RewardModel = field(default_factory=RewardModel)
+    dpo: DPO = field(default_factory=DPO)
     oracle: Oracle = field(default_factory=Oracle)
     evaluation: Evaluation = field(default_factory=Evaluation)
     run: Run = field(default_factory=Run)
@@ -124,6 +128,8 @@ class Config:
             self.sft.learning_rate = rates.sft
         if self.reward_model.learning_rate is None:
             self.reward_model.learning_rate = rates.reward
+        if self.dpo.learning_rate is None:
+            self.dpo.learning_rate = rates.dpo
         if isinstance(self.algorithm, Algorithm) and self.algorithm.optimizer.learning_rate is None:
             self.algorithm.optimizer.learning_rate = rates.rl
 
@@ -142,15 +148,28 @@ def check_fit(scheme: RewardScheme, judge: Judge) -> None:
         "evidence of each token; choose another reward_scheme, or a judge that gives it: "
         f"{fitting}",
     )
+    require(
+        judge.gives_ends() or not scheme.reads_ends,
+        "judge",
+        type(judge).__name__,
+        f"does not say where sentences end, but {type(scheme).__name__} pays there; use "
+        "judge=implicit_sentences, or set judge.sentence_end",
+    )
 
 
 COMPONENTS: Final[dict[str, list[type]]] = {
     "model": [Model],
     "dataset": [Dataset],
-    "judge": [RewardModelJudge, AttentionJudge, PolicyAttentionJudge, FunctionJudge],
-    "scorer": [RewardModelJudge, FunctionJudge, SameAsJudge],
-    "reward_scheme": [Sparse, Uniform, Redistribute],
-    "algorithm": [PPO, PPOPenalty, Reinforce, RLOO, GRPO, ReMax, SupervisedOnly],
+    "judge": [
+        RewardModelJudge,
+        AttentionJudge,
+        PolicyAttentionJudge,
+        FunctionJudge,
+        ImplicitJudge,
+    ],
+    "scorer": [RewardModelJudge, FunctionJudge, ImplicitJudge, SameAsJudge],
+    "reward_scheme": [Sparse, Uniform, Redistribute, RTO, DPPO, SemiRTO, RTOShaped],
+    "algorithm": [PPO, PPOPenalty, Reinforce, RLOO, GRPO, ReMax, SupervisedOnly, PreferenceOnly],
     "hardware": [Hardware],
     "tracking": [Tracking],
 }

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tokencredit.algorithms.algorithm import Algorithm
+from tokencredit.algorithms.procedure import PreferenceOnly
 from tokencredit.config import Config
 from tokencredit.console import say
 from tokencredit.context import Context
 from tokencredit.errors import UserError
 from tokencredit.process import run_stage
+from tokencredit.stages.dpo import DPOStage
 from tokencredit.stages.rl import RLStage
 from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.stage import Stage
@@ -22,9 +24,6 @@ INTERRUPTED = {-2: "interrupted", -9: "killed", -15: "terminated"}
 
 def all_stages(context: Context) -> list[Stage]:
     """Every stage of the run, parents first; the last one is what the run is for."""
-    final = (
-        RLStage(context) if isinstance(context.config.algorithm, Algorithm) else SFTStage(context)
-    )
     ordered: dict[tuple[str, str], Stage] = {}
 
     def visit(stage: Stage) -> None:
@@ -32,8 +31,16 @@ def all_stages(context: Context) -> list[Stage]:
             visit(parent)
         ordered.setdefault((stage.name, stage.key), stage)
 
-    visit(final)
+    visit(last_stage(context))
     return list(ordered.values())
+
+
+def last_stage(context: Context) -> Stage:
+    """What the run is for."""
+    procedure = context.config.algorithm
+    if isinstance(procedure, Algorithm):
+        return RLStage(context)
+    return DPOStage(context) if isinstance(procedure, PreferenceOnly) else SFTStage(context)
 
 
 def plan(config: Config) -> list[Plan]:

@@ -218,6 +218,8 @@ class Judgement(Batch):
     """Something about each token; its meaning is the judge's, zero where masked."""
     notes: Notes | None = None
     """What else the judge wants logged of each response, as `judge/<name>`."""
+    ends: Bool[Tensor, "B T"] | None = None
+    """True on each token that ends a sentence, where the judge was asked for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

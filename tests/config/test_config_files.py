@@ -29,10 +29,12 @@ COMPANIONS = {
     "dataset/pairs": ["dataset.path=pairs.jsonl"],
     "judge/function": ["judge.function=f.py:g", "reward_scheme=sparse"],
     "judge/reward_model": ["reward_scheme=sparse"],
+    "judge/implicit": ["reward_scheme=rto"],
+    "judge/implicit_sentences": ["reward_scheme=semi_rto"],
     "scorer/function": ["scorer.function=f.py:g"],
 }
 EVERY_EXPERIMENT = [(name, scale) for name in experiments() for scale in SCALES]
-MOST_LEAVES = 190
+MOST_LEAVES = 200
 """A third of them are the numbers of the algorithm and of its optimizers."""
 
 
@@ -164,7 +166,9 @@ def test_every_scheme_with_every_judge_fits_or_is_refused() -> None:
             extra = ["judge.function=f.py:g"] if judge == "function" else []
             tree, _ = composed(f"reward_scheme={scheme}", f"judge={judge}", *extra)
             wanted = OmegaConf.get_type(tree.reward_scheme).evidence
-            fits = wanted in {Evidence.none, OmegaConf.get_type(tree.judge).evidence}
+            kind, paid = OmegaConf.get_type(tree.judge), OmegaConf.get_type(tree.reward_scheme)
+            ends = tree.judge.get("sentence_end") is not None or not paid.reads_ends
+            fits = ends and wanted in {Evidence.none, kind.evidence}
             seen.add(fits)
             if fits:
                 assert configuration.load(tree).judge.evidence is not None

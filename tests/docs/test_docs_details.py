@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
+from builders import EOS_ID, make_judgement, make_rollout, tiny_causal, train_tokenizer
 from named_tests import names_of_tests
 from observers import furnish, learn
 from policies import run_config
@@ -23,7 +24,11 @@ from tokencredit.canonical import flatten
 from tokencredit.config import COMPONENTS, Config
 from tokencredit.data.dataset import Dataset
 from tokencredit.data.sources import Source
+from tokencredit.judges.implicit import ImplicitJudge
+from tokencredit.models.computation import Computation
+from tokencredit.models.log_ratio import LogRatio, as_it_is
 from tokencredit.models.sampling import Sampling
+from tokencredit.rewards.implicit import RTO
 from tokencredit.stages.settings import Evaluation
 from tokencredit.train import conf_dir
 
@@ -127,14 +132,23 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
             dataset=Dataset(source=Source.path, path=str(place / "reviews.jsonl")),
             rollout=Sampling(min_new_tokens=2, max_new_tokens=5),
             evaluation=Evaluation(every=1, prompts=2),
+            reward_scheme=RTO(clip=0.1),
+            judge=ImplicitJudge(),
             steps=1,
         )
         (row,) = learn(config, place).log.rows
         found[kind.__name__] = set(row) - {"step"}
+    rollout = make_rollout([3, 1])
+    for scheme in COMPONENTS["reward_scheme"]:
+        found[scheme.__name__] = set(scheme().measure(rollout, make_judgement(rollout)))
     read = reading("own", "wordpiece", weights(1.0))(said("own", [("the", " was")], [False]))
     assert read.notes is not None
     found["text in tokens of its own"] = {f"judge/{name}" for name in read.notes.columns}
-    return found
+    models = as_it_is(tiny_causal(seed=1)), as_it_is(tiny_causal(seed=2))
+    ratio = LogRatio(*models, computation=Computation(), filler=EOS_ID)
+    notes = ImplicitJudge().judging(ratio, 0.1, train_tokenizer())(make_rollout([3])).notes
+    assert notes is not None
+    return found | {"implicit judge": {f"judge/{name}" for name in notes.columns}}
 
 
 def test_field_B26_every_logged_metric_is_described(logged: dict[str, set[str]]) -> None:

@@ -255,7 +255,7 @@ def test_bfloat16_is_the_trunks_and_the_weights_are_float32() -> None:
 
 def test_scores_are_the_scorers_own(monkeypatch: pytest.MonkeyPatch) -> None:
     scorer, rollout = Scorer(tiny_classifier(), PAD_ID), rolled()
-    monkeypatch.setattr("tokencredit.models.scorer.open_scorer", lambda *_: scorer)
+    monkeypatch.setattr("tokencredit.models.scorer.open_reader", lambda *_: scorer)
     policy = make_policy()
     actors: Any = type("Actors", (), {"policy": policy, "tokenizer": None})()
     none: Any = None

@@ -154,7 +154,7 @@ class Peer:
             write_models(folder)
             actors = load_actors(config, folder / "sft")
             known = scorer.Scorer(load_classifier(folder / "reward", config.model.dtype), PAD)
-        scorer.open_scorer = lambda *_: known  # in place of an artifact of the store
+        scorer.open_reader = lambda *_: known  # in place of an artifact of the store
         judge = open_panel(config.judge, config.scorer, None, actors)
         parts = {each.name: getattr(actors, each.name) for each in fields(Actors)}
         stream: Any = FixedPrompts(setting)

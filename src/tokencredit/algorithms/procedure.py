@@ -13,3 +13,8 @@ class Procedure:
 @dataclass(slots=True, kw_only=True)
 class SupervisedOnly(Procedure):
     """Stop after supervised fine-tuning: no reward model, no rollouts."""
+
+
+@dataclass(slots=True, kw_only=True)
+class PreferenceOnly(Procedure):
+    """Stop after direct preference optimisation: no rollouts."""

@@ -32,6 +32,10 @@ class Judge(ABC):
         """What the numbers of this judge mean; schemes that need another kind are refused."""
         return self.evidence
 
+    def gives_ends(self) -> bool:
+        """Whether its judgements say where sentences end."""
+        return False
+
     def check(self) -> None:
         """Raise for what can be known to be wrong before any work is done."""
         return

@@ -7,9 +7,11 @@ from typing import Self
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
+from tokencredit.models.computation import Computation
 from tokencredit.models.sequences import compact
+from tokencredit.models.trunk import backbone
 from tokencredit.rollout import Rollout
 
 
@@ -44,3 +46,14 @@ class Layout:
     def spread(self, values: Float[Tensor, "N"]) -> Float[Tensor, "B T"]:
         """One number for each response token, zero where masked."""
         return values.new_zeros(self.mask.shape).masked_scatter(self.mask, values)
+
+
+def hidden_states(
+    model: nn.Module, layout: Layout, computation: Computation
+) -> Float[Tensor, "N d"]:
+    """The hidden state from which each response token was, or would be, chosen by `model`."""
+    with computation.autocast(layout.ids.device):
+        hidden: Tensor = backbone(model)(
+            input_ids=layout.ids, attention_mask=None, use_cache=False
+        ).last_hidden_state
+    return layout.take(hidden)

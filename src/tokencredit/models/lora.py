@@ -6,6 +6,7 @@ import copy
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tokencredit.errors import UserError
@@ -28,6 +29,8 @@ POLICY: Final = "default"
 """Name of the adapter that makes a model the policy; peft's own default."""
 VALUE: Final = "value"
 """Name of a second adapter on the same weights, under which they serve the value function."""
+DPO: Final = "dpo"
+"""Name of a frozen adapter on the same weights, under which they are the DPO model."""
 
 
 def adapted(model: PreTrainedModel, lora: Lora, task: str = "CAUSAL_LM") -> PreTrainedModel:
@@ -46,6 +49,23 @@ def add_value_adapter(model: PreTrainedModel, lora: Lora) -> None:
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             parameter.requires_grad_(True)
+
+
+def add_frozen(model: PreTrainedModel, folder: Path, name: str) -> None:
+    """The adapter in `folder`, frozen, under `name`; whatever was active or trainable stays so."""
+    device = str(next(model.parameters()).device)
+    training = [module for module in model.modules() if module.training]
+    model.load_adapter(str(folder), adapter_name=name, is_trainable=False, torch_device=device)
+    for module in training:  # peft has put the whole model into evaluation mode
+        module.training = True
+    for key, parameter in model.named_parameters():
+        if re.search(rf"lora_\w+\.{name}(\.|$)", key):
+            parameter.requires_grad_(False)
+
+
+def lora_config(lora: Lora, task: str) -> LoraConfig | None:
+    """What peft and TRL are told of the adapters; None without."""
+    return _config(lora, task) if lora.enabled else None
 
 
 def belongs_to_value(name: str) -> bool:

@@ -27,7 +27,7 @@ class ModelSource(str, Enum):
     path = "path"
     scratch = "scratch"
     same = "same"
-    """What `model.policy` names; for `model.reward` only."""
+    """What `model.policy` names; for `model.reward` and `model.dpo` only."""
 
 
 class Dtype(str, Enum):
@@ -122,10 +122,12 @@ class Rates:
     """For reward_model.learning_rate=null."""
     rl: float = 2e-5
     """For algorithm.optimizer.learning_rate=null."""
+    dpo: float = added(2e-5)
+    """For dpo.learning_rate=null."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name in ("sft", "reward", "rl"):
+        for name in ("sft", "reward", "rl", "dpo"):
             value = getattr(self, name)
             require(value > 0, f"model.rates.{name}", value, "must be > 0")
 
@@ -143,6 +145,8 @@ class Model:
     reward_reads: RewardReads = added(RewardReads.ids)
     """ids: the policy's own, so both must share a vocabulary. text: where vocabularies differ, the
     text in the reward model's tokens, whose evidence is dealt to the policy's tokens by bytes."""
+    dpo: Pretrained = field(default_factory=lambda: Pretrained(source=ModelSource.same))
+    """A finished DPO model (dpo.train=false); source=same: what `policy` names."""
     architecture: Architecture = field(default_factory=Architecture)
     rates: Rates = field(default_factory=Rates)
     context: int = 1024
@@ -169,7 +173,7 @@ class Model:
             self.policy.source is not ModelSource.same,
             "model.policy.source",
             "same",
-            "is for model.reward only; use package, hub, path, or scratch",
+            "is for model.reward and model.dpo only; use package, hub, path, or scratch",
         )
         require(self.context >= 16, "model.context", self.context, "must be >= 16 tokens")
         require(
@@ -195,6 +199,10 @@ class Model:
     def quantization_inputs(self) -> dict[str, object]:
         """What stages that train with adapters add to their inputs; nothing without."""
         return {} if self.quantization is Quantization.none else {"nf4": self.nf4}
+
+    def dpo_source(self) -> Pretrained:
+        """The finished DPO model."""
+        return self.policy if self.dpo.source is ModelSource.same else self.dpo
 
 
 def torch_dtype(dtype: Dtype) -> torch.dtype:

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from tokencredit.models.choices import Choices
 from tokencredit.models.computation import Computation
 from tokencredit.models.critic import save_value
-from tokencredit.models.layout import Layout
+from tokencredit.models.layout import Layout, hidden_states
 from tokencredit.models.logprob import token_kl, token_logp
 from tokencredit.models.lora import VALUE, belongs_to_value, check_reference, same_adapter, using
 from tokencredit.models.sampling import LogprobMask, Sampling
-from tokencredit.models.trunk import backbone, checkpoint, head_of, hidden_size
+from tokencredit.models.trunk import checkpoint, head_of, hidden_size
 from tokencredit.rollout import Kept, PolicyOutput, Rollout
 
 if TYPE_CHECKING:
@@ -109,11 +109,7 @@ class PolicyWithValue(nn.Module):
 
     def states(self, model: nn.Module, layout: Layout) -> Float[Tensor, "N d"]:
         """The hidden state from which each response token was chosen."""
-        with self.computation.autocast(layout.ids.device):
-            hidden: Tensor = backbone(model)(
-                input_ids=layout.ids, attention_mask=None, use_cache=False
-            ).last_hidden_state
-        return layout.take(hidden)
+        return hidden_states(model, layout, self.computation)
 
     def choices(self, rollout: Rollout) -> Choices:
         """What each response token was chosen from, under the configured distribution."""

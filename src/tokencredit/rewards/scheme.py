@@ -32,6 +32,8 @@ class RewardScheme(ABC):
     """The kind of evidence the scheme reads; `none` fits every judge."""
     sum_preserving: ClassVar[bool] = False
     """Whether the rewards of a response always sum to its score."""
+    reads_ends: ClassVar[bool] = False
+    """Whether the scheme reads where sentences end, so that a judge that says so is needed."""
 
     @abstractmethod
     def token_rewards(self, rollout: Rollout, judgement: Judgement) -> Float[Tensor, "B T"]:

@@ -8,7 +8,9 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tokencredit.rollout import Batch
+from tokencredit.errors import UserError
+from tokencredit.ops import keep
+from tokencredit.rollout import Batch, Judgement, Rollout
 
 NAME = "failed_step.safetensors"
 
@@ -24,3 +26,23 @@ def dump(folder: Path, *parts: Batch) -> Path:
     path = folder / NAME
     save_file(found, path)
     return path
+
+
+def require_finite(rollout: Rollout, judgement: Judgement, folder: Path | None, step: int) -> None:
+    """Raise unless all that was said of counting tokens is finite; then dump it to `folder`."""
+    evidence = keep(judgement.evidence, rollout.response_mask)
+    bad = {
+        "judge's numbers": ~evidence.isfinite().all(dim=1),
+        "scorer's score": ~judgement.scores.isfinite(),
+    }
+    for name, rows in bad.items():
+        if not rows.any():
+            continue
+        where = (
+            "" if folder is None else f" The responses are in {dump(folder, rollout, judgement)}"
+        )
+        raise UserError(
+            f"step {step}: the {name} for {int(rows.sum())} of {len(rows)} responses (first "
+            f"{int(rows.nonzero()[0])}) are not finite, and nothing was trained on them; the last "
+            f"checkpoint is kept. Look for a model whose weights or number format overflow.{where}"
+        )

@@ -25,7 +25,7 @@ from tokencredit.rollout import Batch, Judgement, Prompts, Rollout
 from tokencredit.stages.actors import Actors
 from tokencredit.stages.checkpoints import Checkpoints, Progress
 from tokencredit.stages.clock import Clock
-from tokencredit.stages.dump import dump
+from tokencredit.stages.dump import dump, require_finite
 from tokencredit.stages.evaluate import held_out
 from tokencredit.stages.finish import export_policy
 from tokencredit.stages.rollouts import Collector
@@ -175,6 +175,8 @@ class Learner:
 
     def _pay(self, rollout: Rollout, judgement: Judgement) -> Float[Tensor, "B T"]:
         """The scheme's token rewards for the scores as the algorithm wants them paid."""
+        place = self.folder if self.world.is_main else None
+        require_finite(rollout, judgement, place, self.next_step)
         scores = self.algorithm.paid_scores(judgement.scores, self.state)
         return self.scheme.token_rewards(rollout, replace(judgement, scores=scores)).float()
 

@@ -1,0 +1,111 @@
+"""What a DPO model implies about each token: its log-ratio to the model it started from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, ClassVar
+
+from jaxtyping import Bool
+from torch import Tensor
+
+from tokencredit.errors import UserError
+from tokencredit.judges.judge import Judge, OpenJudge
+from tokencredit.ops import masked_sum
+from tokencredit.rewards.scheme import Evidence
+from tokencredit.rollout import Judgement, Notes, Rollout
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from tokencredit.context import Context
+    from tokencredit.models.log_ratio import LogRatio
+    from tokencredit.stages.actors import Actors
+    from tokencredit.stages.stage import Stage
+
+
+class Denominator(str, Enum):
+    """What log π_dpo is compared with."""
+
+    dpo = "dpo"
+    """The model that DPO started from, both under their whole softmax, as DPO compared them."""
+    kl = "kl"
+    """The reference of the KL penalty, as in the authors' released code. Saves a pass. Where the
+    end token is masked or the temperature is not 1, the two are of different distributions."""
+
+
+@dataclass(slots=True, kw_only=True)
+class ImplicitJudge(Judge):
+    """ρ_t = log π_dpo − log π_ref of each response token (Zhong et al. 2024, eq. 4.5).
+
+    Its score of a response is β Σ_t ρ_t with DPO's β, the implicit reward up to a function of the
+    prompt alone.
+    """
+
+    evidence: ClassVar[Evidence] = Evidence.signed
+    needs: ClassVar[tuple[str, ...]] = ("dpo",)
+
+    reference: Denominator = Denominator.dpo
+    """dpo, or kl."""
+    sentence_end: str | None = None
+    """Regular expression of what ends a sentence in a response; null: no ends are looked for."""
+
+    def __post_init__(self) -> None:
+        """Check the expression."""
+        try:
+            re.compile(self.sentence_end or "")
+        except re.error as error:
+            raise UserError(
+                f"judge.sentence_end = {self.sentence_end!r}: must be a regular expression, but "
+                f"{error}"
+            ) from error
+
+    def gives_ends(self) -> bool:
+        """Where it is told what ends a sentence."""
+        return self.sentence_end is not None
+
+    def parents(self, context: Context) -> Mapping[str, Stage]:
+        """The DPO model, and the model that it started from."""
+        from tokencredit.stages.dpo import DPOStage
+        from tokencredit.stages.sft import SFTStage
+
+        return {"dpo": DPOStage(context), "sft": SFTStage(context)}
+
+    def open(self, context: Context, actors: Actors) -> OpenJudge:
+        """The two models behind a callable."""
+        from tokencredit.models.log_ratio import open_log_ratio
+
+        folders = {role: context.store.get(s).path for role, s in self.parents(context).items()}
+        ratio = open_log_ratio(
+            actors.policy, folders["dpo"], folders["sft"], context.config.model.dtype
+        )
+        return self.judging(ratio, context.config.dpo.beta, actors.tokenizer)
+
+    def judging(
+        self, ratio: LogRatio, beta: float, tokenizer: PreTrainedTokenizerBase
+    ) -> OpenJudge:
+        """The judge that reads these models."""
+
+        def judge(rollout: Rollout) -> Judgement:
+            own = self.reference is Denominator.dpo
+            evidence = ratio(rollout) if own else ratio.against(rollout)
+            scores = beta * masked_sum(evidence, rollout.response_mask)
+            return Judgement(
+                scores=scores,
+                evidence=evidence,
+                notes=Notes({"implicit_reward": scores}),
+                ends=self._ends(rollout, tokenizer),
+            )
+
+        return judge
+
+    def _ends(
+        self, rollout: Rollout, tokenizer: PreTrainedTokenizerBase
+    ) -> Bool[Tensor, "B T"] | None:
+        if self.sentence_end is None:
+            return None
+        from tokencredit.judges.sentences import sentence_ends
+
+        return sentence_ends(rollout, tokenizer, self.sentence_end)

@@ -1,0 +1,232 @@
+"""Direct preference optimisation of the SFT model on pairs, with TRL's DPOTrainer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from tokencredit.data.pairs import Pair, read_pairs, usable
+from tokencredit.errors import UserError, require
+from tokencredit.models.base import base_of
+from tokencredit.models.computation import Computation
+from tokencredit.models.log_ratio import (
+    LogRatio,
+    adapter_of,
+    as_it_is,
+    check_same_kind,
+    check_vocabularies,
+)
+from tokencredit.models.lora import POLICY, lora_config
+from tokencredit.models.model import load_causal, load_tokenizer
+from tokencredit.models.padding import ensure_pad, fit_embeddings
+from tokencredit.stages.pair_training import judged_pairs, margins, pair_trainer
+from tokencredit.stages.sampled_pairs import SampledPairsStage, load_sampled
+from tokencredit.stages.sft import SFTStage
+from tokencredit.stages.stage import Stage
+from tokencredit.stages.training import (
+    Training,
+    progress_callback,
+    step_count,
+    train,
+    trainer_settings,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+MODEL_CARD = "README.md"
+
+
+class PairSource(str, Enum):
+    """Where preference pairs come from."""
+
+    dataset = "dataset"
+    """The records of the data set, which must be pairs."""
+    sampled = "sampled"
+    """Two continuations of each prompt by the SFT model, the one with the higher score of the
+    reward model first (the controlled sentiment task of Rafailov et al. 2023)."""
+
+
+class PairLoss(str, Enum):
+    """TRL's losses in the margin β (Σρ of chosen − Σρ of rejected)."""
+
+    sigmoid = "sigmoid"
+    """−log σ(margin): DPO."""
+    robust = "robust"
+    """The same, unbiased where a share `label_smoothing` of the pairs is the wrong way round."""
+    hinge = "hinge"
+    """max(0, 1 − margin)."""
+    ipo = "ipo"
+    """The squared distance of the mean log-ratios a token from 1 / 2β."""
+
+
+@dataclass(slots=True, kw_only=True)
+class DPO(Training):
+    """Direct preference optimisation: the model behind judge=implicit, and algorithm=dpo."""
+
+    train: bool = True
+    """False: `model.dpo` is a DPO model already, made from what `model.policy` names."""
+    batch_size: int = 32
+    """Pairs of one optimizer step."""
+    max_length: int = 256
+    """Longest prompt and response, in tokens; pairs with a longer one are dropped and counted."""
+    beta: float = 0.1
+    """β, the strength of the tie to the SFT model."""
+    loss: PairLoss = PairLoss.sigmoid
+    """sigmoid, robust, hinge, or ipo."""
+    label_smoothing: float = 0.0
+    """Share of the pairs that are the wrong way round (loss=robust)."""
+    pairs: PairSource = PairSource.dataset
+    """dataset, or sampled."""
+    prompts: int = 2000
+    """Prompts that are continued twice (pairs=sampled)."""
+    held_out: int = 500
+    """Held-out pairs on which accuracy and margin are measured."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        self.check("dpo")
+        require(self.beta > 0, "dpo.beta", self.beta, "must be > 0")
+        require(self.prompts >= 1, "dpo.prompts", self.prompts, "must be >= 1")
+        require(self.held_out >= 1, "dpo.held_out", self.held_out, "must be >= 1")
+        share, robust = self.label_smoothing, self.loss is PairLoss.robust
+        require(
+            0 <= share < 0.5 and (robust or share == 0),
+            "dpo.label_smoothing",
+            share,
+            "must lie in [0, 0.5), and be 0 unless dpo.loss=robust",
+        )
+
+
+class DPOStage(Stage):
+    """The DPO model: a plain folder, or an adapter of the SFT model with `model.lora.enabled`."""
+
+    name: ClassVar[str] = "dpo"
+    version: ClassVar[int] = 1
+
+    def parents(self) -> Mapping[str, Stage]:
+        """What it starts from, and what it learns from where that is made here."""
+        config = self.context.config
+        parents: dict[str, Stage] = {"sft": SFTStage(self.context)}
+        if not config.dpo.train:
+            return parents | base_of(self.context, config.model.dpo_source()).parents()
+        if config.dpo.pairs is PairSource.sampled:
+            parents["sampled_pairs"] = SampledPairsStage(self.context)
+        return parents
+
+    def inputs(self) -> Mapping[str, object]:
+        """Settings and pairs; a finished model's content."""
+        config, corpus = self.context.config, self.context.corpus
+        if not config.dpo.train:
+            base = base_of(self.context, config.model.dpo_source()).identity()
+            return {"base": base, "dtype": config.model.dtype, "train": False}
+        given: dict[str, object] = {
+            "dpo": config.dpo,
+            "dtype": config.model.dtype,
+            "lora": config.model.lora,
+            "stage_seed": config.stage_seed,
+        }
+        if config.dpo.pairs is PairSource.sampled:
+            return given
+        for split in ("reward", "eval"):
+            corpus.pairs(split)  # said before anything is trained
+        prints = corpus.fingerprints
+        return given | {
+            "data": prints["reward"],
+            "eval": prints["eval"],
+            "format": config.dataset.format,
+        }
+
+    def run(self, out: Path) -> Mapping[str, object]:
+        """Write the model, or its adapter, and the tokenizer."""
+        sft = self.context.store.get(self.parents()["sft"]).path
+        if not self.context.config.dpo.train:
+            return self._take_over(sft, out)
+        tokenizer = load_tokenizer(sft)
+        pairs, held_out, counts = self._pairs(tokenizer)
+        model, ratio, figures = self._train(sft, tokenizer, pairs, out)
+        model.save_pretrained(out)
+        (out / MODEL_CARD).unlink(missing_ok=True)  # peft's, which names a place on this machine
+        tokenizer.save_pretrained(out)
+        if held_out:
+            found = margins(ratio, held_out, self.context.config.dpo.beta, model.device)
+            figures |= judged_pairs(found)
+        return figures | {"pairs": len(pairs), "dropped": dict(counts)}
+
+    def _take_over(self, sft: Path, out: Path) -> dict[str, object]:
+        config = self.context.config
+        base = base_of(self.context, config.model.dpo_source()).place()
+        tokenizer = load_tokenizer(base.where, base.revision)
+        model = load_causal(base.where, config.model.dtype, base.revision)
+        ensure_pad(tokenizer)
+        fit_embeddings(model, tokenizer)
+        check_same_kind(model, load_causal(sft, config.model.dtype))
+        model.save_pretrained(out)
+        tokenizer.save_pretrained(out)
+        check_vocabularies(out, sft)
+        return {"steps": 0}
+
+    def _pairs(
+        self, tokenizer: PreTrainedTokenizerBase
+    ) -> tuple[list[Pair], list[Pair], Counter[str]]:
+        """Pairs to learn from, held-out pairs, and how many of the former were dropped for what."""
+        settings, corpus = self.context.config.dpo, self.context.corpus
+        if settings.pairs is PairSource.sampled:
+            folder = self.context.store.get(self.parents()["sampled_pairs"]).path
+            pairs, dropped = usable(load_sampled(folder, "train"), settings.max_length)
+            held_out, _ = usable(load_sampled(folder, "held_out"), settings.max_length)
+        else:
+            limit = settings.max_length
+            pairs, dropped = read_pairs(corpus.pairs("reward"), tokenizer, limit)
+            records = corpus.pairs("eval")[: settings.held_out]
+            held_out, _ = read_pairs(records, tokenizer, limit)
+        if not pairs:
+            raise UserError(
+                f"dpo.max_length = {settings.max_length}: no pair is left ({dict(dropped)}); raise "
+                "it, or use other pairs"
+            )
+        return pairs, held_out, dropped
+
+    def _train(
+        self, sft: Path, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], out: Path
+    ) -> tuple[PreTrainedModel, LogRatio, dict[str, object]]:
+        config = self.context.config
+        settings, dtype, longest = config.dpo, config.model.dtype, config.dpo.max_length
+        model = load_causal(sft, dtype, context=longest)
+        adapters = lora_config(config.model.lora, "CAUSAL_LM")
+        frozen = None if adapters else load_causal(sft, dtype)
+        tokens = sum(2 * len(p.prompt_ids) + len(p.chosen_ids) + len(p.rejected_ids) for p in pairs)
+        steps = step_count(settings, len(pairs), tokens / len(pairs))
+        arguments = trainer_settings(
+            settings, out, config.stage_seed, config.hardware.on_cpu(), steps
+        )
+        trainer = pair_trainer(
+            model,
+            frozen if adapters is None else adapters,
+            tokenizer,
+            pairs,
+            arguments | loss_settings(settings),
+            [progress_callback("dpo")],
+        )
+        figures: dict[str, object] = {"steps": steps, "loss": train(trainer, "dpo")}
+        trained = trainer.model
+        if frozen is None:
+            opened = adapter_of(trained, POLICY), adapter_of(trained, None)
+        else:
+            opened = as_it_is(trained), as_it_is(frozen)
+        memory = Computation(logits_memory=config.hardware.logits_memory_mb << 20)
+        ratio = LogRatio(*opened, memory, int(tokenizer.eos_token_id))
+        return trained, ratio, figures
+
+
+def loss_settings(settings: DPO) -> dict[str, Any]:
+    """What TRL's DPOConfig calls the loss."""
+    return {
+        "beta": settings.beta,
+        "loss_type": [settings.loss.value],
+        "label_smoothing": settings.label_smoothing,
+    }
