@@ -54,8 +54,11 @@ def test_cells_are_kept_and_count_as_done_for_their_experiment(own: Workplace) -
 def test_a_cell_that_diverges_is_kept_as_failed(own: Workplace) -> None:
     ended = own.train(*SWEEP, "seed=0", "steps=4", "algorithm.optimizer.learning_rate=1e-4,1e20")
     assert ended.code == 1 and "2 cells, 1 failed" in ended.out
-    paths = (own.folder / "experiments" / NAME).glob("*.json")
-    found = [json.loads(path.read_text())["status"] for path in paths]
-    assert sorted(found) == ["complete", "failed"]
+    paths = list((own.folder / "experiments" / NAME).glob("*.json"))
+    found = {json.loads(path.read_text())["status"]: path for path in paths}
+    assert set(found) == {"complete", "failed"}
+    mixed = own.run("table", "abc/table1", "--points", "4").error()
+    assert "learning_rate" in mixed, "two rates are two configurations"
+    found["complete"].with_suffix(".csv").unlink()
     table = own.run("table", "abc/table1", "--points", "4").ok()
     assert "0 of 4 points (failed)" in table.out

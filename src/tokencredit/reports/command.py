@@ -75,6 +75,24 @@ def figure(
         typer.echo(f"wrote {path}")
 
 
+def claims(
+    paper: Annotated[str | None, typer.Argument(help="A paper of the catalogue, e.g. abc.")] = None,
+    runs: Runs = None,
+    points: Points = None,
+) -> None:
+    """Say of each claim of a paper whether runs support it; without a name, list the papers."""
+    from tokencredit.reports.claims import claims_text, judge_claims, papers, read_claims, unused
+
+    if paper is None:
+        typer.echo("\n".join(papers()))
+        return
+    found = sources(paper, runs)
+    judged = judge_claims(read_claims(paper), found, points)
+    typer.echo(claims_text(judged), nl=False)
+    for note in unused(judged, found):
+        typer.echo(f"Note: {note}")
+
+
 def sources(name: str, runs: list[Path] | None) -> list[Source]:
     """The runs that are named, or the committed ones of the paper."""
     if runs:
@@ -101,3 +119,4 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     app.command()(table)
     app.command()(figure)
+    app.command()(claims)

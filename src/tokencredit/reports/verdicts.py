@@ -1,0 +1,120 @@
+"""What decides a claim: a verdict from an estimate and its interval, and the paired tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+
+from tokencredit.reports.entries import Panel
+from tokencredit.reports.measures import measure
+from tokencredit.reports.runs import LoggedRun
+from tokencredit.reports.statistics import (
+    Interval,
+    paired_difference,
+    spread_ratio,
+)
+
+
+class Verdict(str, Enum):
+    """What runs say of a claim."""
+
+    supported = "supported"
+    """The 95 % interval lies on the claimed side."""
+    not_supported = "not supported"
+    """The estimate does not even lie on the claimed side."""
+    undecided = "cannot be decided"
+    """The estimate does, but not the interval; or there are no such runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A verdict, the numbers behind it, and how many runs or pairs they are of."""
+
+    verdict: Verdict
+    numbers: str
+    n: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """The runs of one task that a claim is about."""
+
+    panels: Sequence[Panel]
+    runs: Sequence[Mapping[str, Sequence[LoggedRun]]]
+    """For each panel the runs by method."""
+    method: str
+    baseline: str
+    others: Sequence[str]
+    statistic: str
+    share: float
+
+    def values(self, method: str, panel: int = 0) -> dict[int, float]:
+        """The statistic of each run of a method, by run."""
+        return measure(self.runs[panel].get(method, ()), self.panels[panel], self.statistic).values
+
+    def pair(self, a: str, b: str) -> tuple[list[float], list[float]]:
+        """The statistic of the runs that both methods have."""
+        of_a, of_b = self.values(a), self.values(b)
+        common = sorted(of_a.keys() & of_b.keys())
+        return [of_a[run] for run in common], [of_b[run] for run in common]
+
+
+def nothing(why: str) -> Finding:
+    """The finding where there is nothing to look at."""
+    return Finding(Verdict.undecided, why)
+
+
+def judge(estimate: float, low: float, high: float, bound: float, *, above: bool) -> Verdict:
+    """The verdict on "above `bound`", or below it, from an estimate and its interval."""
+    sign = 1 if above else -1
+    if sign * (estimate - bound) <= 0:
+        return Verdict.not_supported
+    end = low if above else high
+    return Verdict.supported if sign * (end - bound) > 0 else Verdict.undecided
+
+
+def higher(evidence: Evidence) -> Finding:
+    """Paired t-test of method minus baseline."""
+    a, b = evidence.pair(evidence.method, evidence.baseline)
+    return _paired(a, b, f"{evidence.method} − {evidence.baseline}", above=True)
+
+
+def lower(evidence: Evidence) -> Finding:
+    """Paired t-tests of the method against each other one; all must point down."""
+    findings = []
+    for other in evidence.others:
+        a, b = evidence.pair(evidence.method, other)
+        findings.append(_paired(a, b, f"{evidence.method} − {other}", above=False))
+    verdicts = [finding.verdict for finding in findings]
+    worst = next(
+        (v for v in (Verdict.not_supported, Verdict.undecided) if v in verdicts), Verdict.supported
+    )
+    return Finding(worst, "; ".join(f.numbers for f in findings), min(f.n for f in findings))
+
+
+def _paired(a: Sequence[float], b: Sequence[float], name: str, *, above: bool) -> Finding:
+    if len(a) < 2:
+        return nothing(f"{name}: {len(a)} pairs of runs")
+    test = paired_difference(a, b)
+    verdict = judge(test.difference.mean, test.difference.low, test.difference.high, 0, above=above)
+    return Finding(verdict, f"{name} = {difference(test.difference)}, p = {test.p:.2g}", test.n)
+
+
+def difference(x: Interval) -> str:
+    """A difference with its interval."""
+    return f"{x.mean:+.3f} [{x.low:+.3f}, {x.high:+.3f}]"
+
+
+def smaller_spread(evidence: Evidence) -> Finding:
+    """Ratio of standard deviations of paired runs, with Pitman's and Morgan's interval."""
+    a, b = evidence.pair(evidence.method, evidence.baseline)
+    name = f"sd {evidence.method} / sd {evidence.baseline}"
+    if len(a) < 3 or np.std(a) == 0 or np.std(b) == 0:
+        return nothing(f"{name}: {len(a)} pairs of runs")
+    x = spread_ratio(a, b)
+    verdict = judge(x.mean, x.low, x.high, 1, above=False)
+    sds = f"{np.std(a, ddof=1):.3f} / {np.std(b, ddof=1):.3f}"
+    return Finding(verdict, f"{name} = {sds} = {x.mean:.2f} [{x.low:.2f}, {x.high:.2f}]", x.n)
