@@ -53,6 +53,38 @@ def test_nucleus_sampling_keeps_ratios_at_one(own: Workplace) -> None:
     assert "warning: rollout.logprob_mask" in ended.err
 
 
+@pytest.mark.parametrize(
+    "choices",
+    [
+        ["reward_scheme=abc_d", "model.lora.enabled=true"],
+        ["reward_scheme=abc_d2", "judge.shift=authors"],
+    ],
+    ids=" ".join,
+)
+def test_policy_attention_trains_and_continues(own: Workplace, choices: list[str]) -> None:
+    """Stopped after one step and continued, the log is that of one go: the policy is read anew."""
+    choices = [*choices, "run.save_every=1"]
+    straight = Run(own.train(*choices, "steps=3", "run_dir=go").ok(), own.folder / "go")
+    own.train(*choices, "steps=1", "run_dir=cut").ok()
+    cut = Run(own.train(*choices, "steps=3", "run_dir=cut").ok(), own.folder / "cut")
+    assert len(straight.rows()) == 3 and cut.bytes() == straight.bytes()
+    for row in straight.rows():
+        assert row["reward/mean"] == pytest.approx(row["score/mean"], abs=1e-4)
+        assert row["judge/sum"] > 0 and row["credit/single_fraction"] == 0
+
+
+@pytest.mark.parametrize(
+    ("scheme", "setting", "count"),
+    [("abc", "heads=[2]", "2 attention heads"), ("abc_d", "layer=4", "2 attention layers")],
+)
+def test_a_head_or_layer_that_is_missing_is_refused_before_any_step(
+    own: Workplace, scheme: str, setting: str, count: str
+) -> None:
+    error = own.train(f"reward_scheme={scheme}", f"judge.{setting}").error()
+    assert f"judge.{setting.replace('=', ' = ')}: the model has {count}" in error
+    assert not list(own.folder.rglob("checkpoints/*"))
+
+
 @pytest.mark.parametrize("algorithm", ["reinforce", "rloo", "grpo", "remax", "ppo_penalty"])
 def test_every_algorithm_trains_and_continues(own: Workplace, algorithm: str) -> None:
     """Stopped after two steps and continued, the log is that of one go."""
