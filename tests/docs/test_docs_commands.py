@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 path = place / first.removeprefix(mark).strip()
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(rest, encoding="utf-8")
+    shutil.copytree(ROOT / "experiments" / "abc", place / "experiments" / "abc")
     words = (("awful dull boring waste", 0), ("good great wonderful charming", 1))
     lines = [
         f'{{"text": "review {n} says it was a {text} film, {" ".join([text] * 9)} {n}", "label": {label}}}'

@@ -12,6 +12,7 @@ from tokencredit.reports.formats import markdown
 from tokencredit.reports.measures import in_words, measure
 from tokencredit.reports.runs import LoggedRun
 from tokencredit.reports.sources import Source
+from tokencredit.reports.tables import task_of
 from tokencredit.reports.verdicts import Evidence, Finding, nothing
 
 
@@ -118,10 +119,9 @@ def _judge(claim: Claim, source: Source) -> Iterator[Judged]:
 
 def _by_method(panel: Panel, source: Source) -> dict[str, list[LoggedRun]]:
     found: dict[str, list[LoggedRun]] = {}
-    for task in panel.tasks:
-        for setting, runs in source.of(task).items():
-            if panel.takes(setting):
-                found.setdefault(setting.method, []).extend(runs)
+    for setting, runs in source.of(task_of(panel, source)).items():
+        if panel.takes(setting):
+            found.setdefault(setting.method, []).extend(runs)
     return found
 
 

@@ -93,6 +93,17 @@ def claims(
         typer.echo(f"Note: {note}")
 
 
+def page(
+    name: Annotated[str, typer.Argument(help="PAPER/EXPERIMENT with a template in experiments/.")],
+    experiments: Annotated[Path, typer.Option(help="Folder of templates and cells.")] = EXPERIMENTS,
+) -> None:
+    """Write an experiment's page again, its numbers and figures from the committed cells."""
+    from tokencredit.reports.page import write_page
+
+    for path in write_page(name, experiments):
+        typer.echo(f"wrote {path}")
+
+
 def sources(name: str, runs: list[Path] | None) -> list[Source]:
     """The runs that are named, or the committed ones of the paper."""
     if runs:
@@ -120,3 +131,4 @@ def register(app: typer.Typer) -> None:
     app.command()(table)
     app.command()(figure)
     app.command()(claims)
+    app.command()(page)

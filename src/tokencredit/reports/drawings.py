@@ -99,13 +99,17 @@ def _frame(axes: Axes, entry: Entry, marks: Sequence[Mark]) -> None:
         style: Any = {"color": "#777777", "linestyle": (0, (4, 3)), "linewidth": 1.2, "zorder": 1}
         axes.plot(ends, [entry.guide * x for x in ends], **style)
         axes.set_xlim(low, high)
-    for mark in marks:
-        if mark.shape is Shape.diverged and not low <= mark.x[0] <= high:
-            edge, side = (low, "left") if mark.x[0] < low else (high, "right")
-            colour = COLOURS[list(entry.methods).index(mark.method)]
-            axes.plot([edge], [mark.y[0]], "X", color=colour, clip_on=False, markersize=8)
-            text = f" KL {mark.x[0]:.0f} " if mark.x[0] >= 0 else f" KL −{-mark.x[0]:.0f} "
-            axes.text(edge, mark.y[0], text, color=colour, ha=side, va="bottom", fontsize=8)
+    for method in entry.methods:
+        away = [mark for mark in marks if mark.shape is Shape.diverged and mark.method == method]
+        colour = COLOURS[list(entry.methods).index(method) % len(COLOURS)]
+        for edge, side in ((low, "left"), (high, "right")):
+            out = [m for m in away if (m.x[0] < low if side == "left" else m.x[0] > high)]
+            if out:
+                ys = [mark.y[0] for mark in out]
+                axes.plot([edge] * len(out), ys, "X", color=colour, clip_on=False, markersize=8)
+                listed = ", ".join(f"{mark.x[0]:.0f}".replace("-", "−") for mark in out)
+                look: Any = {"color": colour, "ha": side, "va": "bottom", "fontsize": 8.5}
+                axes.text(edge, max(ys), f"  KL {listed}  ", **look)
 
 
 def _line(axes: Axes, mark: Mark, colour: str, dashes: Any) -> None:
@@ -176,7 +180,9 @@ def _legend(figure: Figure, entry: Entry, marks: Sequence[Mark]) -> None:
         what = "one run" if Shape.dot in shapes else "end of a run"
         handles.append(Line2D([], [], marker="o", alpha=0.5, markersize=5, label=what, **sign))
     if shapes & {Shape.diverged, Shape.stopped}:
-        what = "stopped early or fell" if Shape.diverged in shapes else "stopped early"
+        what = "stopped early"
+        if entry.kind == "tradeoff":
+            what = "end of a run that stopped, fell, or has KL ≤ 0"
         handles.append(Line2D([], [], marker="X", markersize=7, label=what, **sign))
     if entry.guide is not None:
         dashed: Any = {"color": "#777777", "linestyle": (0, (4, 3)), "linewidth": 1.2}

@@ -25,7 +25,7 @@ class Panel:
     """Runs that stand together: a block of rows of a table, a panel of a figure."""
 
     task: str | list[str]
-    """The runs' `task`, or several names of it."""
+    """The runs' `task`, or several names, of which the first that there are runs of is taken."""
     points: int | dict[str, int]
     """How many first steps of a run are used, exactly; or that number by scale."""
     title: str = ""

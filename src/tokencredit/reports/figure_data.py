@@ -17,7 +17,7 @@ from tokencredit.reports.marks import Mark, Shape
 from tokencredit.reports.measures import LAST, curves, fell, in_words, lacking, mean, measure
 from tokencredit.reports.runs import LoggedRun, Setting
 from tokencredit.reports.sources import Source, notes
-from tokencredit.reports.tables import left_out, name_of, settings_of
+from tokencredit.reports.tables import left_out, name_of, settings_of, task_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,8 @@ def figure_marks(
     for group in groups:
         said += _said(group)
     for source in sources:
-        said += [f"{source.name}: {text}" for text in notes(source, entry.tasks)]
+        tasks = {task_of(panel, source): None for panel in panels}
+        said += [f"{source.name}: {text}" for text in notes(source, tasks)]
         said += left_out(source, entry)
         shown = {group.panel.title for group in groups if group.source == source.name}
         missing = [panel.title for panel in panels if panel.title not in shown]
@@ -133,7 +134,7 @@ def _curve_marks(group: Group) -> Iterator[Mark]:
         if values and (not whole or group.setting.method in group.entry.individual):
             shape = Shape.run if whole else Shape.stopped
             x = list(range(len(values)))
-            yield group.mark(shape, f"run {run.run}", x, running_mean(values, max(smooth, LAST)))
+            yield group.mark(shape, f"run {run.run}", x, running_mean(values, smooth))
 
 
 def _tradeoff_marks(group: Group) -> Iterator[Mark]:

@@ -45,6 +45,8 @@ class Origin:
     commit: str = ""
     identity: Mapping[str, Any] | None = None
     """What the run's key is a hash of."""
+    evaluation: Mapping[str, Any] = field(default_factory=dict)
+    """Measures on held-out prompts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +172,7 @@ def _origin_of(path: Path, record: Mapping[str, Any], identity: Any) -> Origin:
         model=str(record.get("names", {}).get("model") or ""),
         commit=str(record.get("git_commit") or ""),
         identity=identity,
+        evaluation=record.get("evaluation") or {},
     )
 
 

@@ -74,7 +74,8 @@ def make_table(entry: Entry, sources: Sequence[Source], points: int | None = Non
         for text in in_words(row.measured.without)
     ]
     for source in sources:
-        said += [f"{source.name}: {text}" for text in notes(source, entry.tasks)]
+        tasks = {task_of(panel, source): None for panel in entry.panels}
+        said += [f"{source.name}: {text}" for text in notes(source, tasks)]
         said += left_out(source, entry)
     return Table(entry, rows, list(sources), list(dict.fromkeys(said)))
 
@@ -82,7 +83,7 @@ def make_table(entry: Entry, sources: Sequence[Source], points: int | None = Non
 def left_out(source: Source, entry: Entry) -> list[str]:
     """Runs of the entry's tasks that none of its panels shows."""
     found = []
-    for task in entry.tasks:
+    for task in dict.fromkeys(task_of(panel, source) for panel in entry.panels):
         for setting, runs in source.of(task).items():
             shown = setting.method in entry.methods and any(
                 task in panel.tasks and panel.takes(setting) for panel in entry.panels
@@ -126,10 +127,15 @@ def settings_of(panel: Panel, source: Source, method: str) -> dict[Setting, list
     """The runs of a method that belong to a panel."""
     return {
         setting: runs
-        for task in panel.tasks
-        for setting, runs in source.of(task, method).items()
+        for setting, runs in source.of(task_of(panel, source), method).items()
         if panel.takes(setting)
     }
+
+
+def task_of(panel: Panel, source: Source) -> str:
+    """The first name of a panel's task under which there are runs for it."""
+    present = (task for task in panel.tasks if any(map(panel.takes, source.of(task))))
+    return next(present, panel.tasks[0])
 
 
 def name_of(
