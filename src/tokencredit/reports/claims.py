@@ -138,7 +138,8 @@ def unused(judged: Sequence[Judged], sources: Sequence[Source]) -> list[str]:
         for panel in (panel for item in judged for panel in item.claim.panels):
             for method, runs in _by_method(panel, source).items():
                 said = in_words(measure(runs, replace(panel, column="mean_reward")).without)
-                found += [f"{source.name}: {'/'.join(panel.tasks)}, {method}, {x}" for x in said]
+                task = task_of(panel, source)
+                found += [f"{source.name}: {task}, {method}, {text}" for text in said]
     return list(dict.fromkeys(found))
 
 

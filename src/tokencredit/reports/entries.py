@@ -101,8 +101,8 @@ class Entry:
 
     @property
     def tasks(self) -> list[str]:
-        """Every task, once."""
-        return list(dict.fromkeys(task for panel in self.panels for task in panel.tasks))
+        """The first name of every task, once."""
+        return list(dict.fromkeys(panel.tasks[0] for panel in self.panels))
 
 
 def find(name: str, kinds: tuple[str, ...]) -> Entry:

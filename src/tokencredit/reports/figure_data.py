@@ -144,11 +144,11 @@ def _tradeoff_marks(group: Group) -> Iterator[Mark]:
         run for run in group.runs if not lacking(run, points) and not lacking(run, points, "kl")
     ]
     if whole:
-        kl, reward = (
+        middle = [
             running_mean(np.median(curves(whole, points, column), axis=0).tolist(), smooth)
             for column in ("kl", "mean_reward")
-        )
-        yield group.mark(Shape.line, "median", kl, reward, n=len(whole))
+        ]
+        yield group.mark(Shape.line, "median", middle[0], middle[1], n=len(whole))
     for run in group.runs:
         if "kl" not in run.columns:
             continue

@@ -40,7 +40,7 @@ def to_csv(marks: Sequence[Mark]) -> str:
     writer.writerow(["source", "panel", "method", "what", "shape", "n", "x", "y", "spread"])
     for mark in marks:
         fixed = [mark.source, mark.panel, mark.name, mark.what, mark.shape.value, mark.n]
-        spreads = mark.spread or [""] * len(mark.x)
+        spreads: Sequence[float | str] = mark.spread or [""] * len(mark.x)
         for x, y, spread in zip(mark.x, mark.y, spreads, strict=True):
             writer.writerow([*fixed, x, y, spread])
     return text.getvalue()

@@ -19,8 +19,15 @@ from tokencredit.tracking.jsonl import read_jsonl
 REQUIRED: Final = (
     "task", "method", "beta", "min_new_tokens", "max_new_tokens", "run", "step", "mean_reward",
 )  # fmt: skip
-ALIASES: Final = {"rlhf": "sparse", "abcde": "abc_d", "abcde2": "abc_d2"}
-"""Names of methods in the authors' logs."""
+ALIASES: Final = {
+    "rlhf": "sparse",
+    "abcde": "abc_d",
+    "abcde2": "abc_d2",
+    "abc_authors": "abc",
+    "abc_d_authors": "abc_d",
+    "abc_d2_authors": "abc_d2",
+}
+"""Names of methods in the authors' logs, and of their variants, which no experiment mixes."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -190,8 +197,9 @@ def _read_folder(folder: Path) -> Iterable[LoggedRun]:
     task = str(record["experiment"] or config["dataset"]["name"]).rpartition("/")[2]
     beta = config["reward_scheme"].get("beta")
     lengths = (config["rollout"]["min_new_tokens"], config["rollout"]["max_new_tokens"])
+    method = ALIASES.get(record["scheme"], record["scheme"])
     yield LoggedRun(
-        Setting(task, record["scheme"], None if beta is None else float(beta), lengths),
+        Setting(task, method, None if beta is None else float(beta), lengths),
         record["seeds"]["seed"],
         record.get("status", RUNNING),
         {
