@@ -22,6 +22,12 @@ CELLS = {
     ("abc/beta_sweep", "cpu"): 25,
     ("abc/generation_length", "paper"): 200,
     ("abc/generation_length", "cpu"): 40,
+    ("abc/positive_generation_authors", "paper"): 50,
+    ("abc/positive_generation_authors", "cpu"): 50,
+    ("abc/summarisation", "paper"): 15,
+    ("abc/summarisation", "cpu"): 6,
+    ("abc/single_turn_dialogue", "paper"): 15,
+    ("abc/single_turn_dialogue", "cpu"): 6,
 }
 LENGTHS = {(20, 30), (40, 60), (90, 110), (140, 160)}
 
