@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from builders import EOS_ID, PAD_ID, make_prompts, tiny_actors, tiny_causal
 from tokencredit.algorithms.algorithm import Algorithm
@@ -58,7 +58,8 @@ def stir(policy: PolicyWithValue, std: float = 0.2) -> None:
     generator = torch.Generator().manual_seed(100)
     for name, parameter in policy.named_parameters():
         if "lora_B" in name or name.startswith("value_head"):
-            nn.init.normal_(parameter, std=std, generator=generator)
+            drawn = torch.empty(parameter.shape, dtype=parameter.dtype)  # on the CPU anywhere
+            parameter.data.copy_(drawn.normal_(std=std, generator=generator))
 
 
 def rolled(architecture: str = "llama", sampling: Sampling | None = None, seed: int = 0) -> Rollout:

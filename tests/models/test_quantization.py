@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -242,7 +243,7 @@ def test_code_from_the_hub_is_not_fetched_when_it_is_imported(tmp_path: Path) ->
     source = Path(__file__).parents[2] / "src"
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={"PATH": "/usr/bin", "PYTHONPATH": f"{source}:{tmp_path}"},
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{source}:{os.environ.get('PYTHONPATH', '')}"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.stdout == "imported\n", done.stderr

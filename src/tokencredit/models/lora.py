@@ -123,7 +123,8 @@ def _dequantize(model: nn.Module) -> torch.dtype | None:
         return None
     four_bits = {layer for _, _, layer in layers}
     for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
+        for name, found in list(parent.named_children()):
+            child: Any = found
             if getattr(child, "base_layer", None) in four_bits:
                 delta = child.get_delta_weight(POLICY) if POLICY in child.lora_A else None
                 setattr(parent, name, plain_layer(child.base_layer, delta))
