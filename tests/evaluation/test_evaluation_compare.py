@@ -220,6 +220,17 @@ def test_prompts_of_a_file(place: Path, tmp_path: Path) -> None:
     assert all(row["tokens"] <= 5 for row in rows_of(out, "sft"))
 
 
+def test_a_prompt_that_comes_twice_is_answered_twice(place: Path, tmp_path: Path) -> None:
+    """Each row has noise of its own."""
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "the movie"}\n' * 2, encoding="utf-8")
+    models = [place / "sparse", place / "abc", "--prompts-file", file, "--max-new-tokens", 12]
+    ok(*models, "--out", tmp_path / "out")
+    first, second = rows_of(tmp_path / "out", "sparse")
+    assert first["output"] != second["output"]
+    assert len(read_jsonl(tmp_path / "out" / "generations.jsonl")) == 4
+
+
 def test_prompts_without_room_are_left_out_for_all(place: Path, tmp_path: Path) -> None:
     """The context is 96: a prompt of 90 tokens has no room for 20 more."""
     file = tmp_path / "prompts.jsonl"

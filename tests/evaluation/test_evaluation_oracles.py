@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 import builders
 import compared_runs
@@ -25,17 +26,20 @@ def test_a_function_as_oracle(place: Path, tmp_path: Path) -> None:
     assert results(out)["win_rates"]["sparse"]["abc"]["over_prompts"]["mean"] == won / 10
 
 
-@pytest.mark.parametrize(("labels", "pad"), [(2, 1), (1, 1), (2, 0)])
-def test_a_classifier_as_oracle(place: Path, tmp_path: Path, labels: int, pad: int) -> None:
-    """Scores are those of each text alone, read at its last token, whatever the pad id is."""
-    import torch
-
-    folder, out = tmp_path / "judge", tmp_path / "out"
-    model = builders.tiny_classifier("llama", 5, num_labels=labels, pad_token_id=pad)
-    model.save_pretrained(folder)
+@pytest.mark.parametrize("labels", [1, 2])
+def test_a_classifier_as_oracle(place: Path, tmp_path: Path, labels: int) -> None:
+    """Scores are those of each text alone, read at its last token, even if that is the pad id."""
+    models = [place / "sparse", place / "abc", "--prompts", 6]
     tokenizer = builders.train_tokenizer()
-    tokenizer.save_pretrained(folder)
-    ok(place / "sparse", place / "abc", "--prompts", 6, "--oracle", folder, "--out", out)
+    ok(*models, "--oracle", "none", "--out", tmp_path / "first")
+    row = rows_of(tmp_path / "first", "abc")[0]
+    last = tokenizer(row["instruction"] + row["output"])["input_ids"][-1]
+    folder, out = tmp_path / "judge", tmp_path / "out"
+    model = builders.tiny_classifier("llama", 5, num_labels=labels)
+    compared_runs.save(model, folder)
+    settings = json.loads((folder / "config.json").read_text("utf-8"))
+    (folder / "config.json").write_text(json.dumps(settings | {"pad_token_id": last}))
+    ok(*models, "--oracle", folder, "--out", out)
     for row in rows_of(out, "abc"):
         ids = torch.tensor([tokenizer(row["instruction"] + row["output"])["input_ids"]])
         with torch.no_grad():
@@ -53,6 +57,11 @@ def test_long_texts_are_cut_at_their_beginning_and_counted(place: Path, tmp_path
     text = ok(*models, "--oracle", folder, "--max-new-tokens", 30, "--out", out)
     assert "texts whose beginning was cut" in text
     assert results(out)["oracle"]["notes"]["texts whose beginning was cut"] > 0
+    tokenizer, model = builders.train_tokenizer(), builders.tiny_classifier("llama", 5)
+    for row in rows_of(out, "abc"):
+        ids = tokenizer(row["instruction"] + row["output"])["input_ids"][-6:]
+        logits = model(input_ids=torch.tensor([ids])).logits[0].tolist()
+        assert row["score"] == pytest.approx(logits[1] - logits[0], abs=1e-5)
 
 
 def test_an_oracle_that_trained_a_run_is_refused(place: Path, tmp_path: Path) -> None:
