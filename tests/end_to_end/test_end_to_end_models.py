@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from strangers import stranger
 
-from .conftest import Run, Workplace, read_jsonl, review, write_jsonl
+from .conftest import BAD, GOOD, Run, Workplace, read_jsonl, review, write_jsonl
 from .test_end_to_end_refusals import chat, edit_json
 
 pytestmark = pytest.mark.slow
@@ -165,6 +165,37 @@ def test_prompts_with_completions_run_end_to_end_without_labels(own: Workplace) 
         assert row["prompt"] in prompts
         assert row["score"] == 1
     assert set(run.json("manifest.json")["parents"]) == {"sft"}
+
+
+def test_pairs_run_end_to_end(own: Workplace) -> None:
+    """SFT on what was preferred, a Bradley–Terry reward model, RL paid by it, an oracle of pairs."""
+    rows = [
+        {
+            "prompt": f"Say number {n}:",
+            "chosen": f" {GOOD[n % 9]} it is",
+            "rejected": f" {BAD[n % 7]}",
+        }
+        for n in range(200)
+    ]
+    data = write_jsonl(own.folder / "pairs.jsonl", [*rows, {**rows[0], "rejected": ""}])
+    ended = own.train(
+        "dataset=pairs", f"dataset.path={data}", "sft.max_length=64", "reward_model.max_length=64",
+        "reward_model.centre=0.01", "dataset.prompt.max_prompt_tokens=40", "steps=2", "run_dir=paired",
+    )  # fmt: skip
+    run = Run(ended.ok(), own.folder / "paired")
+    manifest = run.json("manifest.json")
+    assert set(manifest["parents"]) == {"sft", "reward_model", "oracle"}
+    assert manifest["dropped"] == {"empty response": 1} and manifest["filtered"] == {}
+    reward = own.store / "reward_model" / manifest["parents"]["reward_model"]
+    figures = json.loads((reward / "manifest.json").read_text("utf-8"))["figures"]
+    assert figures["accuracy_low"] <= figures["accuracy"] <= figures["accuracy_high"]
+    assert (
+        json.loads((reward / "evaluation.json").read_text("utf-8"))["pairs"] == figures["held_out"]
+    )
+    assert json.loads((reward / "config.json").read_text("utf-8"))["pad_token_id"] is not None
+    prompts = {row["prompt"] for row in rows}
+    assert {row["prompt"] for row in run.rows("samples.jsonl")} <= prompts
+    assert run.rows()[0]["ppo/ratio_max_dev"] < 1e-5
 
 
 def test_supervised_only_stops_after_sft_and_can_be_left_out(own: Workplace) -> None:
