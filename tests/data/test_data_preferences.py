@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tokencredit.data.dataset import Dataset
 from tokencredit.data.preferences import TEMPLATE
 from tokencredit.data.records import Format, Record
-from tokencredit.data.sources import Source, hub_rows
+from tokencredit.data.sources import Source
 from tokencredit.data.splits import Corpus, Objective, Splits, group_key
 from tokencredit.data.transcripts import ASSISTANT, HUMAN, join, parse
 from tokencredit.errors import UserError
@@ -301,55 +301,3 @@ def test_our_own_posts_are_the_same_pairs_in_both_published_schemas() -> None:
     assert len(nested) == len(flat) == 24
     for one, other in zip(nested, flat, strict=True):
         assert other.completion == f" {one.completion}" and other.rejected == f" {one.rejected}"
-
-
-# The hub ----------------------------------------------------------------------------------------
-
-
-def test_a_folder_of_a_repository_is_read_as_the_hub_lays_it_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`train.jsonl` below a folder (HH-RLHF), and `train/0000.parquet` (converted branches)."""
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    rows = [hh(f"q {n}", " x", " y") for n in range(3)]
-    for place in ("other", "harmless-base"):
-        (tmp_path / place).mkdir()
-    written(tmp_path / "harmless-base", rows).rename(tmp_path / "harmless-base" / "train.jsonl")
-    written(tmp_path / "other", rows[:1]).rename(tmp_path / "other" / "train.jsonl")
-    found = list(hub_rows(str(tmp_path), None, "train", None, "harmless-base"))
-    assert found == rows
-    parquet = tmp_path / "branch" / "comparisons" / "train"
-    parquet.mkdir(parents=True)
-    datasets.Dataset.from_list([post()]).to_parquet(str(parquet / "0000.parquet"))
-    (found_post,) = hub_rows(str(tmp_path / "branch"), None, "train", None, "comparisons")
-    assert found_post["summaries"][1]["text"] == " good\n" and found_post["choice"] == 1
-
-
-def test_the_hub_is_asked_for_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-
-    asked: dict[str, Any] = {}
-
-    def serve(name: str, subset: str | None, **options: Any) -> datasets.Dataset:
-        asked.update(options, name=name, subset=subset)
-        return datasets.Dataset.from_list([hh(f"question {n}", " x", " y") for n in range(4)])
-
-    monkeypatch.setattr(datasets, "load_dataset", serve)
-    data = Dataset(
-        source=Source.hub,
-        hub="Anthropic/hh-rlhf",
-        data_dir="harmless-base",
-        format=Format.hh,
-        label_column=None,
-        splits=ONE,
-    )
-    assert len(data.read().parts["sft"]) == 4
-    assert asked == {
-        "name": "Anthropic/hh-rlhf",
-        "subset": None,
-        "split": "train",
-        "revision": None,
-        "data_dir": "harmless-base",
-    }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -9,7 +11,9 @@ import pytest
 
 from tokencredit.data import sources
 from tokencredit.data.dataset import Dataset
-from tokencredit.data.sources import Source, packaged_file
+from tokencredit.data.records import Format
+from tokencredit.data.sources import Source, hub_rows, packaged_file
+from tokencredit.data.splits import Splits
 from tokencredit.errors import UserError
 
 
@@ -81,3 +85,64 @@ def test_rows_of_the_hub_are_read_like_any_others(monkeypatch: pytest.MonkeyPatc
         "revision": "abc",
     }
     assert sum(len(part) for part in corpus.parts.values()) == 200
+
+
+POST = {
+    "info": {"id": "t3", "post": "A long day."},
+    "summaries": [{"text": " bad"}, {"text": " good\n"}],
+    "choice": 1,
+}
+
+
+def hh(question: str, chosen: str, rejected: str) -> dict[str, str]:
+    before = f"\n\nHuman: {question}\n\nAssistant:"
+    return {"chosen": before + chosen, "rejected": before + rejected}
+
+
+def write(path: Path, rows: list[dict[str, str]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def test_a_folder_of_a_repository_is_read_as_the_hub_lays_it_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`train.jsonl` below a folder (HH-RLHF), and `train/0000.parquet` (converted branches)."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    rows = [hh(f"q {n}", " x", " y") for n in range(3)]
+    for place in ("other", "harmless-base"):
+        (tmp_path / place).mkdir()
+    write(tmp_path / "harmless-base" / "train.jsonl", rows)
+    write(tmp_path / "other" / "train.jsonl", rows[:1])
+    found = list(hub_rows(str(tmp_path), None, "train", None, "harmless-base"))
+    assert found == rows
+    parquet = tmp_path / "branch" / "comparisons" / "train"
+    parquet.mkdir(parents=True)
+    datasets.Dataset.from_list([POST]).to_parquet(str(parquet / "0000.parquet"))
+    (found_post,) = hub_rows(str(tmp_path / "branch"), None, "train", None, "comparisons")
+    assert found_post["summaries"][1]["text"] == " good\n" and found_post["choice"] == 1
+
+
+def test_the_hub_is_asked_for_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def serve(name: str, subset: str | None, **options: Any) -> datasets.Dataset:
+        asked.update(options, name=name, subset=subset)
+        return datasets.Dataset.from_list([hh(f"question {n}", " x", " y") for n in range(4)])
+
+    monkeypatch.setattr(datasets, "load_dataset", serve)
+    data = Dataset(
+        source=Source.hub,
+        hub="Anthropic/hh-rlhf",
+        data_dir="harmless-base",
+        format=Format.hh,
+        label_column=None,
+        splits=Splits(sft=1.0, reward=0.0, rl=0.0, oracle=0.0, eval=0.0),
+    )
+    assert len(data.read().parts["sft"]) == 4
+    assert asked == {
+        "name": "Anthropic/hh-rlhf",
+        "subset": None,
+        "split": "train",
+        "revision": None,
+        "data_dir": "harmless-base",
+    }
