@@ -54,7 +54,7 @@ def plan(config: Config) -> list[Plan]:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a pipeline made, and how long each stage that had to run took."""
+    """What a pipeline made, and how long the stages of each name that had to run took."""
 
     last: Stage
     seconds: dict[str, float]
@@ -81,8 +81,9 @@ def execute(config: Config) -> Outcome:
             raise UserError(mistake)
         if code != 0:
             raise StageFailed(stage.name, code)
-        seconds[stage.name] = time.monotonic() - started
-        say(f"{stage.name} {stage.key}: done in {seconds[stage.name]:.0f} s")
+        took = time.monotonic() - started
+        seconds[stage.name] = seconds.get(stage.name, 0.0) + took
+        say(f"{stage.name} {stage.key}: done in {took:.0f} s")
     return Outcome(stages[-1], seconds)
 
 

@@ -41,8 +41,9 @@ def run(name: str, key: str) -> None:
     config = configuration.read(sys.stdin)
     torch.set_num_threads(config.hardware.threads_of(name))
     context = Context(config)
-    stage = next((s for s in all_stages(context) if s.name == name), None)
-    if stage is None or stage.key != key:
+    stages = all_stages(context)  # several may have one name: the members of an ensemble
+    stage = next((s for s in stages if (s.name, s.key) == (name, key)), None)
+    if stage is None:
         raise UserError(
             f"{name}: the data or a model changed while the run was being prepared; run again"
         )
