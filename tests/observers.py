@@ -173,17 +173,21 @@ def paid(config: Config, place: Path) -> Any:
 
 
 def judged(config: Config, place: Path) -> Any:
-    """What judge and scorer say of made-up responses."""
+    """What judge and scorer say of made-up responses, and how many passes that took."""
     rollout = make_rollout([4, 1, 9, 3])
+    passes: list[int] = []
+
+    def opened(_: Context, __: Any, member: int = 0) -> Scorer:
+        scorer = Scorer(tiny_classifier(seed=1 + member), PAD_ID, config.reward_model.score_at)
+        scorer.backbone.register_forward_hook(lambda *_: passes.append(1))
+        return scorer
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "tokencredit.models.scorer.open_reader",
-            lambda *_: Scorer(tiny_classifier(), PAD_ID, config.reward_model.score_at),
-        )
+        patch.setattr("tokencredit.models.scorer.open_reader", opened)
         panel = open_panel(
             config.judge, config.scorer, Context(config), speaking(train_tokenizer())
         )
-        return [plain(panel(rollout)), config.judge.gives().value]
+        return [plain(panel(rollout)), config.judge.gives().value, len(passes)]
 
 
 @dataclass

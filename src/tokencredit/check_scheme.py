@@ -23,7 +23,7 @@ def check_scheme(scheme: RewardScheme) -> list[str]:
     """The names of the promises that hold; raises `UserError` with the first that is broken."""
     kept = []
     for name, promise in PROMISES.items():
-        if name == "sums to the score" and not scheme.sum_preserving:
+        if name == "sums to the score" and not scheme.preserves_sum():
             continue
         try:
             held = promise(scheme)

@@ -27,6 +27,8 @@ from tokencredit.data.dataset import Dataset
 from tokencredit.errors import UserError, require
 from tokencredit.hardware import Hardware
 from tokencredit.judges.attention import AttentionJudge
+from tokencredit.judges.attribution import AttributionJudge
+from tokencredit.judges.ensemble import Ensemble, EnsembleJudge
 from tokencredit.judges.function import FunctionJudge
 from tokencredit.judges.implicit import ImplicitJudge
 from tokencredit.judges.judge import Judge
@@ -35,6 +37,7 @@ from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.judges.same import SameAsJudge
 from tokencredit.models.model import Model
 from tokencredit.models.sampling import Sampling
+from tokencredit.rewards.attribution import Attribution
 from tokencredit.rewards.implicit import DPPO, RTO, RTOShaped, SemiRTO
 from tokencredit.rewards.redistribute import Redistribute
 from tokencredit.rewards.scheme import Evidence, RewardScheme
@@ -164,11 +167,22 @@ COMPONENTS: Final[dict[str, list[type]]] = {
         RewardModelJudge,
         AttentionJudge,
         PolicyAttentionJudge,
-        FunctionJudge,
+        AttributionJudge,
+        EnsembleJudge,
         ImplicitJudge,
+        FunctionJudge,
     ],
-    "scorer": [RewardModelJudge, FunctionJudge, ImplicitJudge, SameAsJudge],
-    "reward_scheme": [Sparse, Uniform, Redistribute, RTO, DPPO, SemiRTO, RTOShaped],
+    "scorer": [RewardModelJudge, Ensemble, ImplicitJudge, FunctionJudge, SameAsJudge],
+    "reward_scheme": [
+        Sparse,
+        Uniform,
+        Redistribute,
+        Attribution,
+        RTO,
+        DPPO,
+        SemiRTO,
+        RTOShaped,
+    ],
     "algorithm": [PPO, PPOPenalty, Reinforce, RLOO, GRPO, ReMax, SupervisedOnly, PreferenceOnly],
     "hardware": [Hardware],
     "tracking": [Tracking],

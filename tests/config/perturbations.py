@@ -129,6 +129,12 @@ TRAINED: dict[str, Any] = {
 }
 """For both stages that borrow a trainer."""
 
+ENSEMBLE = ("judge=ensemble",)
+ENSEMBLE_OF: dict[str, dict[str, dict[str, Any]]] = {
+    group: {"c": {f"{group}.combine": "mean_minus_sd"}} for group in ("judge", "scorer")
+}
+ATTRIBUTING = {"method": "gradient_x_input", "baseline": "zero", "steps": 5, "pass_tokens": 40}
+
 TRIES: dict[str, Try] = {
     "model.name": Try(results, "mine"),
     "model.policy.source": Try(places, "package"),
@@ -195,6 +201,22 @@ TRIES: dict[str, Try] = {
     "judge.row": Try(judged, "last", {"reward_model.score_at": "before_end"}),
     "judge.average": Try(judged, "last", {}, ("reward_scheme=abc_d",)),
     "judge.shift": Try(judged, "authors", {}, ("reward_scheme=abc_d",)),
+    "judge.attention.layer": Try(judged, 0, choices=ENSEMBLE),
+    "judge.attention.heads": Try(judged, [0], choices=ENSEMBLE),
+    "judge.attention.row": Try(
+        judged, "last", {"reward_model.score_at": "before_end"}, choices=ENSEMBLE
+    ),
+    **{
+        f"{group}.{name}": Try(
+            judged, value, ENSEMBLE_OF[group].get(name, {}), (f"{group}=ensemble",)
+        )
+        for group in ENSEMBLE_OF
+        for name, value in (("members", 2), ("combine", "minimum"), ("c", 2.0))
+    },
+    **{
+        f"judge.{name}": Try(judged, value, choices=("reward_scheme=attribution",))
+        for name, value in ATTRIBUTING.items()
+    },
     "judge.function": Try(
         judged,
         f"{HERE}/judge.py:nothing",
@@ -214,6 +236,7 @@ TRIES: dict[str, Try] = {
         ("scorer=function",),
     ),
     "reward_scheme.beta": Try(paid, 0.5),
+    "reward_scheme.normalise": Try(paid, "raw", choices=("reward_scheme=attribution",)),
     "algorithm.batch_size": loop(8),
     "algorithm.samples_per_prompt": loop(2),
     "algorithm.epochs": loop(2),

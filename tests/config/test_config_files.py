@@ -27,6 +27,7 @@ GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.n
 COMPANIONS = {
     "dataset/file": ["dataset.path=reviews.jsonl"],
     "dataset/pairs": ["dataset.path=pairs.jsonl"],
+    "judge/attribution": ["reward_scheme=attribution"],
     "judge/function": ["judge.function=f.py:g", "reward_scheme=sparse"],
     "judge/reward_model": ["reward_scheme=sparse"],
     "judge/implicit": ["reward_scheme=rto"],
@@ -168,7 +169,8 @@ def test_every_scheme_with_every_judge_fits_or_is_refused() -> None:
             wanted = OmegaConf.get_type(tree.reward_scheme).evidence
             kind, paid = OmegaConf.get_type(tree.judge), OmegaConf.get_type(tree.reward_scheme)
             ends = tree.judge.get("sentence_end") is not None or not paid.reads_ends
-            fits = ends and wanted in {Evidence.none, kind.evidence}
+            given = Evidence.signed if judge == "function" else kind.evidence  # judge.meaning
+            fits = ends and wanted in {Evidence.none, given}
             seen.add(fits)
             if fits:
                 assert configuration.load(tree).judge.evidence is not None

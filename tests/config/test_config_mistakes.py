@@ -31,7 +31,7 @@ UNKNOWN = [
 ]
 OPTIONS = [
     (["algorithm=pop"], ["algorithm", "'pop'", "'ppo'", "ppo, ppo_deepspeed_chat,", "sft"]),
-    (["reward_scheme=abd"], ["reward_scheme", "'abd'", "'abc_d'", "abc, abc_d", "uniform"]),
+    (["reward_scheme=abd"], ["reward_scheme", "'abd'", "'abc_d'", "abc_d2", "uniform"]),
     (["model=tyni"], ["model", "'tyni'", "gpt2", "scratch", "smollm2_135m", "tiny"]),
     (["dataset=imbd"], ["dataset", "'imbd'", "'imdb'", "file", "rotten_tomatoes"]),
     (["judge=attn"], ["judge", "'attn'", "attention", "function", "policy_attention"]),
@@ -144,6 +144,8 @@ INCOMPLETE = [
     ),
     (["scorer=function", "scorer.function=score"], ["scorer.function", "'score'"]),
     (["judge=reward_model"], ["judge", "evidence", "attention"]),
+    (["judge=attribution"], ["judge", "signed evidence", "Redistribute", "attention", "ensemble"]),
+    (["judge=ensemble", "judge.members=0"], ["judge.members", "scorer.members", "0", ">= 1"]),
     (["judge=function", "judge.function=f.py:g"], ["judge", "evidence", "policy_attention"]),
     (["reward_scheme=abc_d", "scorer=judge"], ["scorer", "PolicyAttentionJudge", "reward_model"]),
     (["judge.heads=[1,1]"], ["judge.heads", "[1, 1]", "different"]),
@@ -154,7 +156,7 @@ FLAGS = [
     (["--plugin", "none.py"], ["--plugin none.py", "no such Python file"]),
     (["--plugin", "no.such.module"], ["--plugin no.such.module", "does not import"]),
     (["--bogus"], ["--bogus"]),
-    (["-m", "reward_scheme=sparse,abd"], ["reward_scheme", "'abd'", "abc, abc_d", "uniform"]),
+    (["-m", "reward_scheme=sparse,abd"], ["reward_scheme", "'abd'", "abc_d2", "uniform"]),
     (["-m", "sede=1,2"], ["sede", "'seed'"]),
 ]
 

@@ -102,7 +102,7 @@ def test_order_of_the_batch_is_the_order_of_the_rewards(scheme: RewardScheme) ->
 def test_sum_is_the_score_where_that_is_promised(scheme: RewardScheme) -> None:
     rollout, judgement = case()
     total = masked_sum(scheme.token_rewards(rollout, judgement), rollout.response_mask)
-    if scheme.sum_preserving:
+    if scheme.preserves_sum():
         assert torch.allclose(total, judgement.scores, atol=1e-5)
 
 

@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from builders import EOS_ID, make_judgement, make_rollout, tiny_causal, train_tokenizer
+from builders import (
+    EOS_ID,
+    PAD_ID,
+    make_judgement,
+    make_rollout,
+    tiny_causal,
+    tiny_classifier,
+    train_tokenizer,
+)
 from named_tests import names_of_tests
 from observers import furnish, learn
 from policies import run_config
@@ -24,11 +32,18 @@ from tokencredit.canonical import flatten
 from tokencredit.config import COMPONENTS, Config
 from tokencredit.data.dataset import Dataset
 from tokencredit.data.sources import Source
+from tokencredit.judges.attribution import AttributionJudge
+from tokencredit.judges.ensemble import Ensemble
 from tokencredit.judges.implicit import ImplicitJudge
+from tokencredit.judges.judge import OpenJudge
 from tokencredit.models.computation import Computation
 from tokencredit.models.log_ratio import LogRatio, as_it_is
 from tokencredit.models.sampling import Sampling
+from tokencredit.models.scorer import Scorer
+from tokencredit.rewards.attribution import Attribution
 from tokencredit.rewards.implicit import RTO
+from tokencredit.rewards.scheme import RewardScheme
+from tokencredit.rewards.sparse import Sparse
 from tokencredit.stages.settings import Evaluation
 from tokencredit.train import conf_dir
 
@@ -148,7 +163,22 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     ratio = LogRatio(*models, computation=Computation(), filler=EOS_ID)
     notes = ImplicitJudge().judging(ratio, 0.1, train_tokenizer())(make_rollout([3])).notes
     assert notes is not None
-    return found | {"implicit judge": {f"judge/{name}" for name in notes.columns}}
+    return found | of_judges() | {"implicit judge": {f"judge/{name}" for name in notes.columns}}
+
+
+def of_judges() -> dict[str, set[str]]:
+    """What judges and schemes log of their own."""
+    rollout, scorer, found = make_rollout([3, 2]), Scorer(tiny_classifier(), PAD_ID), {}
+    pairs: list[tuple[OpenJudge, RewardScheme]] = [
+        (AttributionJudge(steps=2).judging(scorer), Attribution()),
+        (Ensemble().judging([scorer, scorer]), Sparse()),
+    ]
+    for judge, scheme in pairs:
+        said = judge(rollout)
+        assert said.notes is not None
+        notes = {f"judge/{name}" for name in said.notes.columns}
+        found[type(scheme).__name__] = notes | set(scheme.measure(rollout, said))
+    return found
 
 
 def test_field_B26_every_logged_metric_is_described(logged: dict[str, set[str]]) -> None:

@@ -50,6 +50,10 @@ class Judge(ABC):
 
         return {"reward_model": RewardModelStage(context)} if "reward_model" in self.needs else {}
 
+    def scoring(self) -> object:
+        """What decides its scores: judges of one answer share a pass. None: that is its own."""
+        return self.needs if self.needs == ("reward_model",) else None
+
     @abstractmethod
     def open(self, context: Context, actors: Actors) -> OpenJudge:
         """The live judge.
@@ -85,4 +89,5 @@ def shares_pass(judge: Judge, scorer: Judge) -> bool:
 
     if isinstance(scorer, SameAsJudge):
         return True
-    return judge.gives_scores and judge.needs == scorer.needs == ("reward_model",)
+    shared = judge.scoring()
+    return judge.gives_scores and shared is not None and shared == scorer.scoring()

@@ -103,30 +103,60 @@ class Scorer:
 
     def _score(self, ids: Int[Tensor, "B S"], read: Int[Tensor, "B"]) -> Float[Tensor, "B"]:
         """Scores read at `read` of right-padded rows."""
+        return self._read(read, input_ids=ids)
+
+    def embed(self, ids: Int[Tensor, "*S"]) -> Float[Tensor, "*S d"]:
+        """What the model reads of `ids`, before positions are added."""
+        with torch.no_grad():
+            embedded: Tensor = self._table()(ids)
+        return embedded.float()
+
+    def vocabulary(self) -> int:
+        """How many ids have an embedding."""
+        return int(self._table().num_embeddings)
+
+    def score_embedded(
+        self, embedded: Float[Tensor, "B S d"], read: Int[Tensor, "B"]
+    ) -> Float[Tensor, "B"]:
+        """Scores as a function of what is read in place of ids, with gradient where that has one.
+
+        Rows are right-padded and read at `read`, as those of ids are.
+        """
+        return self._read(read, inputs_embeds=embedded.to(self.model.dtype))
+
+    def _table(self) -> nn.Embedding:
+        return self.model.get_input_embeddings()  # type: ignore[no-any-return]
+
+    def _read(self, read: Int[Tensor, "B"], **inputs: Tensor) -> Float[Tensor, "B"]:
         # Causal attention never looks at padding on the right, and positions count from the left
         # anyway; without a mask, flash attention can run and no (B, S, S) mask is made.
-        hidden = self.backbone(input_ids=ids, use_cache=False).last_hidden_state
-        rows = torch.arange(len(ids), device=ids.device)
+        hidden = self.backbone(**inputs, use_cache=False).last_hidden_state
+        rows = torch.arange(len(read), device=read.device)
         head: nn.Module = self.model.score
         return sentiment(head(hidden[rows, read]).float())
 
 
-def parts(lengths: Int[Tensor, "B"]) -> Iterator[tuple[Int[Tensor, "n"], int]]:
-    """Rows of similar length, at most `PART_TOKENS` tokens with padding (or one row), and a width.
+def parts(
+    lengths: Int[Tensor, "B"], tokens: int = PART_TOKENS
+) -> Iterator[tuple[Int[Tensor, "n"], int]]:
+    """Rows of similar length, at most `tokens` tokens with padding (or one row), and a width.
 
     Every row is in exactly one part, longest first.
     """
     order = torch.argsort(lengths, stable=True, descending=True)
     widths, first = lengths[order].tolist(), 0
     while first < len(widths):
-        count = max(1, PART_TOKENS // widths[first])
+        count = max(1, tokens // widths[first])
         yield order[first : first + count], widths[first]
         first += count
 
 
-def open_scorer(context: Context, tokenizer: PreTrainedTokenizerBase) -> Scorer:
-    """The reward model of a run; its vocabulary must be the policy's, whose ids it reads."""
-    scorer = open_reader(context, tokenizer)
+def open_scorer(context: Context, tokenizer: PreTrainedTokenizerBase, member: int = 0) -> Scorer:
+    """The reward model of a run, or another member of its ensemble.
+
+    Its vocabulary must be the policy's, whose ids it reads.
+    """
+    scorer = open_reader(context, tokenizer, member)
     if scorer.retokeniser is not None:
         raise UserError(
             "model.reward_reads = 'text': what is asked of the reward model here takes the "
@@ -135,9 +165,9 @@ def open_scorer(context: Context, tokenizer: PreTrainedTokenizerBase) -> Scorer:
     return scorer
 
 
-def open_reader(context: Context, tokenizer: PreTrainedTokenizerBase) -> Scorer:
-    """The reward model of a run, for a caller that lets its `retokeniser` read first."""
-    artifact = context.store.get(RewardModelStage(context))
+def open_reader(context: Context, tokenizer: PreTrainedTokenizerBase, member: int = 0) -> Scorer:
+    """As `open_scorer`, for a caller that lets the model's `retokeniser` read first."""
+    artifact = context.store.get(RewardModelStage(context, member))
     own, config = load_tokenizer(artifact.path), context.config
     model = load_classifier(artifact.path, config.model.dtype).to(config.hardware.device.value)
     scorer = Scorer(model, int(own.pad_token_id), config.reward_model.score_at)

@@ -31,9 +31,14 @@ class RewardScheme(ABC):
     evidence: ClassVar[Evidence] = Evidence.none
     """The kind of evidence the scheme reads; `none` fits every judge."""
     sum_preserving: ClassVar[bool] = False
-    """Whether the rewards of a response always sum to its score."""
+    """Whether the rewards of a response always sum to its score, unless `preserves_sum` says
+    otherwise."""
     reads_ends: ClassVar[bool] = False
     """Whether the scheme reads where sentences end, so that a judge that says so is needed."""
+
+    def preserves_sum(self) -> bool:
+        """Whether the rewards of a response always sum to its score."""
+        return self.sum_preserving
 
     @abstractmethod
     def token_rewards(self, rollout: Rollout, judgement: Judgement) -> Float[Tensor, "B T"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from tokencredit.canonical import added
 from tokencredit.data.records import Record
@@ -16,9 +16,13 @@ from tokencredit.models.model import load_classifier, load_tokenizer
 from tokencredit.models.padding import ensure_pad, fit_embeddings
 from tokencredit.models.sequences import ScoreAt
 from tokencredit.stages.label_model import evaluate, fit_labels
+from tokencredit.stages.members import member_seed
 from tokencredit.stages.preference_model import evaluate_pairs, fit_pairs
 from tokencredit.stages.stage import Stage
 from tokencredit.stages.training import Training
+
+if TYPE_CHECKING:
+    from tokencredit.context import Context
 
 
 @dataclass(slots=True, kw_only=True)
@@ -67,10 +71,15 @@ class RewardModel(Training):
 
 
 class RewardModelStage(Stage):
-    """The model that scores responses."""
+    """The model that scores responses, or one of several that were trained alike."""
 
     name: ClassVar[str] = "reward_model"
     version: ClassVar[int] = 2
+
+    def __init__(self, context: Context, member: int = 0) -> None:
+        """Member 0 is the reward model itself; the others of an ensemble differ by their seed."""
+        super().__init__(context)
+        self.member, self.seed = member, member_seed(context.config.stage_seed, member)
 
     def parents(self) -> Mapping[str, Stage]:
         """The converted or initialised base model, where one is needed."""
@@ -99,10 +108,13 @@ class RewardModelStage(Stage):
             "format": config.dataset.format,
             "stage_seed": config.stage_seed,
             **(config.model.quantization_inputs() if config.reward_model.train else {}),
+            **({"member": self.member} if self.member else {}),
         }
 
     def run(self, out: Path) -> Mapping[str, object]:
         """Train and write a plain Hugging Face folder with the classifier."""
+        import torch
+
         config = self.context.config
         settings = config.reward_model
         base = base_of(self.context, config.model.reward_source()).place()
@@ -111,6 +123,8 @@ class RewardModelStage(Stage):
         labels = (1 if pairs else 2) if settings.train else None
         device = config.hardware.device.value
         quantized = config.model.quantized(device) if settings.train else None
+        if self.member:
+            torch.manual_seed(self.seed)  # a head of its own
         model = load_classifier(
             base.where, config.model.dtype, base.revision, settings.max_length, labels, quantized
         )
@@ -121,7 +135,7 @@ class RewardModelStage(Stage):
         if settings.train:
             fit = fit_pairs if pairs else fit_labels
             records = self._records("reward")
-            model, figures = fit(config, model, tokenizer, records, out, config.stage_seed)
+            model, figures = fit(config, model, tokenizer, records, out, self.seed)
         held_out = self._records("eval")[: settings.held_out]
         if pairs:
             figures |= evaluate_pairs(model, tokenizer, held_out, settings, out)

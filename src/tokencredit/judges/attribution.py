@@ -1,0 +1,83 @@
+"""The reward model's score, attributed to response tokens: evidence with a sign."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from tokencredit.errors import require
+from tokencredit.judges.judge import Judge, OpenJudge
+from tokencredit.judges.retokenised import reading
+from tokencredit.models.attribution import Attributor, Baseline, Method
+from tokencredit.models.scorer import PART_TOKENS
+from tokencredit.rewards.scheme import Evidence
+from tokencredit.rollout import Judgement, Notes, Rollout
+
+if TYPE_CHECKING:
+    from tokencredit.context import Context
+    from tokencredit.models.scorer import Scorer
+    from tokencredit.stages.actors import Actors
+
+LARGEST_GAP: Final = 1e-3
+"""Of the difference of two scores, that DeepLIFT may leave unexplained."""
+
+
+@dataclass(slots=True, kw_only=True)
+class AttributionJudge(Judge):
+    """What each response token added to the reward model's score (Chan et al. 2024, §6).
+
+    The response is compared with the same prompt followed by as many fillers. The attributions of
+    its tokens sum to the difference of the two scores, up to the gap that is logged as
+    `judge/completeness_gap`.
+    """
+
+    evidence: ClassVar[Evidence] = Evidence.signed
+    needs: ClassVar[tuple[str, ...]] = ("reward_model",)
+
+    method: Method = Method.integrated_gradients
+    """integrated_gradients; gradient_x_input, which is cheap and has a large gap; or deeplift,
+    which is refused unless it explains the score: captum's follows ReLU, ELU, LeakyReLU, Sigmoid,
+    Tanh, and Softplus modules only, so attention, norms, and most models' activations break it."""
+    baseline: Baseline = Baseline.mean
+    """What stands in place of each response token in the text that the response is compared with:
+    the mean embedding of the vocabulary, that of the pad id, or zeros."""
+    steps: int = 32
+    """Points of integrated gradients; each costs a forward and a backward pass. The gap tells
+    whether they are enough."""
+    pass_tokens: int = PART_TOKENS
+    """Tokens of one pass, padding included (one response at least): what bounds the memory."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        require(self.steps >= 1, "judge.steps", self.steps, "must be >= 1")
+        require(self.pass_tokens >= 1, "judge.pass_tokens", self.pass_tokens, "must be >= 1")
+
+    def open(self, context: Context, actors: Actors) -> OpenJudge:
+        """The reward model behind a callable that gives its scores and their attributions."""
+        return reading(self.judging, context, actors)
+
+    def judging(self, model: Scorer) -> OpenJudge:
+        """The judge that reads this reward model."""
+        attributor = Attributor(model, self.method, self.baseline, self.steps, self.pass_tokens)
+
+        def judge(rollout: Rollout) -> Judgement:
+            scores, found = model.score(rollout), attributor.attribute(rollout)
+            gaps = found.gaps(scores)
+            if self.method is Method.deeplift:
+                refuse(float(gaps.max()))
+            columns = {"completeness_gap": gaps, "baseline_score": found.baseline_scores}
+            return Judgement(scores=scores, evidence=found.evidence, notes=Notes(columns))
+
+        return judge
+
+
+def refuse(gap: float) -> None:
+    """Raise if DeepLIFT left more of a score's difference unexplained than it may."""
+    require(
+        gap <= LARGEST_GAP,
+        "judge.method",
+        Method.deeplift.value,
+        f"leaves {gap:.3g} of the difference to the baseline's score unexplained (at most "
+        f"{LARGEST_GAP:g}): captum's DeepLIFT does not follow this reward model's activations, "
+        "norms, or attention; use judge.method=integrated_gradients",
+    )

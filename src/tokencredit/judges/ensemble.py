@@ -1,0 +1,135 @@
+"""Several reward models that differ by their seed alone, and what they agree on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tokencredit.errors import require
+from tokencredit.judges.attention import AttentionJudge
+from tokencredit.judges.judge import Judge, OpenJudge
+from tokencredit.judges.retokenised import retokenised
+from tokencredit.judges.reward_model import RewardModelJudge
+from tokencredit.rewards.scheme import Evidence
+from tokencredit.rollout import Judgement, Notes, Rollout
+
+if TYPE_CHECKING:
+    from tokencredit.context import Context
+    from tokencredit.models.scorer import Scorer
+    from tokencredit.stages.actors import Actors
+    from tokencredit.stages.stage import Stage
+
+
+class Combine(str, Enum):
+    """How the scores of the members become one."""
+
+    mean = "mean"
+    """Their mean."""
+    minimum = "minimum"
+    """That of the member that likes the response least."""
+    mean_minus_sd = "mean_minus_sd"
+    """Their mean less `c` of their standard deviations."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Ensemble(Judge):
+    """One score of several reward models (Coste et al. 2023); nothing about single tokens.
+
+    The first member is the reward model of every other run and is shared with them. Their
+    disagreement, the standard deviation of their scores, is logged as `judge/score_sd`.
+    """
+
+    members: int = 3
+    """Reward models. All but the first are trained for the ensemble, on the same data in another
+    order and in other windows, each with a fresh head of its own."""
+    combine: Combine = Combine.mean
+    """mean; minimum; or mean_minus_sd: mean − c · sd."""
+    c: float = 1.0
+    """Weight of the disagreement (combine=mean_minus_sd)."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        key = "judge.{0} (or scorer.{0})"
+        require(self.members >= 1, key.format("members"), self.members, "must be >= 1")
+        require(self.c >= 0, key.format("c"), self.c, "must be >= 0: disagreement is no merit")
+
+    def scoring(self) -> object:
+        """Ensembles that combine alike have the same scores."""
+        return ("ensemble", self.members, self.combine, self.c)
+
+    def parents(self, context: Context) -> Mapping[str, Stage]:
+        """A reward model for each member."""
+        from tokencredit.stages.members import member_stages
+
+        require(
+            context.config.reward_model.train or self.members == 1,
+            "judge.members (or scorer.members)",
+            self.members,
+            "all members would be the same model, since reward_model.train is false; use "
+            "judge=reward_model, or train the members",
+        )
+        return member_stages(context, self.members)
+
+    def open(self, context: Context, actors: Actors) -> OpenJudge:
+        """The members behind one callable."""
+        from tokencredit.models.scorer import open_reader
+
+        models = [open_reader(context, actors.tokenizer, n) for n in range(self.members)]
+        return retokenised(self.judging(models), models[0].retokeniser)
+
+    def judging(self, models: Sequence[Scorer]) -> OpenJudge:
+        """The judge that reads these reward models, one after the other."""
+        opened = [self.member(model) for model in models]
+
+        def judge(rollout: Rollout) -> Judgement:
+            said = [each(rollout) for each in opened]
+            scores = torch.stack([one.scores for one in said])
+            return Judgement(
+                scores=combined(scores, self.combine, self.c),
+                evidence=torch.stack([one.evidence for one in said]).mean(dim=0),
+                notes=Notes({"score_sd": disagreement(scores)}),
+            )
+
+        return judge
+
+    def member(self, model: Scorer) -> OpenJudge:
+        """What is asked of one member."""
+        return RewardModelJudge().judging(model)
+
+
+@dataclass(slots=True, kw_only=True)
+class EnsembleJudge(Ensemble):
+    """One score of several reward models, and the mean of their attention to each token.
+
+    Each member's weights over prompt and response sum to 1, and so do their means. They are not
+    normalised over the response before: a member that hardly looks at it has as little to say.
+    """
+
+    evidence: ClassVar[Evidence] = Evidence.nonnegative
+
+    attention: AttentionJudge = field(default_factory=AttentionJudge)
+    """What is read of each member's attention."""
+
+    def member(self, model: Scorer) -> OpenJudge:
+        """Score and attention of one member."""
+        return self.attention.judging(model)
+
+
+def combined(scores: Float[Tensor, "k B"], combine: Combine, c: float = 0.0) -> Float[Tensor, "B"]:
+    """One score a response from k."""
+    if combine is Combine.minimum:
+        return scores.amin(dim=0)
+    if combine is Combine.mean_minus_sd:
+        return scores.mean(dim=0) - c * disagreement(scores)
+    return scores.mean(dim=0)
+
+
+def disagreement(scores: Float[Tensor, "k B"]) -> Float[Tensor, "B"]:
+    """√(Σ_i (s_i − mean)² / k) of each response: 0 for a single member."""
+    return scores.std(dim=0, correction=0)
