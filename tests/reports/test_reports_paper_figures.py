@@ -7,11 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from paper_runs import AUTHORS, lines, needs_authors, write_csv
 from tokencredit.cli import app
 from tokencredit.errors import UserError
+from tokencredit.reports import drawings
 from tokencredit.reports.entries import FIGURES, find
 from tokencredit.reports.figure_data import figure_marks
 from tokencredit.reports.marks import Mark, Shape
@@ -213,3 +216,28 @@ def test_without_committed_cells_the_command_asks_for_runs(
     monkeypatch.chdir(tmp_path)
     answer = CliRunner().invoke(app, ["figure", "abc/figure3"])
     assert isinstance(answer.exception, UserError) and "--runs" in str(answer.exception)
+
+
+def test_a_legend_of_long_names_stays_inside_its_figure() -> None:
+    entry = find("abc/figure5", FIGURES)
+    marks = [
+        Mark(
+            "",
+            "",
+            method,
+            f"{method} with a long name",
+            Shape.diverged,
+            "run",
+            (1.0,),
+            (1.0,),
+            (),
+            1,
+        )
+        for method in entry.methods
+    ]
+    figure = Figure(figsize=(7.6, 4.3), dpi=160)
+    FigureCanvasAgg(figure)
+    drawings._legend(figure, entry, marks)
+    (legend,) = figure.legends
+    assert legend.get_window_extent().width <= figure.bbox.width
+    assert len(legend.get_texts()) > len(entry.methods)

@@ -187,6 +187,10 @@ def _legend(figure: Figure, entry: Entry, marks: Sequence[Mark]) -> None:
     if entry.guide is not None:
         dashed: Any = {"color": "#777777", "linestyle": (0, (4, 3)), "linewidth": 1.2}
         handles.append(Line2D([], [], label=f"y = {entry.guide:g} x", **dashed))
-    columns = min(5 if len(handles) != 6 else 3, len(handles))
     look: Any = {"fontsize": 9.5, "handlelength": 1.8, "columnspacing": 1.4}
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, **look)
+    for columns in range(len(handles), 0, -1):  # as wide as the figure has room for
+        legend = figure.legend(handles=handles, loc="outside lower center", ncols=columns, **look)
+        if legend.get_window_extent().width <= 0.98 * figure.bbox.width:
+            return
+        legend.remove()
+    figure.legend(handles=handles, loc="outside lower center", ncols=1, **look)
