@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from builders import (
+    EOS_ID,
     PAD_ID,
     make_judgement,
     make_prompts,
@@ -31,6 +32,8 @@ from tokencredit.data.prompts import PromptStream
 from tokencredit.engine import Engine, World
 from tokencredit.errors import UserError
 from tokencredit.judges.judge import open_panel
+from tokencredit.models.computation import Computation
+from tokencredit.models.log_ratio import LogRatio, as_it_is
 from tokencredit.models.products import chunks
 from tokencredit.models.scorer import Scorer
 from tokencredit.ops import keep, masked_sum
@@ -38,6 +41,7 @@ from tokencredit.rollout import Judgement, Rollout
 from tokencredit.stages.actors import load_actors
 from tokencredit.stages.finish import export_policy
 from tokencredit.stages.learner import Learner, Surroundings
+from tokencredit.store import Store
 
 Observer = Callable[[Config, Path], Any]
 """A configuration, and a folder that `furnish` has filled; something that can be compared."""
@@ -184,10 +188,18 @@ def judged(config: Config, place: Path) -> Any:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tokencredit.models.scorer.open_reader", opened)
+        patch.setattr("tokencredit.models.log_ratio.open_log_ratio", lambda *_: two_models())
+        patch.setattr(Store, "get", lambda *_: SimpleNamespace(path=place / "model"))
         panel = open_panel(
             config.judge, config.scorer, Context(config), speaking(train_tokenizer())
         )
         return [plain(panel(rollout)), config.judge.gives().value, len(passes)]
+
+
+def two_models() -> LogRatio:
+    """A DPO model and its reference."""
+    dpo, reference = (as_it_is(tiny_causal(seed=seed)) for seed in (5, 6))
+    return LogRatio(dpo, reference, Computation(), EOS_ID)
 
 
 @dataclass
@@ -244,3 +256,37 @@ def learned(config: Config, place: Path) -> Any:
     state = copy.deepcopy(ran.learner.state)
     counts = [ran.judge.calls, ran.forwards]
     return [ran.log.rows, ran.log.said, ran.log.saves, counts, state, sums(trained)]
+
+
+class _Anything:
+    """Does nothing, whatever is asked."""
+
+    def __getattr__(self, _: str) -> Any:
+        return _Anything()
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        return _Anything()
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+def mirrored(config: Config, place: Path) -> Any:
+    """What W&B is told when a run starts."""
+    import wandb
+
+    told: list[Any] = []
+
+    def init(**given: Any) -> Any:
+        settings = given.pop("settings")
+        told.append([given, settings.init_timeout, settings.finish_timeout])
+        return _Anything()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wandb, "init", init)
+        patch.setattr("tokencredit.tracking.wandb_mirror._quiet_session", lambda: None)
+        WandbMirror.open(config.tracking, place, "key", "name", {})
+    return told

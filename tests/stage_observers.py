@@ -6,6 +6,7 @@ import io
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -15,27 +16,34 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
+from builders import PAD_ID, tiny_classifier
 from observers import plain, sums
 from strangers import panel_of, said, stranger
 from tokencredit import config as configuration
 from tokencredit.committed import committed_cell, keep
 from tokencredit.config import Config
 from tokencredit.context import Context
+from tokencredit.data.pairs import Pair
+from tokencredit.data.records import Record
+from tokencredit.data.splits import Corpus
 from tokencredit.errors import UserError
 from tokencredit.models.base import base_of
+from tokencredit.models.scorer import Scorer
 from tokencredit.models.scratch import write_scratch_model
 from tokencredit.pipeline import all_stages
 from tokencredit.process import run_stage
 from tokencredit.reports.run_folder import RunFolder as ReportedFolder
 from tokencredit.reports.summary import _headline
+from tokencredit.stages.dpo import DPOStage
 from tokencredit.stages.finish import write_results
 from tokencredit.stages.oracle import OracleStage
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.rl import RLStage
 from tokencredit.stages.run_folder import RunFolder, State
+from tokencredit.stages.sampled_pairs import SampledPairsStage
 from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.stage import Stage
-from tokencredit.tracking.wandb_mirror import WandbMirror
+from tokencredit.store import Store
 
 LABELS = ("1", "0", "pos", "neg")
 TEXTS = [f"<br />review {n} says it was a {LABELS[n % 4]} film" for n in range(80)]
@@ -92,7 +100,8 @@ def places(config: Config, place: Path) -> Any:
         patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         patch.setattr("huggingface_hub.HfApi.model_info", info)
         patch.setattr("huggingface_hub.hf_hub_download", absent)  # no adapters there
-        for source in (config.model.policy, config.model.reward_source()):
+        sources = (config.model.policy, config.model.reward_source(), config.model.dpo_source())
+        for source in sources:
             base = base_of(Context(config), source)
             found += [base.identity(), list(base.parents()), base.source.source]
     return found
@@ -126,13 +135,14 @@ def asked(config: Config, place: Path, stage: type[Stage]) -> Any:
     trl = ModuleType("trl")
     trl.SFTConfig, trl.SFTTrainer = dict, Trainer  # type: ignore[attr-defined]
     trl.RewardConfig, trl.RewardTrainer = dict, Trainer  # type: ignore[attr-defined]
+    trl.DPOConfig, trl.DPOTrainer = dict, Trainer  # type: ignore[attr-defined]
     torch.manual_seed(0)
     Trainer.made.clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "trl", trl)
         patch.setitem(vars(transformers), "Trainer", Trainer)
         patch.setitem(vars(transformers), "TrainingArguments", dict)
-        for name in ("sft", "label_model", "preference_model"):
+        for name in ("sft", "label_model", "preference_model", "dpo"):
             patch.setattr(f"tokencredit.stages.{name}.train", lambda *_: 1.0)
         figures = stage(Context(config)).run(out)
     given = [
@@ -157,6 +167,36 @@ def fine_tuned(config: Config, place: Path) -> Any:
 
 def reward_trained(config: Config, place: Path) -> Any:
     return asked(config, place, RewardModelStage)
+
+
+def preferred(config: Config, place: Path) -> Any:
+    """What DPO asks of its trainer and reports; reviews and their beginnings are its pairs."""
+
+    def pairs(corpus: Corpus, split: str) -> list[Record]:
+        return [
+            replace(r, prompt=r.text[:20], completion=r.text[20:], rejected=r.text[20:40])
+            for r in corpus.parts[split]
+        ]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Corpus, "pairs", pairs)
+        patch.setattr(Store, "get", lambda *_: SimpleNamespace(path=place / "model"))
+        patch.setattr("tokencredit.stages.dpo.load_sampled", lambda *_: SAMPLED)
+        return asked(config, place, DPOStage)
+
+
+SAMPLED = [Pair(prompt_ids=[5], chosen_ids=[6, 0], rejected_ids=[7, 8, 0])] * 9
+
+
+def sampled(config: Config, place: Path) -> Any:
+    """How many pairs the SFT model's own responses make."""
+    out = place / "sampled"
+    out.mkdir(exist_ok=True)
+    scorer = Scorer(tiny_classifier(), PAD_ID)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Store, "get", lambda *_: SimpleNamespace(path=place / "model"))
+        patch.setattr("tokencredit.models.scorer.open_scorer", lambda *_: scorer)
+        return SampledPairsStage(Context(config)).run(out)
 
 
 def rated(config: Config, place: Path) -> Any:
@@ -252,22 +292,6 @@ def finished(config: Config, place: Path) -> list[str]:
     return drawn
 
 
-class _Anything:
-    """Does nothing, whatever is asked."""
-
-    def __getattr__(self, _: str) -> Any:
-        return _Anything()
-
-    def __call__(self, *_: Any, **__: Any) -> Any:
-        return _Anything()
-
-    def __enter__(self) -> Any:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-
 def launched(config: Config, place: Path) -> Any:
     """The processes that an RL stage and an earlier one are started in."""
     started: list[Any] = []
@@ -284,24 +308,6 @@ def launched(config: Config, place: Path) -> Any:
         for stage in ("rl", "sft"):
             run_stage(config, stage, "key")
     return started
-
-
-def mirrored(config: Config, place: Path) -> Any:
-    """What W&B is told when a run starts."""
-    import wandb
-
-    told: list[Any] = []
-
-    def init(**given: Any) -> Any:
-        settings = given.pop("settings")
-        told.append([given, settings.init_timeout, settings.finish_timeout])
-        return _Anything()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wandb, "init", init)
-        patch.setattr("tokencredit.tracking.wandb_mirror._quiet_session", lambda: None)
-        WandbMirror.open(config.tracking, place, "key", "name", {})
-    return told
 
 
 def loaded(config: Config, place: Path) -> bool:

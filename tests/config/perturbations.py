@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from algorithms.test_algorithms_keys import OTHER as OF_ALGORITHMS
 from observers import (
-    Observer,
     built,
     chunked,
     crowded,
     exported,
     judged,
     learned,
+    mirrored,
     paid,
     prompted,
     rolled,
@@ -26,13 +25,14 @@ from stage_observers import (
     launched,
     loaded,
     met,
-    mirrored,
     places,
+    preferred,
     rated,
     read,
     results,
     resumed,
     reward_trained,
+    sampled,
     scratched,
     split_sizes,
     stages,
@@ -40,8 +40,9 @@ from stage_observers import (
     where,
 )
 
-HERE = "@"
-"""Stands for the folder that `furnish` has filled."""
+from .perturbed_credit import CREDIT
+from .tries import HERE, Try
+
 SMALL: dict[str, Any] = {
     "dataset.source": "path",
     "dataset.path": f"{HERE}/reviews.jsonl",
@@ -58,18 +59,6 @@ SMALL: dict[str, Any] = {
     "oracle.batch_size": 8,
 }
 """What every observation starts from."""
-
-
-@dataclass(frozen=True)
-class Try:
-    """Another value, where its effect can be seen, and what must be set for it to have one."""
-
-    see: Observer
-    value: Any
-    given: Mapping[str, Any] = field(default_factory=dict)
-    choices: tuple[str, ...] = ()
-    also: Mapping[str, Any] = field(default_factory=dict)
-    """Set together with the value, where it would not be allowed alone."""
 
 
 LOOP = {
@@ -89,6 +78,8 @@ SEPARATE = {"model.value.kind": "separate"}
 FROM_REWARD = SEPARATE | {"model.value.init": "reward_model"}
 HUB = {"dataset.source": "hub", "dataset.hub": "some/reviews"}
 POLICY_OF_HUB = {"model.policy.source": "hub", "model.policy.name": "some/model"}
+DPO_OF_HUB = {"model.dpo.source": "hub", "model.dpo.name": "some/model"}
+SAMPLED = {"dpo.pairs": "sampled", "dpo.prompts": 5, "dpo.held_out": 3}
 REWARD_OF_HUB = {"model.reward.source": "hub", "model.reward.name": "some/model"}
 STRANGER = {
     "model.reward.source": "path",
@@ -112,7 +103,7 @@ def split(name: str) -> Try:
 
 
 SPLITS = {"sft": 0.3, "reward": 0.2, "rl": 0.05, "oracle": 0.0, "eval": 0.15}
-EPOCHS = {"sft": {"sft.epochs": 8.0}, "reward_model": {"reward_model.epochs": 8.0}}
+EPOCHS = {name: {f"{name}.epochs": 8.0} for name in ("sft", "reward_model", "dpo")}
 TRAINED: dict[str, Any] = {
     "learning_rate": 0.1,
     "batch_size": 8,
@@ -127,13 +118,7 @@ TRAINED: dict[str, Any] = {
     "bf16": True,
     "train": False,
 }
-"""For both stages that borrow a trainer."""
-
-ENSEMBLE = ("judge=ensemble",)
-ENSEMBLE_OF: dict[str, dict[str, dict[str, Any]]] = {
-    group: {"c": {f"{group}.combine": "mean_minus_sd"}} for group in ("judge", "scorer")
-}
-ATTRIBUTING = {"method": "gradient_x_input", "baseline": "zero", "steps": 5, "pass_tokens": 40}
+"""For all stages that borrow a trainer."""
 
 TRIES: dict[str, Try] = {
     "model.name": Try(results, "mine"),
@@ -150,6 +135,14 @@ TRIES: dict[str, Try] = {
     ),
     "model.reward.revision": Try(places, "v2", REWARD_OF_HUB),
     "model.reward_reads": Try(met, "text", STRANGER),
+    "model.dpo.source": Try(places, "package"),
+    "model.dpo.name": Try(places, "other/model", DPO_OF_HUB),
+    "model.dpo.path": Try(
+        places,
+        f"{HERE}/reward",
+        {"model.dpo.source": "path", "model.dpo.path": f"{HERE}/model"},
+    ),
+    "model.dpo.revision": Try(places, "v2", DPO_OF_HUB),
     "model.architecture.vocab_size": Try(scratched, 300),
     "model.architecture.hidden_size": Try(scratched, 32),
     "model.architecture.layers": Try(scratched, 2),
@@ -159,6 +152,7 @@ TRIES: dict[str, Try] = {
     "stage_seed": Try(scratched, 1),
     "model.rates.sft": Try(fine_tuned, 0.1),
     "model.rates.reward": Try(reward_trained, 0.1),
+    "model.rates.dpo": Try(preferred, 0.1),
     "model.rates.rl": Try(learned, 0.1, LOOP | {"algorithm.optimizer.learning_rate": None}),
     "model.dtype": Try(built, "bfloat16"),
     "model.autocast": Try(built, "bfloat16"),
@@ -196,47 +190,7 @@ TRIES: dict[str, Try] = {
     "dataset.prompt.max_tokens": Try(prompted, 30),
     "dataset.prompt.min_characters": Try(prompted, 300),
     "dataset.prompt.max_prompt_tokens": Try(prompted, 18, PAIRS),
-    "judge.layer": Try(judged, 0),
-    "judge.heads": Try(judged, [0]),
-    "judge.row": Try(judged, "last", {"reward_model.score_at": "before_end"}),
-    "judge.average": Try(judged, "last", {}, ("reward_scheme=abc_d",)),
-    "judge.shift": Try(judged, "authors", {}, ("reward_scheme=abc_d",)),
-    "judge.attention.layer": Try(judged, 0, choices=ENSEMBLE),
-    "judge.attention.heads": Try(judged, [0], choices=ENSEMBLE),
-    "judge.attention.row": Try(
-        judged, "last", {"reward_model.score_at": "before_end"}, choices=ENSEMBLE
-    ),
-    **{
-        f"{group}.{name}": Try(
-            judged, value, ENSEMBLE_OF[group].get(name, {}), (f"{group}=ensemble",)
-        )
-        for group in ENSEMBLE_OF
-        for name, value in (("members", 2), ("combine", "minimum"), ("c", 2.0))
-    },
-    **{
-        f"judge.{name}": Try(judged, value, choices=("reward_scheme=attribution",))
-        for name, value in ATTRIBUTING.items()
-    },
-    "judge.function": Try(
-        judged,
-        f"{HERE}/judge.py:nothing",
-        {"judge.function": f"{HERE}/judge.py:length"},
-        ("judge=function", "reward_scheme=sparse", "scorer=judge"),
-    ),
-    "judge.meaning": Try(
-        judged,
-        "nonnegative",
-        {"judge.function": f"{HERE}/judge.py:length"},
-        ("judge=function", "reward_scheme=sparse"),
-    ),
-    "scorer.function": Try(
-        judged,
-        f"{HERE}/judge.py:nothing",
-        {"scorer.function": f"{HERE}/judge.py:length"},
-        ("scorer=function",),
-    ),
-    "reward_scheme.beta": Try(paid, 0.5),
-    "reward_scheme.normalise": Try(paid, "raw", choices=("reward_scheme=attribution",)),
+    **CREDIT,
     "algorithm.batch_size": loop(8),
     "algorithm.samples_per_prompt": loop(2),
     "algorithm.epochs": loop(2),
@@ -277,7 +231,11 @@ TRIES: dict[str, Try] = {
     "rollout.chunk": loop(2),
     **{
         f"{stage}.{name}": Try(see, value, EPOCHS[stage])
-        for stage, see in (("sft", fine_tuned), ("reward_model", reward_trained))
+        for stage, see in (
+            ("sft", fine_tuned),
+            ("reward_model", reward_trained),
+            ("dpo", preferred),
+        )
         for name, value in TRAINED.items()
     },
     "sft.packing": Try(fine_tuned, True),
@@ -286,6 +244,12 @@ TRIES: dict[str, Try] = {
     "reward_model.score_at": Try(judged, "before_end"),
     "reward_model.objective": Try(reward_trained, "labels", PAIRS),
     "reward_model.centre": Try(reward_trained, 0.1, PAIRS),
+    "dpo.beta": Try(preferred, 0.3),
+    "dpo.loss": Try(preferred, "hinge"),
+    "dpo.label_smoothing": Try(preferred, 0.1, {"dpo.loss": "robust"}),
+    "dpo.pairs": Try(preferred, "sampled"),
+    "dpo.prompts": Try(sampled, 9, SAMPLED),
+    "dpo.held_out": Try(preferred, 4),
     "oracle.enabled": Try(stages, False),
     "oracle.buckets": Try(rated, 1024),
     "oracle.epochs": Try(rated, 1),
@@ -317,6 +281,10 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     "hardware.sharding": (
         "takes two processes and DeepSpeed, which need seconds to start",
         "test_zero2_is_deepspeed_and_halves_the_optimizer",
+    ),
+    "scorer.sentence_end": (
+        "only a judge's ends are read; a scorer's are left alone",
+        "test_only_the_judge_says_where_sentences_end",
     ),
     "scorer.meaning": (
         "only a judge's numbers of tokens are read; a scorer's are left alone",

@@ -20,7 +20,8 @@ from tokencredit.canonical import flatten
 from tokencredit.config import COMPONENTS, Config
 
 from .make_snapshots import composed
-from .perturbations import ELSEWHERE, GROUPS, HERE, LOOP, OFFLINE, SMALL, TRIES, Try
+from .perturbations import ELSEWHERE, GROUPS, LOOP, OFFLINE, SMALL, TRIES
+from .tries import HERE, Try
 
 
 def keys() -> set[str]:

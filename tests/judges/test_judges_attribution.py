@@ -105,7 +105,7 @@ def test_it_shares_a_pass_with_the_reward_model(monkeypatch: pytest.MonkeyPatch)
         count.append(1)
         return Scorer(tiny_classifier(), PAD_ID)
 
-    monkeypatch.setattr("tokencredit.models.scorer.open_scorer", open_one)
+    monkeypatch.setattr("tokencredit.models.scorer.open_reader", open_one)
     config: Context = None  # type: ignore[assignment]
     open_panel(AttributionJudge(), RewardModelJudge(), config, speaking(train_tokenizer()))
     assert count == [1]

@@ -114,7 +114,7 @@ def test_passes_are_shared_where_scores_are(judge: Judge, scorer: Judge, shared:
 def test_the_disagreement_of_a_scorer_is_logged_too(monkeypatch: pytest.MonkeyPatch) -> None:
     made = scorers(3)
     monkeypatch.setattr(
-        "tokencredit.models.scorer.open_scorer", lambda _, __, member=0: made[member]
+        "tokencredit.models.scorer.open_reader", lambda _, __, member=0: made[member]
     )
     nowhere: Context = None  # type: ignore[assignment]
     actors, rollout = speaking(train_tokenizer()), make_rollout(LENGTHS)

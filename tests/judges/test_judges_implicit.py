@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,8 +13,11 @@ from torch import Tensor
 
 from builders import ARCHITECTURES, EOS_ID, make_rollout, tiny_causal, train_tokenizer
 from policies import LORA, alone, make_policy, poisoned, rolled
+from tokencredit.config import check_fit
 from tokencredit.errors import UserError
+from tokencredit.judges.attention import AttentionJudge
 from tokencredit.judges.implicit import Denominator, ImplicitJudge
+from tokencredit.judges.judge import open_panel
 from tokencredit.models import log_ratio as log_ratios
 from tokencredit.models.computation import Computation
 from tokencredit.models.log_ratio import LogRatio, as_it_is, open_log_ratio
@@ -24,6 +27,7 @@ from tokencredit.models.policy import PolicyWithValue, Reference
 from tokencredit.models.sampling import LogprobMask, Sampling
 from tokencredit.models.value import ValueKind
 from tokencredit.ops import gather_logp, masked_sum
+from tokencredit.rewards.implicit import RTO, SemiRTO
 from tokencredit.rollout import Rollout
 
 KINDS = (ValueKind.shared, ValueKind.adapter)
@@ -269,3 +273,28 @@ def test_another_vocabulary_or_architecture_is_refused(tmp_path: Path) -> None:
 def test_a_pattern_that_is_none_is_refused() -> None:
     with pytest.raises(UserError, match=r"judge\.sentence_end = '\('.*regular expression"):
         ImplicitJudge(sentence_end="(")
+
+
+def test_only_the_judge_says_where_sentences_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scorer's scores alone are taken, whatever else it knows."""
+    ratio, tokenizer, rollout = two_models(), train_tokenizer(), rolled()
+    judge, scorer = ImplicitJudge(), ImplicitJudge(sentence_end="e")
+    monkeypatch.setattr(ImplicitJudge, "open", lambda self, *_: self.judging(ratio, 0.2, tokenizer))
+    context, actors = cast(Any, None), cast(Any, None)
+    found = open_panel(judge, scorer, context, actors)(rollout)
+    assert found.ends is None and torch.equal(
+        found.scores, judge.open(context, actors)(rollout).scores
+    )
+    assert scorer.open(context, actors)(rollout).ends is not None
+    swapped = open_panel(scorer, judge, context, actors)(rollout)
+    assert swapped.ends is not None
+    assert judge.gives_ends() is False and scorer.gives_ends() is True
+
+
+def test_a_scheme_that_pays_at_ends_wants_a_judge_that_knows_them() -> None:
+    check_fit(SemiRTO(), ImplicitJudge(sentence_end="e"))
+    check_fit(RTO(), ImplicitJudge())
+    with pytest.raises(UserError, match="does not say where sentences end, but SemiRTO pays there"):
+        check_fit(SemiRTO(), ImplicitJudge())
+    with pytest.raises(UserError, match="gives nonnegative evidence, but RTO needs signed"):
+        check_fit(RTO(), AttentionJudge())

@@ -122,7 +122,7 @@ class Rates:
     """For reward_model.learning_rate=null."""
     rl: float = 2e-5
     """For algorithm.optimizer.learning_rate=null."""
-    dpo: float = added(2e-5)
+    dpo: float = added(5e-4)
     """For dpo.learning_rate=null."""
 
     def __post_init__(self) -> None:

@@ -113,7 +113,7 @@ class DPOStage(Stage):
         config = self.context.config
         parents: dict[str, Stage] = {"sft": SFTStage(self.context)}
         if not config.dpo.train:
-            return parents | base_of(self.context, config.model.dpo_source()).parents()
+            return {**parents, **base_of(self.context, config.model.dpo_source()).parents()}
         if config.dpo.pairs is PairSource.sampled:
             parents["sampled_pairs"] = SampledPairsStage(self.context)
         return parents

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
+
 from tokencredit.atomic import write_text
 from tokencredit.data.pairs import Pair
 from tokencredit.data.prompts import PromptStream
@@ -110,7 +112,8 @@ class SampledPairsStage(Stage):
         for step in range(-(-count // size)):
             batch = prompts.batch(seed, step, 2 * size, f"pairs {name}", samples_per_prompt=2)
             limits = batch.max_new[::2].repeat_interleave(2)
-            batch = replace(batch, max_new=limits)[: 2 * (count - step * size)].to(model.device)
+            rows = torch.arange(min(2 * size, 2 * (count - step * size)))
+            batch = replace(batch, max_new=limits)[rows].to(model.device)
             stream = (seed, "pairs", name, step)
             said = generate(model, batch, sampling, special, stream, decode=tokenizer.decode)
             yield unscored(batch, said)

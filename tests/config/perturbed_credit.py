@@ -1,0 +1,69 @@
+"""Tries of the keys of judges, scorers, and reward schemes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from observers import judged, paid
+
+from .tries import HERE, Try
+
+RTO = ("reward_scheme=rto",)
+SCORED = ("reward_scheme=sparse", "scorer=implicit")
+ENSEMBLE = ("judge=ensemble",)
+ENSEMBLE_OF: dict[str, dict[str, dict[str, Any]]] = {
+    group: {"c": {f"{group}.combine": "mean_minus_sd"}} for group in ("judge", "scorer")
+}
+ATTRIBUTING = {"method": "gradient_x_input", "baseline": "zero", "steps": 5, "pass_tokens": 40}
+
+CREDIT: dict[str, Try] = {
+    "judge.layer": Try(judged, 0),
+    "judge.heads": Try(judged, [0]),
+    "judge.row": Try(judged, "last", {"reward_model.score_at": "before_end"}),
+    "judge.average": Try(judged, "last", {}, ("reward_scheme=abc_d",)),
+    "judge.shift": Try(judged, "authors", {}, ("reward_scheme=abc_d",)),
+    "judge.attention.layer": Try(judged, 0, choices=ENSEMBLE),
+    "judge.attention.heads": Try(judged, [0], choices=ENSEMBLE),
+    "judge.attention.row": Try(
+        judged, "last", {"reward_model.score_at": "before_end"}, choices=ENSEMBLE
+    ),
+    **{
+        f"{group}.{name}": Try(
+            judged, value, ENSEMBLE_OF[group].get(name, {}), (f"{group}=ensemble",)
+        )
+        for group in ENSEMBLE_OF
+        for name, value in (("members", 2), ("combine", "minimum"), ("c", 2.0))
+    },
+    **{
+        f"judge.{name}": Try(judged, value, choices=("reward_scheme=attribution",))
+        for name, value in ATTRIBUTING.items()
+    },
+    "judge.function": Try(
+        judged,
+        f"{HERE}/judge.py:nothing",
+        {"judge.function": f"{HERE}/judge.py:length"},
+        ("judge=function", "reward_scheme=sparse", "scorer=judge"),
+    ),
+    "judge.meaning": Try(
+        judged,
+        "nonnegative",
+        {"judge.function": f"{HERE}/judge.py:length"},
+        ("judge=function", "reward_scheme=sparse"),
+    ),
+    "scorer.function": Try(
+        judged,
+        f"{HERE}/judge.py:nothing",
+        {"scorer.function": f"{HERE}/judge.py:length"},
+        ("scorer=function",),
+    ),
+    "judge.reference": Try(judged, "kl", choices=RTO),
+    "judge.sentence_end": Try(judged, "e", choices=RTO),
+    "scorer.reference": Try(judged, "kl", choices=SCORED),
+    "reward_scheme.beta": Try(paid, 0.5),
+    "reward_scheme.normalise": Try(paid, "raw", choices=("reward_scheme=attribution",)),
+    "reward_scheme.scale": Try(paid, -0.5, choices=RTO),
+    "reward_scheme.clip": Try(paid, 0.01, choices=RTO),
+    "reward_scheme.zero_is_one": Try(paid, True, {"reward_scheme.scale": 0.0}, RTO),
+    "reward_scheme.score": Try(paid, 1.0, choices=RTO),
+    "reward_scheme.score_clip": Try(paid, 0.5, {"reward_scheme.score": 1.0}, RTO),
+}
