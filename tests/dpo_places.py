@@ -18,7 +18,7 @@ from tokencredit.judges.implicit import ImplicitJudge
 from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.models.model import Lora, Model, ModelSource, Pretrained
 from tokencredit.rewards.implicit import RTO
-from tokencredit.stages.dpo import DPO
+from tokencredit.stages.dpo_settings import DPO
 from tokencredit.stages.reward_model import RewardModel
 from tokencredit.stages.sft import SFT
 from tokencredit.tracking.tracking import Tracking

@@ -43,7 +43,7 @@ from tokencredit.rewards.redistribute import Redistribute
 from tokencredit.rewards.scheme import Evidence, RewardScheme
 from tokencredit.rewards.sparse import Sparse
 from tokencredit.rewards.uniform import Uniform
-from tokencredit.stages.dpo import DPO
+from tokencredit.stages.dpo_settings import DPO
 from tokencredit.stages.oracle import Oracle
 from tokencredit.stages.reward_model import RewardModel
 from tokencredit.stages.settings import Evaluation, Run, Sweep

@@ -19,7 +19,7 @@ from tokencredit.models.computation import Computation
 from tokencredit.models.log_ratio import LogRatio, adapter_of, as_it_is
 from tokencredit.models.lora import POLICY, lora_config
 from tokencredit.ops import masked_sum
-from tokencredit.stages.dpo import DPO, PairLoss, loss_settings
+from tokencredit.stages.dpo_settings import DPO, PairLoss, loss_settings
 from tokencredit.stages.pair_training import judged_pairs, margins, pair_trainer, wilson
 from tokencredit.stages.training import trainer_settings
 

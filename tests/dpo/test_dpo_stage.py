@@ -22,7 +22,8 @@ from tokencredit.errors import UserError
 from tokencredit.models.model import load_causal
 from tokencredit.pipeline import all_stages
 from tokencredit.stages.actors import load_actors
-from tokencredit.stages.dpo import DPO, DPOStage, PairLoss, PairSource
+from tokencredit.stages.dpo import DPOStage
+from tokencredit.stages.dpo_settings import DPO, PairLoss, PairSource
 from tokencredit.stages.sft import SFTStage
 from tokencredit.store import Artifact
 

@@ -11,7 +11,14 @@ from .conftest import RATE, Run, Workplace
 
 pytestmark = pytest.mark.slow
 
-DPO = ["dpo.pairs=sampled", "dpo.prompts=48", "dpo.held_out=12", "dpo.learning_rate=3e-3"]
+DPO = [
+    "dpo.pairs=sampled",
+    "dpo.prompts=48",
+    "dpo.held_out=12",
+    "dpo.learning_rate=3e-3",
+    "dpo.batch_size=8",
+    "dpo.epochs=2",
+]
 LORA = ["model.lora.enabled=true", "model.lora.r=4", "model.value.kind=adapter"]
 
 

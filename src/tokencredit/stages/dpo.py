@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from tokencredit.data.pairs import Pair, read_pairs, usable
-from tokencredit.errors import UserError, require
+from tokencredit.errors import UserError
 from tokencredit.models.base import base_of
 from tokencredit.models.computation import Computation
 from tokencredit.models.log_ratio import (
@@ -23,12 +21,12 @@ from tokencredit.models.log_ratio import (
 from tokencredit.models.lora import POLICY, lora_config
 from tokencredit.models.model import load_causal, load_tokenizer
 from tokencredit.models.padding import ensure_pad, fit_embeddings
+from tokencredit.stages.dpo_settings import PairSource, loss_settings
 from tokencredit.stages.pair_training import judged_pairs, margins, pair_trainer
 from tokencredit.stages.sampled_pairs import SampledPairsStage, load_sampled
 from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.stage import Stage
 from tokencredit.stages.training import (
-    Training,
     progress_callback,
     step_count,
     train,
@@ -39,67 +37,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 MODEL_CARD = "README.md"
-
-
-class PairSource(str, Enum):
-    """Where preference pairs come from."""
-
-    dataset = "dataset"
-    """The records of the data set, which must be pairs."""
-    sampled = "sampled"
-    """Two continuations of each prompt by the SFT model, the one with the higher score of the
-    reward model first (the controlled sentiment task of Rafailov et al. 2023)."""
-
-
-class PairLoss(str, Enum):
-    """TRL's losses in the margin β (Σρ of chosen − Σρ of rejected)."""
-
-    sigmoid = "sigmoid"
-    """−log σ(margin): DPO."""
-    robust = "robust"
-    """The same, unbiased where a share `label_smoothing` of the pairs is the wrong way round."""
-    hinge = "hinge"
-    """max(0, 1 − margin)."""
-    ipo = "ipo"
-    """The squared distance of the mean log-ratios a token from 1 / 2β."""
-
-
-@dataclass(slots=True, kw_only=True)
-class DPO(Training):
-    """Direct preference optimisation: the model behind judge=implicit, and algorithm=dpo."""
-
-    train: bool = True
-    """False: `model.dpo` is a DPO model already, made from what `model.policy` names."""
-    batch_size: int = 32
-    """Pairs of one optimizer step."""
-    max_length: int = 256
-    """Longest prompt and response, in tokens; pairs with a longer one are dropped and counted."""
-    beta: float = 0.1
-    """β, the strength of the tie to the SFT model."""
-    loss: PairLoss = PairLoss.sigmoid
-    """sigmoid, robust, hinge, or ipo."""
-    label_smoothing: float = 0.0
-    """Share of the pairs that are the wrong way round (loss=robust)."""
-    pairs: PairSource = PairSource.dataset
-    """dataset, or sampled."""
-    prompts: int = 2000
-    """Prompts that are continued twice (pairs=sampled)."""
-    held_out: int = 500
-    """Held-out pairs on which accuracy and margin are measured."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        self.check("dpo")
-        require(self.beta > 0, "dpo.beta", self.beta, "must be > 0")
-        require(self.prompts >= 1, "dpo.prompts", self.prompts, "must be >= 1")
-        require(self.held_out >= 1, "dpo.held_out", self.held_out, "must be >= 1")
-        share, robust = self.label_smoothing, self.loss is PairLoss.robust
-        require(
-            0 <= share < 0.5 and (robust or share == 0),
-            "dpo.label_smoothing",
-            share,
-            "must lie in [0, 0.5), and be 0 unless dpo.loss=robust",
-        )
 
 
 class DPOStage(Stage):
@@ -128,6 +65,7 @@ class DPOStage(Stage):
             "dpo": config.dpo,
             "dtype": config.model.dtype,
             "lora": config.model.lora,
+            "longest": self._longest(),
             "stage_seed": config.stage_seed,
         }
         if config.dpo.pairs is PairSource.sampled:
@@ -157,6 +95,9 @@ class DPOStage(Stage):
             figures |= judged_pairs(found)
         return figures | {"pairs": len(pairs), "dropped": dict(counts)}
 
+    def _longest(self) -> int:
+        return min(self.context.config.dpo.max_length, self.context.config.model.context)
+
     def _take_over(self, sft: Path, out: Path) -> dict[str, object]:
         config = self.context.config
         base = base_of(self.context, config.model.dpo_source()).place()
@@ -174,20 +115,19 @@ class DPOStage(Stage):
         self, tokenizer: PreTrainedTokenizerBase
     ) -> tuple[list[Pair], list[Pair], Counter[str]]:
         """Pairs to learn from, held-out pairs, and how many of the former were dropped for what."""
-        settings, corpus = self.context.config.dpo, self.context.corpus
+        settings, corpus, limit = self.context.config.dpo, self.context.corpus, self._longest()
         if settings.pairs is PairSource.sampled:
             folder = self.context.store.get(self.parents()["sampled_pairs"]).path
-            pairs, dropped = usable(load_sampled(folder, "train"), settings.max_length)
-            held_out, _ = usable(load_sampled(folder, "held_out"), settings.max_length)
+            pairs, dropped = usable(load_sampled(folder, "train"), limit)
+            held_out, _ = usable(load_sampled(folder, "held_out"), limit)
         else:
-            limit = settings.max_length
             pairs, dropped = read_pairs(corpus.pairs("reward"), tokenizer, limit)
             records = corpus.pairs("eval")[: settings.held_out]
             held_out, _ = read_pairs(records, tokenizer, limit)
         if not pairs:
             raise UserError(
-                f"dpo.max_length = {settings.max_length}: no pair is left ({dict(dropped)}); raise "
-                "it, or use other pairs"
+                f"dpo.max_length = {limit}: no pair is left ({dict(dropped)}); raise it and "
+                "model.context, or use other pairs"
             )
         return pairs, held_out, dropped
 
@@ -195,8 +135,8 @@ class DPOStage(Stage):
         self, sft: Path, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], out: Path
     ) -> tuple[PreTrainedModel, LogRatio, dict[str, object]]:
         config = self.context.config
-        settings, dtype, longest = config.dpo, config.model.dtype, config.dpo.max_length
-        model = load_causal(sft, dtype, context=longest)
+        settings, dtype = config.dpo, config.model.dtype
+        model = load_causal(sft, dtype, context=self._longest())
         adapters = lora_config(config.model.lora, "CAUSAL_LM")
         frozen = None if adapters else load_causal(sft, dtype)
         tokens = sum(2 * len(p.prompt_ids) + len(p.chosen_ids) + len(p.rejected_ids) for p in pairs)
@@ -221,12 +161,3 @@ class DPOStage(Stage):
         memory = Computation(logits_memory=config.hardware.logits_memory_mb << 20)
         ratio = LogRatio(*opened, memory, int(tokenizer.eos_token_id))
         return trained, ratio, figures
-
-
-def loss_settings(settings: DPO) -> dict[str, Any]:
-    """What TRL's DPOConfig calls the loss."""
-    return {
-        "beta": settings.beta,
-        "loss_type": [settings.loss.value],
-        "label_smoothing": settings.label_smoothing,
-    }
