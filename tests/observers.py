@@ -42,6 +42,7 @@ from tokencredit.stages.actors import load_actors
 from tokencredit.stages.finish import export_policy
 from tokencredit.stages.learner import Learner, Surroundings
 from tokencredit.store import Store
+from tokencredit.tracking.wandb_mirror import WandbMirror
 
 Observer = Callable[[Config, Path], Any]
 """A configuration, and a folder that `furnish` has filled; something that can be compared."""
@@ -258,14 +259,14 @@ def learned(config: Config, place: Path) -> Any:
     return [ran.log.rows, ran.log.said, ran.log.saves, counts, state, sums(trained)]
 
 
-class _Anything:
+class Anything:
     """Does nothing, whatever is asked."""
 
     def __getattr__(self, _: str) -> Any:
-        return _Anything()
+        return Anything()
 
     def __call__(self, *_: Any, **__: Any) -> Any:
-        return _Anything()
+        return Anything()
 
     def __enter__(self) -> Any:
         return self
@@ -283,7 +284,7 @@ def mirrored(config: Config, place: Path) -> Any:
     def init(**given: Any) -> Any:
         settings = given.pop("settings")
         told.append([given, settings.init_timeout, settings.finish_timeout])
-        return _Anything()
+        return Anything()
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(wandb, "init", init)

@@ -17,7 +17,7 @@ import transformers
 from safetensors.torch import load_file
 
 from builders import PAD_ID, tiny_classifier
-from observers import plain, sums
+from observers import Anything, plain, sums
 from strangers import panel_of, said, stranger
 from tokencredit import config as configuration
 from tokencredit.committed import committed_cell, keep
@@ -284,11 +284,11 @@ def finished(config: Config, place: Path) -> list[str]:
         empty = {"metrics": {}, "evaluation": {}}
         patch.setattr(here + "write_results", lambda *_: empty)
         patch.setattr(here + "write_figures", lambda _: drawn.append("figures"))
-        patch.setattr(RLStage, "_learner", lambda *_: _Anything())
-        patch.setattr(RLStage, "_tracker", lambda *_: _Anything())
+        patch.setattr(RLStage, "_learner", lambda *_: Anything())
+        patch.setattr(RLStage, "_tracker", lambda *_: Anything())
         patch.setattr(RLStage, "_oracle_folder", lambda *_: place)
         run: Any = SimpleNamespace(path=place, write=lambda *_, **__: None)
-        RLStage(Context(config))._train_and_evaluate(run, _Anything(), None)
+        RLStage(Context(config))._train_and_evaluate(run, Anything(), None)
     return drawn
 
 
@@ -299,7 +299,7 @@ def launched(config: Config, place: Path) -> Any:
 
     def start(command: list[str], env: dict[str, str], **_: Any) -> Any:
         started.append([command[2:4], [env.get(name) for name in names]])
-        return SimpleNamespace(stdin=io.BytesIO(), poll=lambda: 0, kill=_Anything(), wait=int)
+        return SimpleNamespace(stdin=io.BytesIO(), poll=lambda: 0, kill=Anything(), wait=int)
 
     with pytest.MonkeyPatch.context() as patch:
         for name in names:

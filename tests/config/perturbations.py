@@ -7,6 +7,7 @@ from typing import Any
 
 from algorithms.test_algorithms_keys import OTHER as OF_ALGORITHMS
 from observers import (
+    Observer,
     built,
     chunked,
     crowded,
