@@ -8,7 +8,7 @@ waits for a collective that another never enters.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tokencredit.algorithms.algorithm import Algorithm, State, Verdict
+from tokencredit.dealing import deal
 from tokencredit.engine import Engine
 from tokencredit.errors import UserError
 from tokencredit.ops import keep
@@ -24,8 +25,6 @@ from tokencredit.rollout import PolicyOutput, Rollout, Targets
 from tokencredit.streams import permutation, stream_key
 
 TOTAL, SLOTS = "total", "slots"
-PASS_SLOTS = 128
-"""What one more pass costs beside its tokens, in tokens."""
 
 
 @dataclass(slots=True)
@@ -110,11 +109,10 @@ class Updater:
         A process with too few rows still runs where the others do, on any row and without weight.
         """
         world = self.engine.world
-        parts = deal(rollout.total_lengths, world.hardware.micro_batch, world.size)[
-            world.rank :: world.size
-        ]
+        parts = deal(rollout.total_lengths, world.hardware.micro_batch, world.size)
+        own = parts[world.rank :: world.size]
         any_row = torch.zeros(1, dtype=torch.long, device=rollout.response_mask.device)
-        return [(rows, 1.0) if len(rows) else (any_row, 0.0) for rows in parts]
+        return [(rows, 1.0) if len(rows) else (any_row, 0.0) for rows in own]
 
     def _minibatches(self, size: int, step: int) -> Iterator[Int[Tensor, "n"]]:
         for epoch in range(self.algorithm.epochs):
@@ -178,29 +176,6 @@ def add_to(sums: dict[str, Any], found: Mapping[str, Any], weight: float = 1.0) 
     """Add each number, times `weight`, to the sum of its name."""
     for name, value in found.items():
         sums[name] = sums.get(name, 0.0) + weight * value
-
-
-def deal(lengths: Int[Tensor, "B"], size: int | None, processes: int = 1) -> list[Int[Tensor, "n"]]:
-    """The rows of each micro-batch: of similar length, as many micro-batches for each process.
-
-    At most `size` rows each; None: as many as make the fewest slots, padding included. Parts i,
-    i + processes, … belong to process i; some are empty if there are too few rows.
-    """
-    order = torch.argsort(lengths, stable=True)
-    most = max(1, math.ceil(len(lengths) / processes))
-    if size:
-        rounds = math.ceil(most / size)
-    else:
-        longest = lengths[order].tolist()
-        rounds = min(range(1, most + 1), key=lambda count: slots(longest, count * processes))
-    return list(order.tensor_split(rounds * processes))
-
-
-def slots(lengths: Sequence[int], parts: int) -> int:
-    """What passes over rows of these lengths (sorted) cost in tokens, cut into that many parts."""
-    ends = [len(lengths) * (part + 1) // parts for part in range(parts)]
-    sizes = [end - start for start, end in zip([0, *ends], ends, strict=False)]
-    return sum(size * lengths[end - 1] + PASS_SLOTS for size, end in zip(sizes, ends, strict=True))
 
 
 def ratio_deviation(output: PolicyOutput, rollout: Rollout) -> float:

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from tokencredit.bench.workload import PHASES, Architecture, Size, Work
+from tokencredit.dealing import deal
 from tokencredit.models.sampling import Sampling
 from tokencredit.models.scorer import parts
 from tokencredit.streams import permutation, stream_key
-from tokencredit.update import deal
 
 LABELS: Final = 2
 """Outputs of the reward model."""

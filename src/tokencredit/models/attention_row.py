@@ -75,10 +75,9 @@ class AttentionRow:
             raise RuntimeError("no forward pass of the model ran inside `capture`")
         return self._weights
 
-    def take(self) -> Float[Tensor, "B H S"]:
-        """`weights`, of which nothing is kept: what is small and stays splits large free memory."""
-        taken, self._weights = self.weights, None
-        return taken
+    def forget(self) -> None:
+        """Keep no weights: what is small and stays splits the large memory that is free."""
+        self._weights = None
 
     @contextmanager
     def capture(self, rows: Int[Tensor, "B"]) -> Iterator[AttentionRow]:

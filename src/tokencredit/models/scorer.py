@@ -97,8 +97,9 @@ class Scorer:
                 scores[rows] = self._score(ids[rows, :width], read[rows])
             if look:
                 columns = start[rows, None] + torch.arange(evidence.shape[1], device=ids.device)
-                mean = head_mean(look.row.take(), look.heads)
+                mean = head_mean(look.row.weights, look.heads)
                 evidence[rows] = mean.gather(1, columns.clamp(max=width - 1))
+                look.row.forget()
         return scores, keep(evidence, rollout.response_mask)
 
     def _score(self, ids: Int[Tensor, "B S"], read: Int[Tensor, "B"]) -> Float[Tensor, "B"]:
@@ -137,12 +138,13 @@ class Scorer:
 
 
 def parts(
-    lengths: Int[Tensor, "B"], tokens: int = PART_TOKENS
+    lengths: Int[Tensor, "B"], tokens: int | None = None
 ) -> Iterator[tuple[Int[Tensor, "n"], int]]:
     """Rows of similar length, at most `tokens` tokens with padding (or one row), and a width.
 
-    Every row is in exactly one part, longest first.
+    Without `tokens` it is `PART_TOKENS`. Every row is in exactly one part, longest first.
     """
+    tokens = PART_TOKENS if tokens is None else tokens
     order = torch.argsort(lengths, stable=True, descending=True)
     widths, first = lengths[order].tolist(), 0
     while first < len(widths):
