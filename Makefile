@@ -3,8 +3,8 @@
 VENV ?= .venv
 ARGS ?=
 BIN := $(VENV)/bin
-# Numbers in tests are exact for one thread.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rfEs
+# Numbers in tests are exact for one thread; a worker for each core, at most four.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rfEs -n auto --maxprocesses=4
 export PYTHON TORCH
 
 .DEFAULT_GOAL := help
