@@ -124,6 +124,10 @@ class Config:
             "must be 0: with dropout the first ratio of a step is not 1",
         )
 
+    def reads_reference(self) -> bool:
+        """Whether judge or scorer read the reference's log-probabilities of a response."""
+        return self.judge.reads_reference() or self.scorer.reads_reference()
+
     def _fill_rates(self) -> None:
         """Set learning rates that are null to the model's, so that `config.yaml` shows numbers."""
         rates = self.model.rates

@@ -52,8 +52,9 @@ def credit_entropy(rewards: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> 
 
 
 def eos_share(rewards: Float[Tensor, "B T"], rollout: Rollout) -> Float[Tensor, "B"]:
-    """The share of the credit on the end token; 0 where the response was cut off."""
-    at_end = last_token(rollout.response_mask) & rollout.finished[:, None]
+    """The share of the credit on the end token; 0 where a limit or a stop string ended it."""
+    ended = rollout.finished & ~rollout.stopped
+    at_end = last_token(rollout.response_mask) & ended[:, None]
     return masked_sum(credit_shares(rewards, rollout.response_mask), at_end)
 
 

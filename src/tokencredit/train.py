@@ -157,7 +157,7 @@ class Task:
         choices = HydraConfig.get().runtime.choices
         config.run.experiment = choices.get("experiment")
         config.run.scale = choices["scale"]
-        config.run.scheme = choices["reward_scheme"]
+        config.run.scheme = choices.get("method") or choices["reward_scheme"]
         config.plugins = list(self.request.plugins)
         if config.store == "store":
             config.store = configuration.default_store()

@@ -123,10 +123,14 @@ def test_credit_shares_of_a_response_without_credit_are_zero() -> None:
     assert credit_shares(rewards, mask).tolist() == [[0, 0, 0], [0.25, 0.75, 0]]
 
 
-def test_eos_share_counts_finished_responses_only() -> None:
-    rollout = replace(make_rollout([2, 2]), finished=torch.tensor([True, False]))
-    rewards = torch.tensor([[1.0, 3.0], [1.0, 3.0]])
-    assert eos_share(rewards, rollout).tolist() == [0.75, 0]
+def test_eos_share_counts_responses_that_the_end_token_ended() -> None:
+    rollout = replace(
+        make_rollout([2, 2, 2]),
+        finished=torch.tensor([True, False, True]),
+        stopped=torch.tensor([False, False, True]),  # by a stop string
+    )
+    rewards = torch.tensor([[1.0, 3.0]]).expand(3, 2)
+    assert eos_share(rewards, rollout).tolist() == [0.75, 0, 0]
 
 
 @pytest.mark.parametrize(

@@ -69,8 +69,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "reviews.jsonl").write_text("\n".join(lines), encoding="utf-8")
     pairs = [f'{{"prompt": "Q{n}: ", "chosen": "yes", "rejected": "no"}}' for n in range(90)]
     (place / "pairs.jsonl").write_text("\n".join(pairs), encoding="utf-8")
-    own = Path("experiments", "abc", "summarisation")
-    shutil.copytree(ROOT / own, place / own)
     return place
 
 

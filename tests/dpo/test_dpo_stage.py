@@ -106,6 +106,15 @@ def test_its_key_follows_what_changes_the_result(tmp_path: Path) -> None:
     assert DPOStage(same).key == key
 
 
+def test_a_finished_models_beta_counts_since_the_judge_multiplies_by_it(tmp_path: Path) -> None:
+    finished = saved(tiny_causal(seed=9), tmp_path / "finished")
+    keys = [
+        DPOStage(place(tmp_path, DPO(train=False, beta=beta), dpo=finished)).key
+        for beta in (0.1, 0.5)
+    ]
+    assert keys[0] != keys[1]
+
+
 def test_a_finished_model_is_taken_over(tmp_path: Path) -> None:
     finished = saved(tiny_causal(seed=9), tmp_path / "finished")
     context = place(tmp_path, DPO(train=False), dpo=finished)

@@ -11,13 +11,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from builders import ARCHITECTURES, EOS_ID, make_rollout, tiny_causal, train_tokenizer
-from policies import LORA, alone, make_policy, poisoned, rolled
+from builders import (
+    ARCHITECTURES,
+    EOS_ID,
+    make_prompts,
+    make_rollout,
+    tiny_actors,
+    tiny_causal,
+    train_tokenizer,
+)
+from policies import LORA, alone, make_policy, poisoned, rolled, run_config
 from tokencredit.config import check_fit
 from tokencredit.errors import UserError
 from tokencredit.judges.attention import AttentionJudge
 from tokencredit.judges.implicit import Denominator, ImplicitJudge
-from tokencredit.judges.judge import open_panel
+from tokencredit.judges.judge import open_panel, shares_pass
+from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.models import log_ratio as log_ratios
 from tokencredit.models.computation import Computation
 from tokencredit.models.log_ratio import LogRatio, as_it_is, open_log_ratio
@@ -298,3 +307,25 @@ def test_a_scheme_that_pays_at_ends_wants_a_judge_that_knows_them() -> None:
         check_fit(SemiRTO(), ImplicitJudge())
     with pytest.raises(UserError, match="gives nonnegative evidence, but RTO needs signed"):
         check_fit(RTO(), AttentionJudge())
+
+
+def test_a_judge_that_reads_the_reference_is_shown_scored_responses() -> None:
+    """What another model than the policy says has no log-probabilities unless it is scored."""
+    assert ImplicitJudge(reference=Denominator.kl).reads_reference()
+    assert not ImplicitJudge().reads_reference()
+    kl = ImplicitJudge(reference=Denominator.kl)
+    config = replace(run_config(), reward_scheme=RTO(), judge=kl)
+    assert config.reads_reference() and not run_config().reads_reference()
+    actors, prompts = tiny_actors(), make_prompts([2, 4, 3])
+    model = actors.reference.frozen
+    assert model is not None
+    bare = actors.respond(model, prompts, ("said",))
+    scored = replace(actors, score_all=True).respond(model, prompts, ("said",))
+    assert torch.equal(bare.response_ids, scored.response_ids)
+    assert not bare.ref_logp.any() and torch.equal(scored.ref_logp, actors.reference.logp(bare))
+
+
+def test_one_pair_of_models_serves_judge_and_scorer() -> None:
+    assert shares_pass(ImplicitJudge(), ImplicitJudge())
+    assert not shares_pass(ImplicitJudge(), ImplicitJudge(reference=Denominator.kl))
+    assert not shares_pass(ImplicitJudge(), RewardModelJudge())

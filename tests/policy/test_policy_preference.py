@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,14 +17,24 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from builders import EOS, EOS_ID, tiny_classifier, train_tokenizer
+from policies import run_config
 from preferences import BAD, GOOD, furnish_pairs, pair_config, pair_row, with_model
 from tokencredit.config import Config
 from tokencredit.context import Context
+from tokencredit.data.dataset import Dataset
 from tokencredit.data.pairs import Pair, as_rollout, read_pairs
-from tokencredit.data.records import Record
+from tokencredit.data.records import Format, Record
+from tokencredit.data.sources import Source
 from tokencredit.data.splits import Objective
 from tokencredit.errors import UserError
-from tokencredit.models.model import Dtype, Lora, load_classifier, load_tokenizer
+from tokencredit.models.model import (
+    Dtype,
+    Lora,
+    ModelSource,
+    Pretrained,
+    load_classifier,
+    load_tokenizer,
+)
 from tokencredit.models.scorer import Scorer
 from tokencredit.ops import pair_loss
 from tokencredit.stages import sft
@@ -222,6 +233,28 @@ def test_a_finished_model_is_only_measured(place: Path, tmp_path: Path) -> None:
     before = load_file(tmp_path / "finished" / "model.safetensors")
     after = load_file(tmp_path / "reward" / "model.safetensors")
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_a_finished_model_needs_no_records_that_say_what_is_better(tmp_path: Path) -> None:
+    lines = [json.dumps({"prompt": f"Q{n}", "completion": " yes"}) for n in range(60)]
+    (tmp_path / "plain.jsonl").write_text("\n".join(lines))
+    tiny_classifier(num_labels=1).save_pretrained(tmp_path / "finished")
+    train_tokenizer().save_pretrained(tmp_path / "finished")
+    config = replace(
+        run_config(),
+        dataset=Dataset(
+            source=Source.path,
+            path=str(tmp_path / "plain.jsonl"),
+            format=Format.prompt_completion,
+            label_column=None,
+        ),
+        reward_model=RewardModel(train=False),
+    )
+    config.model.policy = Pretrained(source=ModelSource.path, path=str(tmp_path / "finished"))
+    assert "accuracy" not in built(config, tmp_path / "reward")
+    config.reward_model.train = True
+    with pytest.raises(UserError, match="has no labels"):
+        RewardModelStage(Context(config)).inputs()
 
 
 def test_the_oracle_learns_from_pairs_too(place: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
 import tokencredit.models.scorer as scorer_module
 from builders import (
@@ -21,6 +21,7 @@ from builders import (
     tiny_classifier,
     train_tokenizer,
 )
+from tokencredit.errors import UserError
 from tokencredit.models.padding import ensure_pad, fit_embeddings
 from tokencredit.models.scorer import Scorer
 from tokencredit.models.sequences import compact
@@ -184,3 +185,19 @@ def test_the_scorer_is_frozen_and_without_dropout() -> None:
     assert torch.equal(scorer.score(rollout), scorer.score(rollout))
     assert not any(parameter.requires_grad for parameter in model.parameters())
     assert not scorer.score(rollout).requires_grad and model.config.vocab_size == VOCABULARY
+
+
+def test_classifiers_without_a_score_at_a_token_are_refused() -> None:
+    with pytest.raises(UserError, match=r"model.reward = '3 outputs': a score is one output"):
+        Scorer(tiny_classifier(num_labels=3), PAD_ID)
+    whole = BertForSequenceClassification(
+        BertConfig(
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=16,
+            vocab_size=20,
+        )
+    )
+    with pytest.raises(UserError, match="reads a whole text at once"):
+        Scorer(whole, PAD_ID)

@@ -87,7 +87,7 @@ def actors_of(work: Work, config: Config) -> Actors:
 
 def judge_of(work: Work, config: Config) -> OpenJudge:
     """The judge of the configuration, on a reward model with random weights."""
-    scorer = Scorer(classifier(work.size, work.context), SPECIAL.pad)
+    scorer = Scorer(classifier(work.size, work.context), SPECIAL.pad, config.reward_model.score_at)
     assert isinstance(config.judge, AttentionJudge | RewardModelJudge)
     return config.judge.judging(scorer)
 

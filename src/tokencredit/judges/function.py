@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, kw_only=True)
 class FunctionJudge(Judge):
-    """Calls `function(prompts, responses)`, or with `offsets` too, if it takes a third argument.
+    """Calls `function(prompts, responses)`, or with `offsets` too, if it has a parameter `offsets`.
 
     `prompts` and `responses` are lists of text. It returns one score a response; with `offsets`, a
     list of (start, end) character ranges of the response's tokens, it may return

@@ -73,6 +73,14 @@ class ImplicitJudge(Judge):
 
         return {"dpo": DPOStage(context), "sft": SFTStage(context)}
 
+    def scoring(self) -> object:
+        """One pair of models serves a judge and a scorer that read it alike."""
+        return ("dpo", self.reference)
+
+    def reads_reference(self) -> bool:
+        """In place of the DPO model's own reference."""
+        return self.reference is Denominator.kl
+
     def open(self, context: Context, actors: Actors) -> OpenJudge:
         """The two models behind a callable."""
         from tokencredit.models.log_ratio import open_log_ratio

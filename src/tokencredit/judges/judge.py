@@ -36,6 +36,11 @@ class Judge(ABC):
         """Whether its judgements say where sentences end."""
         return False
 
+    def reads_reference(self) -> bool:
+        """Whether it reads `Rollout.ref_logp`, which responses of other models than the policy lack
+        unless they are scored."""
+        return False
+
     def check(self) -> None:
         """Raise for what can be known to be wrong before any work is done."""
         return

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tokencredit.errors import UserError
+from tokencredit.errors import UserError, require
 from tokencredit.models.attention_row import AttentionRow, check_heads
 from tokencredit.models.attention_weights import head_mean
 from tokencredit.models.kernels import ready
@@ -51,6 +51,7 @@ class Scorer:
         self, model: PreTrainedModel, pad_id: int, score_at: ScoreAt = ScoreAt.end
     ) -> None:
         """`model` is frozen and put into evaluation mode, its activations fused."""
+        check_readable(model)
         ready(model)
         self.model = model.eval().requires_grad_(False)
         self.pad_id, self.score_at = pad_id, score_at
@@ -137,6 +138,24 @@ class Scorer:
         return sentiment(head(hidden[rows, read]).float())
 
 
+def check_readable(model: PreTrainedModel) -> None:
+    """Raise for classifiers whose score cannot be read at a token, or is none."""
+    labels = int(model.config.num_labels)
+    require(
+        labels <= 2,
+        "model.reward",
+        f"{labels} outputs",
+        "a score is one output, or positive less negative of two; use a model with one or two",
+    )
+    require(
+        hasattr(model, "score"),
+        "model.reward",
+        type(model).__name__,
+        "reads a whole text at once; a score is read at a token, which causal classifiers allow "
+        "(GPT-2, Llama, GPT-NeoX, GPT-J, and their like)",
+    )
+
+
 def parts(
     lengths: Int[Tensor, "B"], tokens: int | None = None
 ) -> Iterator[tuple[Int[Tensor, "n"], int]]:
@@ -174,4 +193,11 @@ def open_reader(context: Context, tokenizer: PreTrainedTokenizerBase, member: in
     model = load_classifier(artifact.path, config.model.dtype).to(config.hardware.device.value)
     scorer = Scorer(model, int(own.pad_token_id), config.reward_model.score_at)
     scorer.retokeniser = retokeniser_between(tokenizer, own, config.model.reward_reads, model)
+    longest = getattr(model.config, "max_position_embeddings", None)
+    require(
+        scorer.retokeniser is not None or longest is None or config.model.context <= longest,
+        "model.context",
+        config.model.context,
+        f"the reward model reads at most {longest} tokens",
+    )
     return scorer

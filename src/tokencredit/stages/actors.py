@@ -38,11 +38,13 @@ class Actors:
     tokenizer: PreTrainedTokenizerBase
     full_kl: bool = False
     """Whether rollouts hold the exact KL of every token, for estimators that ask for it."""
+    score_all: bool = False
+    """Whether responses of other models than the policy are scored too, for judges that read it."""
 
     @torch.no_grad()
     def roll_out(self, prompts: Prompts, stream: Stream) -> Rollout:
         """Responses of the policy, with what policy, reference, and value function say of them."""
-        return self.score(self.respond(self.policy.model, prompts, stream))
+        return self.score(self._say(self.policy.model, prompts, stream))
 
     @torch.no_grad()
     def score(self, said: Rollout) -> Rollout:
@@ -74,10 +76,16 @@ class Actors:
     def respond(
         self, model: PreTrainedModel, prompts: Prompts, stream: Stream, *, greedy: bool = False
     ) -> Rollout:
-        """Responses of `model`, log-probabilities and values still zero.
+        """Responses of `model`, log-probabilities and values still zero unless `score_all`.
 
         `greedy`: the likeliest token each time, without noise.
         """
+        said = self._say(model, prompts, stream, greedy=greedy)
+        return self.score(said) if self.score_all else said
+
+    def _say(
+        self, model: PreTrainedModel, prompts: Prompts, stream: Stream, *, greedy: bool = False
+    ) -> Rollout:
         policy = self.policy
         with policy.computation.autocast(prompts.ids.device):
             said = generate(
@@ -152,6 +160,7 @@ def load_actors(config: Config, sft: Path, reward_model: Path | None = None) -> 
         reference=reference,
         tokenizer=tokenizer,
         full_kl=learns is not None and learns.kl.reads_full,
+        score_all=config.reads_reference(),
     )
 
 

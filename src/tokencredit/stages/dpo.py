@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from tokencredit.console import say
 from tokencredit.data.pairs import Pair, read_pairs, usable
 from tokencredit.errors import UserError
 from tokencredit.models.base import base_of
@@ -18,7 +19,7 @@ from tokencredit.models.log_ratio import (
     check_same_kind,
     check_vocabularies,
 )
-from tokencredit.models.lora import POLICY, lora_config
+from tokencredit.models.lora import POLICY, in_float32, lora_config
 from tokencredit.models.model import load_causal, load_tokenizer
 from tokencredit.models.padding import ensure_pad, fit_embeddings
 from tokencredit.stages.dpo_settings import PairSource, loss_settings
@@ -60,13 +61,15 @@ class DPOStage(Stage):
         config, corpus = self.context.config, self.context.corpus
         if not config.dpo.train:
             base = base_of(self.context, config.model.dpo_source()).identity()
-            return {"base": base, "dtype": config.model.dtype, "train": False}
+            kept = {"base": base, "dtype": config.model.dtype, "train": False}
+            return {**kept, "beta": config.dpo.beta}  # the judge multiplies by it
         given: dict[str, object] = {
             "dpo": config.dpo,
             "dtype": config.model.dtype,
             "lora": config.model.lora,
             "longest": self._longest(),
             "stage_seed": config.stage_seed,
+            **config.model.quantization_inputs(),
         }
         if config.dpo.pairs is PairSource.sampled:
             return given
@@ -93,7 +96,7 @@ class DPOStage(Stage):
         if held_out:
             found = margins(ratio, held_out, self.context.config.dpo.beta, model.device)
             figures |= judged_pairs(found)
-        return figures | {"pairs": len(pairs), "dropped": dict(counts)}
+        return figures | {"pairs": len(pairs), "pairs_noted": dict(counts)}
 
     def _longest(self) -> int:
         return min(self.context.config.dpo.max_length, self.context.config.model.context)
@@ -114,7 +117,7 @@ class DPOStage(Stage):
     def _pairs(
         self, tokenizer: PreTrainedTokenizerBase
     ) -> tuple[list[Pair], list[Pair], Counter[str]]:
-        """Pairs to learn from, held-out pairs, and how many of the former were dropped for what."""
+        """Pairs to learn from, held-out pairs, and what was noted of the former (`read_pairs`)."""
         settings, corpus, limit = self.context.config.dpo, self.context.corpus, self._longest()
         if settings.pairs is PairSource.sampled:
             folder = self.context.store.get(self.parents()["sampled_pairs"]).path
@@ -129,6 +132,8 @@ class DPOStage(Stage):
                 f"dpo.max_length = {limit}: no pair is left ({dict(dropped)}); raise it and "
                 "model.context, or use other pairs"
             )
+        if dropped["too long"]:
+            say(f"dpo: {dropped['too long']} pairs are left out, longer than {limit} tokens")
         return pairs, held_out, dropped
 
     def _train(
@@ -136,7 +141,8 @@ class DPOStage(Stage):
     ) -> tuple[PreTrainedModel, LogRatio, dict[str, object]]:
         config = self.context.config
         settings, dtype = config.dpo, config.model.dtype
-        model = load_causal(sft, dtype, context=self._longest())
+        quantized = config.model.quantized(config.hardware.device.value)
+        model = load_causal(sft, dtype, context=self._longest(), quantized=quantized)
         adapters = lora_config(config.model.lora, "CAUSAL_LM")
         frozen = None if adapters else load_causal(sft, dtype)
         tokens = sum(2 * len(p.prompt_ids) + len(p.chosen_ids) + len(p.rejected_ids) for p in pairs)
@@ -152,6 +158,7 @@ class DPOStage(Stage):
             arguments | loss_settings(settings),
             [progress_callback("dpo")],
         )
+        in_float32(trainer.model)
         figures: dict[str, object] = {"steps": steps, "loss": train(trainer, "dpo")}
         trained = trainer.model
         if frozen is None:

@@ -135,7 +135,7 @@ class Learner:
             raise self._explained(error, rollout, shaped, targets) from error
         clock.mark("update")
         described = describe(rollout, judgement, rewards, targets)
-        described |= self.scheme.measure(rollout, judgement)
+        described |= self.scheme.measure(rollout, self._paid(judgement))
         described |= self.algorithm.measure(rollout, shaped)
         if tracker is not None:
             other = {"update/padding": updates.pop("update/padding")}
@@ -177,8 +177,12 @@ class Learner:
         """The scheme's token rewards for the scores as the algorithm wants them paid."""
         place = self.folder if self.world.is_main else None
         require_finite(rollout, judgement, place, self.next_step)
+        return self.scheme.token_rewards(rollout, self._paid(judgement)).float()
+
+    def _paid(self, judgement: Judgement) -> Judgement:
+        """The judgement with its scores as the algorithm wants them paid."""
         scores = self.algorithm.paid_scores(judgement.scores, self.state)
-        return self.scheme.token_rewards(rollout, replace(judgement, scores=scores)).float()
+        return replace(judgement, scores=scores)
 
     def _measure_reference(self) -> None:
         """Score responses of the reference once, where rewards are to be in units of theirs."""

@@ -17,7 +17,8 @@ from tokencredit.console import say
 from tokencredit.data.pairs import Pair, read_pairs
 from tokencredit.data.records import Record
 from tokencredit.errors import require
-from tokencredit.models.lora import adapted, merged
+from tokencredit.models.lora import adapted, in_float32, merged
+from tokencredit.models.sequences import ScoreAt
 from tokencredit.reports.pair_numbers import PairNumbers, pair_numbers
 from tokencredit.stages.label_model import sentiment
 from tokencredit.stages.training import progress_callback, step_count, train, trainer_settings
@@ -50,6 +51,7 @@ def fit_pairs(
     arguments = trainer_settings(settings, out, seed, config.hardware.on_cpu(), steps)
     adapters = adapted(model, config.model.lora, "SEQ_CLS")
     trainer = reward_trainer(adapters, tokenizer, pairs, arguments, settings.centre)
+    in_float32(trainer.model)
     figures = {"steps": steps, "loss": train(trainer, "reward_model"), "pairs": len(pairs)}
     return merged(trainer.model), figures | {"pairs_noted": noted}
 
@@ -138,7 +140,8 @@ def evaluate_pairs(
 
     pairs, noted = fitting(records, tokenizer, settings)
     pairs = within(pairs, settings.max_tokens)
-    chosen, rejected = score_pairs(model, tokenizer, pairs)
+    unread = 0 if settings.score_at is ScoreAt.end else 1  # the end token
+    chosen, rejected = score_pairs(model, tokenizer, pairs, unread)
     numbers = pair_numbers(chosen.tolist(), rejected.tolist())
     write_json(out / "evaluation.json", {"schema_version": 1, **asdict(numbers), "noted": noted})
     draw_pairs(numbers, out / "evaluation.png")
@@ -162,9 +165,15 @@ def headline(numbers: PairNumbers) -> dict[str, object]:
 
 @torch.no_grad()
 def score_pairs(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[Pair],
+    unread: int = 0,
 ) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"]]:
-    """The scores of the chosen and of the rejected answers, as the classifier itself reads them."""
+    """The scores of the chosen and of the rejected answers, as the classifier itself reads them.
+
+    Without the last `unread` tokens of each.
+    """
     model.eval()
     scores = torch.zeros(2, len(pairs))
     order = sorted(range(len(pairs)), key=lambda index: pairs[index].longest)
@@ -172,6 +181,7 @@ def score_pairs(
         some = order[start : start + ROWS]
         rows = [[*pairs[i].prompt_ids, *pairs[i].chosen_ids] for i in some]
         rows += [[*pairs[i].prompt_ids, *pairs[i].rejected_ids] for i in some]
+        rows = [row[: len(row) - unread] for row in rows]
         batch = tokenizer.pad({"input_ids": rows}, return_tensors="pt", padding_side="right")
         logits = model(**batch.to(model.device)).logits.float().cpu()
         scores[:, some] = sentiment(logits).view(2, len(some))

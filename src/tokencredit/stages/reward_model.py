@@ -88,13 +88,14 @@ class RewardModelStage(Stage):
     def inputs(self) -> Mapping[str, object]:
         """Settings, model, labelled records or pairs, and seed."""
         config, corpus = self.context.config, self.context.corpus
-        for split in ("reward", "eval") if config.reward_model.train else ("eval",):
+        train = config.reward_model.train
+        for split in ("reward", "eval") if train else ():
             self._records(split)  # said before anything is trained
         require(
-            config.reward_model.score_at is ScoreAt.end or not self._from_pairs(),
+            config.reward_model.score_at is ScoreAt.end or not (train and self._from_pairs()),
             "reward_model.score_at",
             config.reward_model.score_at.value,
-            "pairs are scored where answers end; use end",
+            "pairs are learnt from where answers end; use end",
         )
         prints = corpus.fingerprints
         kind = {"objective": Objective.pairs} if self._from_pairs() else {}
@@ -136,14 +137,23 @@ class RewardModelStage(Stage):
             fit = fit_pairs if pairs else fit_labels
             records = self._records("reward")
             model, figures = fit(config, model, tokenizer, records, out, self.seed)
-        held_out = self._records("eval")[: settings.held_out]
-        if pairs:
-            figures |= evaluate_pairs(model, tokenizer, held_out, settings, out)
         else:
-            figures |= evaluate(model, tokenizer, held_out, settings)
+            model.to(device)
+        if self._can_measure():
+            held_out = self._records("eval")[: settings.held_out]
+            if pairs:
+                figures |= evaluate_pairs(model, tokenizer, held_out, settings, out)
+            else:
+                figures |= evaluate(model, tokenizer, held_out, settings)
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
         return figures
+
+    def _can_measure(self) -> bool:
+        """Whether held-out records say what is better; a finished model needs none to be used."""
+        if self.context.config.reward_model.train or self._from_pairs():
+            return True
+        return {record.label for record in self.context.corpus.parts["eval"]} == {0, 1}
 
     def _from_pairs(self) -> bool:
         wanted = self.context.config.reward_model.objective

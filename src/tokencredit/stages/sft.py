@@ -127,7 +127,7 @@ class SFTStage(Stage):
 
         config = self.context.config
         records = self.context.corpus.parts["sft"]
-        steps, dataset = _demonstrations(records, tokenizer, config.sft)
+        steps, dataset, noted = _demonstrations(records, tokenizer, config.sft)
         settings = SFTConfig(
             **trainer_settings(config.sft, out, config.stage_seed, config.hardware.on_cpu(), steps),
             max_length=config.sft.max_length,
@@ -149,13 +149,17 @@ class SFTStage(Stage):
             )
         in_float32(trainer.model)
         loss = train(trainer, "sft")
-        return merged(trainer.model), {"steps": steps, "loss": loss}
+        return merged(trainer.model), {"steps": steps, "loss": loss, **noted}
 
 
 def _demonstrations(
     records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, sft: SFT
-) -> tuple[int, Dataset]:
-    """How many steps to train, and the demonstrations they need, in TRL's column names."""
+) -> tuple[int, Dataset, dict[str, object]]:
+    """How many steps to train, the demonstrations they need, in TRL's columns, and what was noted.
+
+    Of pairs, that is how many were left out for what, and how many better answers are cut at
+    `sft.max_length`.
+    """
     import datasets
 
     datasets.disable_progress_bars()
@@ -170,23 +174,30 @@ def _demonstrations(
     # Enough records for the steps with a margin; the rest need not be tokenised.
     needed = int(1.2 * steps * sft.batch_size * sequence_tokens / mean_length) + sft.batch_size
     if records[0].rejected is not None:
-        return steps, datasets.Dataset.from_list(_preferred(records[:needed], tokenizer))
+        rows, counts = _preferred(records[:needed], tokenizer)
+        cut = sum(len(row["input_ids"]) > sft.max_length for row in rows)
+        noted = {"pairs_noted": counts, "cut": cut}
+        return steps, datasets.Dataset.from_list(rows), noted
     rows = [_row(record, tokenizer) for record in records[:needed]]
-    return steps, datasets.Dataset.from_list(rows)
+    return steps, datasets.Dataset.from_list(rows), {}
 
 
 def _preferred(
     records: Sequence[Record], tokenizer: PreTrainedTokenizerBase
-) -> list[dict[str, Any]]:
-    """The better answer of each pair, in the ids that the reward model and the RL stage see."""
-    pairs, _ = read_pairs(records, tokenizer, sys.maxsize)
-    return [
+) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """The better answer of each pair, in the ids that the reward model and the RL stage see.
+
+    And what was noted of the pairs.
+    """
+    pairs, noted = read_pairs(records, tokenizer, sys.maxsize)
+    rows = [
         {
             "input_ids": [*pair.prompt_ids, *pair.chosen_ids],
             "labels": [*[IGNORED] * len(pair.prompt_ids), *pair.chosen_ids],
         }
         for pair in pairs
     ]
+    return rows, dict(noted)
 
 
 def _row(record: Record, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
