@@ -248,7 +248,7 @@ def test_a_finished_model_needs_no_records_that_say_what_is_better(tmp_path: Pat
             format=Format.prompt_completion,
             label_column=None,
         ),
-        reward_model=RewardModel(train=False),
+        reward_model=RewardModel(train=False, max_length=64),
     )
     config.model.policy = Pretrained(source=ModelSource.path, path=str(tmp_path / "finished"))
     assert "accuracy" not in built(config, tmp_path / "reward")
