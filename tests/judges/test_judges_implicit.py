@@ -320,7 +320,7 @@ def test_a_judge_that_reads_the_reference_is_shown_scored_responses() -> None:
     model = actors.reference.frozen
     assert model is not None
     bare = actors.respond(model, prompts, ("said",))
-    scored = replace(actors, score_all=True).respond(model, prompts, ("said",))
+    scored = replace(actors, score_all=True).answer(model, prompts, ("said",))
     assert torch.equal(bare.response_ids, scored.response_ids)
     assert not bare.ref_logp.any() and torch.equal(scored.ref_logp, actors.reference.logp(bare))
 

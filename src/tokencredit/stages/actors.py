@@ -44,7 +44,7 @@ class Actors:
     @torch.no_grad()
     def roll_out(self, prompts: Prompts, stream: Stream) -> Rollout:
         """Responses of the policy, with what policy, reference, and value function say of them."""
-        return self.score(self._say(self.policy.model, prompts, stream))
+        return self.score(self.respond(self.policy.model, prompts, stream))
 
     @torch.no_grad()
     def score(self, said: Rollout) -> Rollout:
@@ -73,19 +73,21 @@ class Actors:
         ref_logp, full_kl = self.reference.logp_and_kl(layout, states, part)
         return known | {"ref_logp": ref_logp, "full_kl": full_kl}
 
+    @torch.no_grad()
+    def answer(
+        self, model: PreTrainedModel, prompts: Prompts, stream: Stream, *, greedy: bool = False
+    ) -> Rollout:
+        """What `model` responds, with log-probabilities and values only if `score_all`."""
+        said = self.respond(model, prompts, stream, greedy=greedy)
+        return self.score(said) if self.score_all else said
+
     def respond(
         self, model: PreTrainedModel, prompts: Prompts, stream: Stream, *, greedy: bool = False
     ) -> Rollout:
-        """Responses of `model`, log-probabilities and values still zero unless `score_all`.
+        """Responses of `model`, log-probabilities and values still zero.
 
         `greedy`: the likeliest token each time, without noise.
         """
-        said = self._say(model, prompts, stream, greedy=greedy)
-        return self.score(said) if self.score_all else said
-
-    def _say(
-        self, model: PreTrainedModel, prompts: Prompts, stream: Stream, *, greedy: bool = False
-    ) -> Rollout:
         policy = self.policy
         with policy.computation.autocast(prompts.ids.device):
             said = generate(

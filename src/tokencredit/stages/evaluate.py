@@ -40,7 +40,7 @@ def evaluate(
     batch, stream = held_out(config.evaluation, prompts)
     trained = collector.collect(batch, partial(actors.roll_out, stream=stream))
     with actors.reference.model() as model:
-        first = collector.collect(batch, partial(actors.respond, model, stream=stream))
+        first = collector.collect(batch, partial(actors.answer, model, stream=stream))
     policy = trained[0]
     columns: dict[str, list[Any]] = {
         "row": batch.rows.tolist(),

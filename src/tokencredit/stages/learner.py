@@ -168,7 +168,7 @@ class Learner:
         every = self.algorithm.samples_per_prompt
         first = prompts[torch.arange(0, len(prompts), every)]
         stream = (self.config.seed, "greedy", step)
-        speak = partial(self.actors.respond, self.actors.policy.model, stream=stream, greedy=True)
+        speak = partial(self.actors.answer, self.actors.policy.model, stream=stream, greedy=True)
         rollout, judgement = self.collector.collect(first, speak)
         totals = masked_sum(self._pay(rollout, judgement), rollout.response_mask)
         return totals.repeat_interleave(every)
@@ -191,7 +191,7 @@ class Learner:
             return
         prompts = self.prompts.batch(seed, 0, count, "reference")
         with self.actors.reference.model() as model:
-            speak = partial(self.actors.respond, model, stream=(seed, "reference"))
+            speak = partial(self.actors.answer, model, stream=(seed, "reference"))
             _, judgement = self.collector.collect(prompts, speak)
         self.state |= reference_scores(judgement.scores)
 
