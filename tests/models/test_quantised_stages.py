@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from builders import tiny_causal, tiny_classifier, train_tokenizer, write_reviews
+from preferences import furnish_pairs, pair_config
 from quantised import ON_CPU, QLORA, qlora_config
 from tokencredit.canonical import canonical
 from tokencredit.config import Config
@@ -19,6 +21,9 @@ from tokencredit.data.sources import Source
 from tokencredit.models.lora import adapted, merged
 from tokencredit.models.model import Dtype, ModelSource, Pretrained, load_causal, load_classifier
 from tokencredit.models.quantization import NF4, Quantization
+from tokencredit.stages import dpo as dpo_module
+from tokencredit.stages.dpo import DPOStage
+from tokencredit.stages.dpo_settings import DPO
 from tokencredit.stages.reward_model import RewardModel, RewardModelStage
 from tokencredit.stages.rl import RLStage
 from tokencredit.stages.sft import SFT, SFTStage
@@ -111,3 +116,45 @@ def test_keys_change_where_results_do(place: Path) -> None:
     assert {name for name in one if one[name] != two[name]} == {"rl"}
     model = canonical(config_of(place, quantization=Quantization.none).model)
     assert isinstance(model, dict) and "quantization" not in model
+
+
+def paired(place: Path) -> Config:
+    """The same models on pairs of answers."""
+    furnish_pairs(place)
+    config = replace(pair_config(place, max_length=64, epochs=3.0), sft=SFT(max_tokens=2000))
+    config.model = config_of(place).model
+    config.dpo = DPO(learning_rate=1e-2, batch_size=8, max_length=64, epochs=3.0)
+    return config
+
+
+def test_a_reward_model_learns_from_pairs_on_four_bits(tmp_path: Path) -> None:
+    """TRL's trainer would leave adapters and head in bfloat16, which the float32 states refuse."""
+    figures = ran(RewardModelStage(Context(paired(tmp_path))), tmp_path / "reward")
+    assert figures["loss"] < 0.69 and figures["accuracy"] > 0.85
+    found = load_file(tmp_path / "reward" / "model.safetensors")
+    assert {p.dtype for p in found.values()} == {torch.float32}
+
+
+def test_dpo_trains_an_adapter_of_the_four_bit_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = paired(tmp_path)
+    config.store = str(tmp_path / "store")
+    context = Context(config)
+    read: list[bool] = []
+    real = dpo_module.load_causal
+
+    def noted(*args: Any, **options: Any) -> Any:
+        read.append(options.get("quantized") is not None)
+        return real(*args, **options)
+
+    monkeypatch.setattr(dpo_module, "load_causal", noted)
+    context.store.build(SFTStage(context))
+    figures = ran(DPOStage(context), tmp_path / "dpo")
+    assert read == [True]
+    assert figures["held_out_loss"] < 0.69 and figures["accuracy"] > 0.85
+    found = load_file(tmp_path / "dpo" / "adapter_model.safetensors")
+    assert {p.dtype for p in found.values()} == {torch.float32}
+    plain = paired(tmp_path)
+    plain.model = config_of(tmp_path, quantization=Quantization.none).model
+    assert DPOStage(context).key != DPOStage(Context(plain)).key
