@@ -19,7 +19,6 @@ from tokencredit.data.records import Record
 from tokencredit.errors import require
 from tokencredit.models.lora import adapted, in_float32, merged
 from tokencredit.models.sequences import ScoreAt
-from tokencredit.reports.pair_numbers import PairNumbers, pair_numbers
 from tokencredit.stages.label_model import sentiment
 from tokencredit.stages.training import progress_callback, step_count, train, trainer_settings
 from tokencredit.streams import permutation, stream_key
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from tokencredit.config import Config
+    from tokencredit.reports.pair_numbers import PairNumbers
     from tokencredit.stages.reward_model import RewardModel
 
 ROWS: Final = 16
@@ -137,6 +137,7 @@ def evaluate_pairs(
 ) -> dict[str, object]:
     """How well the model orders held-out pairs, written to evaluation.json and evaluation.png."""
     from tokencredit.reports.pair_figure import draw_pairs
+    from tokencredit.reports.pair_numbers import pair_numbers
 
     pairs, noted = fitting(records, tokenizer, settings)
     pairs = within(pairs, settings.max_tokens)
