@@ -23,7 +23,7 @@ from builders import (
 )
 from tokencredit.errors import UserError
 from tokencredit.models.padding import ensure_pad, fit_embeddings
-from tokencredit.models.scorer import Scorer
+from tokencredit.models.scorer import Scorer, check_readable
 from tokencredit.models.sequences import compact
 from tokencredit.rollout import Rollout
 
@@ -189,7 +189,7 @@ def test_the_scorer_is_frozen_and_without_dropout() -> None:
 
 def test_classifiers_without_a_score_at_a_token_are_refused() -> None:
     with pytest.raises(UserError, match=r"model.reward = '3 outputs': a score is one output"):
-        Scorer(tiny_classifier(num_labels=3), PAD_ID)
+        check_readable(tiny_classifier(num_labels=3))
     whole = BertForSequenceClassification(
         BertConfig(
             hidden_size=16,
@@ -200,4 +200,5 @@ def test_classifiers_without_a_score_at_a_token_are_refused() -> None:
         )
     )
     with pytest.raises(UserError, match="reads a whole text at once"):
-        Scorer(whole, PAD_ID)
+        check_readable(whole)
+    check_readable(tiny_classifier(num_labels=1))

@@ -51,7 +51,6 @@ class Scorer:
         self, model: PreTrainedModel, pad_id: int, score_at: ScoreAt = ScoreAt.end
     ) -> None:
         """`model` is frozen and put into evaluation mode, its activations fused."""
-        check_readable(model)
         ready(model)
         self.model = model.eval().requires_grad_(False)
         self.pad_id, self.score_at = pad_id, score_at
@@ -191,6 +190,7 @@ def open_reader(context: Context, tokenizer: PreTrainedTokenizerBase, member: in
     artifact = context.store.get(RewardModelStage(context, member))
     own, config = load_tokenizer(artifact.path), context.config
     model = load_classifier(artifact.path, config.model.dtype).to(config.hardware.device.value)
+    check_readable(model)
     scorer = Scorer(model, int(own.pad_token_id), config.reward_model.score_at)
     scorer.retokeniser = retokeniser_between(tokenizer, own, config.model.reward_reads, model)
     longest = getattr(model.config, "max_position_embeddings", None)
