@@ -31,6 +31,11 @@ class Pair:
         """Tokens of the prompt and the longer response."""
         return len(self.prompt_ids) + max(len(self.chosen_ids), len(self.rejected_ids))
 
+    @property
+    def tokens(self) -> int:
+        """How many tokens are read of the pair: its prompt twice."""
+        return 2 * len(self.prompt_ids) + len(self.chosen_ids) + len(self.rejected_ids)
+
     def flaw(self, max_length: int) -> str | None:
         """Why nothing can be learned from the pair; None for a usable one."""
         if not (self.prompt_ids and self.chosen_ids and self.rejected_ids):

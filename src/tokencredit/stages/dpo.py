@@ -145,7 +145,7 @@ class DPOStage(Stage):
         model = load_causal(sft, dtype, context=self._longest(), quantized=quantized)
         adapters = lora_config(config.model.lora, "CAUSAL_LM")
         frozen = None if adapters else load_causal(sft, dtype)
-        tokens = sum(2 * len(p.prompt_ids) + len(p.chosen_ids) + len(p.rejected_ids) for p in pairs)
+        tokens = sum(pair.tokens for pair in pairs)
         steps = step_count(settings, len(pairs), tokens / len(pairs))
         arguments = trainer_settings(
             settings, out, config.stage_seed, config.hardware.on_cpu(), steps

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +78,7 @@ def judged_pairs(found: Float[Tensor, "N"]) -> dict[str, object]:
 
     That of the accuracy is Wilson's, that of the margin Student's.
     """
-    from tokencredit.reports.statistics import mean_ci
+    from tokencredit.reports.statistics import mean_ci, wilson
 
     right = float(((found > 0).double() + 0.5 * (found == 0)).mean())
     low, high = wilson(right, len(found))
@@ -94,11 +93,3 @@ def judged_pairs(found: Float[Tensor, "N"]) -> dict[str, object]:
         "margin_high": margin.high,
         "held_out_loss": float(-torch.nn.functional.logsigmoid(found).mean()),
     }
-
-
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """The 95 % score interval of a share of `count` trials (Wilson 1927); it stays in [0, 1]."""
-    z2 = 1.959964**2
-    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
-    half = math.sqrt(z2 * (share * (1 - share) / count + z2 / (4 * count**2))) / (1 + z2 / count)
-    return max(0.0, middle - half), min(1.0, middle + half)

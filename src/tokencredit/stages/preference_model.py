@@ -47,7 +47,7 @@ def fit_pairs(
     pairs, noted = fitting(records, tokenizer, settings)
     order = permutation(stream_key(seed, "reward order"), len(pairs))
     pairs = within([pairs[int(index)] for index in order], settings.max_tokens)
-    steps = step_count(settings, len(pairs), sum(map(tokens_of, pairs)) / len(pairs))
+    steps = step_count(settings, len(pairs), sum(pair.tokens for pair in pairs) / len(pairs))
     arguments = trainer_settings(settings, out, seed, config.hardware.on_cpu(), steps)
     adapters = adapted(model, config.model.lora, "SEQ_CLS")
     trainer = reward_trainer(adapters, tokenizer, pairs, arguments, settings.centre)
@@ -80,14 +80,9 @@ def fitting(
 
 def within(pairs: Sequence[Pair], budget: int | None) -> list[Pair]:
     """The first pairs, up to the one with which their tokens reach `budget`; None: all."""
-    spent = accumulate(map(tokens_of, pairs), initial=0)
+    spent = accumulate((pair.tokens for pair in pairs), initial=0)
     limit = float("inf") if budget is None else budget
     return [pair for pair, before in zip(pairs, spent, strict=False) if before < limit]
-
-
-def tokens_of(pair: Pair) -> int:
-    """How many tokens are read of a pair: its prompt twice."""
-    return 2 * len(pair.prompt_ids) + len(pair.chosen_ids) + len(pair.rejected_ids)
 
 
 def reward_trainer(
