@@ -192,3 +192,13 @@ def test_answers_to_different_prompts_cannot_be_compared(tmp_path: Path) -> None
 )
 def test_names_become_file_names(name: str, stem: str) -> None:
     assert file_name(name) == stem
+
+
+def test_papers_7_win_rates_of_real_verdicts(annotations: Path) -> None:
+    """alpaca-7b 26.4596 ± 1.5357 %, tulu-2-dpo-7b 84.2236 ± 1.2856 % (draws half, ddof 1)."""
+    files = [str(annotations / f"{name}.csv") for name in ("alpaca-7b", "tulu-2-dpo-7b")]
+    answer = CliRunner().invoke(app, ["judge", "winrate", "--annotations", *files])
+    assert answer.exit_code == 0, answer.output
+    first, second = answer.output.splitlines()[1:3]
+    assert first.split() == "alpaca-7b text_davinci_003 26.4596 ± 1.5357 805 205 16 584".split()
+    assert second.split() == "tulu-2-dpo-7b text_davinci_003 84.2236 ± 1.2856 805 678 0 127".split()

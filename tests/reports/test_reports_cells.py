@@ -8,7 +8,7 @@ from pathlib import Path
 
 from paper_runs import write_run_folder
 from tokencredit.reports.cells import COLUMNS, describe_run, write_cell
-from tokencredit.reports.runs import read_csv
+from tokencredit.reports.runs import read_csv, read_runs
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -63,3 +63,14 @@ def test_steps_beyond_the_results_are_not_part_of_them(tmp_path: Path) -> None:
 def test_a_run_that_goes_on_says_so(tmp_path: Path) -> None:
     run = write_run_folder(tmp_path / "run", [1.0], finished=False)
     assert describe_run(run)["status"] == "running"
+
+
+def test_an_implicit_reward_is_a_column_of_its_own(tmp_path: Path) -> None:
+    run = write_run_folder(tmp_path / "run", [1.0, 2.0], scheme="rto")
+    noted = [{"step": k, "score/mean": 1.0, "judge/implicit_reward": k / 4} for k in (0, 1)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in noted))
+    path = write_cell(run, tmp_path / "cells", "task")
+    assert [row["implicit_reward"] for row in rows(path)] == ["0.0", "0.25"]
+    (cell,) = read_csv(path)
+    (folder,) = read_runs(run)
+    assert cell.columns["implicit_reward"] == folder.columns["implicit_reward"] == [0.0, 0.25]

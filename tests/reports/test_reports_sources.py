@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -84,3 +85,20 @@ def test_a_run_that_did_not_end_is_noted(tmp_path: Path) -> None:
     (source,) = read_sources([path])
     (note,) = notes(source, ["positive_generation"])
     assert note == "positive_generation, abc, β = 0.8, 8–16 tokens, run 7: failed after 1 steps"
+
+
+def test_runs_with_stages_of_their_own_differ_in_these_by_nature(tmp_path: Path) -> None:
+    """One stage seed means one reward model; with others, models of their own are no mistake."""
+    for number in (0, 1):
+        path = cell(tmp_path, number)
+        record = json.loads(path.with_suffix(".json").read_text())
+        record["provenance"]["identity"]["parents"] = {"sft": str(number) * 16}
+        record["seeds"] = {"seed": number, "stage_seed": number}
+        path.with_suffix(".json").write_text(json.dumps(record))
+    (source,) = read_sources([tmp_path])
+    assert len(source.runs) == 2
+    for path in tmp_path.glob("*.json"):
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps(record | {"seeds": {"stage_seed": 0}}))
+    with pytest.raises(UserError, match="different configurations"):
+        read_sources([tmp_path])

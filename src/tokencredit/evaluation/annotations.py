@@ -14,7 +14,7 @@ import numpy as np
 
 from tokencredit.data.records import Dropped
 from tokencredit.errors import UserError
-from tokencredit.evaluation.winrate import win_rate
+from tokencredit.reports.winrate import win_rate
 
 DRAWS: Final = (0.0, 1.5)
 """Preferences that mean a draw: 0 in AlpacaEval's older files, 1.5 in its newer ones."""

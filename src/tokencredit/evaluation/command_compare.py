@@ -13,11 +13,22 @@ Models = Annotated[
     list[str],
     typer.Argument(
         metavar="RUN_OR_MODEL...",
-        help="Run folders, model folders, artifacts of the store, or hub:NAME[@REVISION].",
+        help="Run folders, folders of runs, model folders, artifacts of the store, or "
+        "hub:NAME[@REVISION]. Runs of one scheme with different seeds are one method.",
     ),
 ]
 WithSFT = Annotated[
-    bool, typer.Option("--with-sft", help="Add the SFT model of the first run, as sft.")
+    bool, typer.Option("--with-sft", help="Add the SFT models that the runs began with, as sft.")
+]
+WithDPO = Annotated[
+    bool, typer.Option("--with-dpo", help="Add the DPO models that paid the runs, as dpo.")
+]
+Keep = Annotated[
+    Path | None,
+    typer.Option(
+        help="Also write scores.csv and comparison.json there: no texts, to be committed; "
+        "`tokencredit table rto/table1a` reads them in experiments/rto/win_rates."
+    ),
 ]
 Count = Annotated[
     int | None,
@@ -58,6 +69,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one for each option
     models: Models,
     names: Names = None,
     with_sft: WithSFT = False,
+    with_dpo: WithDPO = False,
     prompts: Count = None,
     prompts_file: File = None,
     oracle: OracleName = "run",
@@ -69,6 +81,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one for each option
     batch: BatchSize = 32,
     device: DeviceName = "cpu",
     out: Out = Path("judged"),
+    keep: Keep = None,
 ) -> None:
     """Win rates of models over the same held-out prompts, scored by an oracle.
 
@@ -83,13 +96,14 @@ def compare(  # noqa: PLR0913, PLR0917 - one for each option
     request = comparison.Request(
         models=models,
         names=named(names),
-        with_sft=with_sft,
+        with_stages=[name for name, wanted in (("sft", with_sft), ("dpo", with_dpo)) if wanted],
         count=prompts,
         file=prompts_file,
         oracle=oracle,
         store=store,
         longest=max_new_tokens,
         out=out,
+        keep=keep,
         speaking=Speaking(
             temperature=temperature, top_p=top_p, seed=seed, batch=batch, device=device
         ),

@@ -17,7 +17,7 @@ from tokencredit.evaluation.items import Prompting
 from tokencredit.evaluation.length import AtEqualLength, at_equal_length
 from tokencredit.evaluation.oracles import Oracle
 from tokencredit.evaluation.players import Player
-from tokencredit.evaluation.winrate import WinMatrix, pairings, shares, win_matrix
+from tokencredit.reports.winrate import WinMatrix, pairings, shares, win_matrix
 from tokencredit.tracking.progress import Progress
 
 Score = list[float]

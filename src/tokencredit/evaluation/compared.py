@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -15,9 +15,20 @@ from tokencredit.errors import UserError
 from tokencredit.evaluation.bradley_terry import strengths
 from tokencredit.evaluation.compare import Spoken, by_method, equal_length
 from tokencredit.evaluation.items import Prompting
-from tokencredit.evaluation.tables import long_csv, markdown, plain, seeds_markdown, table, wide_csv
-from tokencredit.evaluation.winrate import WinMatrix
+from tokencredit.reports.scores import FACTS, SCORES, write_scores
 from tokencredit.reports.statistics import mean_ci
+from tokencredit.reports.win_tables import (
+    long_csv,
+    markdown,
+    plain,
+    seeds_markdown,
+    table,
+    wide_csv,
+)
+from tokencredit.reports.winrate import WinMatrix
+
+PLACES: Final = ("source", "other_data")
+"""Facts that are paths of one machine."""
 
 
 def write_answers(prompting: Prompting, spoken: Sequence[Spoken], out: Path) -> Path:
@@ -125,6 +136,28 @@ def write_results(
         },
     )
     return path
+
+
+def keep(
+    prompting: Prompting, spoken: Sequence[Spoken], facts: Mapping[str, Any], folder: Path
+) -> list[Path]:
+    """Write scores.csv and comparison.json: what win rates are computed from, without texts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [
+        (one.player.name, one.player.seed, item.row, score)
+        for one in spoken
+        for item, score in zip(prompting.items, one.rated, strict=True)
+    ]
+    write_scores(lines, folder / SCORES)
+    models = [
+        {"name": s.player.name, "model": s.player.identity, "seed": s.player.seed} for s in spoken
+    ]
+    runs = [one.player.run for one in spoken if one.player.run is not None]
+    named = {" ".join(filter(None, (run.config.run.scale, run.config.model.name))) for run in runs}
+    kept = {name: value for name, value in facts.items() if name not in PLACES}
+    record = {"schema_version": 1, "about": ", ".join(sorted(named)), **kept, "models": models}
+    write_json(folder / FACTS, record)
+    return [folder / SCORES, folder / FACTS]
 
 
 def _origin(spoken: Spoken) -> dict[str, Any]:

@@ -15,11 +15,11 @@ from tokencredit.evaluation.compare import (
     speak,
     warn_of_data,
 )
-from tokencredit.evaluation.compared import report, write_answers, write_matrix, write_results
+from tokencredit.evaluation.compared import keep, report, write_answers, write_matrix, write_results
 from tokencredit.evaluation.generations import Speaking
 from tokencredit.evaluation.items import Prompting, from_file, held_out, usable
 from tokencredit.evaluation.oracles import OF_RUN, Oracle, open_oracle
-from tokencredit.evaluation.players import Player, players
+from tokencredit.evaluation.players import Player, of_stage, players
 from tokencredit.store import check_writable, make_folder
 
 NO_ORACLE = "none"
@@ -31,24 +31,31 @@ class Request:
 
     models: Sequence[str]
     names: Sequence[str] | None
-    with_sft: bool
+    with_stages: Sequence[str]
+    """Stages whose models join the runs that were made from them: sft, dpo."""
     count: int | None
     file: Path | None
     oracle: str
     store: Path | None
     longest: int | None
     out: Path
+    keep: Path | None
+    """Folder for the files to commit."""
     speaking: Speaking
 
 
 def run(request: Request) -> str:
     """Do it all; what is to be printed. What can fail without work fails first."""
     check_writable(request.out, "--out")
+    if request.keep is not None:
+        check_writable(request.keep, "--keep")
     models = players(request.models, request.names, request.store)
     runs = [player.run for player in models if player.run is not None]
-    if request.with_sft:
-        require(bool(runs), "--with-sft", True, "no run is named whose SFT model could be added")
-        models.append(Player("sft", runs[0].artifact("sft")))
+    for stage in request.with_stages:
+        joining = of_stage(stage, runs)
+        name = f"--with-{stage}"
+        require(bool(joining), name, True, f"no run is named whose {stage} model could be added")
+        models += joining
     require(len(models) >= 2, "RUN_OR_MODEL", len(models), "name at least two models")
     oracle = _oracle(request, models)
     prompting, short = usable(_prompting(request, models), models)
@@ -72,6 +79,8 @@ def run(request: Request) -> str:
         "oracle": {"name": oracle.name, "identity": oracle.identity, "notes": oracle.notes},
     }
     paths.append(write_results(spoken, matrix, facts, request.out))
+    if request.keep is not None:
+        paths += keep(prompting, spoken, facts, request.keep)
     notes = [f"oracle: {count} {what}" for what, count in oracle.notes.items() if count]
     head = f"{len(prompting.items)} prompts, {prompting.source}; scored by {oracle.name}"
     return "\n\n".join([head, report(spoken, matrix), *notes, "\n".join(map(str, paths))])

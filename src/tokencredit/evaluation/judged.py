@@ -13,9 +13,9 @@ from tokencredit.evaluation.annotations import annotation
 from tokencredit.evaluation.answers import Answers, matched
 from tokencredit.evaluation.length import AtEqualLength, at_equal_length
 from tokencredit.evaluation.prompt import Outcome
-from tokencredit.evaluation.tables import table
 from tokencredit.evaluation.verdicts import Verdict
-from tokencredit.evaluation.winrate import Against, WinMatrix, against
+from tokencredit.reports.win_tables import table
+from tokencredit.reports.winrate import Against, WinMatrix, against
 
 Pair = tuple[str, str]
 

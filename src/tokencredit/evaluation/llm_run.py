@@ -27,8 +27,8 @@ from tokencredit.evaluation.judged import (
 )
 from tokencredit.evaluation.llm_judge import Asking, Question, ask_all, questions
 from tokencredit.evaluation.position import position
-from tokencredit.evaluation.tables import markdown, plain, table
 from tokencredit.evaluation.verdicts import Verdict, VerdictFile
+from tokencredit.reports.win_tables import markdown, plain, table
 from tokencredit.store import check_writable
 from tokencredit.tracking.progress import Progress
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tokencredit.config import Config
 
 HUB = re.compile(r"hub:(?P<name>[^@]+)(?:@(?P<revision>.+))?")
+OF_A_MODEL = ("config.yaml", "config.json")
 KEPT = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
@@ -51,9 +52,15 @@ class Run:
         """The store that its stages were built in."""
         return self.store_option or Path(self.config.store).expanduser()
 
+    @property
+    def parents(self) -> dict[str, str]:
+        """Keys of the artifacts that it was made from, by role."""
+        found: dict[str, str] = self.manifest.get("parents", {})
+        return found
+
     def artifact(self, role: str) -> Path:
         """The folder of one of its parents in the store; `UserError` if there is none."""
-        key = self.manifest.get("parents", {}).get(role)
+        key = self.parents.get(role)
         if key is None:
             raise UserError(f"{self.path}: this run has no {role}")
         folder = self.store / role / str(key)
@@ -66,8 +73,7 @@ class Run:
 
     def trained_on(self) -> list[str]:
         """Keys of the artifacts that training was paid or guided by: all parents but the oracle."""
-        parents = self.manifest.get("parents", {})
-        return [key for role, key in parents.items() if role != "oracle"]
+        return [key for role, key in self.parents.items() if role != "oracle"]
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,8 @@ class Player:
     name: str
     folder: Path
     run: Run | None = None
+    seed: int | None = None
+    """Of the run that it is the policy of, or that it was made for."""
 
     @cached_property
     def identity(self) -> str:
@@ -85,11 +93,12 @@ class Player:
 
 
 def players(places: Sequence[str], names: Sequence[str] | None, store: Path | None) -> list[Player]:
-    """The models at `places`: run folders, model folders, or hub:NAME[@REVISION].
+    """The models at `places`: run folders, folders of them, model folders, hub:NAME[@REVISION].
 
-    Raises `UserError` where there is none, or two would have one name without being named so.
+    Without `names`, runs of one scheme with different seeds are seeds of one method, in their
+    order. Raises `UserError` where there is no model, or two would have one name otherwise.
     """
-    found = [_player(place, store) for place in places]
+    found = [_player(folder, store) for place in places for folder in _runs_of(place)]
     if names is not None:
         require(
             len(names) == len(found) and all(names),
@@ -97,15 +106,38 @@ def players(places: Sequence[str], names: Sequence[str] | None, store: Path | No
             ",".join(names),
             f"name each of the {len(found)} models; one name twice means two seeds of a method",
         )
-        return [Player(name, p.folder, p.run) for name, p in zip(names, found, strict=True)]
-    own = [player.name for player in found]
-    twice = next((name for name in own if own.count(name) > 1), None)
-    if twice is not None:
-        raise UserError(
-            f"two models are called {twice!r}; name all with --names a,b,… (one name twice means "
-            "two seeds of a method)"
-        )
-    return found
+        return [replace(player, name=name) for name, player in zip(names, found, strict=True)]
+    seen: set[tuple[str, int | None]] = set()
+    for player in found:
+        namesakes = [other for other in found if other.name == player.name]
+        if (player.name, player.seed) in seen or (player.seed is None and len(namesakes) > 1):
+            raise UserError(
+                f"two models are called {player.name!r}; name all with --names a,b,… (one name "
+                "twice means two seeds of a method)"
+            )
+        seen.add((player.name, player.seed))
+    first = {name: place for place, name in reversed(list(enumerate(p.name for p in found)))}
+    return sorted(found, key=lambda player: (first[player.name], player.seed or 0))
+
+
+def of_stage(role: str, runs: Sequence[Run]) -> list[Player]:
+    """The models of a stage that these runs were made from, as one method.
+
+    One model that all share has no seed; it meets every seed of the others.
+    """
+    made = {run.artifact(role): run.config.seed for run in runs if role in run.parents}
+    shared = len(made) == 1
+    found = [Player(role, folder, seed=None if shared else seed) for folder, seed in made.items()]
+    return sorted(found, key=lambda player: player.seed or 0)
+
+
+def _runs_of(place: str) -> list[str]:
+    """The finished runs in a folder that holds runs; or the place itself."""
+    folder = Path(place).expanduser()
+    if place.startswith("hub:") or any((folder / name).is_file() for name in OF_A_MODEL):
+        return [place]
+    inside = sorted(str(path.parent) for path in folder.glob("*/config.yaml"))
+    return inside or [place]
 
 
 def _player(place: str, store: Path | None) -> Player:
@@ -120,7 +152,7 @@ def _player(place: str, store: Path | None) -> Player:
             raise UserError(f"{place}: holds no finished policy; let the run end first")
         check_folder(path / "policy", "RUN")
         run = Run(path, store)
-        return Player(run.scheme, path / "policy", run)
+        return Player(run.scheme, path / "policy", run, run.config.seed)
     check_folder(path, "MODEL")
     manifest = read_json(path / MANIFEST) if (path / MANIFEST).is_file() else {}
     return Player(str(manifest.get("stage") or path.resolve().name), path)

@@ -29,6 +29,8 @@ COLUMNS: Final = (
 )
 METRICS: Final = {"mean_reward": "score/mean", "kl": "kl/k1", "value_loss": "value/loss"}
 """Which metric of a run each column holds; an algorithm without one leaves its column empty."""
+NOTED: Final = {"implicit_reward": "judge/implicit_reward"}
+"""Further columns, of runs that have such a metric."""
 COMPLETE: Final = "complete"
 FAILED: Final = "failed"
 RUNNING: Final = "running"
@@ -49,10 +51,13 @@ def write_cell(
     fixed = [task, record["scheme"], config["reward_scheme"].get("beta", ""), *lengths, seed]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    noted = {column: metric for column, metric in NOTED.items() if rows and metric in rows[0]}
+    writer.writerow([*COLUMNS, *noted])
     for row in rows:
-        measured = [row.get(metric, "") for metric in METRICS.values()]
-        writer.writerow([*fixed, row["step"], *measured, seed, record["status"]])
+        measured, more = (
+            [row.get(metric, "") for metric in group.values()] for group in (METRICS, noted)
+        )
+        writer.writerow([*fixed, row["step"], *measured, seed, record["status"], *more])
     if not rows:  # it failed in its first step, and must be counted all the same
         writer.writerow([*fixed, "", *[""] * len(METRICS), seed, record["status"]])
     folder.mkdir(parents=True, exist_ok=True)

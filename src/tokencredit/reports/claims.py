@@ -11,9 +11,11 @@ from tokencredit.reports.entries import FOLDER, STATISTICS, Panel, build, read_y
 from tokencredit.reports.formats import markdown
 from tokencredit.reports.measures import in_words, measure
 from tokencredit.reports.runs import LoggedRun
+from tokencredit.reports.scores import Comparison
 from tokencredit.reports.sources import Source
 from tokencredit.reports.tables import task_of
 from tokencredit.reports.verdicts import Evidence, Finding, nothing
+from tokencredit.reports.win_claims import WinClaim, judge_wins
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,7 +56,7 @@ class Claim:
 class Judged:
     """A claim, the runs it was held against, and the finding."""
 
-    claim: Claim
+    claim: Claim | WinClaim
     task: str
     source: str
     about: str
@@ -72,9 +74,27 @@ def read_claims(paper: str) -> list[Claim]:
     if not path.is_file():
         raise UserError(f"{paper}: there are no claims of it; there are those of {papers()}")
     found = []
-    for given in read_yaml(path)["claims"]:
+    for given in read_yaml(path).get("claims", ()):
         panels = [build(Panel, panel, path) for panel in given["panels"]]
         found.append(build(Claim, {**given, "panels": panels}, path))
+    return found
+
+
+def read_win_claims(paper: str) -> list[WinClaim]:
+    """The claims of a paper on win rates."""
+    path = FOLDER / paper / "claims.yaml"
+    return [build(WinClaim, given, path) for given in read_yaml(path).get("win_rates", ())]
+
+
+def judge_win_claims(claims: Sequence[WinClaim], comparisons: Sequence[Comparison]) -> list[Judged]:
+    """Every claim on win rates against every comparison."""
+    found = []
+    for claim in claims:
+        judged = [
+            Judged(claim, claim.task, c.path.as_posix(), c.about, judge_wins(claim, c))
+            for c in comparisons
+        ]
+        found += judged or [Judged(claim, claim.task, "", "", nothing("no comparison yet"))]
     return found
 
 
@@ -135,7 +155,8 @@ def unused(judged: Sequence[Judged], sources: Sequence[Source]) -> list[str]:
     """Runs that lack the points of their claims, or did not end; they are part of no pair."""
     found = []
     for source in sources:
-        for panel in (panel for item in judged for panel in item.claim.panels):
+        curves = (item.claim for item in judged if isinstance(item.claim, Claim))
+        for panel in (panel for claim in curves for panel in claim.panels):
             for method, runs in _by_method(panel, source).items():
                 said = in_words(measure(runs, replace(panel, column="mean_reward")).without)
                 task = task_of(panel, source)

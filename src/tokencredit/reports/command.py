@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tokencredit.errors import UserError, require
-from tokencredit.reports.entries import FIGURES, Entry, find, listing
+from tokencredit.reports.entries import FIGURES, TABLES, WinEntry, find, find_any, listing
 from tokencredit.reports.formats import SUFFIX, Format, render
 from tokencredit.reports.run_folder import write_bytes
+from tokencredit.reports.scores import find_comparisons
 from tokencredit.reports.sources import Source, read_sources
 from tokencredit.reports.tables import make_table
+from tokencredit.reports.win_report import make_win_tables, render_wins
 
 EXPERIMENTS = Path("experiments")
 
@@ -42,14 +45,14 @@ def table(
 ) -> None:
     """Print a table of a paper with the numbers of runs; without a name, list the tables."""
     if name is None:
-        _list(("table",))
+        _list(TABLES)
         return
-    made = make_table(find(name, ("table",)), sources(name, runs), points)
-    typer.echo(render(made, form), nl=False)
+    text = _made(name, runs, points)
+    typer.echo(text(form), nl=False)
     if out is not None:
         for other in Format:
             path = out / f"{Path(name).stem}{SUFFIX[other]}"
-            write_bytes(path, render(made, other).encode())
+            write_bytes(path, text(other).encode())
             typer.echo(f"wrote {path}", err=True)
 
 
@@ -75,21 +78,24 @@ def figure(
         typer.echo(f"wrote {path}")
 
 
-def claims(
+def paper_claims(
     paper: Annotated[str | None, typer.Argument(help="A paper of the catalogue, e.g. abc.")] = None,
     runs: Runs = None,
     points: Points = None,
 ) -> None:
     """Say of each claim of a paper whether runs support it; without a name, list the papers."""
-    from tokencredit.reports.claims import claims_text, judge_claims, papers, read_claims, unused
+    from tokencredit.reports import claims
 
     if paper is None:
-        typer.echo("\n".join(papers()))
+        typer.echo("\n".join(claims.papers()))
         return
     found = sources(paper, runs)
-    judged = judge_claims(read_claims(paper), found, points)
-    typer.echo(claims_text(judged), nl=False)
-    for note in unused(judged, found):
+    judged = claims.judge_claims(claims.read_claims(paper), found, points)
+    won = claims.judge_win_claims(
+        claims.read_win_claims(paper), find_comparisons(places(paper, runs))
+    )
+    typer.echo(claims.claims_text([*judged, *won]), nl=False)
+    for note in claims.unused(judged, found):
         typer.echo(f"Note: {note}")
 
 
@@ -119,8 +125,25 @@ def sources(name: str, runs: list[Path] | None) -> list[Source]:
     return found
 
 
+def _made(name: str, runs: list[Path] | None, points: int | None) -> Callable[[Format], str]:
+    """The table of that name in any form."""
+    entry = find_any(name, TABLES)
+    if isinstance(entry, WinEntry):
+        require(points is None, "--points", points, "win rates are of answers, not of steps")
+        tables = make_win_tables(entry, places(name, runs))
+        return lambda form: render_wins(tables, form)
+    made = make_table(entry, sources(name, runs), points)
+    return lambda form: render(made, form)
+
+
+def places(name: str, runs: list[Path] | None) -> list[Path]:
+    """What is named, or the folder of the paper's committed cells, if there is one."""
+    folder = EXPERIMENTS / name.partition("/")[0]
+    return runs or ([folder] if folder.is_dir() else [])
+
+
 def _list(kinds: tuple[str, ...]) -> None:
-    entries: dict[str, Entry] = listing(kinds)
+    entries = listing(kinds)
     width = max(map(len, entries))
     for name, entry in entries.items():
         typer.echo(f"{name:<{width}}  {entry.title} ({entry.source}): {', '.join(entry.tasks)}")
@@ -130,5 +153,5 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     app.command()(table)
     app.command()(figure)
-    app.command()(claims)
+    app.command("claims")(paper_claims)
     app.command()(page)

@@ -14,6 +14,8 @@ from tokencredit.reports.runs import LoggedRun, Setting
 
 FOLDER: Final = Path(__file__).parent / "catalogue"
 FIGURES: Final = ("curves", "tradeoff", "by_beta")
+WIN_RATES: Final = "win_rates"
+TABLES: Final = ("table", WIN_RATES)
 KINDS: Final = ("table", *FIGURES)
 STATISTICS: Final = ("mean", "last", "at_kl")
 BANDS: Final = ("sd", "se")
@@ -90,7 +92,8 @@ class Entry:
 
     def __post_init__(self) -> None:
         """Check the names."""
-        require(self.kind in KINDS, "kind", self.kind, f"must be one of {', '.join(KINDS)}")
+        known = ", ".join((*KINDS, WIN_RATES))
+        require(self.kind in KINDS, "kind", self.kind, f"must be one of {known}")
         known = ", ".join(STATISTICS)
         require(
             self.statistic in STATISTICS, "statistic", self.statistic, f"must be one of {known}"
@@ -105,7 +108,45 @@ class Entry:
         return list(dict.fromkeys(panel.tasks[0] for panel in self.panels))
 
 
+@dataclass(slots=True, kw_only=True)
+class WinEntry:
+    """A matrix of win rates of a paper."""
+
+    kind: str
+    """win_rates."""
+    title: str
+    """What it shows."""
+    source: str
+    """Where the paper has it."""
+    methods: dict[str, str]
+    """The methods shown, in this order, and what the paper calls them."""
+    task: str = WIN_RATES
+    """The experiment with the comparison."""
+    paper: dict[str, list[float]] = field(default_factory=dict)
+    """The paper's rows; a row beats columns, which are in the order of the rows."""
+    digits: int = 3
+    """How many decimals are shown."""
+
+    @property
+    def tasks(self) -> list[str]:
+        """The name of its task."""
+        return [self.task]
+
+    def rate(self, row: str, column: str) -> float | None:
+        """The paper's rate; None where it has none."""
+        if row not in self.paper or column not in self.paper:
+            return None
+        return self.paper[row][list(self.paper).index(column)]
+
+
 def find(name: str, kinds: tuple[str, ...]) -> Entry:
+    """The entry of that name, of kinds that are made from the curves of runs."""
+    entry = find_any(name, kinds)
+    assert isinstance(entry, Entry)
+    return entry
+
+
+def find_any(name: str, kinds: tuple[str, ...]) -> Entry | WinEntry:
     """The entry of that name in the catalogue, or in a YAML file of one's own."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     named = listing(kinds)
@@ -118,7 +159,7 @@ def find(name: str, kinds: tuple[str, ...]) -> Entry:
     return entry
 
 
-def listing(kinds: tuple[str, ...]) -> dict[str, Entry]:
+def listing(kinds: tuple[str, ...]) -> dict[str, Entry | WinEntry]:
     """The entries of these kinds, by name."""
     paths = sorted(FOLDER.glob("*/*.yaml"))
     entries = {
@@ -129,9 +170,11 @@ def listing(kinds: tuple[str, ...]) -> dict[str, Entry]:
     return {name: entry for name, entry in entries.items() if entry.kind in kinds}
 
 
-def read_entry(path: Path) -> Entry:
+def read_entry(path: Path) -> Entry | WinEntry:
     """The entry in a YAML file; a key that it cannot have, or lacks, is an error."""
     tree = read_yaml(path)
+    if tree.get("kind") == WIN_RATES:
+        return build(WinEntry, tree, path)
     panels = tree.get("panels")
     if not isinstance(panels, list):
         raise UserError(f"{path}: panels: must be a list")

@@ -47,7 +47,7 @@ def render(table: Table, form: Format) -> str:
     if form is Format.csv:
         return to_csv(table)
     head, rows = cells(table)
-    text = markdown(head, rows) if form is Format.markdown else _latex(head, rows)
+    text = markdown(head, rows) if form is Format.markdown else latex(head, rows)
     mark = "" if form is Format.markdown else "% "
     said = [f"{mark}{line}" for line in remarks(table)]
     return "\n".join([text, "", *said]).rstrip() + "\n"
@@ -132,7 +132,7 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
-def _latex(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def latex(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A booktabs table."""
     lines = [r"\begin{tabular}{" + "l" * len(head) + "}", r"\toprule"]
     lines += [" & ".join(map(_escape, head)) + r" \\", r"\midrule"]

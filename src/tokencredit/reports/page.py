@@ -9,15 +9,26 @@ from dataclasses import replace
 from pathlib import Path
 
 from tokencredit.errors import UserError
-from tokencredit.reports.claims import Claim, claims_table, judge_claims, read_claims, unused
-from tokencredit.reports.entries import FIGURES, Entry, find
+from tokencredit.reports.claims import (
+    Claim,
+    claims_table,
+    judge_claims,
+    judge_win_claims,
+    read_claims,
+    read_win_claims,
+    unused,
+)
+from tokencredit.reports.entries import FIGURES, WIN_RATES, Entry, WinEntry, find, find_any
 from tokencredit.reports.figure_data import figure_marks
 from tokencredit.reports.formats import cells, markdown, remarks
 from tokencredit.reports.held_out import held_out_table
 from tokencredit.reports.paper_figures import pictures
 from tokencredit.reports.run_folder import write_bytes
+from tokencredit.reports.scores import SCORES, find_comparisons
 from tokencredit.reports.sources import Source, read_sources
 from tokencredit.reports.tables import make_table
+from tokencredit.reports.win_claims import WinClaim
+from tokencredit.reports.win_report import make_win_tables, win_cells, win_remarks
 
 NAME = "committed cells"
 IMAGES = Path("docs") / "images"
@@ -47,9 +58,9 @@ class Page:
         self.name, self.experiments = name, experiments
         self.task = name.rpartition("/")[2]
         self.images: list[Path] = []
-        folder = experiments / name
-        there = folder.is_dir() and any(folder.glob("*.csv"))
-        self.sources: list[Source] = read_sources([folder]) if there else []
+        self.folder = experiments / name
+        there = self.folder.is_dir() and any(p.name != SCORES for p in self.folder.glob("*.csv"))
+        self.sources: list[Source] = read_sources([self.folder]) if there else []
         for source in self.sources:
             source.name = NAME
 
@@ -69,6 +80,7 @@ class Page:
             "figure": self.figure,
             "claims": self.claims,
             "held_out": self.held_out,
+            "wins": self.wins,
         }
         return environment.from_string(template).render()
 
@@ -105,14 +117,26 @@ class Page:
         link = f"![{entry.title}]({Path(os.path.relpath(path, here)).as_posix()})"
         return "\n\n".join([link, *(f"*Note: {note}.*" for note in notes)])
 
+    def wins(self, name: str) -> str:
+        """A matrix of win rates of the catalogue, beside that of the comparison kept here."""
+        entry = find_any(name, (WIN_RATES,))
+        assert isinstance(entry, WinEntry)
+        parts = []
+        for table in make_win_tables(entry, [self.folder] if self.folder.is_dir() else []):
+            parts += [markdown(*win_cells(table)), *(f"*{line}*" for line in win_remarks(table))]
+        return "\n\n".join(parts)
+
     def claims(self, paper: str, points: int | None = None) -> str:
         """The claims of a paper that are about this experiment, judged."""
         own = [claim for claim in map(self._of_claim, read_claims(paper)) if claim.panels]
+        wins = [claim for claim in read_win_claims(paper) if claim.task == self.task]
         if not self.sources:
-            return "\n".join(f"- {claim.says} ({claim.where}): no cells yet." for claim in own)
+            unknown: list[Claim | WinClaim] = [*wins, *own]
+            return "\n".join(f"- {claim.says} ({claim.where}): no cells yet." for claim in unknown)
+        won = judge_win_claims(wins, find_comparisons([self.folder]))
         judged = judge_claims(own, self.sources, points)
         said = [f"*Note: {note}.*" for note in unused(judged, self.sources)] if not points else []
-        return "\n\n".join([claims_table(judged), *said])
+        return "\n\n".join([claims_table([*won, *judged]), *said])
 
     def held_out(self) -> str:
         """What the policies came to on held-out prompts."""

@@ -13,7 +13,7 @@ import yaml
 
 from tokencredit.atomic import read_json
 from tokencredit.errors import UserError
-from tokencredit.reports.cells import COMPLETE, METRICS, RUNNING, describe_run
+from tokencredit.reports.cells import COMPLETE, METRICS, NOTED, RUNNING, describe_run
 from tokencredit.tracking.jsonl import read_jsonl
 
 REQUIRED: Final = (
@@ -52,6 +52,8 @@ class Origin:
     commit: str = ""
     identity: Mapping[str, Any] | None = None
     """What the run's key is a hash of."""
+    stage_seed: int | None = None
+    """Seed of the stages before; runs that differ in it have models of their own."""
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     """Measures on held-out prompts."""
 
@@ -128,7 +130,7 @@ def _from_rows(
         _check_steps([int(row["step"]) for row in rows], name)
         columns = {
             column: [float(row[column]) for row in rows]
-            for column in METRICS
+            for column in (*METRICS, *NOTED)
             if all(row.get(column) for row in rows)
         }
     except ValueError as error:
@@ -179,6 +181,7 @@ def _origin_of(path: Path, record: Mapping[str, Any], identity: Any) -> Origin:
         model=str(record.get("names", {}).get("model") or ""),
         commit=str(record.get("git_commit") or ""),
         identity=identity,
+        stage_seed=record.get("seeds", {}).get("stage_seed"),
         evaluation=record.get("evaluation") or {},
     )
 
@@ -204,7 +207,7 @@ def _read_folder(folder: Path) -> Iterable[LoggedRun]:
         record.get("status", RUNNING),
         {
             column: [float(row[metric]) for row in rows]
-            for column, metric in METRICS.items()
+            for column, metric in {**METRICS, **NOTED}.items()
             if all(metric in row for row in rows)
         },
         _origin_of(folder, record, identity),

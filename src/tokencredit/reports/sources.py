@@ -156,9 +156,11 @@ def _check_unmixed(source: Source) -> None:
 
 
 def _differences(a: LoggedRun, b: LoggedRun, ignored: tuple[str, ...] = ()) -> list[str]:
-    """The settings in which two runs differ, their seeds aside."""
+    """The settings in which two runs differ, their seeds and what follows from them aside."""
     leaves = differences(a.origin.identity, b.origin.identity)
-    return [leaf for leaf in leaves if not leaf.startswith(("inputs.seed:", *ignored))]
+    own_models = a.origin.stage_seed != b.origin.stage_seed
+    seeds = ("inputs.seed:", "parents.") if own_models else ("inputs.seed:",)
+    return [leaf for leaf in leaves if not leaf.startswith((*seeds, *ignored))]
 
 
 def _unfair(groups: Mapping[Setting, Sequence[LoggedRun]]) -> list[str]:

@@ -67,6 +67,15 @@ def nothing(why: str) -> Finding:
     return Finding(Verdict.undecided, why)
 
 
+def all_of(findings: Sequence[Finding]) -> Finding:
+    """The finding on a claim that consists of several: no better than the worst of them."""
+    verdicts = [finding.verdict for finding in findings]
+    worst = next(
+        (v for v in (Verdict.not_supported, Verdict.undecided) if v in verdicts), Verdict.supported
+    )
+    return Finding(worst, "; ".join(f.numbers for f in findings), min(f.n for f in findings))
+
+
 def judge(estimate: float, low: float, high: float, bound: float, *, above: bool) -> Verdict:
     """The verdict on "above `bound`", or below it, from an estimate and its interval."""
     sign = 1 if above else -1
@@ -88,11 +97,7 @@ def lower(evidence: Evidence) -> Finding:
     for other in evidence.others:
         a, b = evidence.pair(evidence.method, other)
         findings.append(_paired(a, b, f"{evidence.method} − {other}", above=False))
-    verdicts = [finding.verdict for finding in findings]
-    worst = next(
-        (v for v in (Verdict.not_supported, Verdict.undecided) if v in verdicts), Verdict.supported
-    )
-    return Finding(worst, "; ".join(f.numbers for f in findings), min(f.n for f in findings))
+    return all_of(findings)
 
 
 def _paired(a: Sequence[float], b: Sequence[float], name: str, *, above: bool) -> Finding:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
-from tokencredit.cli import app
-from tokencredit.evaluation.tables import long_csv, markdown, plain, seeds_markdown, wide_csv
-from tokencredit.evaluation.winrate import (
+from tokencredit.reports.statistics import wilson
+from tokencredit.reports.win_tables import long_csv, markdown, plain, seeds_markdown, wide_csv
+from tokencredit.reports.winrate import (
     against,
     pairings,
     prompts_for,
@@ -23,23 +21,12 @@ from tokencredit.evaluation.winrate import (
     win_matrix,
     win_rate,
 )
-from tokencredit.reports.statistics import wilson
 
 SCORES = {
     "RTO": [[3.0, 2.0, 1.0, 4.0]],
     "DPO": [[1.0, 2.0, 3.0, 0.0]],
     "SFT": [[0.0, 5.0, 0.5, 4.0]],
 }
-
-
-def test_papers_7_win_rates_of_real_verdicts(annotations: Path) -> None:
-    """alpaca-7b 26.4596 ± 1.5357 %, tulu-2-dpo-7b 84.2236 ± 1.2856 % (draws half, ddof 1)."""
-    files = [str(annotations / f"{name}.csv") for name in ("alpaca-7b", "tulu-2-dpo-7b")]
-    answer = CliRunner().invoke(app, ["judge", "winrate", "--annotations", *files])
-    assert answer.exit_code == 0, answer.output
-    first, second = answer.output.splitlines()[1:3]
-    assert first.split() == "alpaca-7b text_davinci_003 26.4596 ± 1.5357 805 205 16 584".split()
-    assert second.split() == "tulu-2-dpo-7b text_davinci_003 84.2236 ± 1.2856 805 678 0 127".split()
 
 
 def test_a_win_rate_by_hand() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-from tokencredit.evaluation.winrate import Against, WinMatrix
+from tokencredit.reports.winrate import Against, WinMatrix
 
 CORNER: Final = "Win Rate"
 LONG: Final = (

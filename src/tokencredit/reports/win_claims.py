@@ -1,0 +1,46 @@
+"""What a paper says of win rates, and what comparisons say of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tokencredit.reports.scores import Comparison
+from tokencredit.reports.verdicts import Finding, Verdict, all_of, judge, nothing
+from tokencredit.reports.winrate import Against
+
+
+@dataclass(slots=True, kw_only=True)
+class WinClaim:
+    """That one method wins more than half of the prompts against others."""
+
+    name: str
+    """Short name."""
+    says: str
+    """The claim."""
+    where: str
+    """Where the paper has it."""
+    method: str
+    """Of whom it is said."""
+    others: list[str]
+    """Against whom; all must be beaten."""
+    task: str = "win_rates"
+    """The experiment with the comparison."""
+
+
+def judge_wins(claim: WinClaim, comparison: Comparison) -> Finding:
+    """The verdict of a comparison: all t intervals over seeds must lie above one half."""
+    wanted = [claim.method, *claim.others]
+    missing = [name for name in wanted if name not in comparison.methods]
+    if missing:
+        return nothing(f"no {', '.join(missing)} in this comparison")
+    matrix = comparison.matrix(wanted)
+    return all_of([_over(matrix.cells[claim.method, other], other) for other in claim.others])
+
+
+def _over(found: Against, other: str) -> Finding:
+    seeds = found.seeds
+    if seeds is None:
+        return Finding(Verdict.undecided, f"against {other}: {found.rate.mean:.3f}, one run", 1)
+    verdict = judge(seeds.mean, seeds.low, seeds.high, 0.5, above=True)
+    text = f"against {other}: {seeds.mean:.3f} [{seeds.low:.3f}, {seeds.high:.3f}]"
+    return Finding(verdict, text, seeds.n)
