@@ -81,11 +81,13 @@ def test_deeplift_is_refused_with_its_gap_elsewhere(architecture: str) -> None:
 
 
 def test_the_bound_of_deeplifts_gap() -> None:
-    refuse(1e-3)
+    refuse(1e-3, torch.float32)
     with pytest.raises(UserError, match=r"leaves 0\.00101 of"):
-        refuse(1.01e-3)
+        refuse(1.01e-3, torch.float32)
     with pytest.raises(UserError, match="leaves nan of"):
-        refuse(float("nan"))
+        refuse(float("nan"), torch.float32)
+    with pytest.raises(UserError, match=r"bfloat16 rounds too much \(try model\.dtype=float32\)"):
+        refuse(0.02, torch.bfloat16)
 
 
 def test_it_fits_schemes_that_read_signs() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,9 @@ from tokencredit.judges.function import FunctionJudge, decode, decode_tokens
 from tokencredit.judges.judge import open_panel, shares_pass
 from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.judges.same import SameAsJudge
+from tokencredit.rewards.implicit import RTO
+from tokencredit.rewards.scheme import RewardScheme
+from tokencredit.rewards.sparse import Sparse
 from tokencredit.rollout import Judgement, Rollout
 
 WORDS = train_tokenizer()
@@ -126,9 +130,25 @@ def judge(tmp_path: Path) -> Callable[[str], Callable[[Rollout], Judgement]]:
     def opened(source: str) -> Callable[[Rollout], Judgement]:
         path = tmp_path / "mine.py"
         path.write_text(source)
-        return FunctionJudge(function=f"{path}:f").open(None, speaking(WORDS))  # type: ignore[arg-type]
+        return FunctionJudge(function=f"{path}:f").open(paying(Sparse()), speaking(WORDS))
 
     return opened
+
+
+def paying(scheme: RewardScheme, judge: FunctionJudge | None = None) -> Any:
+    """What a judge needs of a context: the scheme that pays, and whose evidence it reads."""
+    return SimpleNamespace(config=SimpleNamespace(reward_scheme=scheme, judge=judge))
+
+
+def test_a_scheme_that_reads_evidence_is_not_paid_by_zeros(tmp_path: Path) -> None:
+    """Scores alone serve a scorer and the sparse scheme; a scheme that reads tokens is refused."""
+    path = tmp_path / "mine.py"
+    path.write_text("def f(prompts, responses): return [1.0] * len(responses)\n")
+    own, rollout = FunctionJudge(function=f"{path}:f"), rollout_of(*TEXTS)
+    for context in (paying(RTO(), FunctionJudge(function=f"{path}:f")), paying(Sparse(), own)):
+        assert own.open(context, speaking(WORDS))(rollout).scores.tolist() == [1.0] * 3
+    with pytest.raises(UserError, match=r"RTO pays by evidence of each token.*offsets"):
+        own.open(paying(RTO(), own), speaking(WORDS))(rollout)
 
 
 Opener = Callable[[str], Callable[[Rollout], Judgement]]
@@ -246,10 +266,11 @@ def test_a_panel_asks_two_models_where_there_are_two(tmp_path: Path) -> None:
     judge: Any = FunctionJudge(function=f"{path}:tokens")
     scorer: Any = FunctionJudge(function=f"{path}:scores")
     rollout = rollout_of(*TEXTS)
-    both = open_panel(judge, scorer, None, speaking(WORDS))(rollout)  # type: ignore[arg-type]
+    context = paying(RTO(), judge)
+    both = open_panel(judge, scorer, context, speaking(WORDS))(rollout)
     assert both.scores.tolist() == [7, 7, 7]
     assert torch.equal(both.evidence, torch.where(rollout.response_mask, 2.0, 0.0))
-    alone = open_panel(judge, SameAsJudge(), None, speaking(WORDS))(rollout)  # type: ignore[arg-type]
+    alone = open_panel(judge, SameAsJudge(), context, speaking(WORDS))(rollout)
     assert alone.scores.tolist() == [1, 1, 1]
 
 

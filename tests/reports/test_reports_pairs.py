@@ -27,6 +27,9 @@ def test_wilson_by_hand() -> None:
     assert low == pytest.approx((0.8 + 0.19207295 - half) / 1.3841459, abs=1e-6)
     assert high == pytest.approx((0.8 + 0.19207295 + half) / 1.3841459, abs=1e-6)
     assert (round(low, 4), round(high, 4)) == (0.4902, 0.9433)
+    assert wilson(0.0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4), "the textbook's"
+    with pytest.raises(ValueError, match="share"):
+        wilson(1.2, 10)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])

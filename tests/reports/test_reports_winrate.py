@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokencredit.reports.statistics import wilson
 from tokencredit.reports.win_tables import long_csv, markdown, plain, seeds_markdown, wide_csv
 from tokencredit.reports.winrate import (
     against,
@@ -42,14 +41,6 @@ def test_papers_3_5_sampling_error_at_400_and_100_prompts() -> None:
     for n, se in ((400, 0.025), (100, 0.05)):
         assert win_rate([0, 1] * (n // 2)).se == pytest.approx(se, rel=0.01)
     assert prompts_for(0.049) == 400
-
-
-def test_wilson_by_hand() -> None:
-    """Textbook values for 8 of 10 and 0 of 10."""
-    assert wilson(0.8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
-    assert wilson(0.0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
-    with pytest.raises(ValueError, match="share"):
-        wilson(1.2, 10)
 
 
 def test_higher_score_wins_and_ties_are_half() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 
+import torch
+
 from tokencredit.errors import require
 from tokencredit.judges.judge import Judge, OpenJudge
 from tokencredit.judges.retokenised import reading
@@ -64,20 +66,22 @@ class AttributionJudge(Judge):
             scores, found = model.score(rollout), attributor.attribute(rollout)
             gaps = found.gaps(scores)
             if self.method is Method.deeplift:
-                refuse(float(gaps.max()))
+                refuse(float(gaps.max()), model.model.dtype)
             columns = {"completeness_gap": gaps, "baseline_score": found.baseline_scores}
             return Judgement(scores=scores, evidence=found.evidence, notes=Notes(columns))
 
         return judge
 
 
-def refuse(gap: float) -> None:
+def refuse(gap: float, dtype: torch.dtype) -> None:
     """Raise if DeepLIFT left more of a score's difference unexplained than it may."""
+    exact = dtype in {torch.float32, torch.float64}
+    cause = "" if exact else f"{dtype} rounds too much (try model.dtype=float32), or "
     require(
         gap <= LARGEST_GAP,
         "judge.method",
         Method.deeplift.value,
         f"leaves {gap:.3g} of the difference to the baseline's score unexplained (at most "
-        f"{LARGEST_GAP:g}): captum's DeepLIFT does not follow this reward model's activations, "
-        "norms, or attention; use judge.method=integrated_gradients",
+        f"{LARGEST_GAP:g}): {cause}captum's DeepLIFT does not follow this reward model's "
+        "activations, norms, or attention; use judge.method=integrated_gradients",
     )

@@ -73,6 +73,8 @@ class FunctionJudge(Judge):
     def open(self, context: Context, actors: Actors) -> OpenJudge:
         """The function behind a callable on rollouts."""
         function, tokenizer = self.load(), actors.tokenizer
+        scheme = context.config.reward_scheme
+        read = context.config.judge is self and scheme.evidence is not Evidence.none
         with_offsets = "offsets" in inspect.signature(function).parameters
 
         def judge(rollout: Rollout) -> Judgement:
@@ -84,6 +86,12 @@ class FunctionJudge(Judge):
             answer = self._call(function, prompts, responses, extra)
             pair = with_offsets and isinstance(answer, tuple) and len(answer) == 2
             scores, evidence = answer if pair else (answer, None)
+            if read and evidence is None:
+                raise UserError(
+                    f"judge.function = {self.function!r}: returns scores alone, but "
+                    f"{type(scheme).__name__} pays by evidence of each token; give it a parameter "
+                    "`offsets` and return (scores, evidence), or choose reward_scheme=sparse"
+                )
             return self._judgement(scores, evidence, rollout)
 
         return judge
