@@ -138,7 +138,16 @@ def test_the_shared_pairs_have_four_empty_responses_and_two_differing_prompts() 
     assert len(records) == 1794
     assert all(r.prompt is not None and r.prompt.endswith(ASSISTANT) for r in records)
     prompts = [{group_key(r) for r in part} for part in corpus.parts.values()]
-    assert sum(map(len, prompts)) == len(set().union(*prompts))  # no prompt in two splits
+    assert sum(map(len, prompts)) == len(set().union(*prompts))  # no first question in two splits
+    home = {r.prompt: name for name, part in corpus.parts.items() for r in part}
+    begun = [
+        (name, whole.removesuffix(ASSISTANT))
+        for whole, name in home.items()
+        if whole is not None and any(o != whole and str(o).startswith(whole) for o in home)
+    ]
+    assert len(begun) > 20, "prompts that others go on from"
+    for name, beginning in begun:
+        assert {home[o] for o in home if str(o).startswith(beginning + ASSISTANT)} == {name}
     single = dataset(HH, Format.hh, splits=Splits(), single_turn=True).read()
     assert len(everything(single)) == 521 and single.dropped.filtered.total() == 1273
 

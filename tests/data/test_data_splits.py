@@ -120,6 +120,27 @@ def test_conversations_are_grouped_by_their_question() -> None:
     assert group_key(first) == group_key(replace(first, completion="b", text="Q: b"))
 
 
+def test_a_longer_part_of_a_conversation_stays_with_it() -> None:
+    """By its first question, in transcripts and in messages; copies are still whole prompts."""
+    turns = ["\n\nHuman: Who?", "\n\nAssistant: me", "\n\nHuman: Why?", "\n\nAssistant:"]
+    short, long = turns[0] + turns[3], "".join(turns)
+    pair = [Record(row=k, text=x, prompt=x, completion="a") for k, x in enumerate((short, long))]
+    assert group_key(pair[0]) == group_key(pair[1])
+    other = "\n\nHuman: What?" + turns[3]
+    assert group_key(Record(row=2, text=other, prompt=other, completion="a")) != group_key(pair[0])
+
+    def chat(*said: str) -> Record:
+        roles = ["system", "user", "assistant", "user", "assistant"]
+        own = tuple({"role": r, "content": c} for r, c in zip(roles, said, strict=False))
+        return Record(row=0, text="", messages=own)
+
+    assert group_key(chat("S", "Who?", "me")) == group_key(chat("S", "Who?", "me", "Why?", "so"))
+    assert group_key(chat("S", "Who?", "me")) != group_key(chat("S", "What?", "me"))
+    whole = {"sft": 1.0, "reward": 0.0, "rl": 0.0, "oracle": 0.0, "eval": 0.0}
+    corpus = split_records([*pair, replace(pair[1], row=3)], Splits(**whole), Dropped())
+    assert corpus.duplicates == 1
+
+
 def test_fingerprint_changes_with_everything_a_record_says() -> None:
     base = records(5)
     changes = [

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from enum import Enum
 
 from tokencredit.data.records import Dropped, Record, normalised
+from tokencredit.data.transcripts import ASSISTANT, HUMAN
 from tokencredit.errors import UserError, require
 
 FINGERPRINT_LENGTH = 16
@@ -55,7 +56,7 @@ class Corpus:
     fingerprints: dict[str, str]
     dropped: Dropped
     duplicates: int
-    """Records that repeat an earlier one's normalised text."""
+    """Records that repeat an earlier one's normalised prompt, or text where there is none."""
 
     def objective(self, wanted: Objective) -> Objective:
         """What can be learnt from these records: pairs where they are pairs, unless else wanted."""
@@ -109,11 +110,26 @@ def _content(record: Record) -> tuple[object, ...]:
     return said if record.rejected is None else (*said, record.rejected)
 
 
-def group_key(record: Record) -> str:
-    """What decides the split: the prompt where there is one, else the whole normalised text."""
+def prompt_key(record: Record) -> str:
+    """What copies have in common: the prompt where there is one, else the text; normalised."""
     if record.messages is not None:
         return normalised("\n".join(turn["content"] for turn in record.messages[:-1]))
     return normalised(record.prompt if record.prompt is not None else record.text)
+
+
+def group_key(record: Record) -> str:
+    """What decides the split: a conversation's beginning up to its first question, else the prompt.
+
+    Collections of dialogues hold many a conversation several times, each time one turn longer.
+    """
+    if record.messages is not None:
+        roles = [turn["role"] for turn in record.messages[:-1]]
+        end = roles.index("user") + 1 if "user" in roles else len(roles)
+        return normalised("\n".join(turn["content"] for turn in record.messages[:end]))
+    if record.prompt is not None and HUMAN in record.prompt:
+        before, _, rest = record.prompt.partition(HUMAN)
+        return normalised(before + HUMAN + rest.partition(ASSISTANT)[0])
+    return prompt_key(record)
 
 
 def split_of(key: str, splits: Splits) -> str:
@@ -133,9 +149,8 @@ def split_records(records: Sequence[Record], splits: Splits, dropped: Dropped) -
     parts: dict[str, list[Record]] = {share.name: [] for share in fields(splits)}
     seen: set[str] = set()
     for record in records:
-        key = group_key(record)
-        seen.add(key)
-        parts[split_of(key, splits)].append(record)
+        seen.add(prompt_key(record))
+        parts[split_of(group_key(record), splits)].append(record)
     for name, part in parts.items():
         require(
             bool(part) or getattr(splits, name) == 0,
