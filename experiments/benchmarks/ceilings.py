@@ -9,6 +9,7 @@ the machine meanwhile.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from tokencredit.bench.workload import Reward, Size, Work
 from tokencredit.console import say
 
 HERE = Path(__file__).parent
+AVX2 = {"MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+"""Products as on a processor without AVX-512; everything else stays as it is."""
 sys.path.insert(0, str(HERE / "peers"))
 
 import workload  # noqa: E402 - beside this file, not in the package
@@ -47,7 +50,7 @@ def page(facts: dict[str, Any], results: dict[str, dict[str, Any]]) -> str:
         "",
         (
             f"{facts['cpu']}, {facts['cores']} cores, torch {facts['environment']['torch']}, "
-            f"{facts['date'][:10]}."
+            f"{facts['date'][:10]}{', products with AVX2' if facts['avx2'] else ''}."
         ),
     ]
     for name, result in results.items():
@@ -62,6 +65,7 @@ def main() -> None:
     parser.add_argument("--settings", default="a,b,c,d", help="of peers/workload.py")
     parser.add_argument("--iterations", default=5, type=int, help="rounds after the warm-up")
     parser.add_argument("--reward", default=Reward.sparse, type=Reward, choices=list(Reward))
+    parser.add_argument("--avx2", action="store_true", help="matrix products with AVX2 alone")
     parser.add_argument("--out", default=HERE / "results", type=Path, help="where results go")
     asked = parser.parse_args()
     names = [name.strip() for name in asked.settings.split(",")]
@@ -69,7 +73,9 @@ def main() -> None:
     if unknown or asked.iterations < 1:
         parser.error(f"unknown settings {unknown}" if unknown else "--iterations must be >= 1")
     asked.out.mkdir(parents=True, exist_ok=True)
-    facts = provenance()
+    if asked.avx2:
+        os.environ.update(AVX2)
+    facts = {**provenance(), "avx2": asked.avx2}
     results: dict[str, dict[str, Any]] = {}
     for name in names:
         work = work_of(workload.SETTINGS[name], asked.reward)

@@ -88,6 +88,7 @@ def provenance(stage: RLStage, overrides: Sequence[str]) -> dict[str, Any]:
             for role, (parent, found) in artifacts.items()
         },
         "identity": manifest.get("identity"),
+        "recipes": stage.recipes,
     }
 
 

@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 import builders
 from compared_runs import mistake, ok, results, rows_of
 from tokencredit.cli import app
-from tokencredit.reports.scores import read_scores
 from tokencredit.stages.oracle import load_oracle
 from tokencredit.tracking.jsonl import read_jsonl
 
@@ -133,40 +132,6 @@ def test_one_name_twice_means_two_seeds(place: Path, tmp_path: Path) -> None:
         "ppo#2",
         "sft",
     }
-
-
-def test_a_folder_of_runs_their_seeds_and_what_is_kept(place: Path, tmp_path: Path) -> None:
-    """Runs of one scheme are seeds of it; the SFT model that both share meets each."""
-    runs = tmp_path / "runs"
-    for name in ("sparse", "abc"):
-        shutil.copytree(place / name, runs / name)
-    text = (runs / "abc" / "config.yaml").read_text("utf-8")
-    (runs / "abc" / "config.yaml").write_text(text.replace("scheme: abc", "scheme: sparse"))
-    out, kept = tmp_path / "out", tmp_path / "kept"
-    said = ok(runs, "--with-sft", "--prompts", 7, "--out", out, "--keep", kept)
-    assert "| Win Rate | sparse | sft |" in said
-    cell = results(out)["win_rates"]["sparse"]["sft"]
-    assert cell["over_seeds"]["n"] == 2
-    comparison = read_scores(kept / "scores.csv")
-    assert {name: list(runs) for name, runs in comparison.methods.items()} == {
-        "sparse": [0, 1],
-        "sft": [None],
-    }
-    found = comparison.matrix(["sparse", "sft"]).cells["sparse", "sft"]
-    assert found.rate.mean == cell["over_prompts"]["mean"]
-    record = (kept / "comparison.json").read_text("utf-8")
-    assert str(tmp_path) not in record and str(place) not in record, "no paths of this machine"
-    assert comparison.about == json.loads(record)["about"] != ""
-    assert json.loads(record)["oracle"]["name"] == "the run's n-gram oracle"
-
-
-def test_seeds_that_cannot_be_paired_are_refused(place: Path, tmp_path: Path) -> None:
-    sft = place / "store" / "sft" / "5f7"
-    said = mistake(
-        place / "sparse", place / "abc", sft, sft, sft, "--names", "a,a,b,b,b", "--prompts", 4,
-        "--out", tmp_path,
-    )  # fmt: skip
-    assert "--names" in said and "2 and 3 runs cannot be paired" in said
 
 
 def test_answers_alone_need_no_oracle(place: Path, tmp_path: Path) -> None:

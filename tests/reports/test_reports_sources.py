@@ -94,11 +94,20 @@ def test_runs_with_stages_of_their_own_differ_in_these_by_nature(tmp_path: Path)
         record = json.loads(path.with_suffix(".json").read_text())
         record["provenance"]["identity"]["parents"] = {"sft": str(number) * 16}
         record["seeds"] = {"seed": number, "stage_seed": number}
+        record["provenance"]["recipes"] = {"sft": "one"}
         path.with_suffix(".json").write_text(json.dumps(record))
     (source,) = read_sources([tmp_path])
     assert len(source.runs) == 2
-    for path in tmp_path.glob("*.json"):
+
+    def change(recipe: str, stage_seed: int) -> None:
+        path = tmp_path / "abc1.json"
         record = json.loads(path.read_text())
-        path.write_text(json.dumps(record | {"seeds": {"stage_seed": 0}}))
-    with pytest.raises(UserError, match="different configurations"):
+        record["provenance"]["recipes"] = {"sft": recipe}
+        path.write_text(json.dumps(record | {"seeds": {"stage_seed": stage_seed}}))
+
+    change("another", 1)
+    with pytest.raises(UserError, match=r"recipes\.sft: one → another"):
+        read_sources([tmp_path])
+    change("one", 0)
+    with pytest.raises(UserError, match=r"parents\.sft: 0+ → 1+"):
         read_sources([tmp_path])

@@ -16,14 +16,14 @@ from typer.testing import CliRunner
 from paper_runs import lines, write_csv
 from tokencredit.cli import app
 from tokencredit.errors import UserError
-from tokencredit.reports.claims import judge_win_claims, read_win_claims
+from tokencredit.reports.claims import judge_win_claim, read_win_claims
 from tokencredit.reports.entries import WinEntry, find_any
 from tokencredit.reports.formats import Format
 from tokencredit.reports.page import write_page
 from tokencredit.reports.scores import Line, find_comparisons, read_scores, write_scores
 from tokencredit.reports.verdicts import Verdict
 from tokencredit.reports.win_claims import WinClaim
-from tokencredit.reports.win_report import make_win_tables, render_wins
+from tokencredit.reports.win_report import WinTable, make_win_tables, render_wins
 
 # papers.md 8: Table 1(a) of the first version; a row beats columns.
 PAPER = {
@@ -60,6 +60,10 @@ def write(folder: Path, scores: ByHand = SCORES) -> Path:
     return folder / "scores.csv"
 
 
+def tables_of(*paths: Path) -> list[WinTable]:
+    return make_win_tables(entry(), find_comparisons(paths))
+
+
 def test_papers_8_the_papers_matrix_is_antisymmetric_and_shown_without_runs(tmp_path: Path) -> None:
     made = entry()
     assert made.paper == PAPER
@@ -69,7 +73,7 @@ def test_papers_8_the_papers_matrix_is_antisymmetric_and_shown_without_runs(tmp_
             assert sum(x for x in rates if x is not None) == pytest.approx(1)
     answer = CliRunner().invoke(app, ["table", "rto/table1a", "--runs", str(tmp_path)])
     assert answer.exit_code == 0
-    assert "| RTO              | (0.500) | (0.556) | (0.629) | (0.600) | (0.611) |" in answer.output
+    assert "| RTO              | 0.500   | (0.556) | (0.629) | (0.600) | (0.611) |" in answer.output
     assert "there is no comparison yet" in answer.output
 
 
@@ -77,7 +81,7 @@ def test_a_matrix_by_hand(tmp_path: Path) -> None:
     """Seed 0: won, drawn, lost, won = 5/8. Seed 1: won, lost, won, won = 6/8. Mean 11/16; standard
     error over the two 1/16, t at one degree of freedom 12.7062."""
     path = write(tmp_path / "win_rates")
-    (table,) = make_win_tables(entry(), [path])
+    (table,) = tables_of(path)
     assert table.names == ["rto", "dpo", "sft", "ppo", "dppo"]
     assert table.matrix is not None
     cell = table.matrix.cells["rto", "dppo"]
@@ -88,12 +92,12 @@ def test_a_matrix_by_hand(tmp_path: Path) -> None:
     assert "0.688 [-0.107, 1.482] (0.611)" in text
     assert "0.312 [-0.482, 1.107] (0.389)" in text, "the other side mirrors it"
     assert "(0.444)" in text, "a method without runs keeps the paper's number"
-    assert "win_rates/scores.csv, 4 prompts; in brackets the 95 % t interval over 2 seeds" in text
+    assert "win_rates/scores.csv, 4 prompts; in brackets the 95 % t interval over seeds." in text
 
 
 def test_a_model_without_seed_meets_every_seed(tmp_path: Path) -> None:
     """Seed 0 wins all four of SFT's zeros; seed 1 wins two and draws two."""
-    (table,) = make_win_tables(entry(), [write(tmp_path)])
+    (table,) = tables_of(write(tmp_path))
     assert table.matrix is not None
     cell = table.matrix.cells["rto", "sft"]
     assert cell.seeds is not None and cell.seeds.n == 2
@@ -102,24 +106,44 @@ def test_a_model_without_seed_meets_every_seed(tmp_path: Path) -> None:
 
 def test_a_single_run_has_the_error_over_prompts(tmp_path: Path) -> None:
     one = {name: {0: next(iter(runs.values()))} for name, runs in SCORES.items()}
-    (table,) = make_win_tables(entry(), [write(tmp_path, one)])
+    (table,) = tables_of(write(tmp_path, one))
     text = render_wins([table], Format.markdown)
     # shares 1, ½, 0, 1: deviations 3/8, 1/8, 5/8, 3/8
     assert f"0.625 ± {(44 / 64 / 3 / 4) ** 0.5:.3f} (0.611)" in text
-    assert "± the standard error over prompts of one run" in text
+    assert "± the standard error over prompts, where a single pair of models met" in text
 
 
 def test_seeds_that_not_all_have_are_named(tmp_path: Path) -> None:
     more = {**SCORES, "rto": {**SCORES["rto"], 7: [9.0, 9.0, 9.0, 9.0]}}
-    (table,) = make_win_tables(entry(), [write(tmp_path, more)])
+    (table,) = tables_of(write(tmp_path, more))
     assert table.matrix is not None and table.matrix.cells["rto", "dppo"].rate.mean == 11 / 16
-    assert list(table.notes) == ["rto, seed 7: not every method has this seed, so it meets none"]
+    assert list(table.notes) == ["rto, seed 7: dppo has no such seed, so the two do not meet"]
+
+
+def test_what_is_not_shown_takes_no_seeds_away(tmp_path: Path) -> None:
+    """A try with one seed beside two methods with two; and methods without a seed in common."""
+    one = {**SCORES, "mine": {0: [1.0] * 4}}
+    (table,) = tables_of(write(tmp_path, one))
+    assert table.matrix is not None
+    seeds = table.matrix.cells["rto", "dppo"].seeds
+    assert seeds is not None and seeds.n == 2
+    assert list(table.notes) == ["not shown: mine"]
+    apart = {"rto": SCORES["rto"], "dppo": {5: [1.0] * 4, 6: [1.0] * 4}, "sft": SCORES["sft"]}
+    (table,) = tables_of(write(tmp_path, apart))
+    text = render_wins([table], Format.markdown)
+    row = next(line for line in text.splitlines() if line.startswith("| RTO"))
+    assert row.split("|")[5].split() == ["(0.600)"] and row.split("|")[6].split() == ["(0.611)"]
+    assert "rto, seed 0: dppo has no such seed" in text
+    claim = WinClaim(name="x", says="x", where="x", method="rto", others=["dppo"])
+    (judged,) = judge_win_claim(claim, find_comparisons([tmp_path]))
+    assert judged.finding.numbers == "against dppo: no seed in common"
+    assert judged.finding.verdict is Verdict.undecided
 
 
 def test_methods_of_another_name_and_failed_cells_are_counted(tmp_path: Path) -> None:
     path = write(tmp_path, {**SCORES, "mine": {0: [1.0] * 4, 1: [1.0] * 4}})
     write_csv(tmp_path / "a.csv", lines("ppo", 3, [1.0, 2.0], task="win_rates", status="failed"))
-    (table,) = make_win_tables(entry(), [path])
+    (table,) = tables_of(path)
     assert list(table.notes) == ["not shown: mine", "not judged: ppo, seed 3, failed after 2 steps"]
 
 
@@ -160,7 +184,7 @@ HEAD = "method,seed,prompt,score"
         (f"{HEAD}\na,0,1,2\n", "needs the scores of two methods"),
         (f"{HEAD}\na,0,1,nan\n", "line 2: nan is no score"),
         (f"{HEAD}\na,x,1,2\n", "line 2: invalid literal"),
-        ("method,prompt,score\na,1,2\n", "line 2: 'seed'; the columns are method, seed"),
+        (f"{HEAD}\na,,1,2\na,0,1,2\nb,0,1,2\n", "a has runs with a seed and without"),
     ],
 )
 def test_a_damaged_file_is_explained(text: str, words: str, tmp_path: Path) -> None:
@@ -171,12 +195,46 @@ def test_a_damaged_file_is_explained(text: str, words: str, tmp_path: Path) -> N
     assert words in str(error.value)
 
 
-def test_a_comparison_of_other_methods_is_refused(tmp_path: Path) -> None:
+def test_a_comparison_of_other_methods_is_noted(tmp_path: Path) -> None:
     path = write(tmp_path, {"x": {0: [1.0]}, "y": {0: [2.0]}})
-    with pytest.raises(UserError, match="has fewer than two of the methods rto, dpo"):
-        make_win_tables(entry(), [path])
+    (table,) = tables_of(path)
+    assert table.matrix is None and "has fewer than two of the methods rto, dpo" in table.notes[0]
     with pytest.raises(UserError, match="there is no such file or folder"):
         find_comparisons([tmp_path / "absent"])
+
+
+def test_other_files_are_left_alone_and_a_named_one_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    (tmp_path / "win_matrix.csv").write_text("Win Rate,a,b\na,0.5,0.5\nb,0.5,0.5\n")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "scores.csv").write_text("player,points\nx,1\n")
+    (table,) = tables_of(tmp_path)
+    assert table.matrix is not None and list(table.notes) == []
+    mine = path.rename(tmp_path / "mine.csv")
+    (table,) = tables_of(mine)
+    assert table.comparison is not None and table.comparison.place.endswith("/mine.csv")
+    mine.write_bytes(b"method,seed,prompt,score\n\xe9,0,1,2\n")
+    with pytest.raises(UserError, match=r"no text in UTF-8"):
+        find_comparisons([mine])
+    write(tmp_path / "x").with_name("comparison.json").write_text("{")
+    with pytest.raises(UserError, match=r"comparison\.json"):
+        find_comparisons([tmp_path / "x"])
+
+
+@pytest.mark.parametrize(
+    ("paper", "words"),
+    [
+        ("{rto: [0.5, 0.6], dpo: [0.4]}", "paper.dpo = [0.4]: must have 2 numbers"),
+        ("{rto: [0.5, 0.6], who: [0.4, 0.5]}", "paper = ['who']: each row must be one of methods"),
+    ],
+)
+def test_a_matrix_of_ones_own_must_be_square(paper: str, words: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    head = "kind: win_rates\ntitle: t\nsource: s\nmethods: {rto: RTO, dpo: DPO}\n"
+    file.write_text(f"{head}paper: {paper}\n")
+    with pytest.raises(UserError) as error:
+        find_any(str(file), ("win_rates",))
+    assert words in str(error.value)
 
 
 def shares(*won: int) -> ByHand:
@@ -198,7 +256,7 @@ def shares(*won: int) -> ByHand:
 )
 def test_verdicts_on_win_rates(won: tuple[int, ...], verdict: Verdict, tmp_path: Path) -> None:
     claim = WinClaim(name="x", says="a wins", where="here", method="a", others=["b"])
-    (judged,) = judge_win_claims([claim], find_comparisons([write(tmp_path, shares(*won))]))
+    (judged,) = judge_win_claim(claim, find_comparisons([write(tmp_path, shares(*won))]))
     assert judged.finding.verdict is verdict and judged.finding.n == len(won)
     if won == (14, 15, 16):  # mean ¾, standard error 0.05 / √3, t at two degrees 4.3027
         assert judged.finding.numbers == "against b: 0.750 [0.626, 0.874]"
@@ -207,10 +265,10 @@ def test_verdicts_on_win_rates(won: tuple[int, ...], verdict: Verdict, tmp_path:
 def test_all_must_be_beaten(tmp_path: Path) -> None:
     scores = {**shares(14, 15, 16), "c": {seed: [2.0] * 20 for seed in range(3)}}
     claim = WinClaim(name="x", says="a wins", where="here", method="a", others=["b", "c"])
-    (judged,) = judge_win_claims([claim], find_comparisons([write(tmp_path, scores)]))
+    (judged,) = judge_win_claim(claim, find_comparisons([write(tmp_path, scores)]))
     assert judged.finding.verdict is Verdict.not_supported
     lacking = WinClaim(name="x", says="a wins", where="here", method="a", others=["d"])
-    (judged,) = judge_win_claims([lacking], find_comparisons([tmp_path]))
+    (judged,) = judge_win_claim(lacking, find_comparisons([tmp_path]))
     assert judged.finding.numbers == "no d in this comparison"
 
 
@@ -220,6 +278,8 @@ def test_claims_of_win_rates_stand_beside_those_of_curves(tmp_path: Path) -> Non
     scores = {name: {s: [float(k + s)] * 4 for s in range(2)} for k, name in enumerate(
         ("dppo_same_kl", "dppo", "ppo", "sft", "dpo", "rto"))}  # fmt: skip
     write(tmp_path, scores)
+    alone = CliRunner().invoke(app, ["claims", "rto", "--runs", str(tmp_path)])
+    assert alone.exit_code == 0 and "against dpo: 1.000" in alone.output
     runs = [
         lines(method, run, [0.0] * 60, task="win_rates", beta="")
         for method in ("rto", "dppo")

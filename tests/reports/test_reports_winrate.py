@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tokencredit.reports.win_tables import long_csv, markdown, plain, seeds_markdown, wide_csv
 from tokencredit.reports.winrate import (
     against,
+    left_out,
     pairings,
     prompts_for,
     shares,
@@ -22,9 +23,9 @@ from tokencredit.reports.winrate import (
 )
 
 SCORES = {
-    "RTO": [[3.0, 2.0, 1.0, 4.0]],
-    "DPO": [[1.0, 2.0, 3.0, 0.0]],
-    "SFT": [[0.0, 5.0, 0.5, 4.0]],
+    "RTO": {0: [3.0, 2.0, 1.0, 4.0]},
+    "DPO": {0: [1.0, 2.0, 3.0, 0.0]},
+    "SFT": {None: [0.0, 5.0, 0.5, 4.0]},
 }
 
 
@@ -78,7 +79,9 @@ def test_tables_have_the_form_of_table_1a_of_rto() -> None:
     assert len(rows) == 6
     assert rows["RTO", "DPO"]["prompts"] == "4" and rows["RTO", "DPO"]["seeds"] == ""
     assert plain(matrix)["DPO"]["RTO"]["over_prompts"]["mean"] == 0.375
-    assert markdown(win_matrix({"a|b": [[1.0]], "c": [[0.0]]})).startswith("| Win Rate | a\\|b |")
+    assert markdown(win_matrix({"a|b": {0: [1.0]}, "c": {0: [0.0]}})).startswith(
+        "| Win Rate | a\\|b |"
+    )
 
 
 numbers = st.lists(st.sampled_from([-1.0, 0.0, 0.5, 2.0]), min_size=3, max_size=3)
@@ -89,9 +92,11 @@ def test_a_matrix_is_antisymmetric_and_blind_to_order(
     rows: list[list[float]], order: Sequence[int]
 ) -> None:
     """m[i,j] + m[j,i] = 1; prompts and names in another order give the same numbers."""
-    scores = {f"m{k}": [row] for k, row in enumerate(rows)}
+    scores = {f"m{k}": {0: row} for k, row in enumerate(rows)}
     matrix = win_matrix(scores)
-    turned = win_matrix({n: [[runs[0][k] for k in order]] for n, runs in reversed(scores.items())})
+    turned = win_matrix(
+        {n: {0: [runs[0][k] for k in order]} for n, runs in reversed(scores.items())}
+    )
     for row in scores:
         for column in scores:
             rate = matrix.rate(row, column)
@@ -120,9 +125,11 @@ def test_prompts_are_paired() -> None:
 
 def test_seeds_and_prompts_have_intervals_of_their_own() -> None:
     """Three seeds that win 2, 2, and 1 of 2 prompts: t interval of (1, 1, ½) over seeds."""
-    found = win_matrix({"a": [[1.0, 1.0], [1.0, 1.0], [1.0, -1.0]], "b": [[0.0, 0.0]] * 3}).cells[
-        "a", "b"
-    ]
+    runs = {
+        "a": {0: [1.0, 1.0], 1: [1.0, 1.0], 2: [1.0, -1.0]},
+        "b": dict.fromkeys(range(3), [0.0] * 2),
+    }
+    found = win_matrix(runs).cells["a", "b"]
     assert found.seeds is not None and found.seeds.n == 3
     assert found.seeds.mean == pytest.approx(5 / 6)
     se = np.std([1, 1, 0.5], ddof=1) / 3**0.5
@@ -134,16 +141,33 @@ def test_seeds_and_prompts_have_intervals_of_their_own() -> None:
     assert mirrored.seeds is not None and mirrored.seeds.low == pytest.approx(1 - found.seeds.high)
 
 
-def test_one_run_meets_every_seed_of_another_method() -> None:
-    assert pairings(1, 3) == [(0, 0), (0, 1), (0, 2)]
-    assert pairings(2, 2) == [(0, 0), (1, 1)]
-    assert pairings(1, 1) == [(0, 0)]
-    with pytest.raises(ValueError, match="3 runs cannot be paired"):
-        pairings(2, 3)
-    matrix = win_matrix({"sft": [[0.0]], "ppo": [[1.0], [2.0]]})
-    assert "| ppo" not in seeds_markdown(matrix) and "| sft against ppo | 2 |" in seeds_markdown(
-        matrix
-    )
+def test_runs_of_one_seed_meet() -> None:
+    """A model without seed meets all; two single runs meet; others only at seeds that both have."""
+    assert pairings([None], [0, 4, 2]) == [(None, 0), (None, 4), (None, 2)]
+    assert pairings([None], [None]) == [(None, None)]
+    assert pairings([1, 0], [0, 1, 2]) == [(0, 0), (1, 1)]
+    assert pairings([3], [0, 1, 2, 3]) == [(3, 3)]
+    assert pairings([0], [7]) == [(0, 7)]
+    assert pairings([0, 1], [2]) == pairings([0, 1], [2, 3]) == []
+
+
+def test_unequal_seeds_pair_what_is_common_and_name_the_rest() -> None:
+    """a wins at the seed that both have; paired in order, it would not."""
+    runs = {"a": {0: [0.0], 1: [2.0]}, "b": {1: [1.0], 2: [1.0]}, "sft": {None: [0.0]}}
+    cell = win_matrix(runs).cells["a", "b"]
+    assert cell.rate.mean == 1 and cell.seeds is None
+    assert left_out(runs) == [
+        "a, seed 0: b has no such seed, so the two do not meet",
+        "b, seed 2: a has no such seed, so the two do not meet",
+    ]
+    apart = win_matrix({"a": {0: [0.0], 1: [2.0]}, "b": {2: [1.0]}, "c": {0: [1.0], 2: [1.0]}})
+    assert ("a", "b") not in apart.cells and ("a", "c") in apart.cells
+
+
+def test_a_table_over_seeds() -> None:
+    matrix = win_matrix({"sft": {None: [0.0]}, "ppo": {0: [1.0], 1: [2.0]}})
+    found = seeds_markdown(matrix)
+    assert "| ppo" not in found and "| sft against ppo | 2 |" in found
     assert seeds_markdown(win_matrix(SCORES)) == ""
 
 

@@ -26,6 +26,8 @@ SETTINGS: Final = (
     "GOMP_SPINCOUNT",
     "MALLOC_MMAP_MAX_",
     "MALLOC_TRIM_THRESHOLD_",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "ONEDNN_MAX_CPU_ISA",
 )
 """Variables of the environment that speed and memory depend on."""
 Tell = Callable[[str], None]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from enum import Enum
 
 from tokencredit.data.records import Dropped, Record, normalised
-from tokencredit.data.transcripts import ASSISTANT, HUMAN
+from tokencredit.data.transcripts import ASSISTANT
 from tokencredit.errors import UserError, require
 
 FINGERPRINT_LENGTH = 16
@@ -126,9 +126,8 @@ def group_key(record: Record) -> str:
         roles = [turn["role"] for turn in record.messages[:-1]]
         end = roles.index("user") + 1 if "user" in roles else len(roles)
         return normalised("\n".join(turn["content"] for turn in record.messages[:end]))
-    if record.prompt is not None and HUMAN in record.prompt:
-        before, _, rest = record.prompt.partition(HUMAN)
-        return normalised(before + HUMAN + rest.partition(ASSISTANT)[0])
+    if record.prompt is not None and ASSISTANT in record.prompt:
+        return normalised(record.prompt.partition(ASSISTANT)[0])
     return prompt_key(record)
 
 

@@ -11,13 +11,12 @@ import numpy as np
 
 from tokencredit.canonical import canonical
 from tokencredit.console import say
-from tokencredit.errors import UserError
 from tokencredit.evaluation.generations import Generations, Said, Speaking
 from tokencredit.evaluation.items import Prompting
 from tokencredit.evaluation.length import AtEqualLength, at_equal_length
 from tokencredit.evaluation.oracles import Oracle
 from tokencredit.evaluation.players import Player
-from tokencredit.reports.winrate import WinMatrix, pairings, shares, win_matrix
+from tokencredit.reports.winrate import Seed, WinMatrix, pairings, shares, win_matrix
 from tokencredit.tracking.progress import Progress
 
 Score = list[float]
@@ -78,21 +77,18 @@ def rated(
     return found
 
 
-def by_method(spoken: Sequence[Spoken]) -> dict[str, list[Spoken]]:
-    """Models by name, each name's seeds in the order given."""
-    found: dict[str, list[Spoken]] = {}
+def by_method(spoken: Sequence[Spoken]) -> dict[str, dict[Seed, Spoken]]:
+    """Models by name and seed."""
+    found: dict[str, dict[Seed, Spoken]] = {}
     for one in spoken:
-        found.setdefault(one.player.name, []).append(one)
+        found.setdefault(one.player.name, {})[one.player.seed] = one
     return found
 
 
 def matrix_of(spoken: Sequence[Spoken]) -> WinMatrix:
-    """The win rates of all methods; `UserError` where seeds cannot be paired."""
-    scores = {name: [s.rated for s in own] for name, own in by_method(spoken).items()}
-    try:
-        return win_matrix(scores)
-    except ValueError as error:
-        raise UserError(f"--names: {error}") from error
+    """The win rates of all methods."""
+    groups = by_method(spoken)
+    return win_matrix({n: {seed: s.rated for seed, s in own.items()} for n, own in groups.items()})
 
 
 def equal_length(spoken: Sequence[Spoken]) -> dict[tuple[str, str], AtEqualLength]:
@@ -102,7 +98,7 @@ def equal_length(spoken: Sequence[Spoken]) -> dict[tuple[str, str], AtEqualLengt
     for i, row in enumerate(names):
         for column in names[i + 1 :]:
             own, other = groups[row], groups[column]
-            met = pairings(len(own), len(other))
+            met = pairings(own, other)
             verdicts = [shares(own[a].rated, other[b].rated) for a, b in met]
             found[row, column] = at_equal_length(
                 np.mean(verdicts, axis=0).tolist(),

@@ -87,14 +87,15 @@ def report(spoken: Sequence[Spoken], matrix: WinMatrix) -> str:
     rows = []
     for name, own in by_method(spoken).items():
         # The mean of a prompt over seeds first: its answers are not independent.
-        scores = mean_ci(np.mean([one.rated for one in own], axis=0).tolist())
-        characters = np.mean([one.characters for one in own])
-        tokens = np.mean([[said.tokens for said in one.answers] for one in own])
+        runs = list(own.values())
+        scores = mean_ci(np.mean([one.rated for one in runs], axis=0).tolist())
+        characters = np.mean([one.characters for one in runs])
+        tokens = np.mean([[said.tokens for said in one.answers] for one in runs])
         b = ranks.get(name)
         rows.append(
             [
                 name,
-                str(len(own)),
+                str(len(runs)),
                 f"{scores.mean:.3f} ± {scores.se:.3f}",
                 f"{characters:.1f}",
                 f"{tokens:.1f}",
@@ -155,9 +156,15 @@ def keep(
     runs = [one.player.run for one in spoken if one.player.run is not None]
     named = {" ".join(filter(None, (run.config.run.scale, run.config.model.name))) for run in runs}
     kept = {name: value for name, value in facts.items() if name not in PLACES}
-    record = {"schema_version": 1, "about": ", ".join(sorted(named)), **kept, "models": models}
-    write_json(folder / FACTS, record)
+    oracle = {**facts["oracle"], "name": _without_folder(facts["oracle"]["name"])}
+    kept |= {"about": ", ".join(sorted(named)), "oracle": oracle, "models": models}
+    write_json(folder / FACTS, {"schema_version": 1, **kept})
     return [folder / SCORES, folder / FACTS]
+
+
+def _without_folder(oracle: str) -> str:
+    """The last part of a path; other names as they are."""
+    return Path(oracle).name if Path(oracle.rpartition(":")[0] or oracle).exists() else oracle
 
 
 def _origin(spoken: Spoken) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from tokencredit.evaluation.compare import (
 from tokencredit.evaluation.compared import keep, report, write_answers, write_matrix, write_results
 from tokencredit.evaluation.generations import Speaking
 from tokencredit.evaluation.items import Prompting, from_file, held_out, usable
+from tokencredit.evaluation.meetings import check_distinct, check_pairs
 from tokencredit.evaluation.oracles import OF_RUN, Oracle, open_oracle
 from tokencredit.evaluation.players import Player, of_stage, players
 from tokencredit.store import check_writable, make_folder
@@ -49,6 +50,8 @@ def run(request: Request) -> str:
     check_writable(request.out, "--out")
     if request.keep is not None:
         check_writable(request.keep, "--keep")
+        scored = request.oracle != NO_ORACLE
+        require(scored, "--oracle", request.oracle, "--keep writes scores: name an oracle")
     models = players(request.models, request.names, request.store)
     runs = [player.run for player in models if player.run is not None]
     for stage in request.with_stages:
@@ -57,6 +60,9 @@ def run(request: Request) -> str:
         require(bool(joining), name, True, f"no run is named whose {stage} model could be added")
         models += joining
     require(len(models) >= 2, "RUN_OR_MODEL", len(models), "name at least two models")
+    check_distinct(models, named=request.names is not None)
+    for note in check_pairs(models):
+        say(note)
     oracle = _oracle(request, models)
     prompting, short = usable(_prompting(request, models), models)
     if short:

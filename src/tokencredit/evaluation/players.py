@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokencredit.atomic import read_json
+from tokencredit.console import say
 from tokencredit.errors import UserError, require
 from tokencredit.models.base import folder_identity
 from tokencredit.models.model import check_folder
+from tokencredit.reports.winrate import Seed
 from tokencredit.store import MANIFEST
 
 if TYPE_CHECKING:
@@ -83,7 +86,7 @@ class Player:
     name: str
     folder: Path
     run: Run | None = None
-    seed: int | None = None
+    seed: Seed = None
     """Of the run that it is the policy of, or that it was made for."""
 
     @cached_property
@@ -95,29 +98,24 @@ class Player:
 def players(places: Sequence[str], names: Sequence[str] | None, store: Path | None) -> list[Player]:
     """The models at `places`: run folders, folders of them, model folders, hub:NAME[@REVISION].
 
-    Without `names`, runs of one scheme with different seeds are seeds of one method, in their
-    order. Raises `UserError` where there is no model, or two would have one name otherwise.
+    Runs of one scheme are seeds of one method. With `names` the k-th model of a name is its seed k,
+    whatever it was trained with. Raises `UserError` where there is no model.
     """
     found = [_player(folder, store) for place in places for folder in _runs_of(place)]
-    if names is not None:
-        require(
-            len(names) == len(found) and all(names),
-            "--names",
-            ",".join(names),
-            f"name each of the {len(found)} models; one name twice means two seeds of a method",
-        )
-        return [replace(player, name=name) for name, player in zip(names, found, strict=True)]
-    seen: set[tuple[str, int | None]] = set()
-    for player in found:
-        namesakes = [other for other in found if other.name == player.name]
-        if (player.name, player.seed) in seen or (player.seed is None and len(namesakes) > 1):
-            raise UserError(
-                f"two models are called {player.name!r}; name all with --names a,b,… (one name "
-                "twice means two seeds of a method)"
-            )
-        seen.add((player.name, player.seed))
-    first = {name: place for place, name in reversed(list(enumerate(p.name for p in found)))}
-    return sorted(found, key=lambda player: (first[player.name], player.seed or 0))
+    if names is None:
+        return found
+    require(
+        len(names) == len(found) and all(names),
+        "--names",
+        ",".join(names),
+        f"name each of the {len(found)} models; one name twice means two seeds of a method",
+    )
+    seen: Counter[str] = Counter()
+    for place, (name, player) in enumerate(zip(names, found, strict=True)):
+        seed = seen[name] if names.count(name) > 1 else None
+        found[place] = replace(player, name=name, seed=seed)
+        seen[name] += 1
+    return found
 
 
 def of_stage(role: str, runs: Sequence[Run]) -> list[Player]:
@@ -125,18 +123,31 @@ def of_stage(role: str, runs: Sequence[Run]) -> list[Player]:
 
     One model that all share has no seed; it meets every seed of the others.
     """
-    made = {run.artifact(role): run.config.seed for run in runs if role in run.parents}
-    shared = len(made) == 1
-    found = [Player(role, folder, seed=None if shared else seed) for folder, seed in made.items()]
-    return sorted(found, key=lambda player: player.seed or 0)
+    made: dict[int, Path] = {}
+    for run in (run for run in runs if role in run.parents):
+        folder = run.artifact(role)
+        if made.setdefault(run.config.seed, folder) != folder:
+            raise UserError(
+                f"--with-{role}: runs of seed {run.config.seed} began with different models "
+                f"({made[run.config.seed].name}, {folder.name}); name those that you mean"
+            )
+    if len(set(made.values())) == 1:
+        return [Player(role, folder) for folder in set(made.values())]
+    return [Player(role, folder, seed=seed) for seed, folder in sorted(made.items())]
 
 
 def _runs_of(place: str) -> list[str]:
-    """The finished runs in a folder that holds runs; or the place itself."""
+    """The runs in a folder that holds runs, but those that failed; or the place itself."""
     folder = Path(place).expanduser()
     if place.startswith("hub:") or any((folder / name).is_file() for name in OF_A_MODEL):
         return [place]
-    inside = sorted(str(path.parent) for path in folder.glob("*/config.yaml"))
+    inside = []
+    for path in sorted(path.parent for path in folder.glob("*/config.yaml")):
+        run = Run(path)
+        if (path / MANIFEST).is_file() and run.manifest.get("failed"):
+            say(f"{run.scheme}, seed {run.config.seed}: failed, so it has no answers ({path})")
+        else:
+            inside.append(str(path))
     return inside or [place]
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from tokencredit.canonical import file_sha256
 from tokencredit.errors import UserError, require
 from tokencredit.judges.judge import Judge, OpenJudge
-from tokencredit.rewards.scheme import Evidence
+from tokencredit.rewards.scheme import Evidence, RewardScheme
 from tokencredit.rollout import Judgement, Rollout
 
 if TYPE_CHECKING:
@@ -76,6 +76,8 @@ class FunctionJudge(Judge):
         scheme = context.config.reward_scheme
         read = context.config.judge is self and scheme.evidence is not Evidence.none
         with_offsets = "offsets" in inspect.signature(function).parameters
+        if read and not with_offsets:
+            raise self._alone(scheme, "has no parameter `offsets`; give it one and return")
 
         def judge(rollout: Rollout) -> Judgement:
             prompts = decode(tokenizer, rollout.prompt_ids, rollout.prompt_mask)
@@ -87,14 +89,16 @@ class FunctionJudge(Judge):
             pair = with_offsets and isinstance(answer, tuple) and len(answer) == 2
             scores, evidence = answer if pair else (answer, None)
             if read and evidence is None:
-                raise UserError(
-                    f"judge.function = {self.function!r}: returns scores alone, but "
-                    f"{type(scheme).__name__} pays by evidence of each token; give it a parameter "
-                    "`offsets` and return (scores, evidence), or choose reward_scheme=sparse"
-                )
+                raise self._alone(scheme, "returns scores alone; return")
             return self._judgement(scores, evidence, rollout)
 
         return judge
+
+    def _alone(self, scheme: RewardScheme, what: str) -> UserError:
+        return UserError(
+            f"judge.function = {self.function!r}: {type(scheme).__name__} pays by evidence of each "
+            f"token, but the function {what} (scores, evidence), or choose reward_scheme=sparse"
+        )
 
     def _call(
         self, function: Callable[..., Any], prompts: list[str], responses: list[str], extra: Any

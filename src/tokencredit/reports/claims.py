@@ -86,16 +86,12 @@ def read_win_claims(paper: str) -> list[WinClaim]:
     return [build(WinClaim, given, path) for given in read_yaml(path).get("win_rates", ())]
 
 
-def judge_win_claims(claims: Sequence[WinClaim], comparisons: Sequence[Comparison]) -> list[Judged]:
-    """Every claim on win rates against every comparison."""
-    found = []
-    for claim in claims:
-        judged = [
-            Judged(claim, claim.task, c.path.as_posix(), c.about, judge_wins(claim, c))
-            for c in comparisons
-        ]
-        found += judged or [Judged(claim, claim.task, "", "", nothing("no comparison yet"))]
-    return found
+def judge_win_claim(claim: WinClaim, comparisons: Sequence[Comparison]) -> list[Judged]:
+    """A claim on win rates against every comparison."""
+    judged = [
+        Judged(claim, claim.task, c.place, c.about, judge_wins(claim, c)) for c in comparisons
+    ]
+    return judged or [Judged(claim, claim.task, "", "", nothing("no comparison yet"))]
 
 
 def judge_claims(

@@ -12,7 +12,7 @@ from tokencredit.errors import UserError, require
 from tokencredit.reports.entries import FIGURES, TABLES, WinEntry, find, find_any, listing
 from tokencredit.reports.formats import SUFFIX, Format, render
 from tokencredit.reports.run_folder import write_bytes
-from tokencredit.reports.scores import find_comparisons
+from tokencredit.reports.scores import Comparison, find_comparisons
 from tokencredit.reports.sources import Source, read_sources
 from tokencredit.reports.tables import make_table
 from tokencredit.reports.win_report import make_win_tables, render_wins
@@ -89,11 +89,18 @@ def paper_claims(
     if paper is None:
         typer.echo("\n".join(claims.papers()))
         return
-    found = sources(paper, runs)
+    won = [
+        item
+        for claim in claims.read_win_claims(paper)
+        for item in claims.judge_win_claim(claim, comparisons(paper, claim.task, runs))
+    ]
+    try:
+        found = sources(paper, runs)
+    except UserError:
+        if not any(item.source for item in won):
+            raise
+        found = []  # a comparison alone
     judged = claims.judge_claims(claims.read_claims(paper), found, points)
-    won = claims.judge_win_claims(
-        claims.read_win_claims(paper), find_comparisons(places(paper, runs))
-    )
     typer.echo(claims.claims_text([*judged, *won]), nl=False)
     for note in claims.unused(judged, found):
         typer.echo(f"Note: {note}")
@@ -130,16 +137,16 @@ def _made(name: str, runs: list[Path] | None, points: int | None) -> Callable[[F
     entry = find_any(name, TABLES)
     if isinstance(entry, WinEntry):
         require(points is None, "--points", points, "win rates are of answers, not of steps")
-        tables = make_win_tables(entry, places(name, runs))
+        tables = make_win_tables(entry, comparisons(name, entry.task, runs))
         return lambda form: render_wins(tables, form)
     made = make_table(entry, sources(name, runs), points)
     return lambda form: render(made, form)
 
 
-def places(name: str, runs: list[Path] | None) -> list[Path]:
-    """What is named, or the folder of the paper's committed cells, if there is one."""
-    folder = EXPERIMENTS / name.partition("/")[0]
-    return runs or ([folder] if folder.is_dir() else [])
+def comparisons(name: str, task: str, runs: list[Path] | None) -> list[Comparison]:
+    """The comparisons that are named, or the committed one of a paper's experiment."""
+    folder = EXPERIMENTS / name.partition("/")[0] / task
+    return find_comparisons(runs or ([folder] if folder.is_dir() else []))
 
 
 def _list(kinds: tuple[str, ...]) -> None:

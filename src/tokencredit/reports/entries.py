@@ -127,6 +127,14 @@ class WinEntry:
     digits: int = 3
     """How many decimals are shown."""
 
+    def __post_init__(self) -> None:
+        """The paper's rows must make a square whose names are those of methods."""
+        unknown = [name for name in self.paper if name not in self.methods]
+        require(not unknown, "paper", unknown, "each row must be one of methods")
+        for name, row in self.paper.items():
+            rule = f"must have {len(self.paper)} numbers, a column for each row"
+            require(len(row) == len(self.paper), f"paper.{name}", row, rule)
+
     @property
     def tasks(self) -> list[str]:
         """The name of its task."""

@@ -13,7 +13,7 @@ from tokencredit.reports.claims import (
     Claim,
     claims_table,
     judge_claims,
-    judge_win_claims,
+    judge_win_claim,
     read_claims,
     read_win_claims,
     unused,
@@ -24,7 +24,8 @@ from tokencredit.reports.formats import cells, markdown, remarks
 from tokencredit.reports.held_out import held_out_table
 from tokencredit.reports.paper_figures import pictures
 from tokencredit.reports.run_folder import write_bytes
-from tokencredit.reports.scores import SCORES, find_comparisons
+from tokencredit.reports.runs import holds_runs
+from tokencredit.reports.scores import Comparison, find_comparisons
 from tokencredit.reports.sources import Source, read_sources
 from tokencredit.reports.tables import make_table
 from tokencredit.reports.win_claims import WinClaim
@@ -59,7 +60,7 @@ class Page:
         self.task = name.rpartition("/")[2]
         self.images: list[Path] = []
         self.folder = experiments / name
-        there = self.folder.is_dir() and any(p.name != SCORES for p in self.folder.glob("*.csv"))
+        there = self.folder.is_dir() and any(map(holds_runs, self.folder.glob("*.csv")))
         self.sources: list[Source] = read_sources([self.folder]) if there else []
         for source in self.sources:
             source.name = NAME
@@ -122,18 +123,23 @@ class Page:
         entry = find_any(name, (WIN_RATES,))
         assert isinstance(entry, WinEntry)
         parts = []
-        for table in make_win_tables(entry, [self.folder] if self.folder.is_dir() else []):
+        for table in make_win_tables(entry, self.comparisons()):
             parts += [markdown(*win_cells(table)), *(f"*{line}*" for line in win_remarks(table))]
         return "\n\n".join(parts)
+
+    def comparisons(self) -> list[Comparison]:
+        """The comparison that is kept beside the cells, if there is one."""
+        return find_comparisons([self.folder]) if self.folder.is_dir() else []
 
     def claims(self, paper: str, points: int | None = None) -> str:
         """The claims of a paper that are about this experiment, judged."""
         own = [claim for claim in map(self._of_claim, read_claims(paper)) if claim.panels]
         wins = [claim for claim in read_win_claims(paper) if claim.task == self.task]
-        if not self.sources:
+        found = self.comparisons()
+        if not self.sources and not found:
             unknown: list[Claim | WinClaim] = [*wins, *own]
             return "\n".join(f"- {claim.says} ({claim.where}): no cells yet." for claim in unknown)
-        won = judge_win_claims(wins, find_comparisons([self.folder]))
+        won = [item for claim in wins for item in judge_win_claim(claim, found)]
         judged = judge_claims(own, self.sources, points)
         said = [f"*Note: {note}.*" for note in unused(judged, self.sources)] if not points else []
         return "\n\n".join([claims_table([*won, *judged]), *said])

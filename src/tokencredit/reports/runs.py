@@ -14,6 +14,7 @@ import yaml
 from tokencredit.atomic import read_json
 from tokencredit.errors import UserError
 from tokencredit.reports.cells import COMPLETE, METRICS, NOTED, RUNNING, describe_run
+from tokencredit.reports.recipes import Made, made_of
 from tokencredit.tracking.jsonl import read_jsonl
 
 REQUIRED: Final = (
@@ -50,10 +51,7 @@ class Origin:
     scale: str = ""
     model: str = ""
     commit: str = ""
-    identity: Mapping[str, Any] | None = None
-    """What the run's key is a hash of."""
-    stage_seed: int | None = None
-    """Seed of the stages before; runs that differ in it have models of their own."""
+    made: Made = field(default_factory=Made)
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     """Measures on held-out prompts."""
 
@@ -89,15 +87,19 @@ def read_runs(path: Path) -> list[LoggedRun]:
     folders = sorted(file.parent for file in path.rglob("metrics.jsonl"))
     found = [run for folder in folders for run in _read_folder(folder)]
     for file in sorted(path.rglob("*.csv")):
-        if not _header(file).keys() >= set(REQUIRED):
-            continue  # a CSV of something else
-        found += read_csv(file)
+        if holds_runs(file):
+            found += read_csv(file)
     if not found:
         raise UserError(
             f"--runs {path}: holds no runs; name a CSV with the columns {', '.join(REQUIRED)}, "
             "a folder of such files, or a folder of runs"
         )
     return found
+
+
+def holds_runs(path: Path) -> bool:
+    """Whether a CSV has the columns of runs; others are of something else."""
+    return _header(path).keys() >= set(REQUIRED)
 
 
 def read_csv(path: Path) -> list[LoggedRun]:
@@ -170,18 +172,18 @@ def _origin(path: Path) -> Origin:
     if not beside.is_file():
         return Origin(path)
     record = read_json(beside)
-    return _origin_of(path, record, record.get("provenance", {}).get("identity"))
+    kept = {**record.get("provenance", {}), "seeds": record.get("seeds")}
+    return _origin_of(path, record, made_of(kept))
 
 
-def _origin_of(path: Path, record: Mapping[str, Any], identity: Any) -> Origin:
+def _origin_of(path: Path, record: Mapping[str, Any], made: Made) -> Origin:
     return Origin(
         path=path,
         key=str(record.get("config_hash") or ""),
         scale=str(record.get("scale") or "") if record.get("experiment") else "",
         model=str(record.get("names", {}).get("model") or ""),
         commit=str(record.get("git_commit") or ""),
-        identity=identity,
-        stage_seed=record.get("seeds", {}).get("stage_seed"),
+        made=made,
         evaluation=record.get("evaluation") or {},
     )
 
@@ -196,7 +198,7 @@ def _read_folder(folder: Path) -> Iterable[LoggedRun]:
     rows = rows[: record["steps"]]
     _check_steps([row["step"] for row in rows], str(folder))
     manifest = folder / "manifest.json"
-    identity = read_json(manifest).get("identity") if manifest.is_file() else None
+    made = made_of(read_json(manifest)) if manifest.is_file() else Made()
     task = str(record["experiment"] or config["dataset"]["name"]).rpartition("/")[2]
     beta = config["reward_scheme"].get("beta")
     lengths = (config["rollout"]["min_new_tokens"], config["rollout"]["max_new_tokens"])
@@ -210,5 +212,5 @@ def _read_folder(folder: Path) -> Iterable[LoggedRun]:
             for column, metric in {**METRICS, **NOTED}.items()
             if all(metric in row for row in rows)
         },
-        _origin_of(folder, record, identity),
+        _origin_of(folder, record, made),
     )

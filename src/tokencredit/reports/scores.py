@@ -12,14 +12,14 @@ from typing import Any, Final
 
 from tokencredit.atomic import read_json, write_text
 from tokencredit.errors import UserError
-from tokencredit.reports.winrate import WinMatrix, win_matrix
+from tokencredit.reports.winrate import Seed, WinMatrix, win_matrix
 
 SCORES: Final = "scores.csv"
 FACTS: Final = "comparison.json"
 COLUMNS: Final = ("method", "seed", "prompt", "score")
-Line = tuple[str, int | None, int, float]
-"""Method, seed (None: one model that meets every seed of the others), prompt, score."""
-ByRun = Mapping[int | None, Mapping[int, float]]
+Line = tuple[str, Seed, int, float]
+"""Method, seed, prompt, score."""
+ByRun = Mapping[Seed, Mapping[int, float]]
 """The scores of a method, by seed and prompt."""
 
 
@@ -33,34 +33,30 @@ class Comparison:
     """What comparison.json says; empty without one."""
 
     @property
-    def seeds(self) -> list[int]:
-        """Seeds that all methods have which have any."""
-        own = [set(runs) for runs in self.methods.values() if None not in runs]
-        return sorted(seed for seed in set.intersection(*own) if seed is not None) if own else []
-
-    @property
     def about(self) -> str:
         """At which scale, with which model its runs were made; empty where that is not known."""
         return str(self.facts.get("about") or "")
 
-    def matrix(self, names: Sequence[str]) -> WinMatrix:
-        """Win rates of these methods, over the seeds that all have."""
-        kept: list[int | None] = [*self.seeds]
-        scores = {}
-        for name in names:
-            runs = self.methods[name]
-            seeds = [None] if None in runs else kept
-            scores[name] = [[runs[seed][row] for row in sorted(runs[seed])] for seed in seeds]
-        return win_matrix(scores)
+    @property
+    def place(self) -> str:
+        """Folder and file, without the path to them."""
+        return "/".join(self.path.parts[-2:])
 
-    def left_out(self) -> list[str]:
-        """Runs that have no counterpart of their seed, in words."""
-        return [
-            f"{name}, seed {seed}: not every method has this seed, so it meets none"
-            for name, runs in self.methods.items()
-            for seed in runs
-            if seed is not None and seed not in self.seeds
-        ]
+    @property
+    def prompts(self) -> int:
+        """How many prompts each model answered."""
+        return len(next(iter(next(iter(self.methods.values())).values())))
+
+    def matrix(self, names: Sequence[str]) -> WinMatrix:
+        """Win rates of these methods."""
+        return win_matrix(
+            {
+                name: {
+                    s: [own[row] for row in sorted(own)] for s, own in self.methods[name].items()
+                }
+                for name in names
+            }
+        )
 
 
 def write_scores(lines: Iterable[Line], path: Path) -> None:
@@ -74,40 +70,60 @@ def write_scores(lines: Iterable[Line], path: Path) -> None:
 
 
 def find_comparisons(paths: Sequence[Path]) -> list[Comparison]:
-    """Every scores.csv that is named, or lies in a folder that is."""
+    """The files that are named if they hold scores, and every such scores.csv in a folder."""
     files: list[Path] = []
     for path in paths:
-        if path.is_file():
-            files += [path] if path.name == SCORES else []
-        elif path.is_dir():
-            files += sorted(path.rglob(SCORES))
-        else:
+        if not path.exists():
             raise UserError(f"--runs {path}: there is no such file or folder")
+        inside = sorted(path.rglob(SCORES)) if path.is_dir() else [path]
+        files += [file for file in inside if holds_scores(file)]
     return [read_scores(path) for path in dict.fromkeys(files)]
+
+
+def holds_scores(path: Path) -> bool:
+    """Whether the first line of a file names the columns of scores."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return set(COLUMNS) <= set(file.readline().strip().split(","))
 
 
 def read_scores(path: Path) -> Comparison:
     """The comparison in a file; `UserError` unless all of its models answered the same prompts."""
-    methods: dict[str, dict[int | None, dict[int, float]]] = {}
-    with path.open(encoding="utf-8", newline="") as file:
-        for number, row in enumerate(csv.DictReader(file), start=2):
-            method, seed, prompt, score = _line(path, number, row)
-            answers = methods.setdefault(method, {}).setdefault(seed, {})
-            if prompt in answers:
-                raise UserError(f"{path}, line {number}: prompt {prompt} is there twice")
-            answers[prompt] = score
-    runs = [(name, seed) for name, own in methods.items() for seed in own]
+    methods: dict[str, dict[Seed, dict[int, float]]] = {}
+    for number, row in _rows(path):
+        method, seed, prompt, score = _line(path, number, row)
+        answers = methods.setdefault(method, {}).setdefault(seed, {})
+        if prompt in answers:
+            raise UserError(f"{path}, line {number}: prompt {prompt} is there twice")
+        answers[prompt] = score
     if len(methods) < 2:
         raise UserError(f"{path}: needs the scores of two methods or more")
-    (first, other), *rest = runs
+    (first, other), *rest = [(name, seed) for name, own in methods.items() for seed in own]
     for name, seed in rest:
         if methods[name][seed].keys() != methods[first][other].keys():
             raise UserError(
                 f"{path}: {name}, seed {seed} did not answer the prompts that {first} did; write "
                 "it again with `tokencredit judge compare --keep`"
             )
+    mixed = [name for name, own in methods.items() if None in own and len(own) > 1]
+    if mixed:
+        raise UserError(f"{path}: {mixed[0]} has runs with a seed and without; give each its seed")
     beside = path.parent / FACTS
-    return Comparison(path, methods, read_json(beside) if beside.is_file() else {})
+    return Comparison(path, methods, _facts(beside) if beside.is_file() else {})
+
+
+def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return list(enumerate(csv.DictReader(file), start=2))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is no text in UTF-8 ({error})") from None
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    try:
+        return read_json(path)
+    except ValueError as error:
+        raise UserError(f"{path}: is damaged ({error}); restore or delete it") from None
 
 
 def _line(path: Path, number: int, row: Mapping[str, str]) -> Line:

@@ -8,9 +8,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
-from tokencredit.canonical import differences
 from tokencredit.errors import UserError
 from tokencredit.reports.cells import COMPLETE
+from tokencredit.reports.recipes import beyond_seeds
 from tokencredit.reports.runs import LoggedRun, Setting, read_runs
 
 OF_A_METHOD: Final = ("inputs.reward_scheme", "inputs.judge")
@@ -103,7 +103,7 @@ def _free_name(path: Path, sources: Sequence[Source]) -> str:
 def _may_join(there: Sequence[LoggedRun], new: Sequence[LoggedRun]) -> bool:
     """Whether no task is in both, or only with the same settings of everything."""
     for a, b in _same_kind(there, new):
-        if a.origin.identity is None or b.origin.identity is None:
+        if a.origin.made.identity is None or b.origin.made.identity is None:
             return False
         if a.setting == b.setting and _differences(a, b):
             return False
@@ -131,8 +131,9 @@ def _each_once(runs: Iterable[LoggedRun]) -> Iterator[LoggedRun]:
         if twin is run:
             yield run
         elif not run.origin.key or twin.origin.key != run.origin.key:
-            known = twin.origin.identity is not None and run.origin.identity is not None
-            what = "; ".join(_differences(twin, run)[:SHOWN]) if known else "unknown settings"
+            known = twin.origin.made.identity is not None and run.origin.made.identity is not None
+            apart = "; ".join(_differences(twin, run)[:SHOWN]) or "seeds of the stages before"
+            what = apart if known else "unknown settings"
             raise UserError(
                 f"{twin.origin.path} and {run.origin.path}: both are run {run.run} of "
                 f"{label(run.setting)}, of different configurations ({what}); give one of them"
@@ -144,7 +145,7 @@ def _check_unmixed(source: Source) -> None:
     first: dict[Setting, LoggedRun] = {}
     for run in source.runs:
         other = first.setdefault(run.setting, run)
-        known = [item.origin.identity is not None for item in (other, run)]
+        known = [item.origin.made.identity is not None for item in (other, run)]
         different = _differences(other, run) if all(known) else []
         if different or known[0] != known[1]:
             what = "; ".join(different[:SHOWN]) or "only one of them says how it was made"
@@ -156,17 +157,15 @@ def _check_unmixed(source: Source) -> None:
 
 
 def _differences(a: LoggedRun, b: LoggedRun, ignored: tuple[str, ...] = ()) -> list[str]:
-    """The settings in which two runs differ, their seeds and what follows from them aside."""
-    leaves = differences(a.origin.identity, b.origin.identity)
-    own_models = a.origin.stage_seed != b.origin.stage_seed
-    seeds = ("inputs.seed:", "parents.") if own_models else ("inputs.seed:",)
-    return [leaf for leaf in leaves if not leaf.startswith((*seeds, *ignored))]
+    """The settings in which two runs differ, their seeds aside."""
+    leaves = beyond_seeds(a.origin.made, b.origin.made)
+    return [leaf for leaf in leaves if not leaf.startswith(ignored)] if ignored else leaves
 
 
 def _unfair(groups: Mapping[Setting, Sequence[LoggedRun]]) -> list[str]:
     """Settings in which methods differ that are compared with each other."""
     found: dict[str, None] = {}
-    firsts = [runs[0] for runs in groups.values() if runs[0].origin.identity is not None]
+    firsts = [runs[0] for runs in groups.values() if runs[0].origin.made.identity is not None]
     for a, b in pairwise(firsts):
         if a.setting.lengths == b.setting.lengths:
             leaves = [x for x in _differences(a, b, OF_A_METHOD) if "(absent)" not in x]

@@ -33,11 +33,13 @@ def judge_wins(claim: WinClaim, comparison: Comparison) -> Finding:
     missing = [name for name in wanted if name not in comparison.methods]
     if missing:
         return nothing(f"no {', '.join(missing)} in this comparison")
-    matrix = comparison.matrix(wanted)
-    return all_of([_over(matrix.cells[claim.method, other], other) for other in claim.others])
+    cells = comparison.matrix(wanted).cells
+    return all_of([_over(cells.get((claim.method, other)), other) for other in claim.others])
 
 
-def _over(found: Against, other: str) -> Finding:
+def _over(found: Against | None, other: str) -> Finding:
+    if found is None:
+        return nothing(f"against {other}: no seed in common")
     seeds = found.seeds
     if seeds is None:
         return Finding(Verdict.undecided, f"against {other}: {found.rate.mean:.3f}, one run", 1)

@@ -6,18 +6,17 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
-from tokencredit.errors import UserError
 from tokencredit.reports.cells import COMPLETE
 from tokencredit.reports.entries import WinEntry
 from tokencredit.reports.formats import Format, latex, markdown
-from tokencredit.reports.runs import read_runs
-from tokencredit.reports.scores import Comparison, find_comparisons
-from tokencredit.reports.winrate import Against, WinMatrix
+from tokencredit.reports.runs import holds_runs, read_csv
+from tokencredit.reports.scores import Comparison
+from tokencredit.reports.winrate import Against, WinMatrix, left_out
 
 CORNER: Final = "row beats column"
+OVER_PROMPTS: Final = "± the standard error over prompts, where a single pair of models met"
 CSV_COLUMNS: Final = (
     *("comparison", "row", "column", "rate", "seeds", "seed_low", "seed_high"),
     *("prompts", "prompt_se", "wins", "draws", "losses", "paper"),
@@ -40,29 +39,29 @@ class WinTable:
         return [name for name in self.entry.methods if name in ours or name in self.entry.paper]
 
 
-def make_win_tables(entry: WinEntry, paths: Sequence[Path]) -> list[WinTable]:
-    """The matrix of each comparison at `paths`; the paper's alone where there is none."""
-    tables = []
-    for comparison in find_comparisons(paths):
+def make_win_tables(entry: WinEntry, comparisons: Sequence[Comparison]) -> list[WinTable]:
+    """The matrix of each comparison; the paper's alone where none has two of its methods."""
+    tables, notes = [], []
+    for comparison in comparisons:
         names = [name for name in entry.methods if name in comparison.methods]
-        others = [name for name in comparison.methods if name not in entry.methods]
-        notes = [f"not shown: {name}" for name in others] + comparison.left_out()
         if len(names) < 2:
             known = ", ".join(entry.methods)
-            raise UserError(f"{comparison.path}: has fewer than two of the methods {known}")
-        notes += unfinished(comparison)
-        tables.append(WinTable(entry, comparison, comparison.matrix(names), notes))
-    return tables or [WinTable(entry, None, None, ["there is no comparison yet"])]
+            notes.append(f"{comparison.place} has fewer than two of the methods {known}")
+            continue
+        said = [f"not shown: {name}" for name in comparison.methods if name not in entry.methods]
+        said += left_out({name: comparison.methods[name] for name in names})
+        said += unfinished(comparison)
+        tables.append(WinTable(entry, comparison, comparison.matrix(names), said))
+    return tables or [WinTable(entry, None, None, notes or ["there is no comparison yet"])]
 
 
 def unfinished(comparison: Comparison) -> list[str]:
     """Cells beside a comparison that have no policy to judge, so that they are counted."""
-    folder = comparison.path.parent
-    if not any(path != comparison.path for path in folder.glob("*.csv")):
-        return []
+    cells = [path for path in sorted(comparison.path.parent.glob("*.csv")) if holds_runs(path)]
     return [
         f"not judged: {run.setting.method}, seed {run.run}, {run.status} after {len(run)} steps"
-        for run in read_runs(folder)
+        for path in cells
+        for run in read_csv(path)
         if run.status != COMPLETE
     ]
 
@@ -86,21 +85,17 @@ def win_cells(table: WinTable) -> tuple[list[str], list[list[str]]]:
 
 def win_remarks(table: WinTable) -> list[str]:
     """What the numbers are and everything that a reader must know."""
-    entry, comparison = table.entry, table.comparison
+    entry, comparison, matrix = table.entry, table.comparison, table.matrix
     lines = [f"{entry.title}. In parentheses the paper's: {entry.source}."]
-    if comparison is not None and table.matrix is not None:
+    if comparison is not None and matrix is not None:
         facts = comparison.facts
-        prompts = len(next(iter(next(iter(comparison.methods.values())).values())))
         oracle = facts.get("oracle", {}).get("name")
         by = f", scored by {oracle}" if oracle else ""
-        seeds = len(comparison.seeds)
-        over = (
-            f"in brackets the 95 % t interval over {seeds} seeds"
-            if seeds > 1
-            else "± the standard error over prompts of one run"
-        )
-        place = "/".join(comparison.path.parts[-2:])
-        lines.append(f"Ours: {place}, {prompts} prompts{by}; {over}.")
+        about = f" ({comparison.about})" if comparison.about else ""
+        kinds = {cell.seeds is None for cell in matrix.cells.values()}
+        said = {False: "in brackets the 95 % t interval over seeds", True: OVER_PROMPTS}
+        over = "; ".join(said[kind] for kind in sorted(kinds))
+        lines.append(f"Ours: {comparison.place}{about}, {comparison.prompts} prompts{by}; {over}.")
     return [*lines, *(f"Note: {note}." for note in table.notes)]
 
 
@@ -116,11 +111,11 @@ def _cell(table: WinTable, row: str, column: str) -> str:
     digits, matrix = table.entry.digits, table.matrix
     paper = table.entry.rate(row, column)
     parts = [] if paper is None else [f"({paper:.{digits}f})"]
-    if matrix is not None and row in matrix.names and column in matrix.names:
+    if matrix is not None and (row, column) in matrix.cells:
         text = f"{matrix.rate(row, column):.{digits}f}"
-        if row != column:
-            text += f" {_interval(matrix.cells[row, column], digits)}"
-        parts = [text, *parts]
+        parts = [f"{text} {_interval(matrix.cells[row, column], digits)}", *parts]
+    elif row == column:
+        parts = [f"{0.5:.{digits}f}"]
     return " ".join(parts) or "–"
 
 
@@ -135,7 +130,7 @@ def _csv(tables: Sequence[WinTable]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
     for table in tables:
-        place = "" if table.comparison is None else table.comparison.path.as_posix()
+        place = "" if table.comparison is None else table.comparison.place
         for row in table.names:
             for column in table.names:
                 if row != column:
@@ -146,7 +141,7 @@ def _csv(tables: Sequence[WinTable]) -> str:
 
 
 def _numbers(matrix: WinMatrix | None, row: str, column: str) -> list[object]:
-    if matrix is None or row not in matrix.names or column not in matrix.names:
+    if matrix is None or (row, column) not in matrix.cells:
         return [""] * 9
     found = matrix.cells[row, column]
     rate, seeds = found.rate, found.seeds

@@ -7,7 +7,7 @@ Over seeds: would models trained again say the same?
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,8 @@ from jaxtyping import Float64
 
 from tokencredit.reports.statistics import Interval, mean_ci, wilson
 
+Seed = int | None
+"""Of a training run; None: one model for all seeds of the other methods."""
 Shares = Float64[np.ndarray, "N"]
 """For each prompt how much of a win it is: 1 won, ½ drawn, 0 lost."""
 
@@ -96,7 +98,7 @@ class Against:
 
 @dataclass(frozen=True, slots=True)
 class WinMatrix:
-    """Every method against every other; `cells[a, b]` and `cells[b, a]` mirror each other."""
+    """Methods against methods; `cells[a, b]` and `cells[b, a]` mirror each other, or neither is."""
 
     names: tuple[str, ...]
     cells: Mapping[tuple[str, str], Against]
@@ -117,17 +119,18 @@ class WinMatrix:
         return counts
 
 
-def pairings(first: int, second: int) -> list[tuple[int, int]]:
-    """Which runs of two methods meet: the k-th of both, or a single one every run of the other.
+def pairings(first: Collection[Seed], second: Collection[Seed]) -> list[tuple[Seed, Seed]]:
+    """Which runs of two methods meet: those of one seed.
 
-    Raises ValueError for two different numbers above one.
+    A model without seed meets every run of the other method; two single runs meet whatever their
+    seeds are. Empty where none meet.
     """
-    if 1 not in (first, second) and first != second:
-        raise ValueError(
-            f"{first} and {second} runs cannot be paired: give both methods the same seeds"
-        )
-    count = max(first, second)
-    return [(k if first > 1 else 0, k if second > 1 else 0) for k in range(count)]
+    if None in first or None in second:
+        return [(a, b) for a in first for b in second]
+    common = sorted(seed for seed in set(first) & set(second) if seed is not None)
+    if not common and len(first) == len(second) == 1:
+        return [(next(iter(first)), next(iter(second)))]
+    return [(seed, seed) for seed in common]
 
 
 def against(verdicts: Sequence[Sequence[float] | Shares]) -> Against:
@@ -138,20 +141,36 @@ def against(verdicts: Sequence[Sequence[float] | Shares]) -> Against:
     return Against(win_rate(mean), seeds)
 
 
-def win_matrix(scores: Mapping[str, Sequence[Sequence[float]]]) -> WinMatrix:
-    """All win rates from scores[method][run][prompt]; run k of one method meets run k of another.
+def win_matrix(scores: Mapping[str, Mapping[Seed, Sequence[float]]]) -> WinMatrix:
+    """All win rates from scores[method][seed][prompt]; methods without runs that meet have no cell.
 
-    Raises ValueError where prompts or runs cannot be paired.
+    Raises ValueError where prompts cannot be paired.
     """
     names = tuple(scores)
     cells: dict[tuple[str, str], Against] = {}
     for i, row in enumerate(names):
         for column in names[i + 1 :]:
             own, other = scores[row], scores[column]
-            met = pairings(len(own), len(other))
-            cells[row, column] = against([shares(own[a], other[b]) for a, b in met])
-            cells[column, row] = cells[row, column].mirrored()
+            met = pairings(own, other)
+            if met:
+                cells[row, column] = against([shares(own[a], other[b]) for a, b in met])
+                cells[column, row] = cells[row, column].mirrored()
     return WinMatrix(names, cells, {name: len(scores[name]) for name in names})
+
+
+def left_out(runs: Mapping[str, Collection[Seed]]) -> list[str]:
+    """Runs that some other method has no counterpart of, in words."""
+    return [
+        f"{name}, seed {seed}: {other} has no such seed, so the two do not meet"
+        for name, own in runs.items()
+        for other, theirs in runs.items()
+        for seed in own
+        if name != other
+        and None not in theirs
+        and seed is not None
+        and seed not in theirs
+        and not len(own) == len(theirs) == 1
+    ]
 
 
 def prompts_for(half_width: float, level: float = 0.95) -> int:

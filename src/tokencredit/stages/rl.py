@@ -243,6 +243,7 @@ class RLStage(Stage):
             identity=canonical(self.identity),
             arithmetic=config.hardware.arithmetic(),
             hardware=canonical(config.hardware),
+            recipes=self.recipes,
             seeds={"seed": config.seed, "stage_seed": config.stage_seed},
             fingerprints=self.context.corpus.fingerprints,
             parents={role: parent.key for role, parent in self.parents().items()},

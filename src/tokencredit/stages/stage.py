@@ -6,12 +6,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from tokencredit.canonical import canonical, digest
 
 if TYPE_CHECKING:
     from tokencredit.context import Context
+
+
+SEEDS: Final = ("seed", "stage_seed")
 
 
 class Stage(ABC):
@@ -51,3 +54,16 @@ class Stage(ABC):
     def key(self) -> str:
         """The name of this stage's result in the store."""
         return digest(self.identity)
+
+    @cached_property
+    def recipe(self) -> str:
+        """A hash of what results of other seeds have in common, that of all stages before too."""
+        inputs = {name: x for name, x in self.inputs().items() if name not in SEEDS}
+        return digest(
+            {"stage": self.name, "version": self.version, "inputs": inputs, "parents": self.recipes}
+        )
+
+    @cached_property
+    def recipes(self) -> dict[str, str]:
+        """The recipe of each stage before this one, by role."""
+        return {role: parent.recipe for role, parent in sorted(self.parents().items())}
