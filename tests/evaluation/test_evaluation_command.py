@@ -15,7 +15,7 @@ OPTIONS = {
     "winrate": "annotations out",
     "strengths": "games annotations prior out",
     "export": "format out names",
-    "compare": "names with-sft prompts prompts-file oracle store temperature top-p max-new-tokens "
+    "compare": "names with-sft with-dpo keep prompts prompts-file oracle store temperature top-p max-new-tokens "
     "seed batch device out",
     "llm": "answers base-url model names template both-orders seed limit temperature max-tokens "
     "key-variable concurrency requests-per-minute timeout retries parse-retries ask-again price-in "
