@@ -6,11 +6,11 @@ import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
+from tokencredit.closing import Closing
 from tokencredit.errors import UserError
 from tokencredit.evaluation.prompt import Outcome
 from tokencredit.store import make_folder
@@ -49,7 +49,7 @@ class Verdict:
         return {Outcome.A: self.first, Outcome.B: self.second}.get(self.outcome)
 
 
-class VerdictFile:
+class VerdictFile(Closing):
     """The verdicts in a folder; one process at a time writes there. Rows reach the disk at once."""
 
     def __init__(self, folder: Path) -> None:
@@ -90,19 +90,6 @@ class VerdictFile:
             self._known[verdict.key] = verdict
             self._writer.write(asdict(verdict) | {"outcome": verdict.outcome.value})
             self._writer.flush()
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close the file and let others have it."""
-        self.close()
 
     def close(self) -> None:
         """Close the file and let others have it; closing twice is allowed."""

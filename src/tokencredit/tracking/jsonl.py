@@ -7,13 +7,13 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from tokencredit.closing import Closing
 from tokencredit.errors import UserError
 
 
-class JsonlWriter:
+class JsonlWriter(Closing):
     """An open JSONL file to which whole lines are appended.
 
     Keys keep their order, floats are written by `repr`, and nothing is added, so equal rows give
@@ -54,19 +54,6 @@ class JsonlWriter:
         if not self._file.closed:
             self.flush()
             self._file.close()
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close the file."""
-        self.close()
 
     @staticmethod
     def truncate(path: str | Path, offset: int) -> None:

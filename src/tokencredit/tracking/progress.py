@@ -6,12 +6,13 @@ import sys
 import time
 from collections import deque
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
+
+from tokencredit.closing import Closing
 
 _STEPS_A_LINE = 10
 _SECONDS_A_LINE = 10.0
@@ -19,7 +20,7 @@ _LEAST_SECONDS = 1.0
 _SHOWN = {"score/mean": "score", "kl/k1": "kl"}
 
 
-class Progress:
+class Progress(Closing):
     """The progress of steps `start` to `total` - 1, shown on stderr.
 
     On a terminal one live line with bar, time left, score, KL, and throughput; otherwise a plain
@@ -45,15 +46,6 @@ class Progress:
         if self._bar is not None:
             self._bar.start()
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Stop the display."""
-        self.close()
 
     def close(self) -> None:
         """Leave the terminal as it was; closing twice is allowed."""
