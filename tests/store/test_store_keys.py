@@ -135,6 +135,20 @@ def test_an_input_changes_its_stage_and_what_follows(place: Path, name: str) -> 
     assert changed(place, change) == expected
 
 
+def recipes(settings: Config) -> dict[str, str]:
+    stage = RLStage(Context(settings))
+    return {"rl": stage.recipe, **stage.recipes}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_recipe_is_what_a_key_has_besides_seeds(place: Path, name: str) -> None:
+    """Of both seeds, and of those of the stages before; everything else changes it as a key."""
+    change, expected = CHANGES[name]
+    before, after = recipes(config(place)), recipes(change(config(place)))
+    apart = {stage for stage in STAGES if before[stage] != after[stage]}
+    assert apart == (set() if name in {"seed", "stage_seed"} else expected)
+
+
 @pytest.mark.parametrize("name", NO_CHANGES)
 def test_what_cannot_change_a_result_changes_no_key(place: Path, name: str) -> None:
     assert changed(place, NO_CHANGES[name]) == set()
