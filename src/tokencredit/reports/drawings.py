@@ -20,7 +20,12 @@ AXES: Final = {
     "tradeoff": ("KL to the reference (nats per response)", "reward"),
     "by_beta": ("β", "mean reward"),
 }
-COLUMNS: Final = {"mean_reward": "reward", "value_loss": "value loss", "kl": "KL (nats)"}
+COLUMNS: Final = {
+    "mean_reward": "reward",
+    "value_loss": "value loss",
+    "kl": "KL (nats)",
+    "implicit_reward": "implicit reward",
+}
 BANDS: Final = {"sd": "1 standard deviation", "se": "1 standard error"}
 
 
