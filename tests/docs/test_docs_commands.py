@@ -59,7 +59,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 path = place / first.removeprefix(mark).strip()
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(rest, encoding="utf-8")
-    shutil.copytree(ROOT / "experiments" / "abc", place / "experiments" / "abc")
+    for paper in ("abc", "rto"):
+        shutil.copytree(ROOT / "experiments" / paper, place / "experiments" / paper)
     words = (("awful dull boring waste", 0), ("good great wonderful charming", 1))
     lines = [
         f'{{"text": "review {n} says it was a {text} film, {" ".join([text] * 9)} {n}", "label": {label}}}'
@@ -82,8 +83,12 @@ def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("page", "command"), commands())
-def test_a_shown_command_is_accepted(page: str, command: str, folder: Path, finished: Path) -> None:
+def test_a_shown_command_is_accepted(
+    page: str, command: str, folder: Path, finished: Path, request: pytest.FixtureRequest
+) -> None:
     """Training commands are planned; files that stand for a user's own are supplied."""
+    if command.startswith("tokencredit judge compare runs/rto/win_rates"):
+        request.getfixturevalue("paid")
     words = shlex.split(command.replace("runs/abc/KEY", str(finished)))[1:]
     if words[0] == "train" and "--help" not in words:
         words[0] = "plan"
@@ -98,6 +103,17 @@ def finished(folder: Path) -> Path:
     answer = run(arguments, folder)
     assert answer.returncode == 0, answer.stderr
     return folder / "finished"
+
+
+@pytest.fixture(scope="module")
+def paid(folder: Path) -> None:
+    """Two runs of the smallest kind in runs/rto/win_rates, one paid by a DPO model."""
+    small = "dpo.prompts=12 dpo.held_out=4 algorithm.batch_size=4 algorithm.minibatches=2".split()
+    data = ["dataset=file", "dataset.path=reviews.jsonl", "run.figures=false"]
+    for method in ("rto", "ppo"):
+        own = ["train", "experiment=rto/win_rates", "scale=cpu", f"method={method}"]
+        answer = run([*own, *data, *TINY, *small], folder)
+        assert answer.returncode == 0, answer.stderr
 
 
 @pytest.mark.slow
