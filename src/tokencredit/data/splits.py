@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
 
-from tokencredit.data.records import Dropped, Record, normalised
+from tokencredit.data.records import Dropped, Message, Record, normalised
 from tokencredit.data.transcripts import ASSISTANT
 from tokencredit.errors import UserError, require
 
@@ -110,10 +110,14 @@ def _content(record: Record) -> tuple[object, ...]:
     return said if record.rejected is None else (*said, record.rejected)
 
 
+def _said(turns: Iterable[Message]) -> str:
+    return normalised("\n".join(turn["content"] for turn in turns))
+
+
 def prompt_key(record: Record) -> str:
     """What copies have in common: the prompt where there is one, else the text; normalised."""
     if record.messages is not None:
-        return normalised("\n".join(turn["content"] for turn in record.messages[:-1]))
+        return _said(record.messages[:-1])
     return normalised(record.prompt if record.prompt is not None else record.text)
 
 
@@ -125,7 +129,7 @@ def group_key(record: Record) -> str:
     if record.messages is not None:
         roles = [turn["role"] for turn in record.messages[:-1]]
         end = roles.index("user") + 1 if "user" in roles else len(roles)
-        return normalised("\n".join(turn["content"] for turn in record.messages[:end]))
+        return _said(record.messages[:end])
     if record.prompt is not None and ASSISTANT in record.prompt:
         return normalised(record.prompt.partition(ASSISTANT)[0])
     return prompt_key(record)

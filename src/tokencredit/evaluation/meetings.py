@@ -17,16 +17,14 @@ def check_distinct(models: Sequence[Player], *, named: bool) -> None:
     seen: set[tuple[str, Seed]] = set()
     for player in models:
         other = first.setdefault(player.name, player)
-        if other is player:
-            seen.add((player.name, player.seed))
-            continue
-        if None in {other.seed, player.seed} or (player.name, player.seed) in seen:
+        unseeded = other is not player and None in {other.seed, player.seed}
+        if unseeded or (player.name, player.seed) in seen:
             raise UserError(
                 f"two models are called {player.name!r}; name all with --names a,b,… (one name "
                 "twice means two seeds of a method)"
             )
         seen.add((player.name, player.seed))
-        if not named and other.run is not None and player.run is not None:
+        if not named and other is not player and other.run and player.run:
             _check_alike(other.run, player.run, player.name)
 
 

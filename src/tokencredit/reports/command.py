@@ -89,11 +89,9 @@ def paper_claims(
     if paper is None:
         typer.echo("\n".join(claims.papers()))
         return
-    won = [
-        item
-        for claim in claims.read_win_claims(paper)
-        for item in claims.judge_win_claim(claim, comparisons(paper, claim.task, runs))
-    ]
+    wins = claims.read_win_claims(paper)
+    made = {task: comparisons(paper, task, runs) for task in dict.fromkeys(c.task for c in wins)}
+    won = [item for claim in wins for item in claims.judge_win_claim(claim, made[claim.task])]
     try:
         found = sources(paper, runs)
     except UserError:

@@ -46,11 +46,16 @@ def render(table: Table, form: Format) -> str:
     """The table in that form; notes follow it, except in CSV."""
     if form is Format.csv:
         return to_csv(table)
-    head, rows = cells(table)
-    text = markdown(head, rows) if form is Format.markdown else latex(head, rows)
+    return with_remarks(*cells(table), remarks(table), form)
+
+
+def with_remarks(
+    head: Sequence[str], rows: Sequence[Sequence[str]], said: Sequence[str], form: Format
+) -> str:
+    """A table as Markdown or LaTeX, and below it what must be said of it."""
+    text = markdown(head, rows) if form is Format.markdown else _latex(head, rows)
     mark = "" if form is Format.markdown else "% "
-    said = [f"{mark}{line}" for line in remarks(table)]
-    return "\n".join([text, "", *said]).rstrip() + "\n"
+    return "\n".join([text, "", *(f"{mark}{line}" for line in said)]).rstrip() + "\n"
 
 
 def remarks(table: Table) -> list[str]:
@@ -132,7 +137,7 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
-def latex(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _latex(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A booktabs table."""
     lines = [r"\begin{tabular}{" + "l" * len(head) + "}", r"\toprule"]
     lines += [" & ".join(map(_escape, head)) + r" \\", r"\midrule"]

@@ -25,7 +25,7 @@ from tokencredit.reports.held_out import held_out_table
 from tokencredit.reports.paper_figures import pictures
 from tokencredit.reports.run_folder import write_bytes
 from tokencredit.reports.runs import holds_runs
-from tokencredit.reports.scores import Comparison, find_comparisons
+from tokencredit.reports.scores import find_comparisons
 from tokencredit.reports.sources import Source, read_sources
 from tokencredit.reports.tables import make_table
 from tokencredit.reports.win_claims import WinClaim
@@ -64,6 +64,7 @@ class Page:
         self.sources: list[Source] = read_sources([self.folder]) if there else []
         for source in self.sources:
             source.name = NAME
+        self.comparisons = find_comparisons([self.folder]) if self.folder.is_dir() else []
 
     def fill(self, template: str) -> str:
         """The text of the page."""
@@ -123,23 +124,18 @@ class Page:
         entry = find_any(name, (WIN_RATES,))
         assert isinstance(entry, WinEntry)
         parts = []
-        for table in make_win_tables(entry, self.comparisons()):
+        for table in make_win_tables(entry, self.comparisons):
             parts += [markdown(*win_cells(table)), *(f"*{line}*" for line in win_remarks(table))]
         return "\n\n".join(parts)
-
-    def comparisons(self) -> list[Comparison]:
-        """The comparison that is kept beside the cells, if there is one."""
-        return find_comparisons([self.folder]) if self.folder.is_dir() else []
 
     def claims(self, paper: str, points: int | None = None) -> str:
         """The claims of a paper that are about this experiment, judged."""
         own = [claim for claim in map(self._of_claim, read_claims(paper)) if claim.panels]
         wins = [claim for claim in read_win_claims(paper) if claim.task == self.task]
-        found = self.comparisons()
-        if not self.sources and not found:
+        if not self.sources and not self.comparisons:
             unknown: list[Claim | WinClaim] = [*wins, *own]
             return "\n".join(f"- {claim.says} ({claim.where}): no cells yet." for claim in unknown)
-        won = [item for claim in wins for item in judge_win_claim(claim, found)]
+        won = [item for claim in wins for item in judge_win_claim(claim, self.comparisons)]
         judged = judge_claims(own, self.sources, points)
         said = [f"*Note: {note}.*" for note in unused(judged, self.sources)] if not points else []
         return "\n\n".join([claims_table([*won, *judged]), *said])

@@ -159,7 +159,7 @@ def _check_unmixed(source: Source) -> None:
 def _differences(a: LoggedRun, b: LoggedRun, ignored: tuple[str, ...] = ()) -> list[str]:
     """The settings in which two runs differ, their seeds aside."""
     leaves = beyond_seeds(a.origin.made, b.origin.made)
-    return [leaf for leaf in leaves if not leaf.startswith(ignored)] if ignored else leaves
+    return [leaf for leaf in leaves if not leaf.startswith(ignored)]
 
 
 def _unfair(groups: Mapping[Setting, Sequence[LoggedRun]]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Final
 
 from tokencredit.reports.cells import COMPLETE
 from tokencredit.reports.entries import WinEntry
-from tokencredit.reports.formats import Format, latex, markdown
+from tokencredit.reports.formats import Format, with_remarks
 from tokencredit.reports.runs import holds_runs, read_csv
 from tokencredit.reports.scores import Comparison
 from tokencredit.reports.winrate import Against, WinMatrix, left_out
@@ -70,7 +70,7 @@ def render_wins(tables: Sequence[WinTable], form: Format) -> str:
     """The matrices in that form."""
     if form is Format.csv:
         return _csv(tables)
-    return "\n".join(_text(table, form) for table in tables)
+    return "\n".join(with_remarks(*win_cells(t), win_remarks(t), form) for t in tables)
 
 
 def win_cells(table: WinTable) -> tuple[list[str], list[list[str]]]:
@@ -97,14 +97,6 @@ def win_remarks(table: WinTable) -> list[str]:
         over = "; ".join(said[kind] for kind in sorted(kinds))
         lines.append(f"Ours: {comparison.place}{about}, {comparison.prompts} prompts{by}; {over}.")
     return [*lines, *(f"Note: {note}." for note in table.notes)]
-
-
-def _text(table: WinTable, form: Format) -> str:
-    head, rows = win_cells(table)
-    text = markdown(head, rows) if form is Format.markdown else latex(head, rows)
-    mark = "" if form is Format.markdown else "% "
-    said = [f"{mark}{line}" for line in win_remarks(table)]
-    return "\n".join([text, "", *said]).rstrip() + "\n"
 
 
 def _cell(table: WinTable, row: str, column: str) -> str:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final, cast
 
 from tokencredit.canonical import canonical, digest
 
@@ -58,10 +58,9 @@ class Stage(ABC):
     @cached_property
     def recipe(self) -> str:
         """A hash of what results of other seeds have in common, that of all stages before too."""
-        inputs = {name: x for name, x in self.inputs().items() if name not in SEEDS}
-        return digest(
-            {"stage": self.name, "version": self.version, "inputs": inputs, "parents": self.recipes}
-        )
+        inputs = cast(dict[str, object], self.identity["inputs"])
+        kept = {name: value for name, value in inputs.items() if name not in SEEDS}
+        return digest({**self.identity, "inputs": kept, "parents": self.recipes})
 
     @cached_property
     def recipes(self) -> dict[str, str]:
