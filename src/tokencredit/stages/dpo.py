@@ -29,6 +29,7 @@ from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.stage import Stage
 from tokencredit.stages.training import (
     progress_callback,
+    seed_generators,
     step_count,
     train,
     trainer_settings,
@@ -45,6 +46,11 @@ class DPOStage(Stage):
 
     name: ClassVar[str] = "dpo"
     version: ClassVar[int] = 1
+
+    def revision(self) -> int:
+        """Adapters are drawn from `stage_seed` since version 2; whole models have none to draw."""
+        trains_adapters = self.context.config.dpo.train and self.context.config.model.lora.enabled
+        return 2 if trains_adapters else self.version
 
     def parents(self) -> Mapping[str, Stage]:
         """What it starts from, and what it learns from where that is made here."""
@@ -144,6 +150,7 @@ class DPOStage(Stage):
         quantized = config.model.quantized(config.hardware.device.value)
         model = load_causal(sft, dtype, context=self._longest(), quantized=quantized)
         adapters = lora_config(config.model.lora, "CAUSAL_LM")
+        seed_generators(config.stage_seed)
         frozen = None if adapters else load_causal(sft, dtype)
         tokens = sum(pair.tokens for pair in pairs)
         steps = step_count(settings, len(pairs), tokens / len(pairs))

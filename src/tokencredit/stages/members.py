@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def member_seed(stage_seed: int, member: int) -> int:
-    """The seed of a member: order and windows of its texts; after the first, also of a fresh head.
+    """The seed of a member: its fresh head, the order and the windows of its texts.
 
     Member 0 has `stage_seed` itself. The others draw theirs, so that ensembles of neighbouring
     stage seeds share no member, as `stage_seed` + `member` would have it.

@@ -19,7 +19,7 @@ from tokencredit.stages.label_model import evaluate, fit_labels
 from tokencredit.stages.members import member_seed
 from tokencredit.stages.preference_model import evaluate_pairs, fit_pairs
 from tokencredit.stages.stage import Stage
-from tokencredit.stages.training import Training
+from tokencredit.stages.training import Training, seed_generators
 
 if TYPE_CHECKING:
     from tokencredit.context import Context
@@ -74,7 +74,7 @@ class RewardModelStage(Stage):
     """The model that scores responses, or one of several that were trained alike."""
 
     name: ClassVar[str] = "reward_model"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def __init__(self, context: Context, member: int = 0) -> None:
         """Member 0 is the reward model itself; the others of an ensemble differ by their seed."""
@@ -114,8 +114,6 @@ class RewardModelStage(Stage):
 
     def run(self, out: Path) -> Mapping[str, object]:
         """Train and write a plain Hugging Face folder with the classifier."""
-        import torch
-
         config = self.context.config
         settings = config.reward_model
         base = base_of(self.context, config.model.reward_source()).place()
@@ -124,8 +122,7 @@ class RewardModelStage(Stage):
         labels = (1 if pairs else 2) if settings.train else None
         device = config.hardware.device.value
         quantized = config.model.quantized(device) if settings.train else None
-        if self.member:
-            torch.manual_seed(self.seed)  # a head of its own
+        seed_generators(self.seed)  # the fresh head, and adapters
         model = load_classifier(
             base.where, config.model.dtype, base.revision, settings.max_length, labels, quantized
         )

@@ -21,6 +21,7 @@ from tokencredit.stages.stage import Stage
 from tokencredit.stages.training import (
     Training,
     progress_callback,
+    seed_generators,
     step_count,
     train,
     trainer_settings,
@@ -60,6 +61,11 @@ class SFTStage(Stage):
     name: ClassVar[str] = "sft"
     version: ClassVar[int] = 1
 
+    def revision(self) -> int:
+        """Adapters are drawn from `stage_seed` since version 2; whole models have none to draw."""
+        trains_adapters = self.context.config.sft.train and self.context.config.model.lora.enabled
+        return 2 if trains_adapters else self.version
+
     def parents(self) -> Mapping[str, Stage]:
         """The converted or initialised base model, where one is needed."""
         return base_of(self.context, self.context.config.model.policy).parents()
@@ -96,6 +102,7 @@ class SFTStage(Stage):
         fit_embeddings(model, tokenizer)
         figures: dict[str, object] = {"steps": 0}
         self._check_prompts(tokenizer)
+        seed_generators(config.stage_seed)
         if config.sft.train:
             model, figures = self._fine_tune(model, tokenizer, out)
         model.save_pretrained(out)

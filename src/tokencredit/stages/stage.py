@@ -40,12 +40,16 @@ class Stage(ABC):
     def run(self, out: Path) -> Mapping[str, object]:
         """Do the work, write the result into the folder `out`, return figures for the manifest."""
 
+    def revision(self) -> int:
+        """The version that counts for this configuration; a fault may concern some alone."""
+        return self.version
+
     @cached_property
     def identity(self) -> dict[str, object]:
         """What the key is a hash of, in canonical form."""
         return {
             "stage": self.name,
-            "version": self.version,
+            "version": self.revision(),
             "inputs": canonical(dict(self.inputs())),
             "parents": {role: parent.key for role, parent in sorted(self.parents().items())},
         }

@@ -74,6 +74,14 @@ class Training:
         )
 
 
+def seed_generators(seed: int) -> None:
+    """Start all global generators at `seed`: fresh heads and adapters are drawn before a borrowed
+    trainer sets them itself."""
+    from transformers import set_seed
+
+    set_seed(seed % 2**31)
+
+
 def trainer_settings(
     training: Training, out: Path, seed: int, on_cpu: bool, steps: int
 ) -> dict[str, Any]:
