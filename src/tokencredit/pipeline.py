@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
+from tokencredit import preflight
 from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.algorithms.procedure import PreferenceOnly
 from tokencredit.config import Config
@@ -17,7 +17,7 @@ from tokencredit.stages.dpo import DPOStage
 from tokencredit.stages.rl import RLStage
 from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.stage import Stage
-from tokencredit.store import Plan, check_writable
+from tokencredit.store import Plan
 
 INTERRUPTED = {-2: "interrupted", -9: "killed", -15: "terminated"}
 
@@ -44,11 +44,13 @@ def last_stage(context: Context) -> Stage:
 
 
 def plan(config: Config) -> list[Plan]:
-    """Hit or miss of every stage."""
+    """Hit or miss of every stage; an error for what `execute` would refuse."""
     context = Context(config)
+    stages = all_stages(context)
+    preflight.check(context, stages)
     return [
         stage.plan() if isinstance(stage, RLStage) else context.store.plan(stage)
-        for stage in all_stages(context)
+        for stage in stages
     ]
 
 
@@ -65,7 +67,7 @@ def execute(config: Config) -> Outcome:
     context = Context(config)
     stages = all_stages(context)
     seconds: dict[str, float] = {}
-    check_places(context, stages[-1])
+    preflight.check(context, stages)
     for stage in stages:
         if isinstance(stage, RLStage):
             if stage.is_done():
@@ -85,19 +87,6 @@ def execute(config: Config) -> Outcome:
         seconds[stage.name] = seconds.get(stage.name, 0.0) + took
         say(f"{stage.name} {stage.key}: done in {took:.0f} s")
     return Outcome(stages[-1], seconds)
-
-
-def check_places(context: Context, last: Stage) -> None:
-    """Raise before any work is done if its results could not be written or judged."""
-    context.config.hardware.check()
-    context.config.model.check()
-    check_writable(context.store.root, "store")
-    if context.config.experiments_dir is not None and context.config.run.experiment is not None:
-        check_writable(Path(context.config.experiments_dir).expanduser(), "experiments_dir")
-    if isinstance(last, RLStage) and not last.is_done():
-        last.check_folder()
-        context.config.judge.check()
-        context.config.scorer.check()
 
 
 class StageFailed(UserError):

@@ -28,7 +28,7 @@ from tokencredit.models.quantization import (
 )
 from tokencredit.models.trunk import head_of
 from tokencredit.models.value import Value, ValueKind
-from tokencredit.pipeline import check_places
+from tokencredit.preflight import check_machine
 
 every_architecture = pytest.mark.parametrize("architecture", NAMES)
 LEVELS = (
@@ -223,7 +223,7 @@ def test_without_bitsandbytes_there_is_one_clear_error(
     with pytest.raises(UserError, match=message):
         load_causal(folder, Dtype.float32, quantized=ON_CPU)
     with pytest.raises(UserError, match=message):  # said before any stage runs
-        check_places(Context(config), None)  # type: ignore[arg-type]
+        check_machine(Context(config), ())
     assert not is_quantized(load_causal(folder, Dtype.float32))
 
 

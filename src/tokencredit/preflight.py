@@ -1,0 +1,52 @@
+"""What is wrong with a run and can be known before any work: `plan` and `train` ask alike.
+
+Each check reads the configuration, headers of files, or the first records; none loads weights.
+A new one is a function that raises `UserError`, listed in `CHECKS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from tokencredit.context import Context
+from tokencredit.stages.rl import RLStage
+from tokencredit.stages.stage import Stage
+from tokencredit.store import check_writable
+
+Check = Callable[[Context, Sequence[Stage]], None]
+
+
+def check(context: Context, stages: Sequence[Stage]) -> None:
+    """Raise `UserError` for the first thing that would make the run fail; `stages` in order."""
+    for each in CHECKS:
+        each(context, stages)
+
+
+def check_machine(context: Context, stages: Sequence[Stage]) -> None:
+    """The configured device and packages are here."""
+    context.config.hardware.check()
+    context.config.model.check()
+
+
+def check_places(context: Context, stages: Sequence[Stage]) -> None:
+    """Everything that will be written can be, and the run's folder is the run's own."""
+    config = context.config
+    check_writable(context.store.root, "store")
+    if config.experiments_dir is not None and config.run.experiment is not None:
+        check_writable(Path(config.experiments_dir).expanduser(), "experiments_dir")
+    last = stages[-1]
+    if isinstance(last, RLStage) and not last.is_done():
+        last.check_folder()
+
+
+def check_judges(context: Context, stages: Sequence[Stage]) -> None:
+    """Judge and scorer find what they name."""
+    last = stages[-1]
+    if isinstance(last, RLStage) and not last.is_done():
+        context.config.judge.check()
+        context.config.scorer.check()
+
+
+CHECKS: Final[tuple[Check, ...]] = (check_machine, check_places, check_judges)
