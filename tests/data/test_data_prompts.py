@@ -116,6 +116,20 @@ def test_a_record_that_comes_twice_in_a_batch_gets_other_random_numbers() -> Non
     assert len(set(batch.max_new[batch.rows == batch.rows[0]].tolist())) > 1
 
 
+def test_each_stream_has_response_lengths_of_its_own() -> None:
+    """The same records, samples, and step: the held-out answers must not be as long as those that
+    are trained on.
+    """
+
+    def lengths(name: str) -> dict[int, int]:
+        batch = stream(texts()).batch(0, 0, 10, name)
+        return dict(zip(batch.rows.tolist(), batch.max_new.tolist(), strict=True))
+
+    found = [lengths(name) for name in ("rl", "evaluation", "reference")]
+    assert found[0].keys() == found[1].keys() == found[2].keys()
+    assert found[0] != found[1] != found[2] != found[0]
+
+
 def test_short_reviews_are_left_out_and_counted() -> None:
     records = [*texts(4), Record(row=1, text="short"), Record(row=2, text="x" * 20)]
     source = stream(records)
@@ -201,6 +215,17 @@ def test_prompts_above_a_named_limit_are_left_out_and_counted() -> None:
         stream(many, PromptSpec(max_prompt_tokens=longest - 1))
     assert f"dataset.prompt.max_prompt_tokens = {longest - 1}: each of 10" in str(caught.value)
     assert f"the shortest has {longest}" in str(caught.value)
+
+
+def test_the_share_of_prompts_too_long_is_taken_of_those_that_may_stay() -> None:
+    """One of 10 is too much, though it is one of 100 records: the choice took the other 90."""
+    tokenizer = train_tokenizer(chat=True)
+    limit = len(prompt_ids(chat(0, words=60), tokenizer, SPEC, 0))
+    chosen = [*(chat(n) for n in range(9)), chat(9, words=60)]
+    others = [chat(n, words=200) for n in range(10, 100)]
+    with pytest.raises(UserError, match="1 of 10 prompts leave no room"):
+        stream(chosen + others, PromptSpec(max_prompt_tokens=limit))
+    assert len(stream(chosen[:9] + others, PromptSpec(max_prompt_tokens=limit)).records) == 9
 
 
 def test_a_limit_of_nothing_is_refused() -> None:

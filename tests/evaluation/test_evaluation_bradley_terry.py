@@ -207,6 +207,20 @@ def test_ford_a_group_that_never_lost_is_infinitely_strong() -> None:
     assert strengths(wins, prior=5).b[0] < found.b[0]  # pulled together
 
 
+def test_a_prior_is_so_many_drawn_games_between_two() -> None:
+    """3 : 1 and two drawn games are 4 : 2."""
+    found = strengths(matrix([[0, 3], [1, 0]]), prior=2)
+    assert found.difference(0, 1)[0] == pytest.approx(np.log(2))
+    assert found.log_likelihood == pytest.approx(4 * np.log(2 / 3) + 2 * np.log(1 / 3))
+
+
+def test_games_of_a_player_against_itself_say_nothing() -> None:
+    """Of 3 : 1 alone the likelihood is ¾³ ¼; twelve even games more would be a factor 2⁻¹²."""
+    found = strengths(matrix([[5, 3], [1, 7]]))
+    assert found.difference(0, 1)[0] == pytest.approx(np.log(3))
+    assert found.log_likelihood == pytest.approx(3 * np.log(3 / 4) + np.log(1 / 4))
+
+
 def test_a_prior_alone_makes_all_equal() -> None:
     assert strengths(np.zeros((3, 3)), prior=1).b == pytest.approx([0, 0, 0])
 
@@ -217,6 +231,14 @@ def test_very_unequal_counts_converge() -> None:
         matrix([[0, 10_000, 1], [1, 0, 10_000], [1, 1, 0]]), 200_000
     )
     assert np.abs(gradient).max() < 1e-4
+
+
+def test_counts_that_whole_newton_steps_run_away_from_converge() -> None:
+    """Where the gradient is 0, everybody is expected to win as many games as it won."""
+    wins = matrix([[0, 1, 0, 10_000], [0, 0, 2, 0], [10, 10_000, 0, 2], [1, 10_000, 0, 0]])
+    found = strengths(wins)
+    expected = ((wins + wins.T) * probabilities(found.b)).sum(axis=1)
+    assert expected == pytest.approx(wins.sum(axis=1), abs=1e-6) and found.steps < 30
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,13 @@ def test_equal_lengths_leave_the_rate_as_it_is() -> None:
     assert found.se == pytest.approx((0.75 * 0.25 / 200) ** 0.5, rel=0.01)
 
 
+def test_the_standard_error_of_one_draw_by_hand() -> None:
+    """Its curvature is ½ · ½, and the ridge 0.05 w² adds 2 · 0.05."""
+    found = at_equal_length([0.5], [5], [5])
+    assert (found.rate, found.slope) == (0.5, 0.0)
+    assert found.se == pytest.approx(0.5 * 0.5 / (0.25 + 0.1) ** 0.5)
+
+
 def test_verdicts_that_all_agree_stay_finite() -> None:
     found = at_equal_length([1.0] * 20, list(range(20)), [3] * 20)
     assert 0.9 < found.rate < 1 and np.isfinite(found.slope)

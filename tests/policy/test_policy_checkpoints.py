@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -141,6 +142,17 @@ def test_field_B37_a_damaged_checkpoint_is_left_for_an_older_one(
     assert "step-000004 is damaged" in said and WEIGHTS in said
     (old / OPTIMIZER).unlink()
     with pytest.raises(UserError, match=r"step-000004: trained.* has changed; no other checkpoint"):
+        checkpoints.newest()
+
+
+@pytest.mark.parametrize("file", ["state.json", WEIGHTS, OPTIMIZER])
+def test_every_file_of_a_checkpoint_is_held_to_its_checksum(tmp_path: Path, file: str) -> None:
+    """Another coefficient or another step would go on to another result without a word."""
+    _, updater = start()
+    checkpoints = checkpoint(tmp_path, updater.engine, 2, STATE)
+    place = checkpoints.root / "step-000002" / file
+    place.write_bytes(place.read_bytes().replace(b"0.2", b"0.3") + b" ")
+    with pytest.raises(UserError, match=rf"{re.escape(file)} has changed"):
         checkpoints.newest()
 
 

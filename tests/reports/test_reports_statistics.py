@@ -101,6 +101,7 @@ def test_standard_errors_apart_at_the_edges() -> None:
     assert standard_errors_apart([1.0, 1.0], [0.0, 0.0]) == math.inf
     assert standard_errors_apart([1.0, 1.0], [1.0, 1.0]) == 0.0
     assert standard_errors_apart([9.0], [0.0, 1.0]) == 0.0
+    assert standard_errors_apart([0.0, 1.0], [9.0]) == 0.0
 
 
 def test_apart_takes_what_is_known_of_two_samples() -> None:

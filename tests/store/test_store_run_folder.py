@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tokencredit.errors import UserError
-from tokencredit.hardware import Hardware
+from tokencredit.hardware import Hardware, Sharding
 from tokencredit.stages import run_folder
 from tokencredit.stages.run_folder import RunFolder, State, git_commit
 from tokencredit.store import check_writable
@@ -88,6 +88,47 @@ def test_other_arithmetic_is_refused_by_name(
             run.check_arithmetic({**plain, name: now}, inexact=True)
     else:
         run.check_arithmetic({**plain, name: now}, inexact=True)
+
+
+def test_the_number_of_processes_that_share_a_state_is_kept(tmp_path: Path) -> None:
+    """Its pieces lie in as many files; `run.resume_inexact` cannot make others of them."""
+    run = RunFolder(tmp_path)
+    began = Hardware(processes=2, sharding=Sharding.zero2).arithmetic()
+    run.write(State.running, key="a" * 16, identity=IDENTITY, arithmetic=began)
+    for inexact in (False, True):
+        with pytest.raises(UserError, match=r"hardware\.processes = 4") as caught:
+            run.check_arithmetic({**began, "processes": 4}, inexact)
+        assert "resume_inexact" not in str(caught.value)
+    run.check_arithmetic({**began, "threads": 9}, inexact=True)  # touches no piece
+
+
+def test_a_run_says_what_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later session under other versions finishes it; what the first steps are of stays said."""
+
+    def session(commit: str, version: str) -> None:
+        monkeypatch.setattr(run_folder, "git_commit", lambda: commit)
+        monkeypatch.setattr(run_folder, "environment", lambda: {"torch": version})
+
+    run = RunFolder(tmp_path)
+    session("first", "2.0")
+    run.write(State.running, key="a" * 16)
+    session("last", "3.0")
+    run.write(State.complete)
+    known = run.manifest()
+    assert (known["git_commit"], known["environment"]) == ("first", {"torch": "2.0"})
+    assert run.state() is State.complete
+
+
+def test_a_folder_that_is_held_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_folder, "LOCK_SECONDS", 0.1)
+    with (
+        RunFolder(tmp_path).locked(),
+        pytest.raises(UserError, match="another process is writing"),
+        RunFolder(tmp_path).locked(),
+    ):
+        pass
+    with RunFolder(tmp_path).locked():
+        pass
 
 
 def hold(path: str, ready: object, release: object) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,36 @@ def test_truncate_cuts_at_the_end_of_a_line(tmp_path: Path) -> None:
     assert path.read_bytes() == b'{"a":1}\n'
     JsonlWriter.truncate(path, 0)
     assert path.read_bytes() == b""
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> dict[int, int]:
+    """By inode, the length that a file had when it was last flushed to the disk."""
+    lengths: dict[int, int] = {}
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        found = os.fstat(descriptor)
+        lengths[found.st_ino] = found.st_size
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    return lengths
+
+
+def test_what_is_closed_is_on_the_disk(tmp_path: Path, synced: dict[int, int]) -> None:
+    """A checkpoint counts on these bytes: a power cut must not take them back."""
+    path = tmp_path / "a.jsonl"
+    with JsonlWriter(path) as writer:
+        writer.write({"a": 1})
+    assert synced[path.stat().st_ino] == path.stat().st_size == 8
+
+
+def test_what_is_cut_off_is_off_the_disk(tmp_path: Path, synced: dict[int, int]) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"a":1}\n{"a":2}\n')
+    JsonlWriter.truncate(path, 8)
+    assert synced[path.stat().st_ino] == path.stat().st_size == 8
 
 
 def test_truncating_an_absent_file_to_zero_is_nothing(tmp_path: Path) -> None:
