@@ -219,13 +219,12 @@ def test_prompts_above_a_named_limit_are_left_out_and_counted() -> None:
 
 def test_the_share_of_prompts_too_long_is_taken_of_those_that_may_stay() -> None:
     """One of 10 is too much, though it is one of 100 records: the choice took the other 90."""
-    tokenizer = train_tokenizer(chat=True)
-    limit = len(prompt_ids(chat(0, words=60), tokenizer, SPEC, 0))
-    chosen = [*(chat(n) for n in range(9)), chat(9, words=60)]
-    others = [chat(n, words=200) for n in range(10, 100)]
-    with pytest.raises(UserError, match="1 of 10 prompts leave no room"):
-        stream(chosen + others, PromptSpec(max_prompt_tokens=limit))
-    assert len(stream(chosen[:9] + others, PromptSpec(max_prompt_tokens=limit)).records) == 9
+    spec = PromptSpec(max_prompt_tokens=300)
+    short, long = [chat(n) for n in range(9)], chat(9, words=60)  # 42 and 213 tokens
+    left_out = [chat(n, words=200) for n in range(10, 100)]
+    assert len(stream(short + left_out, spec).records) == 9
+    with pytest.raises(UserError, match="1 of 10 "):
+        stream([*short, long, *left_out], spec)
 
 
 def test_a_limit_of_nothing_is_refused() -> None:
