@@ -14,13 +14,31 @@ import torch
 from omegaconf import OmegaConf
 
 from named_tests import names_of_tests
-from observers import furnish
+from observers import (
+    Observer,
+    built,
+    furnish,
+    judged,
+    learned,
+    paid,
+    prompted,
+    rolled,
+)
+from stage_observers import fine_tuned, met, preferred, rated, reward_trained, sampled
 from tokencredit import config as configuration
 from tokencredit.canonical import flatten
 from tokencredit.config import COMPONENTS, Config
+from tokencredit.context import Context
+from tokencredit.stages.dpo import DPOStage
+from tokencredit.stages.oracle import OracleStage
+from tokencredit.stages.reward_model import RewardModelStage
+from tokencredit.stages.rl import RLStage
+from tokencredit.stages.sampled_pairs import SampledPairsStage
+from tokencredit.stages.sft import SFTStage
+from tokencredit.stages.stage import Stage
 
 from .make_snapshots import composed
-from .perturbations import ELSEWHERE, GROUPS, LOOP, OFFLINE, SMALL, TRIES
+from .perturbations import ELSEWHERE, GROUPS, LOOP, OFFLINE, PAIRS, SMALL, TRIES
 from .tries import HERE, Try
 
 
@@ -108,6 +126,48 @@ def test_field_B19_a_norm_that_is_accepted_and_ignored_would_be_noticed(
     values = [trial.given, {**trial.given, "algorithm.optimizer.max_grad_norm": trial.value}]
     seen = [trial.see(composed_with(each, (), str(place)), place) for each in values]
     assert seen[0] == seen[1]
+
+
+STAGES: dict[Observer, tuple[type[Stage], dict[str, Any]]] = {
+    fine_tuned: (SFTStage, {}),
+    reward_trained: (RewardModelStage, {}),
+    preferred: (DPOStage, PAIRS),
+    sampled: (SampledPairsStage, {}),
+    rated: (OracleStage, {}),
+    **dict.fromkeys(
+        (built, judged, learned, met, paid, prompted, rolled),
+        (RLStage, {"dpo.pairs": "sampled"}),
+    ),
+}
+"""Which stage's work an observer sees, and what its inputs need of the data."""
+UNKEYED: dict[str, str] = {
+    "steps": "a run goes on to more of them",
+    "run.save_every": "a cadence",
+    "run.sample_every": "a cadence",
+    "run.samples": "what is shown",
+    "reward_model.score_at": "in the key of the reward model, whose scores these are",
+    "hardware.micro_batch": "rounding",
+    "hardware.gradient_checkpointing": "memory",
+}
+"""Keys whose effect is seen in a stage and which its inputs do not hold, with the reason."""
+
+
+@pytest.mark.parametrize("key", [key for key, trial in TRIES.items() if trial.see in STAGES])
+def test_what_is_seen_to_change_a_stage_is_among_its_inputs(key: str, place: Path) -> None:
+    """So an input that a stage forgets is noticed by its effect, whoever adds it."""
+    trial = TRIES[key]
+    stage, given = STAGES[trial.see]
+    if trial.see is met:
+        base(trial, place)  # makes the model that it meets
+    with_it = {**trial.given, key: trial.value, **trial.also, **given}
+    found = [
+        stage(Context(composed_with(values, trial.choices, str(place)))).identity["inputs"]
+        for values in ({**trial.given, **given}, with_it)
+    ]
+    assert (found[0] == found[1]) is (key in UNKEYED), (
+        f"{key} changes what {stage.name} makes: it must be among its inputs, or have a reason in "
+        "UNKEYED"
+    )
 
 
 def test_field_B19_no_key_is_left_out() -> None:
