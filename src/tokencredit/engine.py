@@ -262,7 +262,7 @@ class Engine:
     def save(self, folder: Path) -> None:
         """Write trained weights, and this process's part of the optimizer's state, to `folder`."""
         if self.world.is_main:
-            save_file(self._trained(), folder / WEIGHTS)
+            save_file(self.trained(), folder / WEIGHTS)
         if self.world.sharded:
             inner = self.policy.optimizer
             masters = [part.detach().clone() for part in inner.single_partition_of_fp32_groups]
@@ -273,7 +273,7 @@ class Engine:
 
     def load(self, folder: Path) -> None:
         """Restore what `save` wrote; a missing or additional tensor is an error."""
-        trained, saved = self._trained(), load_file(folder / WEIGHTS)
+        trained, saved = self.trained(), load_file(folder / WEIGHTS)
         if {n: t.shape for n, t in trained.items()} != {n: t.shape for n, t in saved.items()}:
             raise UserError(
                 f"{folder}: holds other weights than this model trains; use another run_dir"
@@ -291,7 +291,7 @@ class Engine:
         """Where this process's optimizer state lies; unsharded, all processes share one file."""
         return folder / f"optimizer-{self.world.rank if self.world.sharded else 0}.pt"
 
-    def _trained(self) -> dict[str, Tensor]:
+    def trained(self) -> dict[str, Tensor]:
         """Every tensor that training changes, tied ones once."""
         named = self.module().named_parameters()
         return {name: parameter.data for name, parameter in named if parameter.requires_grad}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from tokencredit import preflight
 from tokencredit.algorithms.algorithm import Algorithm
@@ -69,12 +70,11 @@ def execute(config: Config) -> Outcome:
     seconds: dict[str, float] = {}
     preflight.check(context, stages)
     for stage in stages:
-        if isinstance(stage, RLStage):
-            if stage.is_done():
-                say(f"rl {stage.key}: complete in {stage.folder}{stage.surplus()}")
-                continue
-        elif context.store.find(stage) is not None:
-            say(f"{stage.name} {stage.key}: reused")
+        if _is_there(context, stage):
+            found = "reused"
+            if isinstance(stage, RLStage):
+                found = f"complete in {stage.folder}{stage.surplus()}"
+            say(f"{stage.name} {stage.key}: {found}")
             continue
         say(f"{stage.name} {stage.key}: running")
         started = time.monotonic()
@@ -83,10 +83,27 @@ def execute(config: Config) -> Outcome:
             raise UserError(mistake)
         if code != 0:
             raise StageFailed(stage.name, code)
+        if not _is_there(context, stage):
+            raise UserError(
+                f"stage {stage.name} ended with exit code 0 and its result is not there "
+                f"({_place(context, stage)}): something ended its process early, or removed what "
+                "it wrote; run the same command again"
+            )
         took = time.monotonic() - started
         seconds[stage.name] = seconds.get(stage.name, 0.0) + took
         say(f"{stage.name} {stage.key}: done in {took:.0f} s")
     return Outcome(stages[-1], seconds)
+
+
+def _is_there(context: Context, stage: Stage) -> bool:
+    """Whether the result of a stage is complete and undamaged; an exit code says less."""
+    if isinstance(stage, RLStage):
+        return stage.is_done()
+    return context.store.find(stage) is not None
+
+
+def _place(context: Context, stage: Stage) -> Path:
+    return stage.folder if isinstance(stage, RLStage) else context.store.folder(stage)
 
 
 class StageFailed(UserError):

@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -20,6 +20,7 @@ from tokencredit.atomic import publish, read_json, write_json
 from tokencredit.canonical import differences, folder_sha256
 from tokencredit.console import say
 from tokencredit.errors import UserError
+from tokencredit.finite import figure_not_finite, first_not_finite, stored_tensors
 from tokencredit.stages.stage import Stage
 
 MANIFEST = "manifest.json"
@@ -90,6 +91,7 @@ class Store:
             partial.mkdir()
             started = time.monotonic()
             figures = dict(stage.run(partial))
+            check_finite(stage.name, partial, figures)
             manifest = {
                 "schema_version": 1,
                 "stage": stage.name,
@@ -123,6 +125,18 @@ class Store:
                 yield read_json(manifest)["identity"]
             except (OSError, ValueError, KeyError, TypeError):
                 continue  # damaged; `find` says so
+
+
+def check_finite(stage: str, made: Path, figures: Mapping[str, object]) -> None:
+    """Raise for a result that holds NaN or an infinity, in its weights or in its figures."""
+    tensor = first_not_finite(stored_tensors(made))
+    bad = figure_not_finite(figures) if tensor is None else f"the tensor {tensor}"
+    if bad is not None:
+        raise UserError(
+            f"{stage}: {bad} is not finite, so nothing is kept; if this stage trained, lower its "
+            "learning_rate or compute in another number format (model.dtype=float32), else look "
+            "into the model that it began with"
+        )
 
 
 def find_damage(folder: Path) -> str | None:

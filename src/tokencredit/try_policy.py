@@ -14,6 +14,7 @@ from tokencredit.models.model import Dtype, check_folder, load_causal, load_toke
 from tokencredit.models.policy import SpecialIds
 from tokencredit.models.sampling import Sampling
 from tokencredit.rollout import Prompts
+from tokencredit.stages.run_folder import RunFolder
 
 
 def continuations(
@@ -24,6 +25,7 @@ def continuations(
     if not folder.is_dir() or (folder == run and (run / "metrics.jsonl").is_file()):
         raise UserError(f"{run}: holds no finished policy; let the run end first")
     check_folder(folder, "RUN")
+    RunFolder(run).check_exports("policy/")
     tokenizer = load_tokenizer(folder)
     model = load_causal(folder, Dtype.float32).eval()
     pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id

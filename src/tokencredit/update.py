@@ -195,3 +195,15 @@ class NotFinite(UserError):
             f"step {step}: the {what} is {value}{where}; the last checkpoint is kept. Lower "
             "algorithm.optimizer.learning_rate or set algorithm.reward_clip",
         )
+
+
+class WeightsNotFinite(NotFinite):
+    """The weights themselves are no numbers, so there is nothing to keep or to export."""
+
+    def __init__(self, tensor: str, unwritten: str) -> None:
+        """`tensor` is the first that is not finite, `unwritten` what it would have been part of."""
+        UserError.__init__(
+            self,
+            f"{unwritten} is not written: the tensor {tensor} is not finite; the last checkpoint "
+            "is kept. Lower algorithm.optimizer.learning_rate or set algorithm.reward_clip",
+        )

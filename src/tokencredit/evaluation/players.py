@@ -16,6 +16,7 @@ from tokencredit.errors import UserError, require
 from tokencredit.models.base import folder_identity
 from tokencredit.models.model import check_folder
 from tokencredit.reports.winrate import Seed
+from tokencredit.stages.run_folder import RunFolder
 from tokencredit.store import MANIFEST
 
 if TYPE_CHECKING:
@@ -162,6 +163,7 @@ def _player(place: str, store: Path | None) -> Player:
         if not (path / "policy").is_dir():
             raise UserError(f"{place}: holds no finished policy; let the run end first")
         check_folder(path / "policy", "RUN")
+        RunFolder(path).check_exports("policy/")
         run = Run(path, store)
         return Player(run.scheme, path / "policy", run, run.config.seed)
     check_folder(path, "MODEL")

@@ -121,6 +121,8 @@ def find_adapter(where: str | Path, revision: str | None = None) -> Adapter | No
     if not base:
         raise UserError(f"model: {config} does not name a base (base_model_name_or_path)")
     path = Path(base).expanduser()
+    if base.startswith("..") and not path.is_dir():
+        path = config.parent / base  # an artifact of a store names another one
     if not path.is_dir() and (base.startswith(("/", ".", "~")) or len(path.parts) > 2):
         raise UserError(
             f"model: the adapter {where} sits on {base}, and there is no such folder; correct "

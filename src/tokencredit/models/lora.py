@@ -9,7 +9,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from tokencredit.atomic import read_json, write_json
 from tokencredit.errors import UserError
+from tokencredit.models.adapter import CONFIG
 from tokencredit.models.model import Lora
 from tokencredit.models.quantization import (
     forget,
@@ -66,6 +68,20 @@ def add_frozen(model: PreTrainedModel, folder: Path, name: str) -> None:
 def lora_config(lora: Lora, task: str) -> LoraConfig | None:
     """What peft and TRL are told of the adapters; None without."""
     return _config(lora, task) if lora.enabled else None
+
+
+def name_base(folder: Path, base: str) -> None:
+    """Name the model beneath a saved adapter `base`, and write its modules in alphabetical order.
+
+    peft writes where the base lies on this machine, and the modules in the order of a set.
+    """
+    path = folder / CONFIG
+    if path.is_file():
+        settings = read_json(path)
+        modules = settings.get("target_modules")
+        if isinstance(modules, list):
+            settings["target_modules"] = sorted(modules)
+        write_json(path, settings | {"base_model_name_or_path": base})
 
 
 def belongs_to_value(name: str) -> bool:

@@ -12,7 +12,9 @@ from tokencredit.canonical import folder_sha256
 from tokencredit.console import say
 from tokencredit.engine import Engine
 from tokencredit.errors import UserError
+from tokencredit.finite import first_not_finite
 from tokencredit.store import MANIFEST, find_damage
+from tokencredit.update import WeightsNotFinite
 
 STATE = "state.json"
 
@@ -38,8 +40,14 @@ class Checkpoints:
         self.root = run_folder / "checkpoints"
 
     def save(self, engine: Engine, progress: Progress) -> None:
-        """Write a checkpoint beside the older ones, then remove those; called by every process."""
+        """Write a checkpoint beside the older ones, then remove those; called by every process.
+
+        Raises WeightsNotFinite, and keeps what is there, if it could not go on from these weights.
+        """
         final = self.root / f"step-{progress.next_step:06d}"
+        tensor = first_not_finite(engine.trained().items())
+        if tensor is not None:
+            raise WeightsNotFinite(tensor, f"checkpoint {final.name}")
         partial = final.with_suffix(".partial")
         if engine.world.is_main:
             shutil.rmtree(partial, ignore_errors=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from tokencredit.console import say
 from tokencredit.data.pairs import Pair, read_pairs, usable
 from tokencredit.errors import UserError
+from tokencredit.finite import check_scores
 from tokencredit.models.base import base_of
 from tokencredit.models.computation import Computation
 from tokencredit.models.log_ratio import (
@@ -19,7 +20,7 @@ from tokencredit.models.log_ratio import (
     check_same_kind,
     check_vocabularies,
 )
-from tokencredit.models.lora import POLICY, in_float32, lora_config
+from tokencredit.models.lora import POLICY, in_float32, lora_config, name_base
 from tokencredit.models.model import load_causal, load_tokenizer
 from tokencredit.models.padding import ensure_pad, fit_embeddings
 from tokencredit.stages.dpo_settings import PairSource, loss_settings
@@ -28,6 +29,7 @@ from tokencredit.stages.sampled_pairs import SampledPairsStage, load_sampled
 from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.stage import Stage
 from tokencredit.stages.training import (
+    may_only_warm_up,
     progress_callback,
     seed_generators,
     step_count,
@@ -48,9 +50,22 @@ class DPOStage(Stage):
     version: ClassVar[int] = 1
 
     def revision(self) -> int:
-        """Adapters are drawn from `stage_seed` since version 2; whole models have none to draw."""
-        trains_adapters = self.context.config.dpo.train and self.context.config.model.lora.enabled
-        return 2 if trains_adapters else self.version
+        """Since version 2 adapters are drawn from `stage_seed`, and stages in which the learning
+        rate only rises begin above 0; others do what they did before."""
+        config = self.context.config
+        if not config.dpo.train:
+            return self.version
+        return 2 if config.model.lora.enabled or self._may_only_warm_up() else self.version
+
+    def _may_only_warm_up(self) -> bool:
+        """Said without a tokenizer: a token has at least one byte, so a pair that has no more bytes
+        than a sequence may have tokens is not left out."""
+        settings, limit = self.context.config.dpo, self._longest()
+        if settings.pairs is PairSource.sampled:
+            return False  # their reward model has another key since then
+        records = self.context.corpus.pairs("reward")
+        short = sum(len(f"{r.text}{r.rejected}".encode(errors="replace")) <= limit for r in records)
+        return may_only_warm_up(settings, short, 2 * limit)
 
     def parents(self) -> Mapping[str, Stage]:
         """What it starts from, and what it learns from where that is made here."""
@@ -98,9 +113,11 @@ class DPOStage(Stage):
         model, ratio, figures = self._train(sft, tokenizer, pairs, out)
         model.save_pretrained(out)
         (out / MODEL_CARD).unlink(missing_ok=True)  # peft's, which names a place on this machine
+        name_base(out, f"../../{sft.parent.name}/{sft.name}")
         tokenizer.save_pretrained(out)
         if held_out:
             found = margins(ratio, held_out, self.context.config.dpo.beta, model.device)
+            check_scores("dpo", found)
             figures |= judged_pairs(found)
         return figures | {"pairs": len(pairs), "pairs_noted": dict(counts)}
 

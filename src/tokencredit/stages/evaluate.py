@@ -13,6 +13,7 @@ from tokencredit.judges.function import decode
 from tokencredit.ops import k1, masked_sum
 from tokencredit.reports.statistics import distinct_n
 from tokencredit.stages.actors import Actors, Stream
+from tokencredit.stages.dump import require_finite
 from tokencredit.stages.oracle import BagOfGrams
 from tokencredit.stages.rollouts import Collector
 
@@ -41,6 +42,8 @@ def evaluate(
     trained = collector.collect(batch, partial(actors.roll_out, stream=stream))
     with actors.reference.model() as model:
         first = collector.collect(batch, partial(actors.answer, model, stream=stream))
+    for rollout, judgement in (trained, first):
+        require_finite(rollout, judgement, None, config.steps)
     policy = trained[0]
     columns: dict[str, list[Any]] = {
         "row": batch.rows.tolist(),

@@ -13,10 +13,12 @@ import torch
 
 from tokencredit.atomic import publish, write_json, write_text
 from tokencredit.console import say
+from tokencredit.finite import first_not_finite, stored_tensors
 from tokencredit.models.lora import POLICY, merged_copy
 from tokencredit.stages.actors import Actors
 from tokencredit.stages.evaluate import Measure, summarise
 from tokencredit.tracking.jsonl import read_jsonl
+from tokencredit.update import WeightsNotFinite
 
 if TYPE_CHECKING:
     from tokencredit.models.model import Lora
@@ -49,11 +51,15 @@ def export_policy(actors: Actors, lora: Lora, run_folder: Path, name: str = "pol
 
 @contextmanager
 def _published(folder: Path) -> Iterator[Path]:
-    """An empty folder that takes the place of `folder` once it is filled."""
+    """An empty folder that takes the place of `folder` once it is filled with finite weights."""
     partial = folder.with_name(f"{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     yield partial
+    tensor = first_not_finite(stored_tensors(partial))
+    if tensor is not None:
+        shutil.rmtree(partial)
+        raise WeightsNotFinite(tensor, f"{folder.name}/")
     publish(partial, folder)
 
 

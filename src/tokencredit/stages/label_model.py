@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokencredit.data.prompts import conversation_ids
 from tokencredit.data.records import Record
+from tokencredit.finite import check_scores
 from tokencredit.models.lora import adapted, merged
 from tokencredit.models.sequences import ScoreAt
 from tokencredit.stages.training import progress_callback, step_count, train, trainer_settings
@@ -133,5 +134,6 @@ def evaluate(
             score = sentiment(model(**batch).logits.float()).tolist()
         scores += score
         right += sum((s > 0) == (records[i].label == 1) for s, i in zip(score, chosen, strict=True))
+    check_scores("reward_model", torch.tensor(scores))
     spread = float(torch.tensor(scores).std(unbiased=False))
     return {"accuracy": right / len(ids), "held_out": len(ids), "score_std": spread}

@@ -203,6 +203,7 @@ class Learner:
         batch, stream = held_out(settings, self.held_out)
         speak = partial(self.actors.roll_out, stream=stream)
         rollout, judgement = self.collector.collect(batch, speak)
+        require_finite(rollout, judgement, None, step)
         score = float(judgement.scores.double().mean())
         if self.best is None or score > self.best.score:
             self.best = Best(step, score)

@@ -17,7 +17,7 @@ from torch import Tensor
 from tokencredit.atomic import write_json
 from tokencredit.data.records import Record
 from tokencredit.data.splits import Objective
-from tokencredit.errors import require
+from tokencredit.errors import UserError, require
 from tokencredit.ops import pair_loss
 from tokencredit.stages.stage import Stage
 from tokencredit.streams import permutation, stream_key
@@ -196,4 +196,9 @@ def _minimise(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+    if not oracle.weights.any():
+        raise UserError(
+            "oracle: no weight has moved: its texts hold no words, or those of each pair are the "
+            "same; use other texts, or oracle.enabled=false"
+        )
     return oracle

@@ -17,6 +17,7 @@ from tokencredit.console import say
 from tokencredit.data.pairs import Pair, read_pairs
 from tokencredit.data.records import Record
 from tokencredit.errors import require
+from tokencredit.finite import check_scores
 from tokencredit.models.lora import adapted, in_float32, merged
 from tokencredit.models.sequences import ScoreAt
 from tokencredit.stages.label_model import sentiment
@@ -138,6 +139,7 @@ def evaluate_pairs(
     pairs = within(pairs, settings.max_tokens)
     unread = 0 if settings.score_at is ScoreAt.end else 1  # the end token
     chosen, rejected = score_pairs(model, tokenizer, pairs, unread)
+    check_scores("reward_model", torch.cat([chosen, rejected]))
     numbers = pair_numbers(chosen.tolist(), rejected.tolist())
     write_json(out / "evaluation.json", {"schema_version": 1, **asdict(numbers), "noted": noted})
     draw_pairs(numbers, out / "evaluation.png")

@@ -33,7 +33,7 @@ from tokencredit.stages.finish import (
 from tokencredit.stages.learner import Learner, Surroundings
 from tokencredit.stages.oracle import OracleStage, load_oracle
 from tokencredit.stages.reward_model import RewardModelStage
-from tokencredit.stages.run_folder import RunFolder, State
+from tokencredit.stages.run_folder import RunFolder, State, hash_exports
 from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.stage import Stage
 from tokencredit.store import Plan, check_writable
@@ -116,13 +116,14 @@ class RLStage(Stage):
         )
 
     def is_done(self) -> bool:
-        """Whether the run is complete with all the steps that are asked for."""
+        """Whether the run is complete with all steps that are asked for, as it was left."""
         return RunFolder(self.folder).done(self.key, self.context.config.steps)
 
     def check_folder(self) -> None:
         """Raise unless the run may be written to its folder."""
         run = RunFolder(self.folder)
         run.check_owner(self.key, self.identity)
+        run.check_irreplaceable()
         named = self.context.config.run_dir is not None
         check_writable(self.folder, "run_dir" if named else "runs_dir")
         config = self.context.config
@@ -140,7 +141,8 @@ class RLStage(Stage):
             else ""
         )
         where = f"{self.folder}: {state.value}{rows}"
-        reasons = () if state is not State.absent else self._nearest()
+        damage = run.damage() if state is not State.absent else None
+        reasons = self._nearest() if state is State.absent else (damage,) if damage else ()
         return Plan(self.name, self.key, hit=False, state=where, reasons=reasons)
 
     def _nearest(self) -> tuple[str, ...]:
@@ -164,6 +166,8 @@ class RLStage(Stage):
         with run.locked() if world.is_main else nullcontext():
             if world.agree(self.is_done()):  # by the process that held the folder until now
                 return {}
+            if world.is_main:
+                _tell_damage(run)
             newest = Checkpoints(run.path).newest()  # before anything is changed: it may be damaged
             if world.is_main:
                 self._write_identity(run)
@@ -194,7 +198,7 @@ class RLStage(Stage):
             results = write_results(run, self, report(rows), seconds)
             if config.run.figures:
                 write_figures(run.path)
-            run.write(State.complete)
+            run.write(State.complete, exports=hash_exports(run.path))
             tracker.close(results["metrics"] | results["evaluation"])
         return results
 
@@ -250,6 +254,7 @@ class RLStage(Stage):
             dropped=dict(self.context.corpus.dropped.counts),
             filtered=dict(self.context.corpus.dropped.filtered),
             failed=None,
+            exports=None,
         )
         write_text(run.path / "config.yaml", configuration.dump(config))
 
@@ -262,6 +267,13 @@ class RLStage(Stage):
         return PromptStream(
             records, actors.tokenizer, config.dataset.prompt, config.rollout, config.model.context
         )
+
+
+def _tell_damage(run: RunFolder) -> None:
+    """Say which file of a complete run is why its end is computed again."""
+    damage = run.damage()
+    if damage is not None:
+        say(f"rl: {run.path} is damaged ({damage}); it is made again from the last checkpoint")
 
 
 @contextmanager

@@ -7,13 +7,14 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from tokencredit.atomic import read_json, write_json
-from tokencredit.canonical import differences
+from tokencredit.canonical import differences, file_sha256
 from tokencredit.errors import UserError
 from tokencredit.store import MANIFEST, environment, make_folder
 from tokencredit.tracking.jsonl import read_jsonl
@@ -22,6 +23,13 @@ LOCK_SECONDS = 10.0
 METRICS = "metrics.jsonl"
 LOCK = ".lock"
 COMMIT = "TOKENCREDIT_COMMIT"
+
+
+EXPORTS = ("policy", "value", "policy_best", "value_best")
+"""Folders with models."""
+RESULTS = (METRICS, "timings.jsonl", "samples.jsonl", "evaluation.jsonl", "results.json")
+ONLY_HERE = ("policy_best/", "value_best/", METRICS, "timings.jsonl", "samples.jsonl")
+"""What no checkpoint holds."""
 
 
 class State(str, Enum):
@@ -55,13 +63,50 @@ class RunFolder:
         return len(read_jsonl(path)) if path.is_file() else 0
 
     def done(self, key: str, steps: int) -> bool:
-        """Whether the run of that key is complete with at least `steps` steps."""
+        """Whether the run of that key is complete with at least `steps` steps, and undamaged."""
         manifest = self.manifest()
         return (
             manifest.get("key") == key
             and manifest.get("state") == State.complete.value
+            and self.damage() is None
             and self.rows() >= steps
         )
+
+    def damage(self, *parts: str) -> str | None:
+        """What is wrong with what the run left when it was complete; None before, and if nothing.
+
+        With `parts`, beginnings of names, only those files are looked at.
+        """
+        expected: dict[str, str] = self.manifest().get("exports") or {}
+        for name, checksum in expected.items():
+            if parts and not name.startswith(parts):
+                continue
+            path = self.path / name
+            if not path.is_file():
+                return f"{name} is missing"
+            stat = path.stat()
+            if _sha256(path, (stat.st_size, stat.st_mtime_ns)) != checksum:
+                return f"{name} has changed"
+        return None
+
+    def check_exports(self, *parts: str) -> None:
+        """Raise if one of these files (`damage`) is not what the run left."""
+        damage = self.damage(*parts)
+        if damage is not None:
+            raise UserError(
+                f"{self.path}: {damage} since the run was complete; run its `tokencredit train` "
+                "command again, which makes it anew or says what to do"
+            )
+
+    def check_irreplaceable(self) -> None:
+        """Raise if a file is damaged that cannot be made again from the last checkpoint."""
+        damage = self.damage(*ONLY_HERE)
+        if damage is not None:
+            raise UserError(
+                f"{self.path}: {damage} since the run was complete, and its checkpoint does not "
+                f"hold that; restore the file, or delete {self.path} to run again from the first "
+                "step"
+            )
 
     def check_owner(self, key: str, identity: Mapping[str, object]) -> None:
         """Raise unless the folder is new or belongs to `key`."""
@@ -125,6 +170,22 @@ class RunFolder:
             yield
         finally:
             lock.release()
+
+
+def hash_exports(folder: Path) -> dict[str, str]:
+    """The sha256 of every file of models and results in the folder of a run, by relative path.
+
+    Figures and the report are drawn again at any time, so they are left out.
+    """
+    files = [path for name in EXPORTS for path in (folder / name).rglob("*") if path.is_file()]
+    files += [folder / name for name in RESULTS if (folder / name).is_file()]
+    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in sorted(files)}
+
+
+@lru_cache(maxsize=1024)
+def _sha256(path: Path, _stamp: tuple[int, int]) -> str:
+    """The sha256 of a file, computed once in this process for each size and time of change."""
+    return file_sha256(path)
 
 
 def _ours(name: str) -> bool:

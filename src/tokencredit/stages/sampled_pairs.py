@@ -14,6 +14,7 @@ import torch
 from tokencredit.atomic import write_text
 from tokencredit.data.pairs import Pair
 from tokencredit.data.prompts import PromptStream
+from tokencredit.finite import check_scores
 from tokencredit.models.kernels import ready
 from tokencredit.models.model import load_causal, load_tokenizer
 from tokencredit.stages.reward_model import RewardModelStage
@@ -74,8 +75,9 @@ class SampledPairsStage(Stage):
         for name, count in self._counts().items():
             rows, dropped = [], Counter[str]()
             for rollout in self._responses(name, count, model, tokenizer):
-                scores = scorer.score(rollout).tolist()
-                for pair in pairs_of(rollout.to("cpu"), scores, tokenizer):
+                scores = scorer.score(rollout)
+                check_scores("sampled_pairs", scores)
+                for pair in pairs_of(rollout.to("cpu"), scores.tolist(), tokenizer):
                     if isinstance(pair, str):
                         dropped[pair] += 1
                     else:

@@ -20,6 +20,7 @@ from tokencredit.models.padding import ensure_pad, fit_embeddings
 from tokencredit.stages.stage import Stage
 from tokencredit.stages.training import (
     Training,
+    may_only_warm_up,
     progress_callback,
     seed_generators,
     step_count,
@@ -62,9 +63,18 @@ class SFTStage(Stage):
     version: ClassVar[int] = 1
 
     def revision(self) -> int:
-        """Adapters are drawn from `stage_seed` since version 2; whole models have none to draw."""
-        trains_adapters = self.context.config.sft.train and self.context.config.model.lora.enabled
-        return 2 if trains_adapters else self.version
+        """Since version 2 adapters are drawn from `stage_seed`, and stages in which the learning
+        rate only rises begin above 0; others do what they did before."""
+        config = self.context.config
+        if not config.sft.train:
+            return self.version
+        return 2 if config.model.lora.enabled or self._may_only_warm_up() else self.version
+
+    def _may_only_warm_up(self) -> bool:
+        """Said without a tokenizer: every text has at least one token, and is cut at max_length."""
+        sft, texts = self.context.config.sft, len(self.context.corpus.parts["sft"])
+        sequences = texts // sft.max_length if sft.packing else texts
+        return may_only_warm_up(sft, sequences, sft.max_length)
 
     def parents(self) -> Mapping[str, Stage]:
         """The converted or initialised base model, where one is needed."""

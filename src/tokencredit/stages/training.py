@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from tokencredit.algorithms.optimizer import Course
 from tokencredit.console import say
 from tokencredit.errors import UserError, require
+from tokencredit.finite import first_not_finite
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -36,7 +39,8 @@ class Training:
     weight_decay: float = 0.0
     """Decoupled weight decay."""
     warmup_fraction: float = 0.03
-    """Share of the steps in which the learning rate rises from 0."""
+    """Share of the steps in which the learning rate rises from 0; where these are all steps of a
+    short stage it begins above 0, or one step would learn nothing."""
     schedule: Course = Course.cosine
     """Course of the learning rate: constant, linear, or cosine (both to 0)."""
     max_grad_norm: float = 1.0
@@ -94,7 +98,7 @@ def trainer_settings(
         "max_steps": steps,
         "learning_rate": training.learning_rate,
         "weight_decay": training.weight_decay,
-        "warmup_steps": math.ceil(training.warmup_fraction * steps),
+        "warmup_steps": warmup_steps(training, steps),
         "lr_scheduler_type": training.schedule.value,
         "max_grad_norm": training.max_grad_norm,
         "seed": seed % 2**31,
@@ -121,6 +125,21 @@ def step_count(training: Training, sequences: int, tokens_per_sequence: float) -
     return max(1, math.floor(steps))
 
 
+def warmup_steps(training: Training, steps: int) -> int:
+    """Of so many steps, those in which the learning rate rises."""
+    return math.ceil(training.warmup_fraction * steps)
+
+
+def may_only_warm_up(training: Training, sequences: int, longest: float) -> bool:
+    """Whether the warm-up can take all steps of a stage.
+
+    It has at least so many sequences, of at most `longest` tokens each; more steps only make the
+    warm-up's share smaller.
+    """
+    fewest = step_count(training, sequences, longest)
+    return training.schedule is not Course.constant and warmup_steps(training, fewest) >= fewest
+
+
 def progress_callback(label: str, seconds_between: float = 5.0) -> TrainerCallback:
     """A callback that prints a line with the time left every few seconds."""
     from transformers import TrainerCallback
@@ -145,12 +164,55 @@ def progress_callback(label: str, seconds_between: float = 5.0) -> TrainerCallba
 
 
 def train(trainer: Any, stage: str) -> float:
-    """Run a borrowed trainer without its chatter; its loss, which must be finite."""
+    """Run a borrowed trainer without its chatter; its loss.
+
+    Raises UserError where loss or weights are not finite afterwards, or no weight has moved.
+    """
     from transformers.trainer_callback import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)  # prints raw dictionaries
+    _rise_from_above_zero(trainer)
+    before = _bits(trainer.model)
     loss = float(trainer.train().metrics["train_loss"])
     shutil.rmtree(trainer.args.output_dir, ignore_errors=True)  # made, and left empty
     if not math.isfinite(loss):
         raise UserError(f"{stage}: the training loss is {loss}; lower {stage}.learning_rate")
+    tensor = first_not_finite(trainer.model.named_parameters())
+    if tensor is not None:
+        raise UserError(
+            f"{stage}: the tensor {tensor} is not finite after training; lower "
+            f"{stage}.learning_rate"
+        )
+    if _bits(trainer.model) == before:
+        raise UserError(
+            f"{stage}: no weight has moved in {trainer.args.max_steps} step(s); raise "
+            f"{stage}.learning_rate (steps that are small beside a weight are lost where "
+            f"model.dtype=bfloat16), raise {stage}.max_tokens or {stage}.epochs, or look for texts "
+            "of which nothing is learnt"
+        )
     return loss
+
+
+def _rise_from_above_zero(trainer: Any) -> None:
+    """Where the warm-up takes all steps, step k of W has (k + 1) / (W + 1) of the learning rate.
+
+    transformers gives it k / W: then the only step of a stage of one step learns nothing.
+    """
+    args = trainer.args
+    warmup, steps = args.warmup_steps, args.max_steps
+    if args.lr_scheduler_type == Course.constant.value or warmup < steps:
+        return
+    from torch.optim.lr_scheduler import LambdaLR
+
+    trainer.create_optimizer()
+    trainer.lr_scheduler = LambdaLR(trainer.optimizer, lambda step: (step + 1) / (warmup + 1))
+
+
+def _bits(model: torch.nn.Module) -> dict[str, int]:
+    """The sum of the bit patterns of each tensor that is trained: other weights, another sum."""
+    whole = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return {
+        name: int(tensor.detach().view(whole[tensor.element_size()]).sum(dtype=torch.int64))
+        for name, tensor in model.named_parameters()
+        if tensor.requires_grad
+    }
