@@ -77,6 +77,8 @@ class Workplace:
     store: Path
     base: list[str] = field(default_factory=list)
     """Arguments that every command gets, after `train` or `plan`."""
+    hash_seed: str = "random"
+    """What orders the sets of the command's own process."""
 
     def environment(self) -> dict[str, str]:
         """The variables of a command."""
@@ -84,6 +86,7 @@ class Workplace:
             **os.environ,
             "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
+            "PYTHONHASHSEED": self.hash_seed,
             "TOKENCREDIT_STORE": str(self.store),
         }
 
