@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Final
 
 from tokencredit.context import Context
+from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.rl import RLStage
+from tokencredit.stages.sft import SFTStage
+from tokencredit.stages.speech import check_template, say_spelt
 from tokencredit.stages.stage import Stage
 from tokencredit.store import check_writable
 
@@ -49,4 +52,16 @@ def check_judges(context: Context, stages: Sequence[Stage]) -> None:
         context.config.scorer.check()
 
 
-CHECKS: Final[tuple[Check, ...]] = (check_machine, check_places, check_judges)
+def check_speech(context: Context, stages: Sequence[Stage]) -> None:
+    """The chat templates of all models that read the data take its conversations."""
+    model = context.config.model
+    sources = [model.policy] * any(isinstance(stage, SFTStage) for stage in stages)
+    judges = [stage for stage in stages if isinstance(stage, RewardModelStage)]
+    sources += [model.reward_source()] * any(judge.measures() for judge in judges)
+    for source in sources:
+        check_template(context, source)
+    if sources:
+        say_spelt(context, sources[0])
+
+
+CHECKS: Final[tuple[Check, ...]] = (check_machine, check_places, check_judges, check_speech)

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import torch
 
+from tokencredit.console import say
+from tokencredit.data.token_ids import SpecialTokens, TokenIds
 from tokencredit.errors import UserError, require
 from tokencredit.judges.function import decode
+from tokencredit.models.ends import special_ids
 from tokencredit.models.generation import generate
 from tokencredit.models.model import Dtype, check_folder, load_causal, load_tokenizer
-from tokencredit.models.policy import SpecialIds
 from tokencredit.models.sampling import Sampling
 from tokencredit.rollout import Prompts
 from tokencredit.stages.run_folder import RunFolder
@@ -28,11 +30,12 @@ def continuations(
     RunFolder(run).check_exports("policy/")
     tokenizer = load_tokenizer(folder)
     model = load_causal(folder, Dtype.float32).eval()
-    pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
-    special = SpecialIds(eos=eos, pad=-1 if pad is None or pad == eos else pad)
+    special, writer = special_ids(tokenizer, model), TokenIds(tokenizer, _read_as(run))
     sampling = Sampling(min_new_tokens=max_new, max_new_tokens=max_new + 1, temperature=temperature)
     for index, text in enumerate(prompts):
-        ids = tokenizer(text)["input_ids"]
+        ids = writer.opened(text)
+        if writer.spells(text):
+            say("--prompt: names of special tokens in it are read as text")
         require(bool(ids), "--prompt", text, "must hold at least one token")
         context = int(model.config.max_position_embeddings)
         require(
@@ -52,3 +55,11 @@ def continuations(
         )
         said = generate(model, batch, sampling, special, (seed, "try", index))
         yield text, decode(tokenizer, said.ids, said.mask)
+
+
+def _read_as(run: Path) -> SpecialTokens:
+    """What names of special tokens were to the policy of a run; text for a folder of a model."""
+    from tokencredit import config
+
+    path = run / "config.yaml"
+    return config.read(path).dataset.special_tokens if path.is_file() else SpecialTokens.text

@@ -12,6 +12,7 @@ from builders import ARCHITECTURES, TEXTS, tiny_classifier, train_tokenizer
 from tokencredit.data.dataset import PromptSpec
 from tokencredit.data.prompts import prompt_ids
 from tokencredit.data.records import Record
+from tokencredit.data.token_ids import TokenIds
 from tokencredit.models.scorer import Scorer
 from tokencredit.rollout import Rollout
 from tokencredit.stages import label_model
@@ -114,6 +115,6 @@ def test_field_B14_a_reward_model_without_the_end_token_would_be_seen(
     record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokenizer, model = train_tokenizer(chat=True), tiny_classifier()
-    monkeypatch.setattr(label_model, "with_end", lambda ids, _: ids)
+    monkeypatch.setattr(TokenIds, "_ended", lambda *given: given[1])
     wrong = measured(model, tokenizer, record, monkeypatch)
     assert abs(wrong - paid(model, tokenizer, record)) > 1e-3

@@ -12,6 +12,7 @@ from tokencredit.data.records import COLUMNS, Dropped, Format, Record, require_c
 from tokencredit.data.rows import record_of
 from tokencredit.data.sources import Row, Source, file_rows, hub_rows, packaged_reviews
 from tokencredit.data.splits import Corpus, Splits, split_records
+from tokencredit.data.token_ids import SpecialTokens
 from tokencredit.errors import UserError, require
 
 MAX_DROPPED = 0.05
@@ -92,6 +93,9 @@ class Dataset:
     follows it directly, so end it with the space or line break that stands between them."""
     single_turn: bool = added(False)
     """Only conversations in which the human speaks once; the others are counted, not unusable."""
+    special_tokens: SpecialTokens = added(SpecialTokens.text)
+    """What names of special tokens in the data, say <|im_start|>, are: text, or with parse the
+    tokens themselves."""
     prompt: PromptSpec = field(default_factory=PromptSpec)
     splits: Splits = field(default_factory=Splits)
     strict: bool = False

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tokencredit.data.prompts import conversation_ids
 from tokencredit.data.records import Record
+from tokencredit.data.token_ids import TokenIds, token_ids
 from tokencredit.rollout import Rollout
 
 if TYPE_CHECKING:
@@ -63,56 +63,24 @@ def usable(pairs: Iterable[Pair], max_length: int) -> tuple[list[Pair], Counter[
 
 
 def read_pairs(
-    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, max_length: int
+    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase | TokenIds, max_length: int
 ) -> tuple[list[Pair], Counter[str]]:
     """The pairs of these records, tokenised once, and how many were dropped for what.
 
-    Prompts are those of rollouts, and responses end with the end token, as those of a policy do.
-    Where a vocabulary would join the end of a prompt and the beginning of an answer into one token,
-    no policy can say it: the answer is then read by itself, and counted as "split at the prompt".
+    Prompts are those of rollouts, and responses end as those of a policy do. What else is noted of
+    pairs (`TokenIds.answer`) is counted beside that.
     """
-    found, joined = [], 0
-    for record in records:
-        prompt = _prompt(record, tokenizer)
-        answers = [_answer(record, text, prompt, tokenizer) for text in _texts(record)]
-        joined += any(split for _, split in answers)
-        chosen, rejected = (ids for ids, _ in answers)
-        found.append(Pair(prompt_ids=prompt, chosen_ids=chosen, rejected_ids=rejected))
+    ids = token_ids(tokenizer)
+    accepted, noted = ids.accepted(records)
+    found = []
+    for record in accepted:
+        assert record.rejected is not None
+        begun = ids.begin(record)
+        chosen, rejected = (ids.answer(begun, text) for text in (record.answer, record.rejected))
+        found.append(Pair(prompt_ids=begun.ids, chosen_ids=chosen.ids, rejected_ids=rejected.ids))
+        noted.update(begun.notes | chosen.notes | rejected.notes)
     kept, dropped = usable(found, max_length)
-    return kept, dropped + Counter({"split at the prompt": joined} if joined else {})
-
-
-def _texts(record: Record) -> tuple[str, str]:
-    assert record.rejected is not None
-    if record.messages is not None:
-        return record.messages[-1]["content"], record.rejected
-    return record.completion or "", record.rejected
-
-
-def _prompt(record: Record, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    if record.messages is not None:
-        return conversation_ids(record.messages[:-1], tokenizer)
-    return list(tokenizer(record.prompt or "")["input_ids"])
-
-
-def _answer(
-    record: Record, text: str, prompt: list[int], tokenizer: PreTrainedTokenizerBase
-) -> tuple[list[int], bool]:
-    """The ids of an answer with its end token, and whether it had to be split from its prompt.
-
-    No ids for an answer of white space alone.
-    """
-    if not text.strip():
-        return [], False
-    ids, split = None, False
-    if record.messages is None:
-        whole = list(tokenizer(f"{record.prompt}{text}")["input_ids"])
-        split = whole[: len(prompt)] != prompt
-        ids = None if split else whole[len(prompt) :]
-    if ids is None:
-        ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    end = tokenizer.eos_token_id
-    return (ids if ids and ids[-1] == end else [*ids, end]), split
+    return kept, dropped + noted
 
 
 def as_rollout(prompts: Sequence[list[int]], responses: Sequence[list[int]], pad: int) -> Rollout:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from tokencredit.data.dataset import MAX_DROPPED, PromptSpec
-from tokencredit.data.records import Format, Message, Record
+from tokencredit.data.records import Format, Record
+from tokencredit.data.token_ids import TokenIds, token_ids
 from tokencredit.errors import UserError, require
 from tokencredit.rollout import Prompts
 from tokencredit.streams import integer, permutation, stream_key
@@ -25,7 +26,7 @@ class PromptStream:
     def __init__(
         self,
         records: Sequence[Record],
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerBase | TokenIds,
         spec: PromptSpec,
         sampling: Sampling,
         context: int,
@@ -36,7 +37,7 @@ class PromptStream:
                 "dataset.splits: the split that prompts are taken from is empty; give it a share "
                 "above 0"
             )
-        self.tokenizer = tokenizer
+        self.token_ids = token_ids(tokenizer)
         self.spec = spec
         self.sampling = sampling
         self.dropped: dict[str, int] = {}
@@ -51,7 +52,7 @@ class PromptStream:
         drawn = [self._at(seed, stream, position) for position in positions]
         chosen = [prompt for prompt in drawn for _ in range(samples_per_prompt)]
         longest = max(len(ids) for _, ids in chosen)
-        pad = self.tokenizer.pad_token_id
+        pad = self.token_ids.tokenizer.pad_token_id
         low, high = self.sampling.min_new_tokens, self.sampling.max_new_tokens
         rows = [record.row for record, _ in chosen]
         samples = [rows[:index].count(row) for index, row in enumerate(rows)]
@@ -76,7 +77,7 @@ class PromptStream:
         order = self._order(stream_key(seed, stream, "order", epoch))
         record = self.records[int(order[index])]
         key = stream_key(seed, stream, "prompt length", epoch, record.row)
-        return record, prompt_ids(record, self.tokenizer, self.spec, key)
+        return record, prompt_ids(record, self.token_ids, self.spec, key)
 
     def _order(self, key: int) -> Sequence[int]:
         if getattr(self, "_cached", (None,))[0] != key:
@@ -95,7 +96,9 @@ class PromptStream:
             )
             self.dropped = {"too short for a prompt": len(texts) - len(usable)}
             return usable
-        lengths = [len(prompt_ids(record, self.tokenizer, self.spec, 0)) for record in records]
+        records, refused = self.token_ids.accepted(records)
+        self.dropped |= refused
+        lengths = [len(prompt_ids(record, self.token_ids, self.spec, 0)) for record in records]
         wanted = self._within_limit(records, lengths)
         usable = [record for record, length in wanted if length <= longest]
         too_long = len(wanted) - len(usable)
@@ -136,23 +139,10 @@ def format_of(record: Record) -> Format:
 
 
 def prompt_ids(
-    record: Record, tokenizer: PreTrainedTokenizerBase, spec: PromptSpec, key: int
+    record: Record, tokenizer: PreTrainedTokenizerBase | TokenIds, spec: PromptSpec, key: int
 ) -> list[int]:
     """The ids of a record's prompt: its own, or its first tokens, as many as `key` says."""
-    if record.messages is not None:
-        return conversation_ids(record.messages[:-1], tokenizer)
-    if record.prompt is not None:
-        return list(tokenizer(record.prompt)["input_ids"])
-    length = integer(key, spec.min_tokens, spec.max_tokens)
-    return list(tokenizer(record.text)["input_ids"][:length])
-
-
-def conversation_ids(turns: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The ids of a conversation, up to where the assistant begins to answer."""
-    if tokenizer.chat_template is None:
-        raise UserError(
-            "dataset.format = 'messages': the model's tokenizer has no chat template; use a "
-            "chat model, or prompt_completion records"
-        )
-    text = tokenizer.apply_chat_template(list(turns), tokenize=False, add_generation_prompt=True)
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    ids = token_ids(tokenizer)
+    if format_of(record) is not Format.text:
+        return ids.begin(record).ids
+    return ids.opened(record.text)[: integer(key, spec.min_tokens, spec.max_tokens)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
 
@@ -65,6 +65,10 @@ class Corpus:
         records = (record for part in self.parts.values() for record in part)
         paired = any(record.rejected is not None for record in records)
         return Objective.pairs if paired else Objective.labels
+
+    def records(self) -> Iterator[Record]:
+        """Those of all splits."""
+        return (record for part in self.parts.values() for record in part)
 
     def labelled(self, split: str) -> tuple[Record, ...]:
         """The records of a split, which must hold both classes."""

@@ -15,9 +15,9 @@ from tokencredit.errors import require
 from tokencredit.evaluation.items import Item, Prompting
 from tokencredit.evaluation.players import Player
 from tokencredit.judges.function import decode
+from tokencredit.models.ends import SpokenModel, special_ids
 from tokencredit.models.generation import generate
 from tokencredit.models.model import Dtype, load_causal, load_tokenizer
-from tokencredit.models.policy import SpecialIds
 from tokencredit.models.sampling import LogprobMask, Sampling
 from tokencredit.rollout import Prompts
 from tokencredit.tracking.jsonl import JsonlWriter, read_jsonl
@@ -81,20 +81,23 @@ class Generations:
 
     def missing(self, player: Player) -> int:
         """How many answers of that model would have to be generated."""
-        keys = self._keys(player, self.prompting.encode(load_tokenizer(player.folder)))
+        tokenizer = load_tokenizer(player.folder)
+        keys = self._keys(player, tokenizer, self.prompting.encode(tokenizer))
         return sum(key not in self._known for key in keys)
 
     def of(self, player: Player, tell: Tell) -> list[Said]:
         """The model's answer to every prompt; those that are not known are generated now."""
         tokenizer = load_tokenizer(player.folder)
         ids = self.prompting.encode(tokenizer)
-        keys = self._keys(player, ids)
+        keys = self._keys(player, tokenizer, ids)
         pending = [i for i, key in enumerate(keys) if key not in self._known]
         if pending:
             self._generate(player, tokenizer, ids, keys, pending, tell)
         return [_said(self._known[key]) for key in keys]
 
-    def _keys(self, player: Player, ids: Sequence[Sequence[int]]) -> list[str]:
+    def _keys(
+        self, player: Player, tokenizer: PreTrainedTokenizerBase, ids: Sequence[Sequence[int]]
+    ) -> list[str]:
         speaking = self.speaking
         fixed = {
             "model": player.identity,
@@ -102,6 +105,7 @@ class Generations:
             "top_p": speaking.top_p,
             "seed": speaking.seed,
             "stop": list(self.prompting.stop),
+            **_spoken(tokenizer, player.folder),
         }
         return [
             digest(
@@ -127,8 +131,7 @@ class Generations:
     ) -> None:
         speaking, items = self.speaking, self.prompting.items
         model = load_causal(player.folder, Dtype.float32).eval().to(speaking.device)
-        pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
-        special = SpecialIds(eos=eos, pad=-1 if pad is None or pad == eos else pad)
+        special = special_ids(tokenizer, model)
         sampling = Sampling(
             temperature=speaking.temperature,
             top_p=speaking.top_p,
@@ -184,3 +187,11 @@ def left_padded(items: Sequence[Item], ids: Sequence[Sequence[int]]) -> Prompts:
 
 def _said(row: dict[str, Any]) -> Said:
     return Said(response=row["response"], tokens=row["tokens"], finished=row["finished"])
+
+
+def _spoken(tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[str, object]:
+    """What answers depend on where there are several end tokens, or ids without one."""
+    special = special_ids(tokenizer, SpokenModel.at(folder))
+    if not (special.others or special.spare):
+        return {}
+    return {"ends": list(special.ends), "spare": len(special.spare)}

@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokencredit.data.prompts import PromptStream, conversation_ids
+from tokencredit.data.prompts import PromptStream
 from tokencredit.data.records import Message
+from tokencredit.data.template import Refused
+from tokencredit.data.token_ids import SpecialTokens, TokenIds, check_refused
 from tokencredit.errors import UserError, require
 from tokencredit.evaluation.players import Player, Run
 from tokencredit.judges.function import decode
@@ -48,23 +50,33 @@ class Prompting:
     """Whose ids the items hold."""
     stop: tuple[str, ...] = ()
     source: str = ""
+    special_tokens: SpecialTokens = SpecialTokens.text
+    """What names of special tokens in a prompt are."""
 
     def encode(self, tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-        """The ids of all prompts for a model with that tokenizer."""
+        """The ids of all prompts for a model with that tokenizer; none for a conversation that its
+        chat template refuses, of which more than 5 % are an error."""
         shared = self.tokenizer is not None and tokenizer.get_vocab() == self.tokenizer.get_vocab()
-        return [_encode(item, tokenizer, shared=shared) for item in self.items]
+        ids, found = TokenIds(tokenizer, self.special_tokens), []
+        refused: dict[int, str] = {}
+        for item in self.items:
+            try:
+                found.append(_encode(item, ids, shared=shared))
+            except Refused as reason:
+                found.append([])
+                refused[item.row] = str(reason)
+        check_refused(refused, len(self.items))
+        return found
 
     def keep(self, rows: Sequence[int]) -> Prompting:
         """The items at some places only."""
         return replace(self, items=[self.items[i] for i in rows])
 
 
-def _encode(item: Item, tokenizer: PreTrainedTokenizerBase, *, shared: bool) -> list[int]:
-    if item.messages is not None and tokenizer.chat_template is not None:
-        return conversation_ids(item.messages, tokenizer)
-    if item.ids is not None and shared:
-        return list(item.ids)
-    return list(tokenizer(item.text)["input_ids"])
+def _encode(item: Item, ids: TokenIds, *, shared: bool) -> list[int]:
+    if item.messages is not None and ids.tokenizer.chat_template is not None:
+        return ids.converse(item.messages).ids
+    return list(item.ids) if item.ids is not None and shared else ids.opened(item.text)
 
 
 def held_out(
@@ -78,9 +90,8 @@ def held_out(
 
     config, tokenizer = run.config, load_tokenizer(folder)
     records = Context(config).corpus.parts["eval"]
-    stream = PromptStream(
-        records, tokenizer, config.dataset.prompt, config.rollout, config.model.context
-    )
+    ids = TokenIds(tokenizer, config.dataset.special_tokens)
+    stream = PromptStream(records, ids, config.dataset.prompt, config.rollout, config.model.context)
     there = len(stream.records)
     require(
         count is None or count <= there,
@@ -105,7 +116,13 @@ def held_out(
                 messages=None if record.messages is None else record.messages[:-1],
             )
         )
-    return Prompting(items, tokenizer, tuple(config.rollout.stop), f"held out by {run.path}")
+    return Prompting(
+        items,
+        tokenizer,
+        tuple(config.rollout.stop),
+        f"held out by {run.path}",
+        config.dataset.special_tokens,
+    )
 
 
 def from_file(path: Path, count: int | None, longest: int | None) -> Prompting:

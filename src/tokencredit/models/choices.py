@@ -25,10 +25,14 @@ class Choices:
     """Logits are divided by this."""
     pad: int | None = None
     """An id that is never possible."""
+    spare: Int[Tensor, "K"] | None = None
+    """Ids without a token, which are never possible either."""
     eos: int = 0
-    """The id that `banned` speaks of."""
+    """The end token that `banned` speaks of."""
+    other_ends: tuple[int, ...] = ()
+    """Further end tokens that it speaks of."""
     banned: Bool[Tensor, "N"] | None = None
-    """Where the end token was impossible; None: nowhere."""
+    """Where the end tokens were impossible; None: nowhere."""
     kept: Kept | None = None
     """The ids that top-k and top-p left possible, with `starts` and `counts` of shape (N,)."""
 
@@ -51,8 +55,11 @@ class Choices:
             logits.div_(self.temperature)
         if self.pad is not None:
             logits[:, self.pad] = FLOOR
+        if self.spare is not None:
+            logits.index_fill_(1, self.spare, FLOOR)
         if self.banned is not None:
-            logits[:, self.eos].masked_fill_(self.banned, FLOOR)
+            for end in (self.eos, *self.other_ends):
+                logits[:, end].masked_fill_(self.banned, FLOOR)
         if self.kept is not None:
             _leave_(logits, self.kept)
 

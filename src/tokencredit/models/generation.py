@@ -32,11 +32,11 @@ class Generated(Batch):
     """What a model said."""
 
     ids: Int[Tensor, "B T"]
-    """Response ids, the end id behind the end."""
+    """Response ids, the tokenizer's end id behind the end."""
     lengths: Int[Tensor, "B"]
     """Number of response tokens, the end token included; never told from ids."""
     finished: Bool[Tensor, "B"]
-    """Ended by the end token or a stop string; False where the length limit cut it off."""
+    """Ended by an end token or a stop string; False where the length limit cut it off."""
     stopped: Bool[Tensor, "B"]
     """Ended by a stop string."""
     kept: Kept | None = None
@@ -137,6 +137,7 @@ class _Responses:
         shape = (count, int(prompts.max_new.max()))
         self.prompts, self.sampling, self.special, self.stops = prompts, sampling, special, stops
         self.longest_min = int(prompts.min_new.max())
+        self.spare = special.spare_on(device)
         self.ids = torch.full(shape, special.eos, device=device)
         self.lengths = torch.zeros(count, dtype=torch.long, device=device)
         self.finished = torch.zeros(count, dtype=torch.bool, device=device)
@@ -159,9 +160,12 @@ class _Responses:
             logits.div_(self.sampling.temperature)
         if t < self.longest_min:
             early = t < self.prompts.min_new[rows]
-            logits[:, self.special.eos].masked_fill_(early, -torch.inf)
+            for end in self.special.ends:
+                logits[:, end].masked_fill_(early, -torch.inf)
         if self.special.pad >= 0:
             logits[:, self.special.pad] = -torch.inf
+        if self.spare is not None:
+            logits.index_fill_(1, self.spare, -torch.inf)
         if self.seeds is None:
             best, token = logits.max(dim=1)
             require_finite(best)
@@ -180,6 +184,8 @@ class _Responses:
         self.ids[rows, t] = token
         self.lengths[rows] = t + 1
         ended = token == self.special.eos
+        for end in self.special.others:
+            ended = ended | (token == end)
         if self.stops is not None:
             texts = self.ids[rows, : t + 1].tolist()
             complete = [self.stops.completed(text) for text in texts]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tokencredit.models.choices import Choices
@@ -31,9 +31,22 @@ class SpecialIds:
     """Ids with a meaning of their own."""
 
     eos: int
-    """An action: it ends a response."""
+    """The tokenizer's end token, an action: it ends a response."""
     pad: int
-    """Never an action: impossible for policy and reference alike."""
+    """Never an action: impossible for policy and reference alike. -1: there is none."""
+    others: tuple[int, ...] = ()
+    """Further ids that end a response: the end of a turn, and what generation_config names."""
+    spare: tuple[int, ...] = ()
+    """Ids without a token, of an embedding that was padded to a round number: never actions."""
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Every id that ends a response."""
+        return (self.eos, *self.others)
+
+    def spare_on(self, device: torch.device) -> Int[Tensor, "K"] | None:
+        """`spare` as an index; None where there is none."""
+        return torch.tensor(self.spare, device=device) if self.spare else None
 
 
 class PolicyWithValue(nn.Module):
@@ -123,13 +136,15 @@ class PolicyWithValue(nn.Module):
             ids=ids,
             temperature=self.sampling.temperature,
             pad=self.ids.pad if self.ids.pad >= 0 else None,
+            spare=self.ids.spare_on(ids.device),
             eos=self.ids.eos,
+            other_ends=self.ids.others,
             banned=self.eos_banned(rollout)[mask],
             kept=kept,
         )
 
     def eos_banned(self, rollout: Rollout) -> Bool[Tensor, "B T"]:
-        """Where the end token was impossible when the response was sampled."""
+        """Where every end token was impossible when the response was sampled."""
         shape = rollout.response_ids.shape
         if self.sampling.logprob_mask is LogprobMask.full:
             return torch.zeros(shape, dtype=torch.bool, device=rollout.response_ids.device)

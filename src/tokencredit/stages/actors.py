@@ -13,11 +13,12 @@ from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.errors import UserError
 from tokencredit.models.computation import Computation
 from tokencredit.models.critic import load_trunk, start_head
+from tokencredit.models.ends import special_ids
 from tokencredit.models.generation import Generated, generate
 from tokencredit.models.kernels import ready
 from tokencredit.models.lora import adapted, add_value_adapter
 from tokencredit.models.model import Autocast, load_causal, load_tokenizer
-from tokencredit.models.policy import PolicyWithValue, Reference, SpecialIds
+from tokencredit.models.policy import PolicyWithValue, Reference
 from tokencredit.models.value import ValueInit, ValueKind
 from tokencredit.rollout import Prompts, Rollout
 
@@ -133,7 +134,9 @@ def load_actors(config: Config, sft: Path, reward_model: Path | None = None) -> 
     lora, value = config.model.lora, config.model.value
     learns = config.algorithm if isinstance(config.algorithm, Algorithm) else None
     uses_values = learns is None or learns.uses_values
-    model = adapted(_load(config, sft), lora)
+    base = _load(config, sft)
+    special = special_ids(tokenizer, base)
+    model = adapted(base, lora)
     frozen = None if lora.enabled else _load(config, sft)
     trunk: nn.Module | None = None
     weight: Tensor | None = None
@@ -144,7 +147,6 @@ def load_actors(config: Config, sft: Path, reward_model: Path | None = None) -> 
     for each in (model, frozen, trunk):
         if each is not None:
             ready(each)
-    special = SpecialIds(eos=int(tokenizer.eos_token_id), pad=int(tokenizer.pad_token_id))
     device = config.hardware.device.value
     computation = Computation(
         uses_values=uses_values,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from tokencredit.console import say
 from tokencredit.data.pairs import Pair, read_pairs, usable
+from tokencredit.data.token_ids import TokenIds
 from tokencredit.errors import UserError
 from tokencredit.finite import check_scores
 from tokencredit.models.base import base_of
@@ -142,14 +143,15 @@ class DPOStage(Stage):
     ) -> tuple[list[Pair], list[Pair], Counter[str]]:
         """Pairs to learn from, held-out pairs, and what was noted of the former (`read_pairs`)."""
         settings, corpus, limit = self.context.config.dpo, self.context.corpus, self._longest()
+        ids = TokenIds(tokenizer, self.context.config.dataset.special_tokens)
         if settings.pairs is PairSource.sampled:
             folder = self.context.store.get(self.parents()["sampled_pairs"]).path
             pairs, dropped = usable(load_sampled(folder, "train"), limit)
             held_out, _ = usable(load_sampled(folder, "held_out"), limit)
         else:
-            pairs, dropped = read_pairs(corpus.pairs("reward"), tokenizer, limit)
+            pairs, dropped = read_pairs(corpus.pairs("reward"), ids, limit)
             records = corpus.pairs("eval")[: settings.held_out]
-            held_out, _ = read_pairs(records, tokenizer, limit)
+            held_out, _ = read_pairs(records, ids, limit)
         if not pairs:
             raise UserError(
                 f"dpo.max_length = {limit}: no pair is left ({dict(dropped)}); raise it and "

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokencredit.data.prompts import conversation_ids
 from tokencredit.data.records import Record
+from tokencredit.data.token_ids import TokenIds, token_ids
 from tokencredit.finite import check_scores
 from tokencredit.models.lora import adapted, merged
 from tokencredit.models.sequences import ScoreAt
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 def fit_labels(
     config: Config,
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    ids: TokenIds,
     records: Sequence[Record],
     out: Path,
     seed: int,
@@ -35,7 +36,8 @@ def fit_labels(
     from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
     settings = config.reward_model
-    rows = examples(records, tokenizer, settings, seed)
+    accepted, noted = ids.accepted(records)
+    rows = examples(accepted, ids, settings, seed, noted)
     mean_length = sum(len(row["input_ids"]) for row in rows) / len(rows)
     steps = step_count(settings, len(rows), mean_length)
     trainer = Trainer(
@@ -45,11 +47,12 @@ def fit_labels(
             train_sampling_strategy="group_by_length",
         ),
         train_dataset=Rows(rows),
-        data_collator=DataCollatorWithPadding(tokenizer),
+        data_collator=DataCollatorWithPadding(ids.tokenizer),
         callbacks=[progress_callback("reward model")],
     )
     loss = train(trainer, "reward_model")
-    return merged(trainer.model), {"steps": steps, "loss": loss}
+    figures = {"steps": steps, "loss": loss} | ({"noted": dict(noted)} if noted else {})
+    return merged(trainer.model), figures
 
 
 class Rows(list[dict[str, Any]]):
@@ -57,19 +60,27 @@ class Rows(list[dict[str, Any]]):
 
 
 def examples(
-    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: RewardModel, seed: int
+    records: Sequence[Record],
+    tokenizer: PreTrainedTokenizerBase | TokenIds,
+    settings: RewardModel,
+    seed: int,
+    noted: Counter[str] | None = None,
 ) -> list[dict[str, Any]]:
     """Windows of the records in a shuffled order, at most as many as `max_tokens` allows.
 
-    A window's length and place are pure functions of (seed, row).
+    A window's length and place are pure functions of (seed, row). What is to be noted of the
+    records' ids is added to `noted`.
     """
+    writer = token_ids(tokenizer)
     rows: list[dict[str, Any]] = []
     budget = settings.max_tokens if settings.max_tokens is not None else float("inf")
     for index in permutation(stream_key(seed, "reward order"), len(records)):
         record = records[int(index)]
         key = stream_key(seed, "window length", record.row)
         length = integer(key, settings.min_length, settings.max_length + 1)
-        ids = scored_ids(record, tokenizer, settings)
+        ids, notes = scored_ids(record, writer, settings)
+        if noted is not None:
+            noted.update(notes)
         key = stream_key(seed, "window start", record.row)
         start = integer(key, 0, max(1, len(ids) - length + 1))
         rows.append({"input_ids": ids[start : start + length], "labels": record.label})
@@ -79,29 +90,17 @@ def examples(
     return rows
 
 
-def with_end(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """`ids` closed by the end token, since a finished response is scored there."""
-    end = tokenizer.eos_token_id
-    return ids if ids and ids[-1] == end else [*ids, end]
-
-
-def ids_of(record: Record, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """What is scored: the text, or the conversation as a policy says it, closed by the end token.
-
-    The rest of a chat template behind the last answer is left out: no response has it.
-    """
-    if record.messages is None:
-        return with_end(tokenizer(record.text)["input_ids"], tokenizer)
-    answer = tokenizer(record.messages[-1]["content"], add_special_tokens=False)["input_ids"]
-    return with_end([*conversation_ids(record.messages[:-1], tokenizer), *answer], tokenizer)
-
-
 def scored_ids(
-    record: Record, tokenizer: PreTrainedTokenizerBase, settings: RewardModel
-) -> list[int]:
-    """`ids_of`, up to where its score is read: nothing behind that place is seen."""
-    ids = ids_of(record, tokenizer)
-    return ids if settings.score_at is ScoreAt.end or len(ids) == 1 else ids[:-1]
+    record: Record, ids: TokenIds, settings: RewardModel
+) -> tuple[list[int], frozenset[str]]:
+    """What is scored, up to where the score is read, and what is to be noted of it.
+
+    That is the text, or prompt and answer as a policy says them. The rest of a chat template behind
+    the last answer is left out: no response has it.
+    """
+    prompt, answer, notes = ids.example(record)
+    read = [*prompt, *answer]
+    return read if settings.score_at is ScoreAt.end or len(read) == 1 else read[:-1], notes
 
 
 def sentiment(logits: Tensor) -> Tensor:
@@ -111,7 +110,7 @@ def sentiment(logits: Tensor) -> Tensor:
 
 def evaluate(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | TokenIds,
     records: Sequence[Record],
     settings: RewardModel,
 ) -> dict[str, object]:
@@ -120,14 +119,16 @@ def evaluate(
 
     right, scores = 0, []
     model.eval()
-    ids = [scored_ids(record, tokenizer, settings)[: settings.max_length] for record in records]
+    writer = token_ids(tokenizer)
+    records, _ = writer.accepted(records)
+    ids = [scored_ids(record, writer, settings)[0][: settings.max_length] for record in records]
     if settings.max_tokens is not None:
         total = list(accumulate(map(len, ids)))
         ids = ids[: max(1, sum(tokens <= settings.max_tokens for tokens in total))]
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     for start in range(0, len(order), 32):
         chosen = order[start : start + 32]
-        batch = tokenizer.pad(
+        batch = writer.tokenizer.pad(
             {"input_ids": [ids[i] for i in chosen]}, return_tensors="pt", padding_side="right"
         ).to(model.device)
         with torch.no_grad():

@@ -16,6 +16,7 @@ from tokencredit.atomic import write_json
 from tokencredit.console import say
 from tokencredit.data.pairs import Pair, read_pairs
 from tokencredit.data.records import Record
+from tokencredit.data.token_ids import TokenIds, token_ids
 from tokencredit.errors import require
 from tokencredit.finite import check_scores
 from tokencredit.models.lora import adapted, in_float32, merged
@@ -38,27 +39,27 @@ ROWS: Final = 16
 def fit_pairs(
     config: Config,
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    ids: TokenIds,
     records: Sequence[Record],
     out: Path,
     seed: int,
 ) -> tuple[PreTrainedModel, dict[str, object]]:
     """The model after TRL's RewardTrainer, which maximises log σ(score chosen − score rejected)."""
     settings = config.reward_model
-    pairs, noted = fitting(records, tokenizer, settings)
+    pairs, noted = fitting(records, ids, settings)
     order = permutation(stream_key(seed, "reward order"), len(pairs))
     pairs = within([pairs[int(index)] for index in order], settings.max_tokens)
     steps = step_count(settings, len(pairs), sum(pair.tokens for pair in pairs) / len(pairs))
     arguments = trainer_settings(settings, out, seed, config.hardware.on_cpu(), steps)
     adapters = adapted(model, config.model.lora, "SEQ_CLS")
-    trainer = reward_trainer(adapters, tokenizer, pairs, arguments, settings.centre)
+    trainer = reward_trainer(adapters, ids.tokenizer, pairs, arguments, settings.centre)
     in_float32(trainer.model)
     figures = {"steps": steps, "loss": train(trainer, "reward_model"), "pairs": len(pairs)}
     return merged(trainer.model), figures | {"pairs_noted": noted}
 
 
 def fitting(
-    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, settings: RewardModel
+    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase | TokenIds, settings: RewardModel
 ) -> tuple[list[Pair], dict[str, int]]:
     """The pairs that `reward_model.max_length` lets pass, whole, and what was noted of the others.
 
@@ -126,7 +127,7 @@ def trainer_row(pair: Pair) -> dict[str, Any]:
 
 def evaluate_pairs(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | TokenIds,
     records: Sequence[Record],
     settings: RewardModel,
     out: Path,
@@ -138,7 +139,7 @@ def evaluate_pairs(
     pairs, noted = fitting(records, tokenizer, settings)
     pairs = within(pairs, settings.max_tokens)
     unread = 0 if settings.score_at is ScoreAt.end else 1  # the end token
-    chosen, rejected = score_pairs(model, tokenizer, pairs, unread)
+    chosen, rejected = score_pairs(model, token_ids(tokenizer).tokenizer, pairs, unread)
     check_scores("reward_model", torch.cat([chosen, rejected]))
     numbers = pair_numbers(chosen.tolist(), rejected.tolist())
     write_json(out / "evaluation.json", {"schema_version": 1, **asdict(numbers), "noted": noted})

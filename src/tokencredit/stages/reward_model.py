@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from tokencredit.canonical import added
-from tokencredit.data.records import Record
+from tokencredit.data.records import Format, Record
 from tokencredit.data.splits import Objective
+from tokencredit.data.token_ids import TokenIds
 from tokencredit.errors import require
 from tokencredit.models.base import base_of
 from tokencredit.models.model import load_classifier, load_tokenizer
@@ -18,6 +19,7 @@ from tokencredit.models.sequences import ScoreAt
 from tokencredit.stages.label_model import evaluate, fit_labels
 from tokencredit.stages.members import member_seed
 from tokencredit.stages.preference_model import evaluate_pairs, fit_pairs
+from tokencredit.stages.speech import departures
 from tokencredit.stages.stage import Stage
 from tokencredit.stages.training import Training, seed_generators
 
@@ -81,6 +83,12 @@ class RewardModelStage(Stage):
         super().__init__(context)
         self.member, self.seed = member, member_seed(context.config.stage_seed, member)
 
+    def revision(self) -> int:
+        """Since version 4, labelled answers are read behind the ids of their prompts, not joined to
+        them; texts without a prompt, conversations, and pairs were read so before."""
+        alone = self.context.config.dataset.format in {Format.text, Format.messages}
+        return self.version if alone or self._from_pairs() else 4
+
     def parents(self) -> Mapping[str, Stage]:
         """The converted or initialised base model, where one is needed."""
         return base_of(self.context, self.context.config.model.reward_source()).parents()
@@ -110,6 +118,7 @@ class RewardModelStage(Stage):
             "stage_seed": config.stage_seed,
             **(config.model.quantization_inputs() if config.reward_model.train else {}),
             **({"member": self.member} if self.member else {}),
+            **departures(self.context, config.model.reward_source()),
         }
 
     def run(self, out: Path) -> Mapping[str, object]:
@@ -118,6 +127,10 @@ class RewardModelStage(Stage):
         settings = config.reward_model
         base = base_of(self.context, config.model.reward_source()).place()
         tokenizer = load_tokenizer(base.where, base.revision)
+        ensure_pad(tokenizer)
+        ids = TokenIds(tokenizer, config.dataset.special_tokens)
+        if settings.train:
+            ids.check(self.context.corpus.records())
         pairs = self._from_pairs()
         labels = (1 if pairs else 2) if settings.train else None
         device = config.hardware.device.value
@@ -126,27 +139,26 @@ class RewardModelStage(Stage):
         model = load_classifier(
             base.where, config.model.dtype, base.revision, settings.max_length, labels, quantized
         )
-        ensure_pad(tokenizer)
         fit_embeddings(model, tokenizer)
         tokenizer.padding_side = "right"
         figures: dict[str, object] = {}
         if settings.train:
             fit = fit_pairs if pairs else fit_labels
             records = self._records("reward")
-            model, figures = fit(config, model, tokenizer, records, out, self.seed)
+            model, figures = fit(config, model, ids, records, out, self.seed)
         else:
             model.to(device)
-        if self._can_measure():
+        if self.measures():
             held_out = self._records("eval")[: settings.held_out]
             if pairs:
-                figures |= evaluate_pairs(model, tokenizer, held_out, settings, out)
+                figures |= evaluate_pairs(model, ids, held_out, settings, out)
             else:
-                figures |= evaluate(model, tokenizer, held_out, settings)
+                figures |= evaluate(model, ids, held_out, settings)
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
         return figures
 
-    def _can_measure(self) -> bool:
+    def measures(self) -> bool:
         """Whether held-out records say what is better; a finished model needs none to be used."""
         if self.context.config.reward_model.train or self._from_pairs():
             return True

@@ -14,6 +14,7 @@ from tokencredit.atomic import write_text
 from tokencredit.canonical import canonical, differences
 from tokencredit.console import say
 from tokencredit.data.prompts import PromptStream
+from tokencredit.data.token_ids import TokenIds
 from tokencredit.engine import World, compute_deterministically
 from tokencredit.errors import UserError
 from tokencredit.judges.judge import open_panel
@@ -264,8 +265,9 @@ class RLStage(Stage):
     def _prompts(self, split: str, actors: Actors) -> PromptStream:
         config = self.context.config
         records = self.context.corpus.parts[split]
+        ids = TokenIds(actors.tokenizer, config.dataset.special_tokens)
         return PromptStream(
-            records, actors.tokenizer, config.dataset.prompt, config.rollout, config.model.context
+            records, ids, config.dataset.prompt, config.rollout, config.model.context
         )
 
 

@@ -14,6 +14,7 @@ import torch
 from tokencredit.atomic import write_text
 from tokencredit.data.pairs import Pair
 from tokencredit.data.prompts import PromptStream
+from tokencredit.data.token_ids import TokenIds
 from tokencredit.finite import check_scores
 from tokencredit.models.kernels import ready
 from tokencredit.models.model import load_causal, load_tokenizer
@@ -100,16 +101,17 @@ class SampledPairsStage(Stage):
         self, name: str, count: int, model: Any, tokenizer: PreTrainedTokenizerBase
     ) -> Iterator[Rollout]:
         """`count` prompts, each continued twice with one length limit, some at a time."""
+        from tokencredit.models.ends import special_ids
         from tokencredit.models.generation import generate
-        from tokencredit.models.policy import SpecialIds
         from tokencredit.stages.actors import unscored
 
         config = self.context.config
         sampling, seed = config.rollout, config.stage_seed
-        special = SpecialIds(eos=int(tokenizer.eos_token_id), pad=int(tokenizer.pad_token_id))
+        special = special_ids(tokenizer, model)
         records = self.context.corpus.parts[SPLITS[name]]
         spec, longest = config.dataset.prompt, config.model.context
-        prompts = PromptStream(records, tokenizer, spec, sampling, longest)
+        ids = TokenIds(tokenizer, config.dataset.special_tokens)
+        prompts = PromptStream(records, ids, spec, sampling, longest)
         size = max(1, min(sampling.chunk // 2, count))
         for step in range(-(-count // size)):
             batch = prompts.batch(seed, step, 2 * size, f"pairs {name}", samples_per_prompt=2)

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.data.pairs import read_pairs
 from tokencredit.data.prompts import PromptStream
-from tokencredit.data.records import Record
-from tokencredit.errors import UserError, require
+from tokencredit.data.records import Format, Record
+from tokencredit.data.token_ids import TokenIds
+from tokencredit.errors import UserError
 from tokencredit.models.base import base_of
+from tokencredit.models.ends import name_ends, special_ids
 from tokencredit.models.lora import adapted, in_float32, merged
 from tokencredit.models.model import load_causal, load_tokenizer
 from tokencredit.models.padding import ensure_pad, fit_embeddings
+from tokencredit.stages.speech import departures
 from tokencredit.stages.stage import Stage
 from tokencredit.stages.training import (
     Training,
@@ -30,10 +33,12 @@ from tokencredit.stages.training import (
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 IGNORED: Final = -100
 """The label of a token that the loss leaves out."""
+OWN_PROMPTS: Final = (Format.messages, Format.prompt_completion)
+"""Formats of one answer behind a prompt."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -64,10 +69,13 @@ class SFTStage(Stage):
 
     def revision(self) -> int:
         """Since version 2 adapters are drawn from `stage_seed`, and stages in which the learning
-        rate only rises begin above 0; others do what they did before."""
+        rate only rises begin above 0. Version 3 makes the ids of prompts with completions and of
+        conversations as rollouts have them; of texts and of pairs they were the same."""
         config = self.context.config
         if not config.sft.train:
             return self.version
+        if config.dataset.format in OWN_PROMPTS:
+            return 3
         return 2 if config.model.lora.enabled or self._may_only_warm_up() else self.version
 
     def _may_only_warm_up(self) -> bool:
@@ -83,10 +91,11 @@ class SFTStage(Stage):
     def inputs(self) -> Mapping[str, object]:
         """The model, and what it is trained with, if it is."""
         config = self.context.config
-        model = {
+        model: dict[str, object] = {
             "base": base_of(self.context, config.model.policy).identity(),
             "dtype": config.model.dtype,
         }
+        model |= departures(self.context, config.model.policy)
         if not config.sft.train:
             return {**model, "train": False}
         return {
@@ -104,35 +113,39 @@ class SFTStage(Stage):
         config = self.context.config
         base = base_of(self.context, config.model.policy).place()
         tokenizer = load_tokenizer(base.where, base.revision)
+        ensure_pad(tokenizer)
+        ids = TokenIds(tokenizer, config.dataset.special_tokens)
+        ids.check(self.context.corpus.records())
         context = config.sft.max_length if config.sft.train else config.model.context
         device = config.hardware.device.value
         quantized = config.model.quantized(device) if config.sft.train else None
         model = load_causal(base.where, config.model.dtype, base.revision, context, quantized)
-        ensure_pad(tokenizer)
         fit_embeddings(model, tokenizer)
+        special = special_ids(tokenizer, model)
         figures: dict[str, object] = {"steps": 0}
-        self._check_prompts(tokenizer)
+        self._check_prompts(ids)
         seed_generators(config.stage_seed)
         if config.sft.train:
-            model, figures = self._fine_tune(model, tokenizer, out)
+            model, figures = self._fine_tune(model, ids, out)
+        name_ends(model, special)
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
         return figures
 
-    def _check_prompts(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def _check_prompts(self, ids: TokenIds) -> None:
         """Raise now, and not after this stage, if prompts leave no room for responses."""
         config, corpus = self.context.config, self.context.corpus
         if isinstance(config.algorithm, Algorithm):
             PromptStream(
                 corpus.parts["rl"],
-                tokenizer,
+                ids,
                 config.dataset.prompt,
                 config.rollout,
                 config.model.context,
             )
 
     def _fine_tune(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path
+        self, model: PreTrainedModel, ids: TokenIds, out: Path
     ) -> tuple[PreTrainedModel, dict[str, object]]:
         from transformers import Trainer
         from trl import SFTConfig, SFTTrainer
@@ -144,7 +157,7 @@ class SFTStage(Stage):
 
         config = self.context.config
         records = self.context.corpus.parts["sft"]
-        steps, dataset, noted = _demonstrations(records, tokenizer, config.sft)
+        steps, dataset, noted = demonstrations(records, ids, config.sft)
         settings = SFTConfig(
             **trainer_settings(config.sft, out, config.stage_seed, config.hardware.on_cpu(), steps),
             max_length=config.sft.max_length,
@@ -156,7 +169,7 @@ class SFTStage(Stage):
             model=adapted(model, config.model.lora),
             args=settings,
             train_dataset=dataset,
-            processing_class=tokenizer,
+            processing_class=ids.tokenizer,
             callbacks=[progress_callback("sft")],
         )
         if len(trainer.train_dataset) == 0:
@@ -169,8 +182,8 @@ class SFTStage(Stage):
         return merged(trainer.model), {"steps": steps, "loss": loss, **noted}
 
 
-def _demonstrations(
-    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase, sft: SFT
+def demonstrations(
+    records: Sequence[Record], ids: TokenIds, sft: SFT
 ) -> tuple[int, Dataset, dict[str, object]]:
     """How many steps to train, the demonstrations they need, in TRL's columns, and what was noted.
 
@@ -180,53 +193,29 @@ def _demonstrations(
     import datasets
 
     datasets.disable_progress_bars()
-    sample = records[:: max(1, len(records) // 200)]
-    lengths = [len(tokenizer(record.text)["input_ids"]) + 1 for record in sample]
+    accepted, noted = ids.accepted(records)
+    sample = accepted[:: max(1, len(accepted) // 200)]
+    lengths = [len(ids.opened(record.text)) + 1 for record in sample]
     if not sft.packing:
         lengths = [min(length, sft.max_length) for length in lengths]
     mean_length = sum(lengths) / len(lengths)
     sequence_tokens = float(sft.max_length) if sft.packing else mean_length
-    sequences = len(records) * mean_length / sequence_tokens
+    sequences = len(accepted) * mean_length / sequence_tokens
     steps = step_count(sft, int(sequences), sequence_tokens)
     # Enough records for the steps with a margin; the rest need not be tokenised.
     needed = int(1.2 * steps * sft.batch_size * sequence_tokens / mean_length) + sft.batch_size
-    if records[0].rejected is not None:
-        rows, counts = _preferred(records[:needed], tokenizer)
-        cut = sum(len(row["input_ids"]) > sft.max_length for row in rows)
-        noted = {"pairs_noted": counts, "cut": cut}
-        return steps, datasets.Dataset.from_list(rows), noted
-    rows = [_row(record, tokenizer) for record in records[:needed]]
-    return steps, datasets.Dataset.from_list(rows), {}
+    some = accepted[:needed]
+    if some[0].rejected is None:
+        examples = [ids.example(record) for record in some]
+        rows = [_row(prompt, answer) for prompt, answer, _ in examples]
+        noted.update(note for *_, notes in examples for note in notes)
+        return steps, datasets.Dataset.from_list(rows), {"noted": dict(noted)} if noted else {}
+    pairs, counts = read_pairs(some, ids, sys.maxsize)
+    rows = [_row(pair.prompt_ids, pair.chosen_ids) for pair in pairs]
+    cut = sum(len(row["input_ids"]) > sft.max_length for row in rows)
+    return steps, datasets.Dataset.from_list(rows), {"pairs_noted": {**noted, **counts}, "cut": cut}
 
 
-def _preferred(
-    records: Sequence[Record], tokenizer: PreTrainedTokenizerBase
-) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """The better answer of each pair, in the ids that the reward model and the RL stage see.
-
-    And what was noted of the pairs.
-    """
-    pairs, noted = read_pairs(records, tokenizer, sys.maxsize)
-    rows = [
-        {
-            "input_ids": [*pair.prompt_ids, *pair.chosen_ids],
-            "labels": [*[IGNORED] * len(pair.prompt_ids), *pair.chosen_ids],
-        }
-        for pair in pairs
-    ]
-    return rows, dict(noted)
-
-
-def _row(record: Record, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    if record.messages is not None:
-        require(
-            tokenizer.chat_template is not None,
-            "dataset.format",
-            "messages",
-            "the model's tokenizer has no chat template; use a chat model, or prompt_completion "
-            "records",
-        )
-        return {"prompt": list(record.messages[:-1]), "completion": [record.messages[-1]]}
-    if record.prompt is not None:
-        return {"prompt": record.prompt, "completion": record.completion}
-    return {"text": record.text}
+def _row(prompt: list[int], answer: list[int]) -> dict[str, Any]:
+    """Ids of which the answer alone is learnt. TRL would make other ids of texts and messages."""
+    return {"input_ids": [*prompt, *answer], "labels": [*[IGNORED] * len(prompt), *answer]}
