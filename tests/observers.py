@@ -29,6 +29,7 @@ from policies import stir
 from tokencredit.config import Config
 from tokencredit.context import Context
 from tokencredit.data.prompts import PromptStream
+from tokencredit.data.token_ids import TokenIds
 from tokencredit.engine import Engine, World
 from tokencredit.errors import UserError
 from tokencredit.judges.judge import open_panel
@@ -61,6 +62,8 @@ def furnish(folder: Path) -> Path:
         for n in range(200)
     ]
     (folder / "reviews.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    spelt = "\n".join(lines).replace("review ", "<|pad|> review ")
+    (folder / "spelt.jsonl").write_text(spelt, encoding="utf-8")
     pairs = [
         f'{{"prompt": "{"so " * (n % 5)}how was film {n}?", "chosen": " {tones[1][n % 3]}, I say", '
         f'"rejected": " {tones[0][n // 3 % 3]}", "label": {n % 2}}}'
@@ -94,9 +97,9 @@ def sums(tensors: dict[str, Tensor]) -> dict[str, list[float]]:
 
 
 def prompts_of(config: Config, split: str) -> PromptStream:
-    context, tokenizer = Context(config), train_tokenizer()
+    context, ids = Context(config), TokenIds(train_tokenizer(), config.dataset.special_tokens)
     spec, longest = config.dataset.prompt, config.model.context
-    return PromptStream(context.corpus.parts[split], tokenizer, spec, config.rollout, longest)
+    return PromptStream(context.corpus.parts[split], ids, spec, config.rollout, longest)
 
 
 def prompted(config: Config, place: Path) -> Any:

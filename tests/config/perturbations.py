@@ -179,6 +179,7 @@ TRIES: dict[str, Try] = {
     "dataset.data_dir": Try(read, "folder", HUB),
     "dataset.template": Try(read, "{title}: {post} ", {"dataset.format": "summaries"}),
     "dataset.single_turn": Try(read, True, {"dataset.format": "hh"}),
+    "dataset.special_tokens": Try(prompted, "parse", {"dataset.path": f"{HERE}/spelt.jsonl"}),
     "dataset.format": Try(read, "prompt_completion"),
     "dataset.text_column": Try(read, "body"),
     "dataset.label_column": Try(read, "mark"),

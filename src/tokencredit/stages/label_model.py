@@ -51,8 +51,8 @@ def fit_labels(
         callbacks=[progress_callback("reward model")],
     )
     loss = train(trainer, "reward_model")
-    figures = {"steps": steps, "loss": loss} | ({"noted": dict(noted)} if noted else {})
-    return merged(trainer.model), figures
+    figures: dict[str, object] = {"steps": steps, "loss": loss}
+    return merged(trainer.model), figures | ({"noted": dict(noted)} if noted else {})
 
 
 class Rows(list[dict[str, Any]]):
