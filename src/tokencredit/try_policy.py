@@ -13,7 +13,9 @@ from tokencredit.errors import UserError, require
 from tokencredit.judges.function import decode
 from tokencredit.models.ends import special_ids
 from tokencredit.models.generation import generate
-from tokencredit.models.model import Dtype, check_folder, load_causal, load_tokenizer
+from tokencredit.models.loading import load_causal
+from tokencredit.models.model import Dtype, check_folder, load_tokenizer
+from tokencredit.models.place import Place
 from tokencredit.models.sampling import Sampling
 from tokencredit.rollout import Prompts
 from tokencredit.stages.run_folder import RunFolder
@@ -29,7 +31,7 @@ def continuations(
     check_folder(folder, "RUN")
     RunFolder(run).check_exports("policy/")
     tokenizer = load_tokenizer(folder)
-    model = load_causal(folder, Dtype.float32).eval()
+    model = load_causal(Place(folder, key="RUN"), Dtype.float32).eval()
     special, writer = special_ids(tokenizer, model), TokenIds(tokenizer, _read_as(run))
     sampling = Sampling(min_new_tokens=max_new, max_new_tokens=max_new + 1, temperature=temperature)
     for index, text in enumerate(prompts):

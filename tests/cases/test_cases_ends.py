@@ -24,8 +24,9 @@ from tokencredit.evaluation.players import Player
 from tokencredit.models.choices import Choices
 from tokencredit.models.ends import SpokenModel, special_ids
 from tokencredit.models.generation import generate
+from tokencredit.models.loading import load_causal
 from tokencredit.models.logprob import token_logp
-from tokencredit.models.model import Dtype, load_causal, load_tokenizer
+from tokencredit.models.model import Dtype, load_tokenizer
 from tokencredit.models.policy import PolicyWithValue, Reference, SpecialIds
 from tokencredit.models.sampling import LogprobMask, Sampling
 from tokencredit.models.scratch import END, PAD

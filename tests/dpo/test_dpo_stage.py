@@ -19,7 +19,7 @@ from tokencredit.context import Context
 from tokencredit.data.pairs import Pair, read_pairs
 from tokencredit.data.records import Record
 from tokencredit.errors import UserError
-from tokencredit.models.model import load_causal
+from tokencredit.models.loading import load_causal
 from tokencredit.pipeline import all_stages
 from tokencredit.stages.actors import load_actors
 from tokencredit.stages.dpo import DPOStage

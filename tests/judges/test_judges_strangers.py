@@ -16,7 +16,8 @@ from tokencredit.canonical import canonical
 from tokencredit.config import Config
 from tokencredit.context import Context
 from tokencredit.errors import UserError
-from tokencredit.models.model import Dtype, load_classifier
+from tokencredit.models.loading import load_classifier
+from tokencredit.models.model import Dtype
 from tokencredit.models.scorer import open_scorer
 from tokencredit.stages.rl import RLStage
 from vocabularies import vocabulary

@@ -18,8 +18,9 @@ from tokencredit.config import Config
 from tokencredit.context import Context
 from tokencredit.data.dataset import Dataset, PromptSpec
 from tokencredit.data.sources import Source
+from tokencredit.models.loading import load_causal, load_classifier
 from tokencredit.models.lora import adapted, merged
-from tokencredit.models.model import Dtype, ModelSource, Pretrained, load_causal, load_classifier
+from tokencredit.models.model import Dtype, ModelSource, Pretrained
 from tokencredit.models.quantization import NF4, Quantization
 from tokencredit.stages import dpo as dpo_module
 from tokencredit.stages.dpo import DPOStage

@@ -27,14 +27,8 @@ from tokencredit.data.records import Format, Record
 from tokencredit.data.sources import Source
 from tokencredit.data.splits import Objective
 from tokencredit.errors import UserError
-from tokencredit.models.model import (
-    Dtype,
-    Lora,
-    ModelSource,
-    Pretrained,
-    load_classifier,
-    load_tokenizer,
-)
+from tokencredit.models.loading import load_classifier
+from tokencredit.models.model import Dtype, Lora, ModelSource, Pretrained, load_tokenizer
 from tokencredit.models.scorer import Scorer
 from tokencredit.ops import pair_loss
 from tokencredit.stages import sft

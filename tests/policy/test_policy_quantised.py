@@ -19,8 +19,9 @@ from quantised import NAMES, QLORA, dequantised, packed_bits, qlora_actors, same
 from tokencredit.engine import WEIGHTS, Engine, World
 from tokencredit.hardware import Hardware
 from tokencredit.models.critic import restore_value
+from tokencredit.models.loading import load_causal
 from tokencredit.models.lora import adapted
-from tokencredit.models.model import Autocast, Dtype, load_causal
+from tokencredit.models.model import Autocast, Dtype
 from tokencredit.models.policy import PolicyWithValue
 from tokencredit.models.quantization import NF4, ComputeFormat
 from tokencredit.models.value import Value, ValueKind

@@ -33,7 +33,7 @@ from tokencredit.config import Config
 from tokencredit.engine import World, compute_deterministically
 from tokencredit.judges.judge import open_panel
 from tokencredit.models import scorer
-from tokencredit.models.model import load_classifier
+from tokencredit.models.loading import load_classifier
 from tokencredit.process import stage_environment
 from tokencredit.rollout import Prompts, Rollout
 from tokencredit.stages.actors import Actors, load_actors

@@ -17,7 +17,8 @@ from tokencredit.evaluation.players import Player
 from tokencredit.judges.function import decode
 from tokencredit.models.ends import SpokenModel, special_ids
 from tokencredit.models.generation import generate
-from tokencredit.models.model import Dtype, load_causal, load_tokenizer
+from tokencredit.models.loading import load_causal
+from tokencredit.models.model import Dtype, load_tokenizer
 from tokencredit.models.sampling import LogprobMask, Sampling
 from tokencredit.rollout import Prompts
 from tokencredit.tracking.jsonl import JsonlWriter, read_jsonl

@@ -16,7 +16,8 @@ from tokencredit.errors import UserError
 from tokencredit.evaluation.players import Run, from_hub
 from tokencredit.judges.function import FunctionJudge
 from tokencredit.models.base import folder_identity
-from tokencredit.models.model import Dtype, check_folder, load_classifier, load_tokenizer
+from tokencredit.models.loading import load_classifier
+from tokencredit.models.model import Dtype, check_folder, load_tokenizer
 from tokencredit.stages.oracle import load_oracle
 from tokencredit.store import MANIFEST
 

@@ -5,6 +5,7 @@ repository: which model lies beneath it, and the two as one.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -12,8 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 from tokencredit.atomic import read_json
 from tokencredit.canonical import digest, file_sha256
 from tokencredit.errors import UserError
+from tokencredit.models.fit import Faults, Part
+from tokencredit.models.place import Place, check_whole, find_file, read_header
 
 if TYPE_CHECKING:
+    from peft import PeftModel
+    from torch import nn
     from transformers import PreTrainedModel
 
 CONFIG: Final = "adapter_config.json"
@@ -37,40 +42,51 @@ class Adapter:
 
     def labels(self) -> int | None:
         """Outputs of the classifier's head that it brings; None if it brings none."""
-        from safetensors import safe_open
+        path = self.folder / WEIGHTS
+        shapes = read_header(path, Place(path)).shapes
+        heads = [shape[0] for name, shape in shapes.items() if name.endswith(HEAD)]
+        return heads[0] if heads else None
 
-        with safe_open(self.folder / WEIGHTS, "pt") as file:
-            heads = [file.get_slice(k).get_shape()[0] for k in file.keys() if k.endswith(HEAD)]  # noqa: SIM118
-        return int(heads[0]) if heads else None
-
-    def arguments(self, extra: dict[str, Any], *, classifies: bool) -> dict[str, Any]:
-        """What loads the base, given what would load the whole; `UserError` if that cannot be."""
+    def check_trainable(self, extra: Mapping[str, Any]) -> None:
+        """Raise if the whole would be loaded in four bits."""
         if "quantization_config" in extra:
             raise UserError(
                 f"model: {self.name} is an adapter, and on four-bit weights it cannot be trained "
                 "further; merge it into its base first (peft's merge_and_unload)"
             )
-        own, wanted = self.labels(), extra.get("num_labels")
-        if not classifies:
-            return extra
-        if own is None and wanted is None:
+
+    def beneath(
+        self, part: Part, labels: int | None, place: Place
+    ) -> tuple[Part, Place, int | None]:
+        """What is loaded beneath, where it lies, and its outputs; `UserError` if that cannot be.
+
+        A head that the adapter brings need not be there.
+        """
+        base = Place(
+            self.base,
+            self.revision,
+            key=f"the base of {place.key}",
+            owner=place.owner,
+            strip_prefix=place.strip_prefix,
+        )
+        if part not in {Part.classifier, Part.start}:
+            return part, base, labels
+        own = self.labels()
+        if own is None and part is Part.classifier:
             raise UserError(
                 f"model.reward: the adapter {self.name} brings no score head ({HEAD}), so it is no "
                 "classifier; train one (reward_model.train=true), or use another"
             )
-        if own is not None and wanted not in {None, own}:
+        if own is not None and labels not in {None, own}:
             raise UserError(
                 f"model.reward: the adapter {self.name} has {own} label(s), and a classifier with "
-                f"{wanted} is to be trained; use reward_model.train=false, or another start"
+                f"{labels} is to be trained; use reward_model.train=false, or another start"
             )
-        return extra if own is None else {**extra, "num_labels": own}
+        return Part.start, base, labels if own is None else own
 
-    def put_on(self, base: PreTrainedModel) -> PreTrainedModel:
-        """The base with this adapter merged into it: a plain model."""
-        from peft import PeftConfig, PeftModel, get_peft_model_state_dict
-        from safetensors.torch import load_file
-
-        from tokencredit.models.lora import merged
+    def put_on(self, base: PreTrainedModel) -> PeftModel:
+        """An adapter of this kind, without its weights, on its base; `UserError` if none fits."""
+        from peft import PeftConfig, get_peft_model
 
         try:
             with warnings.catch_warnings():
@@ -78,20 +94,26 @@ class Adapter:
                 config = PeftConfig.from_pretrained(str(self.folder))
                 if self.labels() is None:  # and so it fits any model with that trunk
                     config.task_type = None
-                model = PeftModel.from_pretrained(base, str(self.folder), config=config)
-        except (RuntimeError, ValueError) as error:
+                model = get_peft_model(base, config)
+        except (RuntimeError, ValueError, TypeError) as error:
             reason = str(error).strip().splitlines()[-1].strip()
             raise UserError(
                 f"model: the adapter {self.name} does not fit its base {self.base}: {reason}"
             ) from error
-        wanted = set(get_peft_model_state_dict(model))
-        found = set(load_file(self.folder / WEIGHTS))
-        if wanted != found:
-            raise UserError(
-                f"model: the adapter {self.name} does not fit its base {self.base}: it "
-                f"{'lacks' if wanted - found else 'has, and the base does not,'} "
-                f"{min(wanted - found or found - wanted)}"
-            )
+        return model
+
+    def check(self, base: PreTrainedModel) -> None:
+        """Raise unless it fits its base, whose weights are not needed for that."""
+        path = self.folder / WEIGHTS
+        check_adapter(self.put_on(base), path, self.name)
+        check_whole(read_header(path, Place(path)), Place(self.name))
+
+    def merged_into(self, base: PreTrainedModel) -> PreTrainedModel:
+        """The base with this adapter merged into it: a plain model."""
+        from tokencredit.models.lora import POLICY, merged
+
+        model = self.put_on(base)
+        fill_adapter(model, self.folder / WEIGHTS, self.name, POLICY)
         return merged(model)
 
     def content(self) -> dict[str, str]:
@@ -107,10 +129,10 @@ def find_adapter(where: str | Path, revision: str | None = None) -> Adapter | No
 
     Raises `UserError` for an adapter that cannot be used.
     """
-    config = _file(where, CONFIG, revision)
+    config = find_file(where, CONFIG, revision)
     if config is None:
         return None
-    weights = _file(where, WEIGHTS, revision)
+    weights = find_file(where, WEIGHTS, revision)
     if weights is None:
         raise UserError(
             f"model: {where} is an adapter without {WEIGHTS}; pickled weights are not loaded, "
@@ -132,14 +154,26 @@ def find_adapter(where: str | Path, revision: str | None = None) -> Adapter | No
     return Adapter(str(where), config.parent, base, settings.get("revision"))
 
 
-def _file(where: str | Path, name: str, revision: str | None) -> Path | None:
-    """A file of a folder, or of a hub repository, from the cache where there is no network."""
-    folder = Path(where).expanduser()
-    if folder.exists():
-        return folder / name if (folder / name).is_file() else None
-    from huggingface_hub import hf_hub_download
+def check_adapter(model: nn.Module, path: Path, what: str, name: str = "default") -> None:
+    """Raise unless a file's tensors are those of the adapter `name` of `model`."""
+    from peft import get_peft_model_state_dict
 
-    try:
-        return Path(hf_hub_download(str(where), name, revision=revision))
-    except (OSError, ValueError):  # not there, not cached, or no repository at all
-        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft says when it saves embeddings too
+        state = get_peft_model_state_dict(model, adapter_name=name)
+    wanted = {key: tuple(tensor.shape) for key, tensor in state.items()}
+    faults = Faults.between(read_header(path, Place(path)).shapes, wanted)
+    if faults.count():
+        raise UserError(
+            f"model: the adapter {what} does not fit its base: {faults}; use the base that it was "
+            "made on"
+        )
+
+
+def fill_adapter(model: nn.Module, path: Path, what: str, name: str) -> None:
+    """Give the adapter `name` of `model` a file's tensors, which must be its own."""
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    check_adapter(model, path, what, name)
+    set_peft_model_state_dict(model, load_file(path), adapter_name=name)

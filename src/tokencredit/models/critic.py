@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from tokencredit.atomic import read_json, write_json
 from tokencredit.errors import UserError, require
+from tokencredit.models.adapter import WEIGHTS, fill_adapter
+from tokencredit.models.loading import load_causal, load_classifier, load_folder, load_into
 from tokencredit.models.lora import VALUE, merged_copy
-from tokencredit.models.model import Dtype, load_causal, load_classifier
+from tokencredit.models.model import Dtype
 from tokencredit.models.quantization import Quantized
 from tokencredit.models.trunk import backbone
 from tokencredit.models.value import Value, ValueHead, ValueInit, ValueKind
@@ -79,23 +81,16 @@ def save_value(policy: PolicyWithValue, folder: Path) -> None:
 
 def restore_value(policy: PolicyWithValue, folder: Path) -> None:
     """Give `policy` the value function that `save_value` wrote; another kind is an error."""
-    from safetensors.torch import load_file
-    from transformers import AutoModel
-
     found = read_json(folder / KIND)["kind"]
     kind = kind_of(policy)
     require(found == kind.value, "model.value.kind", kind.value, f"{folder} holds kind={found}")
-    policy.value_head.load_state_dict(load_file(folder / HEAD))
+    load_into(policy.value_head, folder / HEAD)
     device = policy.value_head.weight.device
     if policy.value_trunk is not None:
         dtype = next(policy.value_trunk.parameters()).dtype
-        trunk = AutoModel.from_pretrained(folder, dtype=dtype, use_safetensors=True)
-        policy.value_trunk = trunk.to(device)
+        policy.value_trunk = load_folder(folder, dtype).to(device)
     elif policy.has_value_adapter:
-        from peft import set_peft_model_state_dict
-
-        weights = load_file(folder / ADAPTER / "adapter_model.safetensors")
-        set_peft_model_state_dict(policy.model, weights, adapter_name=VALUE)
+        fill_adapter(policy.model, folder / ADAPTER / WEIGHTS, "the value function's", VALUE)
 
 
 def kind_of(policy: PolicyWithValue) -> ValueKind:

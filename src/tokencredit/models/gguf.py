@@ -11,6 +11,7 @@ import torch
 
 from tokencredit.canonical import file_sha256
 from tokencredit.errors import UserError, require
+from tokencredit.models.loading import hand_over, load_gguf
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -49,7 +50,9 @@ def find_packaged_gguf(
     return paths[0]
 
 
-def convert_gguf(gguf: Path, out_dir: Path, dtype: torch.dtype = torch.float32) -> None:
+def convert_gguf(
+    gguf: Path, out_dir: Path, dtype: torch.dtype = torch.float32, key: str = "model.policy.path"
+) -> None:
     """Write the model and tokenizer in `gguf`, dequantised to `dtype`, to the folder `out_dir`.
 
     transformers marks a model loaded from GGUF as quantised: it can be neither saved nor trained.
@@ -60,14 +63,14 @@ def convert_gguf(gguf: Path, out_dir: Path, dtype: torch.dtype = torch.float32) 
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    facts = read_metadata(gguf)
+    facts = read_metadata(gguf, key)
     folder, name = str(gguf.parent), gguf.name
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
-        loaded = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=dtype)
+        loaded = load_gguf(gguf, key, dtype)
     except (ValueError, NotImplementedError) as error:
         raise UserError(
-            f"model.policy.path = {str(gguf)!r}: transformers cannot read it ({error}); "
+            f"{key} = {str(gguf)!r}: transformers cannot read it ({error}); "
             "take a conversion of another model, or its Hugging Face folder"
         ) from error
     check_against_metadata(facts, loaded, tokenizer)
@@ -76,7 +79,7 @@ def convert_gguf(gguf: Path, out_dir: Path, dtype: torch.dtype = torch.float32) 
     factory: Any = AutoModelForCausalLM
     with torch.device("meta"):
         plain = factory.from_config(config, dtype=dtype)
-    plain.load_state_dict(loaded.state_dict(), assign=True)
+    hand_over(loaded, plain)
     plain.tie_weights()
     plain.generation_config = loaded.generation_config
     tokenizer.model_max_length = config.max_position_embeddings
@@ -84,17 +87,16 @@ def convert_gguf(gguf: Path, out_dir: Path, dtype: torch.dtype = torch.float32) 
     tokenizer.save_pretrained(out_dir)
 
 
-def read_metadata(gguf: Path) -> dict[str, Any]:
+def read_metadata(gguf: Path, key: str = "model.policy.path") -> dict[str, Any]:
     """The key-value part of a GGUF file, without the long arrays (vocabulary, merges)."""
     from gguf import GGUFReader
 
-    require(gguf.is_file(), "model.policy.path", str(gguf), "there is no such file")
+    require(gguf.is_file(), key, str(gguf), "there is no such file")
     try:
         fields = GGUFReader(gguf).fields
     except (ValueError, IndexError, KeyError, OSError) as error:
         raise UserError(
-            f"model.policy.path = {str(gguf)!r}: this is no complete GGUF file ({error}); "
-            "download it again"
+            f"{key} = {str(gguf)!r}: this is no complete GGUF file ({error}); download it again"
         ) from error
     return {name: field.contents() for name, field in fields.items() if len(field.data) == 1}
 

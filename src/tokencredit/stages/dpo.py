@@ -14,6 +14,7 @@ from tokencredit.errors import UserError
 from tokencredit.finite import check_scores
 from tokencredit.models.base import base_of
 from tokencredit.models.computation import Computation
+from tokencredit.models.loading import load_causal
 from tokencredit.models.log_ratio import (
     LogRatio,
     adapter_of,
@@ -22,7 +23,7 @@ from tokencredit.models.log_ratio import (
     check_vocabularies,
 )
 from tokencredit.models.lora import POLICY, in_float32, lora_config, name_base
-from tokencredit.models.model import load_causal, load_tokenizer
+from tokencredit.models.model import load_tokenizer
 from tokencredit.models.padding import ensure_pad, fit_embeddings
 from tokencredit.stages.dpo_settings import PairSource, loss_settings
 from tokencredit.stages.pair_training import judged_pairs, margins, pair_trainer
@@ -129,7 +130,7 @@ class DPOStage(Stage):
         config = self.context.config
         base = base_of(self.context, config.model.dpo_source()).place()
         tokenizer = load_tokenizer(base.where, base.revision)
-        model = load_causal(base.where, config.model.dtype, base.revision)
+        model = load_causal(base, config.model.dtype)
         ensure_pad(tokenizer)
         fit_embeddings(model, tokenizer)
         check_same_kind(model, load_causal(sft, config.model.dtype))

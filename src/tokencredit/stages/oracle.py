@@ -18,6 +18,8 @@ from tokencredit.atomic import write_json
 from tokencredit.data.records import Record
 from tokencredit.data.splits import Objective
 from tokencredit.errors import UserError, require
+from tokencredit.models.loading import load_into
+from tokencredit.models.place import Place, read_header
 from tokencredit.ops import pair_loss
 from tokencredit.stages.stage import Stage
 from tokencredit.streams import permutation, stream_key
@@ -84,11 +86,10 @@ class BagOfGrams(torch.nn.Module):
 
 def load_oracle(folder: Path) -> BagOfGrams:
     """The trained oracle in a store artifact."""
-    from safetensors.torch import load_file
-
-    state = load_file(folder / "oracle.safetensors")
-    oracle = BagOfGrams(len(state["weights"]))
-    oracle.load_state_dict(state)
+    path = folder / "oracle.safetensors"
+    (buckets,) = read_header(path, Place(path)).shapes.get("weights", (1,))
+    oracle = BagOfGrams(buckets)
+    load_into(oracle, path)
     return oracle
 
 

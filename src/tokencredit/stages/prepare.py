@@ -47,7 +47,8 @@ class Prepare(Stage):
             return {"parameters": write_scratch_model(config.model, texts, config.stage_seed, out)}
         from tokencredit.models.gguf import convert_gguf
 
-        convert_gguf(self._gguf(), out, torch_dtype(config.model.dtype))
+        key = f"{config.model.key_of(self.source)}.path"
+        convert_gguf(self._gguf(), out, torch_dtype(config.model.dtype), key)
         return {}
 
     def _gguf(self) -> Path:

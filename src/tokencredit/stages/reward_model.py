@@ -13,7 +13,8 @@ from tokencredit.data.splits import Objective
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.errors import require
 from tokencredit.models.base import base_of
-from tokencredit.models.model import load_classifier, load_tokenizer
+from tokencredit.models.loading import load_classifier
+from tokencredit.models.model import load_tokenizer
 from tokencredit.models.padding import ensure_pad, fit_embeddings
 from tokencredit.models.sequences import ScoreAt
 from tokencredit.stages.label_model import evaluate, fit_labels
@@ -136,9 +137,7 @@ class RewardModelStage(Stage):
         device = config.hardware.device.value
         quantized = config.model.quantized(device) if settings.train else None
         seed_generators(self.seed)  # the fresh head, and adapters
-        model = load_classifier(
-            base.where, config.model.dtype, base.revision, settings.max_length, labels, quantized
-        )
+        model = load_classifier(base, config.model.dtype, settings.max_length, labels, quantized)
         fit_embeddings(model, tokenizer)
         tokenizer.padding_side = "right"
         figures: dict[str, object] = {}

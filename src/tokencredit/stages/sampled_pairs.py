@@ -17,7 +17,8 @@ from tokencredit.data.prompts import PromptStream
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.finite import check_scores
 from tokencredit.models.kernels import ready
-from tokencredit.models.model import load_causal, load_tokenizer
+from tokencredit.models.loading import load_causal
+from tokencredit.models.model import load_tokenizer
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.stage import Stage

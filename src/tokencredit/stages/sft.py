@@ -16,8 +16,9 @@ from tokencredit.data.token_ids import TokenIds
 from tokencredit.errors import UserError
 from tokencredit.models.base import base_of
 from tokencredit.models.ends import name_ends, special_ids
+from tokencredit.models.loading import load_causal
 from tokencredit.models.lora import adapted, in_float32, merged
-from tokencredit.models.model import load_causal, load_tokenizer
+from tokencredit.models.model import load_tokenizer
 from tokencredit.models.padding import ensure_pad, fit_embeddings
 from tokencredit.stages.speech import departures
 from tokencredit.stages.stage import Stage
@@ -119,7 +120,7 @@ class SFTStage(Stage):
         context = config.sft.max_length if config.sft.train else config.model.context
         device = config.hardware.device.value
         quantized = config.model.quantized(device) if config.sft.train else None
-        model = load_causal(base.where, config.model.dtype, base.revision, context, quantized)
+        model = load_causal(base, config.model.dtype, context, quantized)
         fit_embeddings(model, tokenizer)
         special = special_ids(tokenizer, model)
         figures: dict[str, object] = {"steps": 0}

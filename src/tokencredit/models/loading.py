@@ -1,0 +1,237 @@
+"""The one room, with adapter.py, through which weights of models are read.
+
+Whatever is read is compared with what the model's configuration asks for (fit.py): weights that a
+file does not hold are never drawn at random, but for a head that is about to be trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from torch import nn
+
+from tokencredit.errors import UserError, require
+from tokencredit.models.adapter import find_adapter
+from tokencredit.models.fit import Faults, Part, check_fit, first_line, fit, quiet, skeleton
+from tokencredit.models.model import Dtype, torch_dtype
+from tokencredit.models.place import (
+    SCORE,
+    Headers,
+    Place,
+    Shape,
+    check_whole,
+    read_header,
+    read_headers,
+)
+from tokencredit.models.quantization import Quantized, settle
+from tokencredit.models.trunk import head_of
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+CONVERSIONS: Final = "_weight_conversions"
+"""Where transformers keeps what it did to names, to undo it when it saves."""
+
+
+def load_causal(
+    where: str | Path | Place,
+    dtype: Dtype,
+    context: int | None = None,
+    quantized: Quantized | None = None,
+) -> PreTrainedModel:
+    """The causal language model at `where`, its context checked; in four bits if asked for."""
+    model = _load(Part.causal, where, dtype, quantized.arguments() if quantized else {})
+    check_context(model.config, context)
+    head_of(model)
+    return model
+
+
+def load_classifier(
+    where: str | Path | Place,
+    dtype: Dtype,
+    context: int | None = None,
+    labels: int | None = None,
+    quantized: Quantized | None = None,
+) -> PreTrainedModel:
+    """The sequence classifier at `where`, which brings its head.
+
+    With `labels` it is one to be trained, with so many outputs: a fresh head if it has none yet.
+    """
+    extra = quantized.arguments() if quantized else {}
+    part = Part.classifier if labels is None else Part.start
+    model = _load(part, where, dtype, extra, labels)
+    check_context(model.config, context)
+    return model
+
+
+def load_folder(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """A model without a head that was saved as such."""
+    return _read(Part.trunk, Place(folder), read_config(Place(folder)), {"dtype": dtype})
+
+
+def load_gguf(path: Path, key: str, dtype: torch.dtype) -> PreTrainedModel:
+    """The language model in a GGUF file, dequantised; what is no valid file raises as it may."""
+    with quiet():
+        model, info = Part.causal.auto.from_pretrained(
+            str(path.parent),
+            gguf_file=path.name,
+            dtype=dtype,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    check_fit(model, info, Part.causal, Place(path, key=key))
+    loaded: PreTrainedModel = model
+    return loaded
+
+
+def load_into(module: nn.Module, path: Path) -> None:
+    """Give a plain module all the tensors of a safetensors file, which must be its own."""
+    from safetensors.torch import load_file
+
+    found = read_header(path, Place(path)).shapes
+    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    faults = Faults.between(found, wanted)
+    if faults.count():
+        raise UserError(f"{path}: the tensors are not those of {type(module).__name__}: {faults}")
+    module.load_state_dict(load_file(path))
+
+
+def hand_over(source: nn.Module, target: nn.Module) -> None:
+    """Give `target`, on no device yet, the weights of a module of the same kind, uncopied."""
+    target.load_state_dict(source.state_dict(), assign=True)
+
+
+def examine(part: Part, place: Place, labels: int | None) -> PreTrainedModel | None:
+    """The model at `place` without its weights; None where its files are not on this machine.
+
+    Raises what loading would raise for it, from headers and configuration alone. Of an adapter,
+    the base is examined, and whether the adapter fits it.
+    """
+    adapter = find_adapter(place.where, place.revision)
+    if adapter is not None:
+        base = examine(*adapter.beneath(part, labels, place))
+        if base is not None:
+            adapter.check(base)
+        return base
+    headers = read_headers(place, fetch=False)
+    if headers is None:
+        return None
+    model = skeleton(part, read_config(place, _labels(part, place, headers, labels)), place)
+    place.renamed(headers)
+    try:
+        info = fit(model, headers.shapes, place.renaming())
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{place}: the tensors cannot become those of {type(model).__name__}: "
+            f"{first_line(error)}; fetch or save it again"
+        ) from error
+    check_fit(model, info, part, place)
+    check_whole(headers, place)
+    return model
+
+
+def read_config(place: Place, labels: int | None = None) -> PreTrainedConfig:
+    """The configuration of the model at `place`; `labels` outputs, where that is a classifier.
+
+    A kernel that it names is left aside, so nothing is fetched for it: attention is SDPA, or eager
+    in an architecture without that (GPT-J), transformers' default. Raises `UserError` if there is
+    none, or if it is that of quantised weights.
+    """
+    from transformers import AutoConfig
+
+    extra = {} if labels is None else {"num_labels": labels}
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            str(place.where), revision=place.revision, trust_remote_code=False, **extra
+        )
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise _unreadable(place, error) from error
+    for each in ("_attn_implementation", "_experts_implementation"):
+        setattr(config, each, None)
+    stored = getattr(config, "quantization_config", None)
+    if stored is not None:
+        method = stored.get("quant_method") if isinstance(stored, Mapping) else type(stored)
+        raise UserError(
+            f"{place}: its weights are quantised ({method}) and cannot be trained; use the model "
+            "that they were made from (four bits beneath adapters: model.quantization=nf4)"
+        )
+    return config
+
+
+def check_context(
+    config: PreTrainedConfig, context: int | None, key: str = "model.context", of: str = "model"
+) -> None:
+    """Raise if a model cannot read `context` tokens, which `key` asks for."""
+    longest = getattr(config.get_text_config(), "max_position_embeddings", None)
+    fits = context is None or longest is None or context <= longest
+    require(fits, key, context, f"the {of} reads at most {longest} tokens")
+
+
+def _load(
+    part: Part,
+    where: str | Path | Place,
+    dtype: Dtype,
+    extra: dict[str, Any],
+    labels: int | None = None,
+) -> PreTrainedModel:
+    """The model at `where`; an adapter is merged into its base."""
+    place = where if isinstance(where, Place) else Place(where)
+    adapter = find_adapter(place.where, place.revision)
+    if adapter is not None:
+        adapter.check_trainable(extra)
+        part, base, labels = adapter.beneath(part, labels, place)
+        return adapter.merged_into(_load(part, base, dtype, extra, labels))
+    headers = read_headers(place) if place.renaming() else None
+    if headers is not None:
+        place.renamed(headers)
+        labels = _labels(part, place, headers, labels)
+    model = _read(part, place, read_config(place, labels), {"dtype": torch_dtype(dtype), **extra})
+    return settle(model) if "quantization_config" in extra else model
+
+
+def _read(
+    part: Part, place: Place, config: PreTrainedConfig, extra: Mapping[str, Any]
+) -> PreTrainedModel:
+    """The model of that configuration with the weights at `place`."""
+    from safetensors import SafetensorError
+
+    rules = place.renaming()
+    try:
+        with quiet():
+            model, info = part.auto.from_pretrained(
+                str(place.where),
+                config=config,
+                revision=place.revision,
+                use_safetensors=True,
+                trust_remote_code=False,
+                key_mapping=rules or None,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                **extra,
+            )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise _unreadable(place, error) from error
+    check_fit(model, info, part, place)
+    # Renamings of our own would be undone wherever the model is saved.
+    used = getattr(model, CONVERSIONS, None) or []
+    setattr(model, CONVERSIONS, [c for c in used if not set(c.source_patterns) & rules.keys()])
+    loaded: PreTrainedModel = model
+    return loaded
+
+
+def _labels(part: Part, place: Place, headers: Headers, labels: int | None) -> int | None:
+    """The outputs of a classifier: as asked for, or as many rows as a head of another name has."""
+    if part is not Part.classifier or place.head is None:
+        return labels
+    shape: Shape = place.renamed(headers).get(f"{SCORE}weight", ())
+    return shape[0] if len(shape) == 2 else labels
+
+
+def _unreadable(place: Place, error: Exception) -> UserError:
+    return UserError(
+        f"{place}: it cannot be loaded: {first_line(error)}. Check the name and the network, or "
+        "use source=package or source=path"
+    )
