@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from tokencredit.context import Context
+from tokencredit.preflight_models import check_models
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.rl import RLStage
 from tokencredit.stages.sft import SFTStage
@@ -64,4 +65,10 @@ def check_speech(context: Context, stages: Sequence[Stage]) -> None:
         say_spelt(context, sources[0])
 
 
-CHECKS: Final[tuple[Check, ...]] = (check_machine, check_places, check_judges, check_speech)
+CHECKS: Final[tuple[Check, ...]] = (
+    check_machine,
+    check_places,
+    check_judges,
+    check_models,
+    check_speech,
+)

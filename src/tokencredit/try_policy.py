@@ -13,8 +13,8 @@ from tokencredit.errors import UserError, require
 from tokencredit.judges.function import decode
 from tokencredit.models.ends import special_ids
 from tokencredit.models.generation import generate
-from tokencredit.models.loading import load_causal
-from tokencredit.models.model import Dtype, check_folder, load_tokenizer
+from tokencredit.models.loading import check_language_model, load_causal
+from tokencredit.models.model import Dtype, load_tokenizer
 from tokencredit.models.place import Place
 from tokencredit.models.sampling import Sampling
 from tokencredit.rollout import Prompts
@@ -28,7 +28,7 @@ def continuations(
     folder = run / "policy" if (run / "policy").is_dir() else run
     if not folder.is_dir() or (folder == run and (run / "metrics.jsonl").is_file()):
         raise UserError(f"{run}: holds no finished policy; let the run end first")
-    check_folder(folder, "RUN")
+    check_language_model(folder, "RUN")
     RunFolder(run).check_exports("policy/")
     tokenizer = load_tokenizer(folder)
     model = load_causal(Place(folder, key="RUN"), Dtype.float32).eval()

@@ -78,7 +78,11 @@ NF4 = LORA | {"model.quantization": "nf4"}
 SEPARATE = {"model.value.kind": "separate"}
 FROM_REWARD = SEPARATE | {"model.value.init": "reward_model"}
 HUB = {"dataset.source": "hub", "dataset.hub": "some/reviews"}
-POLICY_OF_HUB = {"model.policy.source": "hub", "model.policy.name": "some/model"}
+POLICY_OF_HUB = {
+    "model.policy.source": "hub",
+    "model.policy.name": "some/model",
+    "model.policy.path": None,
+}
 DPO_OF_HUB = {"model.dpo.source": "hub", "model.dpo.name": "some/model"}
 SAMPLED = {"dpo.pairs": "sampled", "dpo.prompts": 5, "dpo.held_out": 3}
 REWARD_OF_HUB = {"model.reward.source": "hub", "model.reward.name": "some/model"}
@@ -123,7 +127,7 @@ TRAINED: dict[str, Any] = {
 
 TRIES: dict[str, Try] = {
     "model.name": Try(results, "mine"),
-    "model.policy.source": Try(places, "package"),
+    "model.policy.source": Try(places, "package", also={"model.policy.path": None}),
     "model.policy.name": Try(places, "other/model", POLICY_OF_HUB),
     "model.policy.path": Try(places, f"{HERE}/reward"),
     "model.policy.revision": Try(places, "v2", POLICY_OF_HUB),

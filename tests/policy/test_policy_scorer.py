@@ -23,8 +23,9 @@ from builders import (
 )
 from tokencredit.errors import UserError
 from tokencredit.models.padding import ensure_pad, fit_embeddings
-from tokencredit.models.scorer import Scorer, check_readable
+from tokencredit.models.scorer import Scorer
 from tokencredit.models.sequences import compact
+from tokencredit.models.trunk import check_readable
 from tokencredit.rollout import Rollout
 
 architectures = pytest.mark.parametrize("architecture", ARCHITECTURES)

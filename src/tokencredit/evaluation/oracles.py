@@ -18,6 +18,7 @@ from tokencredit.judges.function import FunctionJudge
 from tokencredit.models.base import folder_identity
 from tokencredit.models.loading import load_classifier
 from tokencredit.models.model import Dtype, check_folder, load_tokenizer
+from tokencredit.models.place import Place
 from tokencredit.stages.oracle import load_oracle
 from tokencredit.store import MANIFEST
 
@@ -108,7 +109,7 @@ def _classifier(spec: str, folder: Path, device: str) -> Oracle:
     second minus the first.
     """
     tokenizer = load_reader(folder)
-    model = load_classifier(folder, Dtype.float32).eval().to(device)
+    model = load_classifier(Place(folder, key="--oracle"), Dtype.float32).eval().to(device)
     labels = int(model.config.num_labels)
     if labels > 2:
         raise UserError(f"--oracle = {spec!r}: has {labels} labels; one or two can be compared")

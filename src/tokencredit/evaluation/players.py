@@ -14,6 +14,7 @@ from tokencredit.atomic import read_json
 from tokencredit.console import say
 from tokencredit.errors import UserError, require
 from tokencredit.models.base import folder_identity
+from tokencredit.models.loading import check_language_model
 from tokencredit.models.model import check_folder
 from tokencredit.reports.winrate import Seed
 from tokencredit.stages.run_folder import RunFolder
@@ -155,18 +156,20 @@ def _runs_of(place: str) -> list[str]:
 def _player(place: str, store: Path | None) -> Player:
     hub = HUB.fullmatch(place)
     if hub:
-        return Player(hub["name"].rpartition("/")[2], from_hub(place))
+        folder = from_hub(place)
+        check_language_model(folder, place)
+        return Player(hub["name"].rpartition("/")[2], folder)
     path = Path(place).expanduser()
     if not path.is_dir():
         raise UserError(f"{place}: there is no such folder (a model of the hub is hub:NAME)")
     if (path / "config.yaml").is_file():
         if not (path / "policy").is_dir():
             raise UserError(f"{place}: holds no finished policy; let the run end first")
-        check_folder(path / "policy", "RUN")
+        check_language_model(path / "policy", "RUN")
         RunFolder(path).check_exports("policy/")
         run = Run(path, store)
         return Player(run.scheme, path / "policy", run, run.config.seed)
-    check_folder(path, "MODEL")
+    check_language_model(path, "MODEL")
     manifest = read_json(path / MANIFEST) if (path / MANIFEST).is_file() else {}
     return Player(str(manifest.get("stage") or path.resolve().name), path)
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from tokencredit.canonical import added
 from tokencredit.errors import require
-from tokencredit.judges.judge import Judge, OpenJudge
+from tokencredit.judges.judge import Judge, OpenJudge, Seen
 from tokencredit.judges.retokenised import reading
+from tokencredit.models.attention_row import check_attention
 from tokencredit.rewards.scheme import Evidence
 from tokencredit.rollout import Judgement, Rollout
 
@@ -67,6 +68,12 @@ class AttentionJudge(Judge):
     def __post_init__(self) -> None:
         """Check the numbers of heads."""
         check_named(self.heads)
+
+    def check_models(self, models: Seen) -> None:
+        """The reward model's attention can be read, and has that layer and those heads."""
+        model = models["reward_model"]()
+        if model is not None:
+            check_attention(model, self.layer, self.heads)
 
     def open(self, context: Context, actors: Actors) -> OpenJudge:
         """The reward model behind a callable; one pass gives scores and evidence."""

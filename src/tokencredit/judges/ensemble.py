@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tokencredit.errors import require
 from tokencredit.judges.attention import AttentionJudge
-from tokencredit.judges.judge import Judge, OpenJudge
+from tokencredit.judges.judge import Judge, OpenJudge, Seen
 from tokencredit.judges.retokenised import retokenised
 from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.rewards.scheme import Evidence
@@ -115,6 +115,10 @@ class EnsembleJudge(Ensemble):
 
     attention: AttentionJudge = field(default_factory=AttentionJudge)
     """What is read of each member's attention."""
+
+    def check_models(self, models: Seen) -> None:
+        """As what is read of each member's attention."""
+        self.attention.check_models(models)
 
     def member(self, model: Scorer) -> OpenJudge:
         """Score and attention of one member."""

@@ -11,11 +11,15 @@ from tokencredit.rewards.scheme import Evidence
 from tokencredit.rollout import Judgement, Notes, Rollout
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from tokencredit.context import Context
     from tokencredit.stages.actors import Actors
     from tokencredit.stages.stage import Stage
 
 OpenJudge = Callable[[Rollout], Judgement]
+Seen = Mapping[str, Callable[[], "PreTrainedModel | None"]]
+"""Models of a run before any work, without their weights; None for one that is not to be seen."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -43,6 +47,10 @@ class Judge(ABC):
 
     def check(self) -> None:
         """Raise for what can be known to be wrong before any work is done."""
+        return
+
+    def check_models(self, models: Seen) -> None:
+        """Raise for a model that it cannot read; `models` by role (policy, reward_model)."""
         return
 
     def identity(self) -> object:

@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tokencredit.judges.attention import check_named
-from tokencredit.judges.judge import Judge, OpenJudge
+from tokencredit.judges.judge import Judge, OpenJudge, Seen
+from tokencredit.models.attention_row import check_attention
 from tokencredit.ops import keep
 from tokencredit.rewards.scheme import Evidence
 from tokencredit.rollout import Judgement, Rollout
@@ -68,6 +69,12 @@ class PolicyAttentionJudge(Judge):
     def __post_init__(self) -> None:
         """Check the numbers of heads."""
         check_named(self.heads)
+
+    def check_models(self, models: Seen) -> None:
+        """The policy's attention can be read, and has that layer and those heads."""
+        model = models["policy"]()
+        if model is not None:
+            check_attention(model, self.layer, self.heads)
 
     def open(self, context: Context, actors: Actors) -> OpenJudge:
         """The policy behind a callable."""

@@ -37,6 +37,9 @@ IMPLEMENTATION: Final = "tokencredit_row"
 ALTERING: Final = ("position_bias", "softcap", "s_aux", "sinks")
 """Options of attention functions that change the weights in ways that are not computed here."""
 
+ALTERED: Final = ("attn_logit_softcapping", "sinks")
+"""Attributes of attention modules (Gemma 2, GPT-OSS) that do so, known before they run."""
+
 _TAPS: dict[nn.Module, Callable[..., tuple[Tensor, Tensor | None]]] = {}
 """What runs instead of the attention function of the modules that are being read."""
 
@@ -184,6 +187,12 @@ def open_reader(model: nn.Module, layer: int) -> Reader:
             -count <= layer < count, "judge.layer", layer, f"the model has {count} attention layers"
         )
         chosen = layers[sorted(layers)[layer]]
+        altered = [name for name in ALTERED if getattr(chosen, name, None) is not None]
+        if altered:
+            raise UserError(
+                f"{type(transformer).__name__}: attention with {', '.join(altered)} cannot be read "
+                "row by row; use another judge, or another model"
+            )
         if isinstance(chosen, GPTJAttention):
             return GPTJReader(chosen)
         forward = inspect.unwrap(type(chosen).forward)
@@ -194,6 +203,12 @@ def open_reader(model: nn.Module, layer: int) -> Reader:
         "neither uses transformers' attention interface (GPT-2, Llama, GPT-NeoX and most others "
         "do) nor is it GPT-J"
     )
+
+
+def check_attention(model: nn.Module, layer: int, heads: Sequence[int]) -> None:
+    """Raise `UserError` for attention that a model does not have, or does not show."""
+    open_reader(model, layer)
+    check_heads(model, heads)
 
 
 def head_count(model: nn.Module) -> int:

@@ -19,6 +19,8 @@ from tokencredit.models.trunk import backbone
 from tokencredit.models.value import Value, ValueHead, ValueInit, ValueKind
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from tokencredit.models.policy import PolicyWithValue
 
 HEAD: Final = "value_head.safetensors"
@@ -42,6 +44,15 @@ def load_trunk(
     classifier: Any = load_classifier(reward_model, dtype, context=context, quantized=quantized)
     weight = score_weight(classifier) if value.head is ValueHead.keep else None
     return backbone(classifier), weight
+
+
+def check_same_ids(policy: PreTrainedTokenizerBase, reward: PreTrainedTokenizerBase) -> None:
+    """Raise unless a value function that starts from the reward model reads the policy's ids."""
+    if policy.get_vocab() != reward.get_vocab():
+        raise UserError(
+            "model.value.init = 'reward_model': its vocabulary differs from the policy's, whose "
+            "token ids it would read; use sft, or models that share a tokenizer"
+        )
 
 
 def score_weight(classifier: Any) -> Tensor:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from torch import nn
 
+from tokencredit.console import say
 from tokencredit.errors import UserError, require
 from tokencredit.models.adapter import find_adapter
 from tokencredit.models.fit import Faults, Part, check_fit, first_line, fit, quiet, skeleton
-from tokencredit.models.model import Dtype, torch_dtype
+from tokencredit.models.model import Dtype, check_folder, torch_dtype
 from tokencredit.models.place import (
     SCORE,
     Headers,
@@ -133,6 +134,12 @@ def examine(part: Part, place: Place, labels: int | None) -> PreTrainedModel | N
     return model
 
 
+def check_language_model(folder: Path, key: str) -> None:
+    """Raise unless a folder, which a command was told as `key`, holds a whole language model."""
+    check_folder(folder, key)
+    examine(Part.causal, Place(folder, key=key), None)
+
+
 def read_config(place: Place, labels: int | None = None) -> PreTrainedConfig:
     """The configuration of the model at `place`; `labels` outputs, where that is a classifier.
 
@@ -144,9 +151,10 @@ def read_config(place: Place, labels: int | None = None) -> PreTrainedConfig:
 
     extra = {} if labels is None else {"num_labels": labels}
     try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(
-            str(place.where), revision=place.revision, trust_remote_code=False, **extra
-        )
+        with quiet(entirely=True):  # of a head of another size, which is seen to below
+            config: PreTrainedConfig = AutoConfig.from_pretrained(
+                str(place.where), revision=place.revision, trust_remote_code=False, **extra
+            )
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise _unreadable(place, error) from error
     for each in ("_attn_implementation", "_experts_implementation"):
@@ -215,6 +223,8 @@ def _read(
     except (OSError, ValueError, SafetensorError) as error:
         raise _unreadable(place, error) from error
     check_fit(model, info, part, place)
+    for name, found, wanted in info["mismatched_keys"]:  # of a head that is about to be trained
+        say(f"{place}: {name} has {found[0]} rows; a fresh head with {wanted[0]} is trained")
     # Renamings of our own would be undone wherever the model is saved.
     used = getattr(model, CONVERSIONS, None) or []
     setattr(model, CONVERSIONS, [c for c in used if not set(c.source_patterns) & rules.keys()])

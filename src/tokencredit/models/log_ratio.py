@@ -26,7 +26,7 @@ from tokencredit.models.trunk import head_of
 from tokencredit.rollout import Rollout
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from tokencredit.models.policy import PolicyWithValue
 
@@ -121,8 +121,12 @@ def open_log_ratio(policy: PolicyWithValue, dpo: Path, reference: Path, dtype: D
 
 def check_vocabularies(dpo: Path, reference: Path) -> None:
     """Raise unless both models read the same token ids."""
-    known = [load_tokenizer(folder).get_vocab() for folder in (dpo, reference)]
-    if known[0] != known[1]:
+    check_same_vocabulary(load_tokenizer(dpo), load_tokenizer(reference))
+
+
+def check_same_vocabulary(dpo: PreTrainedTokenizerBase, reference: PreTrainedTokenizerBase) -> None:
+    """Raise unless both tokenizers know the same tokens by the same ids."""
+    if dpo.get_vocab() != reference.get_vocab():
         raise UserError(
             "model.dpo: the DPO model's vocabulary differs from its reference's, so their "
             "log-probabilities are not of the same tokens; use the model that DPO started from as "

@@ -11,14 +11,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tokencredit.errors import UserError, require
-from tokencredit.models.attention_row import AttentionRow, check_heads
+from tokencredit.errors import UserError
+from tokencredit.models.attention_row import AttentionRow, check_attention
 from tokencredit.models.attention_weights import head_mean
 from tokencredit.models.kernels import ready
-from tokencredit.models.loading import load_classifier
+from tokencredit.models.loading import check_context, load_classifier
 from tokencredit.models.model import load_tokenizer
 from tokencredit.models.retokenise import Retokeniser, retokeniser_between
 from tokencredit.models.sequences import ScoreAt, compact, score_position
+from tokencredit.models.trunk import check_readable
 from tokencredit.ops import keep
 from tokencredit.rollout import Rollout
 from tokencredit.stages.label_model import sentiment
@@ -74,8 +75,7 @@ class Scorer:
 
     def check(self, layer: int, heads: Sequence[int]) -> None:
         """Raise `UserError` for attention that this model does not have, or does not show."""
-        self.attention_row(layer)
-        check_heads(self.model, heads)
+        check_attention(self.model, layer, heads)
 
     def attention_row(self, layer: int) -> AttentionRow:
         """The reader of a layer; raises `UserError` if the architecture's cannot be read."""
@@ -138,24 +138,6 @@ class Scorer:
         return sentiment(head(hidden[rows, read]).float())
 
 
-def check_readable(model: PreTrainedModel) -> None:
-    """Raise for classifiers whose score cannot be read at a token, or is none."""
-    labels = int(model.config.num_labels)
-    require(
-        labels <= 2,
-        "model.reward",
-        f"{labels} outputs",
-        "a score is one output, or positive less negative of two; use a model with one or two",
-    )
-    require(
-        hasattr(model, "score"),
-        "model.reward",
-        type(model).__name__,
-        "reads a whole text at once; a score is read at a token, which causal classifiers allow "
-        "(GPT-2, Llama, GPT-NeoX, GPT-J, and their like)",
-    )
-
-
 def parts(
     lengths: Int[Tensor, "B"], tokens: int | None = None
 ) -> Iterator[tuple[Int[Tensor, "n"], int]]:
@@ -194,11 +176,6 @@ def open_reader(context: Context, tokenizer: PreTrainedTokenizerBase, member: in
     check_readable(model)
     scorer = Scorer(model, int(own.pad_token_id), config.reward_model.score_at)
     scorer.retokeniser = retokeniser_between(tokenizer, own, config.model.reward_reads, model)
-    longest = getattr(model.config, "max_position_embeddings", None)
-    require(
-        scorer.retokeniser is not None or longest is None or config.model.context <= longest,
-        "model.context",
-        config.model.context,
-        f"the reward model reads at most {longest} tokens",
-    )
+    if scorer.retokeniser is None:
+        check_context(model.config, config.model.context, of="reward model")
     return scorer

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tokencredit.models.model import Model, parameter_count
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 END, PAD = "<|endoftext|>", "<|pad|>"
 
@@ -37,27 +37,33 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 def write_scratch_model(model: Model, texts: Iterable[str], seed: int, out: Path) -> int:
     """Write a randomly initialised Llama decoder and tokenizer to `out`; its parameter count."""
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     tokenizer = train_tokenizer(texts, model.architecture.vocab_size)
-    size = model.architecture
+    config = scratch_config(model)
+    config.vocab_size = len(tokenizer)
+    for name in ("bos", "eos", "pad"):
+        setattr(config, f"{name}_token_id", getattr(tokenizer, f"{name}_token_id"))
     torch.manual_seed(seed)
-    decoder = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=size.hidden_size,
-            intermediate_size=size.mlp_size,
-            num_hidden_layers=size.layers,
-            num_attention_heads=size.heads,
-            max_position_embeddings=model.context,
-            tie_word_embeddings=True,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
+    decoder = LlamaForCausalLM(config)
     decoder.save_pretrained(out)
     tokenizer.save_pretrained(out)
     return parameter_count(decoder)
+
+
+def scratch_config(model: Model) -> LlamaConfig:
+    """What is made of `model.architecture`, before a tokenizer says how many ids there are."""
+    from transformers import LlamaConfig
+
+    size = model.architecture
+    return LlamaConfig(
+        vocab_size=size.vocab_size,
+        hidden_size=size.hidden_size,
+        intermediate_size=size.mlp_size,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        max_position_embeddings=model.context,
+        tie_word_embeddings=True,
+    )

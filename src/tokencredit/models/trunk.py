@@ -1,4 +1,4 @@
-"""The parts of a causal language model: the trunk that makes hidden states, and the head."""
+"""The parts of a causal model: the trunk that makes hidden states, and the head above it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from tokencredit.errors import UserError
+from tokencredit.errors import UserError, require
 
 Contexts = Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]
 """Called in a forward pass: what surrounds a layer then, and what surrounds it recomputed."""
@@ -31,6 +31,25 @@ def head_of(model: nn.Module) -> nn.Linear:
         if getattr(config, key, None) not in {None, 1}:
             raise UserError(f"model: {key} of {name} changes its logits, which is not supported")
     return head
+
+
+def check_readable(model: nn.Module) -> None:
+    """Raise for classifiers whose score cannot be read at a token, or is none."""
+    plain: Any = model
+    labels = int(plain.config.num_labels)
+    require(
+        labels <= 2,
+        "model.reward",
+        f"{labels} outputs",
+        "a score is one output, or positive less negative of two; use a model with one or two",
+    )
+    require(
+        hasattr(model, "score"),
+        "model.reward",
+        type(model).__name__,
+        "reads a whole text at once; a score is read at a token, which causal classifiers allow "
+        "(GPT-2, Llama, GPT-NeoX, GPT-J, and their like)",
+    )
 
 
 def hidden_size(model: nn.Module) -> int:

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from tokencredit.algorithms.algorithm import Algorithm
-from tokencredit.errors import UserError
 from tokencredit.models.computation import Computation
-from tokencredit.models.critic import load_trunk, start_head
+from tokencredit.models.critic import check_same_ids, load_trunk, start_head
 from tokencredit.models.ends import special_ids
 from tokencredit.models.generation import Generated, generate
 from tokencredit.models.kernels import ready
@@ -174,12 +173,7 @@ def _load_value_trunk(
 ) -> tuple[nn.Module, Tensor | None]:
     model = config.model
     if model.value.init is ValueInit.reward_model and reward_model is not None:
-        known = [load_tokenizer(folder).get_vocab() for folder in (sft, reward_model)]
-        if known[0] != known[1]:
-            raise UserError(
-                "model.value.init = 'reward_model': its vocabulary differs from the policy's, "
-                "whose token ids it would read; use sft, or models that share a tokenizer"
-            )
+        check_same_ids(load_tokenizer(sft), load_tokenizer(reward_model))
     quantized = model.quantized(config.hardware.device.value)
     trunk, weight = load_trunk(
         model.value, sft, reward_model, model.dtype, model.context, quantized

@@ -17,6 +17,7 @@ from tokencredit.models.loading import load_classifier
 from tokencredit.models.model import load_tokenizer
 from tokencredit.models.padding import ensure_pad, fit_embeddings
 from tokencredit.models.sequences import ScoreAt
+from tokencredit.models.trunk import check_readable
 from tokencredit.stages.label_model import evaluate, fit_labels
 from tokencredit.stages.members import member_seed
 from tokencredit.stages.preference_model import evaluate_pairs, fit_pairs
@@ -133,11 +134,12 @@ class RewardModelStage(Stage):
         if settings.train:
             ids.check(self.context.corpus.records())
         pairs = self._from_pairs()
-        labels = (1 if pairs else 2) if settings.train else None
         device = config.hardware.device.value
         quantized = config.model.quantized(device) if settings.train else None
+        dtype, labels = config.model.dtype, self.labels()
         seed_generators(self.seed)  # the fresh head, and adapters
-        model = load_classifier(base, config.model.dtype, settings.max_length, labels, quantized)
+        model = load_classifier(base, dtype, settings.max_length, labels, quantized)
+        check_readable(model)
         fit_embeddings(model, tokenizer)
         tokenizer.padding_side = "right"
         figures: dict[str, object] = {}
@@ -156,6 +158,12 @@ class RewardModelStage(Stage):
         model.save_pretrained(out)
         tokenizer.save_pretrained(out)
         return figures
+
+    def labels(self) -> int | None:
+        """The outputs that are trained; None for a finished model, which has its own."""
+        if not self.context.config.reward_model.train:
+            return None
+        return 1 if self._from_pairs() else 2
 
     def measures(self) -> bool:
         """Whether held-out records say what is better; a finished model needs none to be used."""

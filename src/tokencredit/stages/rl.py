@@ -53,13 +53,14 @@ class RLStage(Stage):
         config = self.context.config
         parents: dict[str, Stage] = {"sft": SFTStage(self.context)}
         parents |= {**config.judge.parents(self.context), **config.scorer.parents(self.context)}
-        if self._values_start_from_reward_model():
+        if self.values_start_from_reward_model():
             parents["reward_model"] = RewardModelStage(self.context)
         if config.oracle.enabled:
             parents["oracle"] = OracleStage(self.context)
         return parents
 
-    def _values_start_from_reward_model(self) -> bool:
+    def values_start_from_reward_model(self) -> bool:
+        """Whether the value function's weights are the reward model's at first."""
         value, algorithm = self.context.config.model.value, self.context.config.algorithm
         wanted = value.kind is ValueKind.separate and value.init is ValueInit.reward_model
         return wanted and isinstance(algorithm, Algorithm) and algorithm.uses_values
@@ -207,7 +208,7 @@ class RLStage(Stage):
         """The learner at the newest checkpoint, or at the start."""
         config, context = self.context.config, self.context
         parents = self.parents()
-        start = parents["reward_model"] if self._values_start_from_reward_model() else None
+        start = parents["reward_model"] if self.values_start_from_reward_model() else None
         actors = load_actors(
             config,
             context.store.get(parents["sft"]).path,

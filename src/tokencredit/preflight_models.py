@@ -1,0 +1,175 @@
+"""What can be seen to be wrong with a run's models, from configuration and headers.
+
+Models that come from the hub and are not in its cache, or that a stage has yet to make, are judged
+when they are read. What is made already is not looked at again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from tokencredit.context import Context
+from tokencredit.models.base import base_of
+from tokencredit.models.critic import check_same_ids
+from tokencredit.models.fit import Part, skeleton
+from tokencredit.models.loading import check_context, examine, read_config
+from tokencredit.models.log_ratio import check_same_kind, check_same_vocabulary
+from tokencredit.models.model import ModelSource, Pretrained, load_tokenizer
+from tokencredit.models.padding import ensure_pad, fit_embeddings
+from tokencredit.models.place import Place
+from tokencredit.models.retokenise import retokeniser_between
+from tokencredit.models.scratch import scratch_config
+from tokencredit.models.trunk import check_readable, head_of
+from tokencredit.stages.dpo import DPOStage
+from tokencredit.stages.reward_model import RewardModelStage
+from tokencredit.stages.rl import RLStage
+from tokencredit.stages.sft import SFTStage
+from tokencredit.stages.stage import Stage
+from tokencredit.store import MANIFEST
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What can be seen of the model that a stage starts from, or has made."""
+
+    stage: Stage
+    source: Pretrained
+    part: Part
+    labels: int | None = None
+
+    @cached_property
+    def made(self) -> bool:
+        """Whether the stage has run already."""
+        return is_made(self.stage)
+
+    @cached_property
+    def place(self) -> Place | None:
+        """Where its files lie now; None if they are still to be made."""
+        context = self.stage.context
+        if self.made:
+            return Place(context.store.folder(self.stage))
+        base = base_of(context, self.source)
+        return base.place() if all(map(is_made, base.parents().values())) else None
+
+    @cached_property
+    def model(self) -> PreTrainedModel | None:
+        """The model without weights, once its tensors are known to fit; None: not to be seen."""
+        if self.place is None:
+            model, scratch = self.stage.context.config.model, ModelSource.scratch
+            ours = scratch_config(model) if self.source.source is scratch else None
+            return None if ours is None else skeleton(self.part, ours, Place("scratch"))
+        if self.made or self.source.source is ModelSource.package:
+            return skeleton(self.part, read_config(self.place, self.labels), self.place)
+        return examine(self.part, self.place, self.labels)
+
+    @cached_property
+    def config(self) -> PreTrainedConfig | None:
+        """Its configuration."""
+        if self.place is not None and self.source.source is ModelSource.package:
+            return read_config(self.place)
+        return None if self.model is None else self.model.config
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Its tokenizer, as the stage will leave it."""
+        assert self.place is not None
+        tokenizer = load_tokenizer(self.place.where, self.place.revision)
+        ensure_pad(tokenizer)
+        return tokenizer
+
+
+class Sights:
+    """The models of a run, each looked at when it is asked for."""
+
+    def __init__(self, context: Context) -> None:
+        """`context` is the run's."""
+        config = context.config
+        reward = RewardModelStage(context)
+        finished = Part.start if config.reward_model.train else Part.classifier
+        self.policy = Sight(SFTStage(context), config.model.policy, Part.causal)
+        self.reward = Sight(reward, config.model.reward_source(), finished, reward.labels())
+        self.dpo = Sight(DPOStage(context), config.model.dpo_source(), Part.causal)
+
+
+def check_models(context: Context, stages: Sequence[Stage]) -> None:
+    """Every model that is still to be read is whole, can be used, and fits the others."""
+    last, sights = stages[-1], Sights(context)
+    open_run = last if isinstance(last, RLStage) and not last.is_done() else None
+    pending = {type(stage) for stage in stages if stage is not last and not is_made(stage)}
+    if SFTStage in pending:
+        _check_policy(context, stages, sights.policy)
+    if RewardModelStage in pending:
+        _check_reward(context, sights.reward)
+    if DPOStage in pending and not context.config.dpo.train:
+        _check_finished_dpo(context, sights)
+    if open_run is not None:
+        _check_run(context, open_run, sights)
+
+
+def is_made(stage: Stage) -> bool:
+    """Whether a stage has left a result; whether that is undamaged is found out when it is read."""
+    return (stage.context.store.folder(stage) / MANIFEST).is_file()
+
+
+def _check_policy(context: Context, stages: Sequence[Stage], policy: Sight) -> None:
+    config, names = context.config, {stage.name for stage in stages}
+    if policy.config is not None:
+        if config.sft.train:
+            check_context(policy.config, config.sft.max_length, "sft.max_length")
+        if names & {"rl", "sampled_pairs"} or not config.sft.train:
+            check_context(policy.config, config.model.context)
+        if "dpo" in names and config.dpo.train:
+            longest = min(config.dpo.max_length, config.model.context)
+            check_context(policy.config, longest, "dpo.max_length")
+    if policy.model is not None:
+        head_of(policy.model)
+    if policy.place is not None:
+        policy.tokenizer  # noqa: B018 - it must have an end token
+
+
+def _check_reward(context: Context, reward: Sight) -> None:
+    if reward.config is not None:
+        check_context(
+            reward.config, context.config.reward_model.max_length, "reward_model.max_length"
+        )
+    if reward.model is not None:
+        check_readable(reward.model)
+    if reward.place is not None:
+        reward.tokenizer  # noqa: B018 - it must have an end token
+
+
+def _check_finished_dpo(context: Context, sights: Sights) -> None:
+    dpo, policy = sights.dpo, sights.policy
+    if dpo.config is not None:
+        check_context(dpo.config, context.config.model.context, of="DPO model")
+    if dpo.model is None or policy.model is None or dpo.source is policy.source:
+        return
+    head_of(dpo.model)
+    check_same_vocabulary(dpo.tokenizer, policy.tokenizer)
+    for each in (dpo, policy):
+        assert each.model is not None
+        fit_embeddings(each.model, each.tokenizer)
+    check_same_kind(dpo.model, policy.model)
+
+
+def _check_run(context: Context, run: RLStage, sights: Sights) -> None:
+    config, policy, reward = context.config, sights.policy, sights.reward
+    for judge in (config.judge, config.scorer):
+        judge.check_models({"policy": lambda: policy.model, "reward_model": lambda: reward.model})
+    if not any(isinstance(stage, RewardModelStage) for stage in run.parents().values()):
+        return
+    retokeniser = None
+    if policy.place is not None and reward.place is not None and policy.source is not reward.source:
+        retokeniser = retokeniser_between(
+            policy.tokenizer, reward.tokenizer, config.model.reward_reads, reward.model
+        )
+        if retokeniser is not None and run.values_start_from_reward_model():
+            check_same_ids(policy.tokenizer, reward.tokenizer)
+    if retokeniser is None and reward.config is not None:
+        check_context(reward.config, config.model.context, of="reward model")
