@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any
 
 from tokencredit.canonical import digest
 from tokencredit.config import Config
+from tokencredit.data.files import stamp
+from tokencredit.data.sources import Source
 from tokencredit.data.splits import Corpus
 from tokencredit.store import Store
 
@@ -19,22 +22,25 @@ class Context:
         """The context of one composed configuration."""
         self.config = config
         self.store = Store(Path(config.store).expanduser())
+        self._columns: tuple[tuple[str, ...], dict[str, list[Any]]] | None = None
 
     @cached_property
     def corpus(self) -> Corpus:
         """The records, read at first use; the cells of a sweep share them."""
         dataset = self.config.dataset
-        stamp = Path(dataset.path).expanduser().stat().st_mtime_ns if _is_file(dataset.path) else 0
-        key = (digest(dataset), stamp)
+        written = stamp(dataset.path) if dataset.source is Source.path else ()
+        key = (digest(dataset), written)
         if key not in _READ:
             _READ.clear()
             _READ[key] = dataset.read()
         return _READ[key]
 
+    def columns(self, names: Sequence[str]) -> dict[str, list[Any]]:
+        """The values of some columns of the data; `Record.row` is a value's place in them."""
+        if self._columns is None or self._columns[0] != tuple(names):
+            self._columns = (tuple(names), self.config.dataset.columns(names))
+        return self._columns[1]
 
-_READ: dict[tuple[str, int], Corpus] = {}
+
+_READ: dict[tuple[str, object], Corpus] = {}
 """The records that this process has read last."""
-
-
-def _is_file(path: str | None) -> TypeGuard[str]:
-    return path is not None and Path(path).expanduser().is_file()

@@ -69,6 +69,13 @@ def k3(logp: Float[Tensor, "*S"], ref_logp: Float[Tensor, "*S"]) -> Float[Tensor
     return torch.expm1(d) - d
 
 
-def pair_loss(chosen: Float[Tensor, "B"], rejected: Float[Tensor, "B"]) -> Float[Tensor, ""]:
-    """Mean of −log σ(chosen − rejected): the Bradley–Terry likelihood of what was preferred."""
-    return -torch.nn.functional.logsigmoid(chosen - rejected).mean()
+def pair_loss(
+    chosen: Float[Tensor, "B"],
+    rejected: Float[Tensor, "B"],
+    margin: Float[Tensor, "B"] | float = 0.0,
+) -> Float[Tensor, ""]:
+    """Mean of −log σ(chosen − rejected − margin): Bradley and Terry's likelihood of a preference.
+
+    `margin` is by how much the chosen one should win.
+    """
+    return -torch.nn.functional.logsigmoid(chosen - rejected - margin).mean()

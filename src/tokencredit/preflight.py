@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from tokencredit.console import say
 from tokencredit.context import Context
+from tokencredit.data.prompts import long_texts
 from tokencredit.preflight_models import check_models
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.rl import RLStage
@@ -65,10 +67,23 @@ def check_speech(context: Context, stages: Sequence[Stage]) -> None:
         say_spelt(context, sources[0])
 
 
+def check_records(context: Context, stages: Sequence[Stage]) -> None:
+    """There are prompts to train and to evaluate on; what was left out of the data is said once."""
+    corpus = context.corpus
+    if isinstance(stages[-1], RLStage):
+        for split in ("rl", "eval"):
+            long_texts(corpus.parts[split], context.config.dataset.prompt)
+    count = corpus.dropped.counts.total()
+    if count and not corpus.dropped.told:
+        corpus.dropped.told = True
+        say(f"dataset: {count} unusable records are left out ({corpus.dropped.summary()})")
+
+
 CHECKS: Final[tuple[Check, ...]] = (
     check_machine,
     check_places,
     check_judges,
+    check_records,
     check_models,
     check_speech,
 )

@@ -77,7 +77,7 @@ LORA = {"model.lora.enabled": True, "model.lora.r": 4, "model.lora.alpha": 8}
 NF4 = LORA | {"model.quantization": "nf4"}
 SEPARATE = {"model.value.kind": "separate"}
 FROM_REWARD = SEPARATE | {"model.value.init": "reward_model"}
-HUB = {"dataset.source": "hub", "dataset.hub": "some/reviews"}
+HUB = {"dataset.source": "hub", "dataset.hub": "some/reviews", "dataset.path": None}
 POLICY_OF_HUB = {
     "model.policy.source": "hub",
     "model.policy.name": "some/model",
@@ -173,13 +173,17 @@ TRIES: dict[str, Try] = {
     "model.value.kind": Try(built, "separate"),
     "model.value.init": Try(built, "reward_model", SEPARATE),
     "model.value.head": Try(learned, "keep", LOOP | FROM_REWARD),
-    "dataset.name": Try(read, "rotten_tomatoes", {"dataset.source": "package"}),
-    "dataset.source": Try(read, "hub"),
+    "dataset.name": Try(
+        read, "rotten_tomatoes", {"dataset.source": "package", "dataset.path": None}
+    ),
+    "dataset.source": Try(read, "package", HUB),
     "dataset.hub": Try(read, "other/reviews", HUB),
     "dataset.subset": Try(read, "plain", HUB),
     "dataset.hub_split": Try(read, "test", HUB),
     "dataset.revision": Try(read, "v2", HUB),
     "dataset.path": Try(read, "other.jsonl"),
+    "dataset.max_bytes": Try(read, 1000),
+    "dataset.margin_column": Try(read, "gap", {"dataset.format": "preference"}),
     "dataset.data_dir": Try(read, "folder", HUB),
     "dataset.template": Try(read, "{title}: {post} ", {"dataset.format": "summaries"}),
     "dataset.single_turn": Try(read, True, {"dataset.format": "hh"}),

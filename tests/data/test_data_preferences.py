@@ -221,10 +221,10 @@ def test_pairs_of_no_use_are_counted_by_reason(tmp_path: Path) -> None:
     ]
     assert counts(tmp_path, Format.preference, GOOD, *bad) == {
         "no prompt": 2,
-        "empty response": 2,
+        "empty response": 3,
         "chosen equals rejected": 2,
         "prompts differ": 1,
-        "messages without a final assistant turn": 2,
+        "messages without a final assistant turn": 1,
     }
 
 

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from itertools import islice
+from typing import Any, Final
 
 from tokencredit.canonical import added
+from tokencredit.data.contents import NO_ANSWER
+from tokencredit.data.files import Row, file_rows, paths_of
 from tokencredit.data.preferences import TEMPLATE, check_template
 from tokencredit.data.records import COLUMNS, Dropped, Format, Record, require_columns
-from tokencredit.data.rows import record_of
-from tokencredit.data.sources import Row, Source, file_rows, hub_rows, packaged_reviews
+from tokencredit.data.rows import NOTHING, records_of
+from tokencredit.data.sources import Source, hub_rows, packaged_reviews
 from tokencredit.data.splits import Corpus, Splits, split_records
 from tokencredit.data.token_ids import SpecialTokens
 from tokencredit.errors import UserError, require
 
 MAX_DROPPED = 0.05
+FIRST: Final = 100
+"""Rows that are asked for their columns."""
+PACKAGED: Final = (None, "stanfordnlp/imdb", "cornell-movie-review-data/rotten_tomatoes")
+"""What the data sets of the package are called on the hub, which their configurations name."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -71,13 +78,17 @@ class Dataset:
     """Which split of the hub's data set to read; this project makes its own splits of it."""
     revision: str | None = None
     """Commit, branch, or tag on the hub."""
-    path: str | None = None
-    """A .csv, .jsonl, .csv.gz or .jsonl.gz file (source=path)."""
+    path: Any = None
+    """A file, a pattern ('data/*.jsonl'), or a list of both (source=path): CSV, JSONL, a JSON list,
+    gzipped or not, Parquet, Arrow, or a folder that `datasets` saved; told by content."""
     data_dir: str | None = added(None)
     """Folder inside the hub's repository, e.g. harmless-base."""
+    max_bytes: int = added(2**31)
+    """A compressed file that unpacks to more bytes than this is refused; not part of any key."""
     format: Format = Format.text
     """text (one column), prompt_completion, messages (chat turns, last one the assistant's); or
-    pairs: preference (prompt, chosen, rejected), hh (two transcripts), summaries (of a post)."""
+    pairs: preference (prompt, chosen, rejected), hh (two transcripts), summaries (of a post),
+    ranked (prompt, answers, and ranks or scores)."""
     text_column: str = "text"
     """Column of the text (format=text)."""
     label_column: str | None = "label"
@@ -86,6 +97,9 @@ class Dataset:
     """Label values that mean positive (compared in lower case)."""
     negative: list[str] = field(default_factory=lambda: ["0", "neg", "negative", "false"])
     """Label values that mean negative."""
+    margin_column: str | None = added("margin")
+    """Column of a number m >= 0, where there is one: the better answer of a pair is to win by m,
+    with loss -log sigmoid(difference of scores - m); null: not read."""
     plain_text: bool = True
     """Remove HTML line breaks and entities and fold white space (format=text)."""
     template: str = added(TEMPLATE)
@@ -102,7 +116,7 @@ class Dataset:
     """Make every unusable record an error; otherwise more than 5 % of them is one."""
 
     def __post_init__(self) -> None:
-        """Check that the source has what it needs."""
+        """Check that the source has what it needs, and that what is named is read."""
         require(
             self.source is not Source.hub or bool(self.hub),
             "dataset.hub",
@@ -115,39 +129,82 @@ class Dataset:
             self.path,
             "name the file, e.g. dataset.path=reviews.jsonl",
         )
+        source = self.source.value
+        require(
+            self.path is None or self.source is Source.path,
+            "dataset.path",
+            self.path,
+            f"dataset.source = {source} does not read it; add dataset.source=path, or use "
+            "dataset=file (for pairs dataset=pairs)",
+        )
+        of_hub = {name: getattr(self, name) for name in ("subset", "revision", "data_dir")}
+        if self.hub not in PACKAGED:
+            of_hub["hub"] = self.hub
+        for name, value in of_hub.items():
+            require(
+                value is None or self.source is not Source.package,
+                f"dataset.{name}",
+                value,
+                f"dataset.source = {source} does not read it; add dataset.source=hub",
+            )
+        require(self.max_bytes >= 1, "dataset.max_bytes", self.max_bytes, "must be >= 1")
         check_template(self.template)
 
     def read(self) -> Corpus:
         """All usable records, split. Raises `UserError` for data that cannot be used."""
         dropped = Dropped()
-        total = 0
         records: list[Record] = []
         for row_number, row in enumerate(self._rows()):
-            if row_number == 0:
-                require_columns(row, self._columns(), f"{self.source.value} {self.where()}")
-            total += 1
-            record = record_of(self, row_number, row, dropped)
-            if record is not None:
-                records.append(record)
+            records += records_of(self, row_number, row, dropped)
+        if any(record.answered for record in records):
+            # Among answers a prompt without one is a fault; alone, prompts serve RL.
+            reason = NO_ANSWER if self.format is Format.messages else NOTHING
+            for record in records:
+                if not record.answered:
+                    dropped.add(reason, f"row {record.row}")
+            records = [record for record in records if record.answered]
+        total = len(records) + dropped.counts.total() + dropped.filtered.total()
         self._check_dropped(dropped, total)
         return split_records(records, self.splits, dropped)
+
+    def column_names(self) -> list[str]:
+        """The columns of the first rows."""
+        return list(dict.fromkeys(name for row in islice(self._rows(), FIRST) for name in row))
+
+    def columns(self, names: Sequence[str]) -> dict[str, list[Any]]:
+        """The values of these columns, of every row of the source, usable or not."""
+        rows = [[row.get(name) for name in names] for row in self._rows()]
+        return {name: [row[place] for row in rows] for place, name in enumerate(names)}
 
     def where(self) -> str:
         """What the source is called in messages."""
         return str({Source.hub: self.hub, Source.path: self.path}.get(self.source, self.name))
 
     def _rows(self) -> Iterator[Row]:
-        if self.source is Source.package:
-            return packaged_reviews(self.name)
-        if self.source is Source.hub:
-            assert self.hub is not None
-            return hub_rows(self.hub, self.subset, self.hub_split, self.revision, self.data_dir)
-        assert self.path is not None
-        return file_rows(Path(self.path).expanduser())
+        """The rows of all files, each of which must have the columns of the format."""
+        for where, rows in self._tables():
+            for number, row in enumerate(rows):
+                if number == 0:
+                    require_columns(row, self._columns(), f"{self.source.value} {where}")
+                yield row
 
-    def _columns(self) -> list[str]:
-        columns = [self.text_column] if self.format is Format.text else list(COLUMNS[self.format])
-        return columns + ([self.label_column] if self.label_column else [])
+    def _tables(self) -> Iterator[tuple[str, Iterator[Row]]]:
+        if self.source is Source.package:
+            yield self.where(), packaged_reviews(self.name)
+        elif self.source is Source.hub:
+            assert self.hub is not None
+            yield (
+                self.where(),
+                hub_rows(self.hub, self.subset, self.hub_split, self.revision, self.data_dir),
+            )
+        else:
+            for path in paths_of(self.path):
+                yield str(path), file_rows(path, self.max_bytes, self.hub_split)
+
+    def _columns(self) -> list[tuple[str, ...]]:
+        text = [(self.text_column,)]
+        columns = text if self.format is Format.text else list(COLUMNS[self.format])
+        return columns + ([(self.label_column,)] if self.label_column else [])
 
     def _check_dropped(self, dropped: Dropped, total: int) -> None:
         count = dropped.counts.total()

@@ -25,6 +25,8 @@ class Pair:
     prompt_ids: list[int]
     chosen_ids: list[int]
     rejected_ids: list[int]
+    margin: float | None = None
+    """By how much the chosen one should win, in score; None: 0, where others have one."""
 
     @property
     def longest(self) -> int:
@@ -77,7 +79,14 @@ def read_pairs(
         assert record.rejected is not None
         begun = ids.begin(record)
         chosen, rejected = (ids.answer(begun, text) for text in (record.answer, record.rejected))
-        found.append(Pair(prompt_ids=begun.ids, chosen_ids=chosen.ids, rejected_ids=rejected.ids))
+        found.append(
+            Pair(
+                prompt_ids=begun.ids,
+                chosen_ids=chosen.ids,
+                rejected_ids=rejected.ids,
+                margin=record.margin,
+            )
+        )
         noted.update(begun.notes | chosen.notes | rejected.notes)
     kept, dropped = usable(found, max_length)
     return kept, dropped + noted

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
+from itertools import product
 from string import Formatter
 from typing import Any, Final
 
-from tokencredit.data.records import Message, Record, Unusable, parse_messages
+from tokencredit.data.contents import (
+    NO_ANSWER,
+    Said,
+    decoded,
+    is_message,
+    said,
+    talk,
+    text_of,
+)
+from tokencredit.data.records import RANKED, RANKS, SCORES, Message, Record, Unusable
 from tokencredit.data.sources import Row
 from tokencredit.errors import require
 
+Found = Record | Unusable
+"""A record, or why there is none."""
 EMPTY: Final = "empty response"
 SAME: Final = "chosen equals rejected"
 DIFFERENT: Final = "prompts differ"
@@ -17,6 +30,7 @@ TEMPLATE: Final = "### Text to Summarize: {post}\n ### Summary: "
 """The prompt of the summarisation experiments of Chan et al. 2024, as their code writes it."""
 FIELDS: Final = ("post", "title", "subreddit")
 """What of a forum post a template may name."""
+ASSISTANTS: Final = {"assistant", "gpt", "chatgpt"}
 
 
 def pair(number: int, prompt: str, chosen: str, rejected: str) -> Record:
@@ -35,44 +49,131 @@ def check_answers(number: int, chosen: str, rejected: str) -> None:
         raise Unusable(SAME, f"row {number}")
 
 
-def read_preference(number: int, row: Row) -> Record:
-    """A pair from the columns prompt, chosen, rejected: strings, or lists of chat messages.
+def read_preference(number: int, row: Row) -> list[Found]:
+    """Pairs from the columns prompt, chosen, rejected: strings, or lists of chat messages.
 
     Messages of `chosen` and `rejected` may begin with the conversation (then `prompt` is not
     needed) or hold the answer alone. This is the layout of trl-lib/tldr-preference,
-    Dahoas/full-hh-rlhf, and of TRL's preference data sets in general.
+    Dahoas/full-hh-rlhf, and of TRL's preference data sets in general. Either may be a list of
+    answers: then each chosen one is preferred to each rejected one.
     """
-    prompt, chosen, rejected = (row.get(name) for name in ("prompt", "chosen", "rejected"))
-    if isinstance(prompt, list) or isinstance(chosen, list) or isinstance(rejected, list):
-        return _conversations(number, prompt, chosen, rejected)
-    if not str(prompt or "").strip():
-        raise Unusable("no prompt", f"row {number}")
-    return pair(number, str(prompt), str(chosen or ""), str(rejected or ""))
+    prompt = said(row.get("prompt"), "prompt")
+    chosen, rejected = (answers(row.get(name), name) for name in ("chosen", "rejected"))
+    return attempt(pair_of, number, prompt, product(chosen, rejected))
 
 
-def _conversations(number: int, prompt: Any, chosen: Any, rejected: Any) -> Record:
-    won, lost = (_turns(prompt, answer) for answer in (chosen, rejected))
+def read_ranked(number: int, row: Row) -> list[Found]:
+    """Every pair of a prompt's answers of which one ranks before the other, the best first.
+
+    `ranks` counts from the best; of `scores` the highest is the best.
+    """
+    prompt = said(row.get("prompt"), "prompt")
+    given = answers(_first(row, RANKED), "answers")
+    ranks, scores = _first(row, RANKS), _first(row, SCORES)
+    order = _numbers(ranks) if ranks is not None else [-score for score in _numbers(scores)]
+    if len(order) != len(given):
+        raise Unusable("answers and their ranks differ in number", f"row {number}")
+    pairs = [
+        (given[better], given[worse])
+        for better in sorted(range(len(given)), key=order.__getitem__)
+        for worse in sorted(range(len(given)), key=order.__getitem__)
+        if order[better] < order[worse]
+    ]
+    if not pairs:
+        raise Unusable("no answer ranks before another", f"row {number}")
+    return attempt(pair_of, number, prompt, pairs)
+
+
+def answers(value: object, name: str) -> list[Said]:
+    """The answers of a column that may hold one or several.
+
+    Several are a list of strings, of conversations, or of messages that are all the assistant's:
+    nobody answers twice in a row. A list of other messages is one conversation.
+    """
+    value = decoded(value)
+    if not isinstance(value, list):
+        return [said(value, name)]
+    spoken = [is_message(item) for item in value]
+    roles = [item.get("role", item.get("from")) for item in value if isinstance(item, Mapping)]
+    several = not all(spoken) or (len(value) > 1 and set(roles) <= ASSISTANTS)
+    parts = any(isinstance(item, Mapping) and not is_message(item) for item in value)
+    if parts or not several:
+        return [said(value, name)]
+    return [said(item, name) for item in value]
+
+
+def attempt(
+    make: Callable[[int, Said, Said, Said], Record],
+    number: int,
+    prompt: Said,
+    pairs: Iterable[tuple[Said, Said]],
+) -> list[Found]:
+    """A record of each pair, or why it is of no use."""
+    found: list[Found] = []
+    for chosen, rejected in pairs:
+        try:
+            found.append(make(number, prompt, chosen, rejected))
+        except Unusable as reason:
+            found.append(reason)
+    return found
+
+
+def pair_of(number: int, prompt: Said, chosen: Said, rejected: Said) -> Record:
+    """The record of one pair: a conversation if any of the three is one."""
+    if isinstance(prompt, str) and isinstance(chosen, str) and isinstance(rejected, str):
+        if not prompt.strip():
+            raise Unusable("no prompt", f"row {number}")
+        return pair(number, prompt, chosen, rejected)
+    won, lost = (whole(prompt, answer) for answer in (chosen, rejected))
     if won[:-1] != lost[:-1]:
         raise Unusable(DIFFERENT, f"row {number}")
     check_answers(number, won[-1]["content"], lost[-1]["content"])
-    text = "\n".join(turn["content"] for turn in won)
-    return Record(row=number, text=text, messages=won, rejected=lost[-1]["content"])
+    return talk(number, won, rejected=lost[-1]["content"])
 
 
-def _turns(prompt: Any, answer: Any) -> tuple[Message, ...]:
+def whole(prompt: Said, answer: Said) -> tuple[Message, ...]:
     """The conversation that ends with `answer`, which may have its beginning in front of it."""
-    turns = answer if isinstance(answer, list) else [{"role": "assistant", "content": answer or ""}]
-    if isinstance(prompt, list) and turns[: len(prompt)] != prompt:
-        turns = [*prompt, *turns]
+    turns = ({"role": "assistant", "content": answer},) if isinstance(answer, str) else answer
+    if not isinstance(prompt, str):
+        turns = turns if turns[: len(prompt)] == prompt else (*prompt, *turns)
     elif len(turns) == 1 and prompt:
-        turns = [{"role": "user", "content": str(prompt)}, *turns]
-    last = turns[-1] if turns else None
-    if isinstance(last, Mapping) and not str(last.get("content") or "").strip():
+        turns = ({"role": "user", "content": prompt}, *turns)
+    if turns and not turns[-1]["content"].strip():
         raise Unusable(EMPTY)
-    parsed = parse_messages(turns)
-    if parsed is None:
-        raise Unusable("messages without a final assistant turn")
-    return parsed
+    if len(turns) < 2 or turns[-1]["role"] != "assistant":
+        raise Unusable(NO_ANSWER)
+    return turns
+
+
+def _first(row: Row, names: Iterable[str]) -> Any:
+    """The value of the first of these columns that there is."""
+    return next((row[name] for name in names if row.get(name) is not None), None)
+
+
+def _numbers(values: object) -> list[float]:
+    listed = values if isinstance(values, list) else [values]
+    return [number_of(value, "a rank") for value in listed]
+
+
+def number_of(value: object, name: str) -> float:
+    """A finite number, also one that a table of text spells."""
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise Unusable(f"{name} is not a number", value)
+    return number
+
+
+def margin_of(value: object) -> float | None:
+    """By how much one answer should beat the other; None where the row does not say."""
+    if value is None or value == "":
+        return None
+    margin = number_of(value, "margin")
+    if margin < 0:
+        raise Unusable("margin is negative", value)
+    return margin
 
 
 def read_summaries(number: int, row: Row, template: str) -> Record:
@@ -83,18 +184,18 @@ def read_summaries(number: int, row: Row, template: str) -> Record:
     """
     info, choice = row.get("info"), row.get("choice")
     found = info if isinstance(info, Mapping) else {}
-    if not str(found.get("post") or "").strip():
+    fields = {name: text_of(found.get(name), name).strip() for name in FIELDS}
+    if not fields["post"]:
         raise Unusable("no post", f"row {number}")
     summaries = row.get("summaries")
     texts = [
-        str(one.get("text") or "").strip()
+        text_of(one.get("text"), "a summary").strip()
         for one in (summaries if isinstance(summaries, list) else [])
         if isinstance(one, Mapping)
     ]
     if len(texts) != 2 or choice not in (0, 1):
         raise Unusable("no choice between two summaries", f"row {number}")
-    prompt = template.format(**{name: str(found.get(name) or "").strip() for name in FIELDS})
-    return pair(number, prompt, texts[int(choice)], texts[1 - int(choice)])
+    return pair(number, template.format(**fields), texts[int(choice)], texts[1 - int(choice)])
 
 
 def check_template(template: str) -> None:

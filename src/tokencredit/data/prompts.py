@@ -32,16 +32,16 @@ class PromptStream:
         context: int,
     ) -> None:
         """Prompts of `records`; those that cannot become one are dropped and counted."""
-        if not records:
-            raise UserError(
-                "dataset.splits: the split that prompts are taken from is empty; give it a share "
-                "above 0"
-            )
+        texts = long_texts(records, spec)
         self.token_ids = token_ids(tokenizer)
         self.spec = spec
         self.sampling = sampling
         self.dropped: dict[str, int] = {}
-        self.records = self._usable(records, context - (sampling.max_new_tokens - 1))
+        if texts:
+            self.records: Sequence[Record] = texts
+            self.dropped["too short for a prompt"] = len(records) - len(texts)
+        else:
+            self.records = self._usable(records, context - (sampling.max_new_tokens - 1))
 
     def batch(
         self, seed: int, step: int, size: int, stream: str = "rl", samples_per_prompt: int = 1
@@ -85,17 +85,6 @@ class PromptStream:
         return self._cached[1]  # type: ignore[return-value]
 
     def _usable(self, records: Sequence[Record], longest: int) -> Sequence[Record]:
-        texts = [record for record in records if format_of(record) is Format.text]
-        if texts:
-            usable = [record for record in texts if len(record.text) > self.spec.min_characters]
-            require(
-                bool(usable),
-                "dataset.prompt.min_characters",
-                self.spec.min_characters,
-                f"none of {len(texts)} records is longer; lower it",
-            )
-            self.dropped = {"too short for a prompt": len(texts) - len(usable)}
-            return usable
         records, refused = self.token_ids.accepted(records)
         self.dropped |= refused
         lengths = [len(prompt_ids(record, self.token_ids, self.spec, 0)) for record in records]
@@ -129,6 +118,26 @@ class PromptStream:
         )
         self.dropped["prompt longer than max_prompt_tokens"] = len(found) - len(wanted)
         return wanted
+
+
+def long_texts(records: Sequence[Record], spec: PromptSpec) -> list[Record]:
+    """The texts that are long enough to begin a prompt; none where records name their prompts.
+
+    Raises `UserError` where no text is, or there are no records.
+    """
+    if not records:
+        raise UserError(
+            "dataset.splits: the split that prompts are taken from is empty; give it a share above 0"
+        )
+    texts = [record for record in records if format_of(record) is Format.text]
+    usable = [record for record in texts if len(record.text) > spec.min_characters]
+    require(
+        bool(usable) or not texts,
+        "dataset.prompt.min_characters",
+        spec.min_characters,
+        f"none of {len(texts)} records is longer; lower it",
+    )
+    return usable
 
 
 def format_of(record: Record) -> Format:

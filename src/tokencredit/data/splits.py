@@ -70,6 +70,22 @@ class Corpus:
         """Those of all splits."""
         return (record for part in self.parts.values() for record in part)
 
+    def check_answers(self, need: str, remedy: str) -> None:
+        """Raise if the records are prompts without answers, from which `need` cannot learn."""
+        records = list(self.records())
+        alone = sum(not record.answered for record in records)
+        if alone:
+            raise UserError(
+                f"dataset: {alone} of {len(records)} records are prompts without an answer, from "
+                f"which {need} cannot learn; {remedy}, or bring answers (a column completion, or "
+                "conversations that end with the assistant)"
+            )
+
+    @property
+    def margins(self) -> bool:
+        """Whether any pair says by how much its better answer should win."""
+        return any(record.margin for part in self.parts.values() for record in part)
+
     def labelled(self, split: str) -> tuple[Record, ...]:
         """The records of a split, which must hold both classes."""
         records = self.parts[split]
@@ -103,7 +119,7 @@ class Corpus:
 
 
 def _content(record: Record) -> tuple[object, ...]:
-    said = (
+    said: tuple[object, ...] = (
         record.row,
         record.text,
         record.prompt,
@@ -111,7 +127,9 @@ def _content(record: Record) -> tuple[object, ...]:
         record.messages,
         record.label,
     )
-    return said if record.rejected is None else (*said, record.rejected)
+    if record.rejected is not None:
+        said = (*said, record.rejected)
+    return said if record.margin is None else (*said, ("margin", record.margin))
 
 
 def _said(turns: Iterable[Message]) -> str:
@@ -121,7 +139,7 @@ def _said(turns: Iterable[Message]) -> str:
 def prompt_key(record: Record) -> str:
     """What copies have in common: the prompt where there is one, else the text; normalised."""
     if record.messages is not None:
-        return _said(record.messages[:-1])
+        return _said(record.asked)
     return normalised(record.prompt if record.prompt is not None else record.text)
 
 
@@ -131,9 +149,9 @@ def group_key(record: Record) -> str:
     Collections of dialogues hold many a conversation several times, each time one turn longer.
     """
     if record.messages is not None:
-        roles = [turn["role"] for turn in record.messages[:-1]]
+        roles = [turn["role"] for turn in record.asked]
         end = roles.index("user") + 1 if "user" in roles else len(roles)
-        return _said(record.messages[:end])
+        return _said(record.asked[:end])
     if record.prompt is not None and ASSISTANT in record.prompt:
         return normalised(record.prompt.partition(ASSISTANT)[0])
     return prompt_key(record)

@@ -84,7 +84,7 @@ class TokenIds:
     def begin(self, record: Record) -> Begun:
         """The prompt of a record; nothing for a text, which begins by itself."""
         if record.messages is not None:
-            return self.converse(prompt_turns(record))
+            return self.converse(record.asked)
         if record.prompt is None:
             return Begun([], "")
         return Begun(self.opened(record.prompt), record.prompt, notes=self._notes(record.prompt))
@@ -157,7 +157,7 @@ class TokenIds:
         for record in records:
             if record.messages is not None:
                 try:
-                    render(self.tokenizer, prompt_turns(record))
+                    render(self.tokenizer, record.asked)
                 except Refused as refused:
                     found[record.row] = str(refused)
         return found
@@ -227,12 +227,6 @@ class TokenIds:
 def token_ids(tokenizer: PreTrainedTokenizerBase | TokenIds) -> TokenIds:
     """What makes the ids: as it is, or that of a tokenizer with names as text."""
     return tokenizer if isinstance(tokenizer, TokenIds) else TokenIds(tokenizer)
-
-
-def prompt_turns(record: Record) -> tuple[Message, ...]:
-    """The turns that an assistant answers: all before its own last one."""
-    turns = record.messages or ()
-    return turns[:-1] if turns and turns[-1]["role"] == "assistant" else turns
 
 
 def check_refused(refused: Mapping[int, str], total: int) -> None:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
+from tokencredit.data.contents import text_of
 from tokencredit.data.preferences import DIFFERENT, pair
 from tokencredit.data.records import Record, Unusable
 from tokencredit.data.sources import Row
@@ -49,11 +50,17 @@ def last_answer(transcript: str) -> tuple[str, str]:
 
 def read_transcripts(number: int, row: Row) -> Record:
     """A pair of transcripts (`chosen`, `rejected`) with the prompt that they share."""
-    prompt, chosen = last_answer(str(row.get("chosen") or ""))
-    other, rejected = last_answer(str(row.get("rejected") or ""))
+    prompt, chosen = last_answer(_transcript(row, "chosen"))
+    other, rejected = last_answer(_transcript(row, "rejected"))
     if prompt != other:
         raise Unusable(DIFFERENT, f"row {number}")
     return pair(number, prompt, chosen, rejected)
+
+
+def _transcript(row: Row, name: str) -> str:
+    """The transcript in a column; one whose lines all end as on Windows is read like any other."""
+    text = text_of(row.get(name), name)
+    return text if ASSISTANT in text else text.replace("\r\n", "\n")
 
 
 def human_turns(record: Record) -> int:

@@ -113,7 +113,7 @@ def held_out(
                 max_new=int(batch.max_new[i]) if longest is None else longest,
                 min_new=int(batch.min_new[i]) if longest is None else 0,
                 ids=tuple(batch.ids[i][batch.mask[i]].tolist()),
-                messages=None if record.messages is None else record.messages[:-1],
+                messages=None if record.messages is None else record.asked,
             )
         )
     return Prompting(

@@ -12,9 +12,9 @@ import torch
 
 from tokencredit.atomic import read_json
 from tokencredit.canonical import file_sha256
-from tokencredit.errors import UserError
+from tokencredit.errors import UserError, require
 from tokencredit.evaluation.players import Run, from_hub
-from tokencredit.judges.function import FunctionJudge
+from tokencredit.judges.function import FunctionJudge, further
 from tokencredit.models.base import folder_identity
 from tokencredit.models.loading import load_classifier
 from tokencredit.models.model import Dtype, check_folder, load_tokenizer
@@ -80,6 +80,14 @@ def _function(spec: str, runs: Sequence[Run]) -> Oracle:
         function = judge.load()
     except UserError as error:
         raise UserError(str(error).replace("judge.function", "--oracle")) from error
+    columns = [name for name, needed in further(function).items() if needed]
+    require(
+        not columns,
+        "--oracle",
+        spec,
+        f"its parameter {', '.join(columns)} takes columns of data, which a comparison has not; "
+        "give it a default",
+    )
     content = judge.identity()
     assert isinstance(content, dict)
     for run in runs:

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 class FunctionJudge(Judge):
     """Calls `function(prompts, responses)`, or with `offsets` too, if it has a parameter `offsets`.
 
-    `prompts` and `responses` are lists of text. It returns one score a response; with `offsets`, a
+    `prompts` and `responses` are lists of text. Any further parameter takes the column of the data
+    that has its name, one value a response. It returns one score a response; with `offsets`, a
     list of (start, end) character ranges of the response's tokens, it may return
     `(scores, evidence)` with one number a token.
     """
@@ -70,9 +71,28 @@ class FunctionJudge(Judge):
             "meaning": self.meaning,
         }
 
+    def columns(self, context: Context) -> tuple[str, ...]:
+        """The columns of the data that the function's further parameters name.
+
+        A parameter with a default may name none.
+        """
+        wanted = further(self.load())
+        if not wanted:
+            return ()
+        there = context.config.dataset.column_names()
+        missing = [name for name, needed in wanted.items() if needed and name not in there]
+        if missing:
+            raise UserError(
+                f"judge.function = {self.function!r}: the data has no column for its parameter "
+                f"{', '.join(map(repr, missing))}; it has {', '.join(map(repr, there))}. Name the "
+                "parameter like a column, or give it a default"
+            )
+        return tuple(name for name in wanted if name in there)
+
     def open(self, context: Context, actors: Actors) -> OpenJudge:
         """The function behind a callable on rollouts."""
         function, tokenizer = self.load(), actors.tokenizer
+        columns = context.columns(names) if (names := self.columns(context)) else {}
         scheme = context.config.reward_scheme
         read = context.config.judge is self and scheme.evidence is not Evidence.none
         with_offsets = "offsets" in inspect.signature(function).parameters
@@ -84,7 +104,9 @@ class FunctionJudge(Judge):
             responses, offsets = decode_tokens(
                 tokenizer, rollout.response_ids, rollout.response_mask
             )
-            extra = {"offsets": offsets} if with_offsets else {}
+            rows = rollout.rows.tolist()
+            extra: dict[str, Any] = {"offsets": offsets} if with_offsets else {}
+            extra |= {name: [values[row] for row in rows] for name, values in columns.items()}
             answer = self._call(function, prompts, responses, extra)
             pair = with_offsets and isinstance(answer, tuple) and len(answer) == 2
             scores, evidence = answer if pair else (answer, None)
@@ -177,6 +199,23 @@ class FunctionJudge(Judge):
                 f"judge.function = {self.function!r}: returned {type(values).__name__} where "
                 f"numbers are wanted ({error})"
             ) from error
+
+
+def further(function: Callable[..., Any]) -> dict[str, bool]:
+    """The parameters behind prompts and responses, and whether the function needs them.
+
+    `offsets` is not among them, nor is what `*args` or `**kwargs` would take.
+    """
+    try:
+        parameters = list(inspect.signature(function).parameters.values())[2:]
+    except (TypeError, ValueError):  # a function written in C
+        return {}
+    return {
+        parameter.name: parameter.default is inspect.Parameter.empty
+        for parameter in parameters
+        if parameter.name != "offsets"
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    }
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Tensor, mask: Tensor) -> list[str]:

@@ -45,6 +45,11 @@ class Judge(ABC):
         unless they are scored."""
         return False
 
+    def columns(self, context: Context) -> tuple[str, ...]:
+        """The columns of the data that it reads besides prompt and response."""
+        del context
+        return ()
+
     def check(self) -> None:
         """Raise for what can be known to be wrong before any work is done."""
         return

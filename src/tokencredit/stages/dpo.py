@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from tokencredit.console import say
 from tokencredit.data.pairs import Pair, read_pairs, usable
 from tokencredit.data.token_ids import TokenIds
-from tokencredit.errors import UserError
+from tokencredit.errors import UserError, require
 from tokencredit.finite import check_scores
 from tokencredit.models.base import base_of
 from tokencredit.models.computation import Computation
@@ -98,6 +98,13 @@ class DPOStage(Stage):
             return given
         for split in ("reward", "eval"):
             corpus.pairs(split)  # said before anything is trained
+        require(
+            not corpus.margins,
+            "dataset.margin_column",
+            config.dataset.margin_column,
+            f"the pairs have margins, which no loss of TRL's DPO takes (dpo.loss = "
+            f"{config.dpo.loss.value}); leave them unread with dataset.margin_column=null",
+        )
         prints = corpus.fingerprints
         return given | {
             "data": prints["reward"],

@@ -102,6 +102,7 @@ class OracleStage(Stage):
     def inputs(self) -> Mapping[str, object]:
         """Settings, reviews or pairs, and seed."""
         config, corpus = self.context.config, self.context.corpus
+        corpus.check_answers("the oracle", "set oracle.enabled=false")
         pairs = self._from_pairs()
         for split in ("oracle", "eval"):  # said before anything is trained
             (corpus.pairs if pairs else corpus.labelled)(split)
@@ -148,7 +149,8 @@ class OracleStage(Stage):
         better, worse = (
             [features(text, settings.buckets) for text in texts] for texts in answers(train)
         )
-        oracle = fit_pairs(better, worse, settings, self.context.config.stage_seed)
+        margins = [record.margin or 0.0 for record in train]
+        oracle = fit_pairs(better, worse, settings, self.context.config.stage_seed, margins)
         chosen, rejected = (oracle.rate(texts) for texts in answers(held_out))
         return oracle, float((chosen > rejected).float().mean()), len(held_out)
 
@@ -171,12 +173,21 @@ def fit(
 
 
 def fit_pairs(
-    better: Sequence[Sequence[int]], worse: Sequence[Sequence[int]], settings: Oracle, seed: int
+    better: Sequence[Sequence[int]],
+    worse: Sequence[Sequence[int]],
+    settings: Oracle,
+    seed: int,
+    margins: Sequence[float] = (),
 ) -> BagOfGrams:
-    """Minimise the Bradley–Terry loss of pairs; the bias cancels, and stays 0."""
+    """Minimise the Bradley–Terry loss of pairs; the bias cancels, and stays 0.
+
+    `margins`: by how much each better answer should win; none, by no margin.
+    """
+    wins = torch.tensor(margins or [0.0] * len(better))
 
     def loss(oracle: BagOfGrams, chosen: list[int]) -> Tensor:
-        return pair_loss(oracle([better[i] for i in chosen]), oracle([worse[i] for i in chosen]))
+        rated = (oracle([bags[i] for i in chosen]) for bags in (better, worse))
+        return pair_loss(*rated, wins[chosen])
 
     return _minimise(loss, len(better), settings, seed)
 

@@ -44,7 +44,7 @@ def fit_pairs(
     out: Path,
     seed: int,
 ) -> tuple[PreTrainedModel, dict[str, object]]:
-    """The model after TRL's RewardTrainer, which maximises log σ(score chosen − score rejected)."""
+    """The model after TRL's RewardTrainer, which maximises log σ(score chosen − score rejected − margin)."""
     settings = config.reward_model
     pairs, noted = fitting(records, ids, settings)
     order = permutation(stream_key(seed, "reward order"), len(pairs))
@@ -99,6 +99,9 @@ def reward_trainer(
     from trl import RewardConfig, RewardTrainer
 
     datasets.disable_progress_bars()
+    rows = [trainer_row(pair) for pair in pairs]
+    if any(pair.margin for pair in pairs):
+        rows = [row | {"margin": pair.margin or 0.0} for row, pair in zip(rows, pairs, strict=True)]
     return RewardTrainer(
         model=model,
         args=RewardConfig(
@@ -110,7 +113,7 @@ def reward_trainer(
             length_column_name="length",
             remove_unused_columns=False,  # the sampler reads the lengths
         ),
-        train_dataset=datasets.Dataset.from_list([trainer_row(pair) for pair in pairs]),
+        train_dataset=datasets.Dataset.from_list(rows),
         processing_class=tokenizer,
         callbacks=[progress_callback("reward model")],
     )

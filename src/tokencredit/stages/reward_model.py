@@ -99,6 +99,11 @@ class RewardModelStage(Stage):
         """Settings, model, labelled records or pairs, and seed."""
         config, corpus = self.context.config, self.context.corpus
         train = config.reward_model.train
+        if train:
+            corpus.check_answers(
+                "a reward model",
+                "use a finished one (reward_model.train=false, model.reward) or judge=function",
+            )
         for split in ("reward", "eval") if train else ():
             self._records(split)  # said before anything is trained
         require(
@@ -169,7 +174,8 @@ class RewardModelStage(Stage):
         """Whether held-out records say what is better; a finished model needs none to be used."""
         if self.context.config.reward_model.train or self._from_pairs():
             return True
-        return {record.label for record in self.context.corpus.parts["eval"]} == {0, 1}
+        held_out = self.context.corpus.parts["eval"]
+        return {record.label for record in held_out if record.answered} == {0, 1}
 
     def _from_pairs(self) -> bool:
         wanted = self.context.config.reward_model.objective

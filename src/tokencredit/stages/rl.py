@@ -11,7 +11,7 @@ from typing import Any, ClassVar, cast
 
 from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.atomic import write_text
-from tokencredit.canonical import canonical, differences
+from tokencredit.canonical import canonical, differences, digest
 from tokencredit.console import say
 from tokencredit.data.prompts import PromptStream
 from tokencredit.data.token_ids import TokenIds
@@ -89,7 +89,20 @@ class RLStage(Stage):
             "seed": config.seed,
             **({} if reads is RewardReads.ids else {"reward_reads": reads}),
             **config.model.quantization_inputs(),
+            **self._columns(),
         }
+
+    def _columns(self) -> dict[str, object]:
+        """A hash of the columns that judge or scorer read, of the prompts of the run."""
+        config, corpus = self.context.config, self.context.corpus
+        readers = (config.judge, config.scorer)
+        names = sorted({name for reader in readers for name in reader.columns(self.context)})
+        if not names:
+            return {}
+        values = self.context.columns(names)
+        rows = [record.row for split in ("rl", "eval") for record in corpus.parts[split]]
+        read = {name: [repr(values[name][row]) for row in rows] for name in names}
+        return {"columns": digest(read)}
 
     @property
     def algorithm(self) -> Algorithm:

@@ -99,6 +99,9 @@ class SFTStage(Stage):
         model |= departures(self.context, config.model.policy)
         if not config.sft.train:
             return {**model, "train": False}
+        self.context.corpus.check_answers(
+            "supervised fine-tuning", "start from the policy as it is (sft.train=false)"
+        )
         return {
             **model,
             "sft": config.sft,
@@ -157,7 +160,7 @@ class SFTStage(Stage):
             compute_loss = Trainer.compute_loss
 
         config = self.context.config
-        records = self.context.corpus.parts["sft"]
+        records = answered_once(self.context.corpus.parts["sft"])
         steps, dataset, noted = demonstrations(records, ids, config.sft)
         settings = SFTConfig(
             **trainer_settings(config.sft, out, config.stage_seed, config.hardware.on_cpu(), steps),
@@ -181,6 +184,11 @@ class SFTStage(Stage):
         in_float32(trainer.model)
         loss = train(trainer, "sft")
         return merged(trainer.model), {"steps": steps, "loss": loss, **noted}
+
+
+def answered_once(records: Sequence[Record]) -> list[Record]:
+    """One record of each row: of several pairs the first, whose answer is the best."""
+    return list({record.row: record for record in reversed(records)}.values())[::-1]
 
 
 def demonstrations(

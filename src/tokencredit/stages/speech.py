@@ -21,7 +21,6 @@ from tokencredit.data.token_ids import (
     SpecialTokens,
     TokenIds,
     names_pattern,
-    prompt_turns,
 )
 from tokencredit.errors import UserError
 from tokencredit.models.base import base_of
@@ -151,7 +150,7 @@ def _reopened(ids: TokenIds, corpus: Corpus) -> bool:
     """Whether an answer opens a tag that the template has opened."""
     for record in conversations(corpus)[:FIRST]:
         try:
-            name = ids.converse(prompt_turns(record)).tag.strip()
+            name = ids.converse(record.asked).tag.strip()
         except (Refused, UserError):
             continue
         return bool(name) and any(
