@@ -1,3 +1,7 @@
 """Token-level credit in RLHF: which tokens earned the preference?"""
 
+from tokencredit.search_path import isolate
+
 __version__ = "0.1.0"
+
+isolate()  # before any library is imported

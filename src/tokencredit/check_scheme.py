@@ -5,13 +5,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
 
 from tokencredit.errors import UserError
-from tokencredit.ops import masked_sum
+from tokencredit.guard import guarded
+from tokencredit.rewards.promises import (
+    DECLARED,
+    FINITE,
+    GRADIENT,
+    MASKED,
+    REMEDIES,
+    SHAPE,
+    SUM,
+    as_declared,
+    broken,
+)
 from tokencredit.rewards.scheme import Evidence, RewardScheme
 from tokencredit.rollout import Judgement, Rollout
 
@@ -20,22 +31,39 @@ PADDING = 3
 
 
 def check_scheme(scheme: RewardScheme) -> list[str]:
-    """The names of the promises that hold; raises `UserError` with the first that is broken."""
-    kept = []
+    """The names of the promises that hold; raises `UserError` with all that are broken."""
+    found = examine(scheme)
+    broken_promises(scheme, found)
+    return list(found)
+
+
+def broken_promises(scheme: RewardScheme, found: Mapping[str, str]) -> None:
+    """Raise for what `examine` has found broken, one line each."""
+    problems = [f"{name}: {problem}" for name, problem in found.items() if problem]
+    if problems:
+        listed = "".join(f"\n  {problem}" for problem in problems)
+        number = f"{len(problems)} of {len(found)}"
+        raise UserError(f"{type(scheme).__name__}: broken promises ({number}):{listed}")
+
+
+def examine(scheme: RewardScheme) -> dict[str, str]:
+    """By promise: what is wrong with it and what to do; empty where it holds.
+
+    What cannot be told, of rewards that have not the right shape, is left out.
+    """
+    found = {}
     for name, promise in PROMISES.items():
-        if name == "sums to the score" and not scheme.preserves_sum():
+        if name == SUM and not scheme.preserves_sum():
             continue
         try:
-            held = promise(scheme)
-        except Exception as error:
-            raise UserError(
-                f"{type(scheme).__name__}: fails while checking that it {name}: "
-                f"{type(error).__name__}: {error}"
-            ) from error
-        if not held:
-            raise UserError(f"{type(scheme).__name__}: broken promise: {name}")
-        kept.append(name)
-    return kept
+            with guarded(type(scheme).__name__):
+                problem = promise(scheme)
+        except UserError as error:
+            found[name] = str(error)
+        else:
+            if problem is not None:
+                found[name] = f"{problem}; {REMEDIES[name]}" if problem else ""
+    return found
 
 
 def example(
@@ -76,37 +104,48 @@ def _rewards(scheme: RewardScheme, extra: int = 0, fill: float = 0.0) -> torch.T
     return scheme.token_rewards(*example(extra, scheme.evidence, fill))
 
 
-def _shape(scheme: RewardScheme) -> bool:
-    rewards = _rewards(scheme)
-    return rewards.shape == (len(LENGTHS), max(LENGTHS)) and rewards.dtype == torch.float32
+def _kept(name: str) -> Callable[[RewardScheme], str | None]:
+    """A promise that can be seen in the rewards of any batch, looked at with padding."""
+
+    def check(scheme: RewardScheme) -> str | None:
+        rollout, judgement = example(PADDING, scheme.evidence)
+        rewards = scheme.token_rewards(rollout, judgement)
+        problems = broken(scheme, rollout, judgement, rewards)
+        if SHAPE in problems and name != SHAPE:
+            return None
+        narrow = name == SHAPE and not problems and rewards.dtype != torch.float32
+        return f"found {rewards.dtype}" if narrow else problems.get(name, "")
+
+    return check
 
 
-def _masked(scheme: RewardScheme) -> bool:
-    rollout, judgement = example(PADDING, scheme.evidence)
-    return bool((scheme.token_rewards(rollout, judgement)[~rollout.response_mask] == 0).all())
+def _declared(scheme: RewardScheme) -> str:
+    rollout, judgement = example(0, scheme.evidence)
+    told = as_declared(scheme, judgement)
+    scheme.token_rewards(rollout, told)
+    scheme.measure(rollout, told)
+    return ""
 
 
-def _finite(scheme: RewardScheme) -> bool:
-    return bool(_rewards(scheme).isfinite().all())
-
-
-def _padding(scheme: RewardScheme) -> bool:
+def _padding(scheme: RewardScheme) -> str:
     padded = _rewards(scheme, PADDING)[:, : max(LENGTHS)]
-    return torch.allclose(padded, _rewards(scheme), atol=1e-6)
+    return _unless(torch.allclose(padded, _rewards(scheme), atol=1e-6), "other rewards with it")
 
 
-def _poison(scheme: RewardScheme) -> bool:
-    return torch.equal(_rewards(scheme, PADDING, torch.nan), _rewards(scheme, PADDING))
+def _poison(scheme: RewardScheme) -> str:
+    same = torch.equal(_rewards(scheme, PADDING, torch.nan), _rewards(scheme, PADDING))
+    return _unless(same, "other rewards with it")
 
 
-def _permutation(scheme: RewardScheme) -> bool:
+def _permutation(scheme: RewardScheme) -> str:
     rollout, judgement = example(0, scheme.evidence)
     order = torch.tensor([3, 0, 4, 1, 2])
     shuffled = scheme.token_rewards(rollout[order], judgement[order])
-    return torch.allclose(shuffled, _rewards(scheme)[order], atol=1e-6)
+    same = torch.allclose(shuffled, _rewards(scheme)[order], atol=1e-6)
+    return _unless(same, "other rewards in another order")
 
 
-def _untouched(scheme: RewardScheme) -> bool:
+def _untouched(scheme: RewardScheme) -> str:
     rollout, judgement = example(0, scheme.evidence)
     before = replace(
         judgement, evidence=judgement.evidence.clone(), scores=judgement.scores.clone()
@@ -116,27 +155,22 @@ def _untouched(scheme: RewardScheme) -> bool:
     same = torch.equal(judgement.evidence, before.evidence) and torch.equal(
         judgement.scores, before.scores
     )
-    return same and torch.equal(rollout.values, values)
+    return _unless(same and torch.equal(rollout.values, values), "a tensor that has changed")
 
 
-def _gradient(scheme: RewardScheme) -> bool:
-    return not _rewards(scheme).requires_grad
+def _unless(kept: bool, found: str) -> str:
+    return "" if kept else f"found {found}"
 
 
-def _sum(scheme: RewardScheme) -> bool:
-    rollout, judgement = example(0, scheme.evidence)
-    total = masked_sum(scheme.token_rewards(rollout, judgement), rollout.response_mask)
-    return torch.allclose(total, judgement.scores, atol=1e-5)
-
-
-PROMISES: dict[str, Callable[[RewardScheme], bool]] = {
-    "returns float32 of shape (B, T)": _shape,
-    "pays nothing where masked": _masked,
-    "pays finite rewards, for one token too": _finite,
+PROMISES: dict[str, Callable[[RewardScheme], str | None]] = {
+    SHAPE: _kept(SHAPE),
+    MASKED: _kept(MASKED),
+    FINITE: _kept(FINITE),
+    DECLARED: _declared,
     "does not depend on padding": _padding,
     "ignores NaN in masked slots": _poison,
     "follows a permutation of the batch": _permutation,
     "leaves its inputs untouched": _untouched,
-    "needs no gradient": _gradient,
-    "sums to the score": _sum,
+    GRADIENT: _kept(GRADIENT),
+    SUM: _kept(SUM),
 }

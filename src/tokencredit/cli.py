@@ -71,17 +71,26 @@ def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
 
 @app.command("check-scheme")
 def check(
-    name: Annotated[str, typer.Argument(help="Class name of a reward scheme, e.g. Redistribute.")],
+    name: Annotated[
+        str, typer.Argument(help="A reward scheme: rto_v2, abc, …, or the name of a class.")
+    ],
     plugin: Annotated[list[str] | None, typer.Option(help="Import this first; repeatable.")] = None,
+    config_dir: Annotated[
+        list[Path] | None, typer.Option(help="More YAML groups, laid out like conf/; repeatable.")
+    ] = None,
 ) -> None:
     """Check that a reward scheme, your own included, keeps the promises that training relies on."""
-    from tokencredit import config
-    from tokencredit.check_scheme import check_scheme
+    from tokencredit.check_scheme import broken_promises, examine
     from tokencredit.plugins import load_plugins
+    from tokencredit.train import named_scheme
 
     load_plugins(plugin or [])
-    for promise in check_scheme(config.component_named("reward_scheme", name)()):
-        typer.echo(f"ok  {promise}")
+    scheme = named_scheme(name, config_dir or [])
+    found = examine(scheme)
+    for promise, problem in found.items():
+        if not problem:
+            typer.echo(f"ok  {promise}")
+    broken_promises(scheme, found)
 
 
 def _train(arguments: list[str]) -> None:

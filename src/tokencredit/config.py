@@ -37,6 +37,7 @@ from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.judges.same import SameAsJudge
 from tokencredit.models.model import Model
 from tokencredit.models.sampling import Sampling
+from tokencredit.plugins import load_plugins, take_name
 from tokencredit.rewards.attribution import Attribution
 from tokencredit.rewards.implicit import DPPO, RTO, RTOShaped, SemiRTO
 from tokencredit.rewards.redistribute import Redistribute
@@ -213,6 +214,7 @@ def register_component(group: str, component: type) -> None:
             f"{component.__name__}: declare it with @dataclass(slots=True, kw_only=True); "
             "without slots a misspelt key would pass unnoticed"
         )
+    take_name(group, COMPONENTS[group], component)
     if component not in COMPONENTS[group]:
         COMPONENTS[group].append(component)
     ConfigStore.instance().store(group=group, name=component.__name__, node=component)
@@ -298,8 +300,6 @@ def dump(config: Config) -> str:
 
 def read(path: Path | TextIO) -> Config:
     """The configuration that `dump` wrote; its plug-ins are imported first."""
-    from tokencredit.plugins import load_plugins
-
     tree = cast(DictConfig, OmegaConf.load(path))
     load_plugins(list(tree.get("plugins", [])))
     schema = OmegaConf.structured(Config)

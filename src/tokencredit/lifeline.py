@@ -6,16 +6,24 @@ Imports nothing heavy, so that a child that is only starting has done its duty a
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import signal
 import sys
 import threading
+import time
+from dataclasses import dataclass, field
+from typing import Final
 
 PR_SET_PDEATHSIG = 1
 LIFELINE = "TOKENCREDIT_LIFELINE"
 MISTAKE = "TOKENCREDIT_MISTAKE"
-END = "\0"
-"""Closes a mistake; several processes may tell theirs, and the first is said."""
+LONGEST: Final = 2000
+"""Characters of a mistake that are told."""
+ATOMIC: Final = 4096
+"""Bytes that reach a pipe in one piece, so that several processes may tell at once (Linux)."""
+GRACE: Final = 10.0
+"""Seconds that a process has to leave the user's code by itself when its time is over."""
 
 
 def die_with_parent() -> None:
@@ -39,5 +47,90 @@ def _wait_for_end(descriptor: int) -> None:
 
 def tell_parent(mistake: str) -> None:
     """Hand a user's mistake to the process that started this one, which says it once."""
-    with os.fdopen(int(os.environ[MISTAKE]), "w", encoding="utf-8") as file:
-        file.write(mistake + END)
+    _tell("mistake", mistake)
+
+
+def enter(what: str, seconds: float | None) -> None:
+    """Note that code of the user's is called, which may end this process or never return."""
+    _tell("enter", what, seconds)
+
+
+def leave() -> None:
+    """Note that it has returned."""
+    _tell("leave", "")
+
+
+def _tell(kind: str, text: str, seconds: float | None = None) -> None:
+    descriptor = os.environ.get(MISTAKE)
+    if descriptor is None:
+        return
+    length, process = LONGEST, os.getpid()
+    while True:
+        said = text if len(text) <= length else f"{text[:length]}…"
+        entry = json.dumps([kind, process, said, seconds], ensure_ascii=False)
+        line = entry.encode("utf-8", "backslashreplace") + b"\n"
+        if len(line) <= ATOMIC:
+            break
+        length //= 2
+    os.write(int(descriptor), line)
+
+
+@dataclass(slots=True)
+class Heard:
+    """What the children have told through the pipe `descriptor`, from which reading never waits.
+
+    Their own children may hold its other end open for as long as they like.
+    """
+
+    descriptor: int
+    mistake: str = ""
+    """The first that was told."""
+    inside: dict[int, tuple[str, float | None, float]] = field(default_factory=dict)
+    """By process: the user's code it is in, its time in seconds, and when it entered."""
+    rest: bytes = b""
+
+    def __post_init__(self) -> None:
+        """Let reads return at once."""
+        os.set_blocking(self.descriptor, False)
+
+    def listen(self) -> None:
+        """Take in what was told until now."""
+        while True:
+            try:
+                piece = os.read(self.descriptor, 1 << 16)
+            except BlockingIOError:
+                return
+            if not piece:
+                return
+            *lines, self.rest = (self.rest + piece).split(b"\n")
+            for line in lines:
+                self._take(*json.loads(line))
+
+    def _take(self, kind: str, process: int, text: str, seconds: float | None) -> None:
+        if kind == "mistake":
+            self.mistake = self.mistake or text
+        elif kind == "enter":
+            self.inside[process] = (text, seconds, time.monotonic())
+        else:
+            self.inside.pop(process, None)
+
+    def overdue(self) -> bool:
+        """Whether a process is in the user's code long after its time; that is a mistake then."""
+        now = time.monotonic()
+        for what, seconds, began in self.inside.values():
+            if seconds is not None and now > began + seconds + GRACE:
+                self.mistake = self.mistake or (
+                    f"{what}: has not returned after {seconds:g} s, and could not be interrupted; "
+                    "set run.function_seconds to more, or look for what it waits for"
+                )
+                return True
+        return False
+
+    def ended(self, process: int, code: int) -> None:
+        """Note the end of a process: inside the user's code it is that code's mistake."""
+        if process in self.inside and code not in {-signal.SIGINT, -signal.SIGTERM}:
+            how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
+            self.mistake = self.mistake or (
+                f"{self.inside[process][0]}: the process ended {how} while this ran; let it return "
+                "its numbers, or raise an error that says what is wrong"
+            )

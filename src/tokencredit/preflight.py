@@ -13,6 +13,7 @@ from typing import Final
 from tokencredit.console import say
 from tokencredit.context import Context
 from tokencredit.data.prompts import long_texts
+from tokencredit.judges.function import FunctionJudge
 from tokencredit.preflight_models import check_models
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.rl import RLStage
@@ -51,8 +52,11 @@ def check_judges(context: Context, stages: Sequence[Stage]) -> None:
     """Judge and scorer find what they name."""
     last = stages[-1]
     if isinstance(last, RLStage) and not last.is_done():
-        context.config.judge.check()
-        context.config.scorer.check()
+        config = context.config
+        config.judge.check()
+        config.scorer.check()
+        if isinstance(config.judge, FunctionJudge):
+            config.judge.check_pays(config.reward_scheme)
 
 
 def check_speech(context: Context, stages: Sequence[Stage]) -> None:

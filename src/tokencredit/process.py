@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 
 from tokencredit import config as configuration
 from tokencredit.config import Config
-from tokencredit.lifeline import END, LIFELINE, MISTAKE
+from tokencredit.lifeline import LIFELINE, MISTAKE, Heard
+from tokencredit.search_path import SAFE
 
 POLL_SECONDS = 0.05
 
@@ -25,6 +26,7 @@ def stage_environment(config: Config, stage: str) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false" if threads == "1" else "true",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "PYTHONHASHSEED": "0",
+        SAFE: "1",  # files of the working folder must not be taken for installed modules
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
         # Threads that spin for long slow everything tenfold when another process wants the cores;
@@ -67,13 +69,11 @@ def run_stage(config: Config, stage: str, key: str) -> tuple[int, str]:
             )
             children.append(child)
             _feed(child, text)
-        os.close(told)
-        told = -1
-        code = _first_failure(children)
-        _end(children)  # whoever is left holds the pipe open
-        with os.fdopen(answer, encoding="utf-8") as file:
-            answer = -1
-            return code, file.read().partition(END)[0]
+        heard = Heard(answer)
+        code = _first_failure(children, heard)
+        _end(children)
+        heard.listen()
+        return code, heard.mistake
     finally:
         _end(children)
         for descriptor in (lifeline, held, answer, told):
@@ -114,14 +114,21 @@ def _end(children: Sequence[subprocess.Popen[bytes]]) -> None:
         child.wait()
 
 
-def _first_failure(children: Sequence[subprocess.Popen[bytes]]) -> int:
-    """The exit code of the first child that fails, or 0 once all have ended well."""
+def _first_failure(children: Sequence[subprocess.Popen[bytes]], heard: Heard) -> int:
+    """The exit code of the first child that fails, or 0 once all have ended well.
+
+    Whatever they tell meanwhile is heard: a pipe that nobody reads would fill up and hold them.
+    """
     try:
         while True:
             codes = [child.poll() for child in children]
+            heard.listen()
+            for child, code in zip(children, codes, strict=True):
+                if code is not None and heard.inside:
+                    heard.ended(child.pid, code)
             failed = [code for code in codes if code]
-            if failed:
-                return failed[0]
+            if failed or heard.overdue():
+                return failed[0] if failed else 1
             if all(code == 0 for code in codes):
                 return 0
             time.sleep(POLL_SECONDS)

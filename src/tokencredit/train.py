@@ -10,8 +10,10 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -28,8 +30,10 @@ from tokencredit.errors import UserError, require
 from tokencredit.explain import explain
 from tokencredit.helptext import conf_dir, help_text
 from tokencredit.pipeline import Outcome, StageFailed, plan
-from tokencredit.plugins import load_plugins
+from tokencredit.plugins import check_options, load_plugins
 from tokencredit.process import follow
+from tokencredit.rewards.scheme import RewardScheme
+from tokencredit.search_path import isolate_children
 from tokencredit.stages.finish import seconds_of_steps
 from tokencredit.stages.rl import RLStage
 from tokencredit.stages.run_folder import RunFolder
@@ -38,6 +42,7 @@ from tokencredit.store import Plan
 from tokencredit.tracking.jsonl import read_jsonl
 
 USER_ERROR = 2
+GROUP = "reward_scheme"
 SHOWN = 4
 """Samples printed after a run."""
 WITH_VALUE = {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c"}
@@ -61,6 +66,7 @@ class Request:
 def main() -> None:
     """Compose and run; exit code 2 for a user's mistake, 1 if a cell of a sweep failed."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach `explain` unprinted
+    isolate_children()
     started = time.monotonic()
     task = Task(Request(), started)
     try:
@@ -68,6 +74,7 @@ def main() -> None:
             print(help_text([conf_dir(), *more_folders(sys.argv[1:])]))
             return
         sys.argv = [sys.argv[0], *split_arguments(sys.argv[1:], task.request)]
+        check_options(more_folders(sys.argv[1:]))
         configuration.register()
         load_plugins(task.request.plugins)
         hydra.main(config_path=str(conf_dir()), config_name="train", version_base="1.3")(task)()
@@ -124,6 +131,33 @@ def more_folders(arguments: list[str]) -> list[Path]:
     pairs = zip(arguments, [*arguments[1:], ""], strict=True)
     named = [after for flag, after in pairs if flag in {"--config-dir", "-cd"}]
     return [Path(name) for name in named if Path(name).is_dir()]
+
+
+def named_scheme(name: str, folders: Sequence[Path]) -> RewardScheme:
+    """The reward scheme that `reward_scheme=NAME` chooses: an option of conf/ or of `folders`, or
+    a class with its own numbers.
+    """
+    options = {
+        path.stem for place in (conf_dir(), *folders) for path in place.glob(f"{GROUP}/*.yaml")
+    }
+    if name not in options:
+        classes = configuration.COMPONENTS[GROUP]
+        known = ", ".join([*sorted(options), *(kind.__name__ for kind in classes)])
+        if name not in {kind.__name__ for kind in classes}:
+            raise UserError(
+                f"{GROUP} = {name!r}: there is no such scheme (known: {known}); is a --plugin or "
+                "--config-dir missing?"
+            )
+        return cast(RewardScheme, configuration.component_named(GROUP, name)())
+    configuration.register()
+    check_options(folders)
+    more = ", ".join(f"file://{folder.resolve()}" for folder in folders)
+    try:
+        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            composed = hydra.compose("train", [f"{GROUP}={name}", f"hydra.searchpath=[{more}]"])
+        return configuration.load(composed).reward_scheme
+    except Exception as error:
+        raise explain(error) or error from error
 
 
 class Task:

@@ -9,6 +9,7 @@ import warnings
 
 from tokencredit.errors import UserError
 from tokencredit.lifeline import die_with_parent, tell_parent
+from tokencredit.search_path import SAFE
 
 USER_ERROR = 2
 
@@ -16,6 +17,7 @@ USER_ERROR = 2
 def main(arguments: list[str]) -> int:
     """Run the stage; exit code 2 for a user's mistake, 1 for a bug."""
     die_with_parent()  # before the imports, which take seconds
+    os.environ.pop(SAFE, None)  # not meant for programs that the user's code starts
     hush()
     from tokencredit import config as configuration
 

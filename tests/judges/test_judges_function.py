@@ -24,6 +24,7 @@ from tokencredit.rewards.implicit import RTO
 from tokencredit.rewards.scheme import RewardScheme
 from tokencredit.rewards.sparse import Sparse
 from tokencredit.rollout import Judgement, Rollout
+from tokencredit.stages.settings import Run
 
 WORDS = train_tokenizer()
 
@@ -137,7 +138,7 @@ def judge(tmp_path: Path) -> Callable[[str], Callable[[Rollout], Judgement]]:
 
 def paying(scheme: RewardScheme, judge: FunctionJudge | None = None) -> Any:
     """What a judge needs of a context: the scheme that pays, and whose evidence it reads."""
-    return SimpleNamespace(config=SimpleNamespace(reward_scheme=scheme, judge=judge))
+    return SimpleNamespace(config=SimpleNamespace(reward_scheme=scheme, judge=judge, run=Run()))
 
 
 def test_a_scheme_that_reads_evidence_is_not_paid_by_zeros(tmp_path: Path) -> None:

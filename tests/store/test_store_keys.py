@@ -196,7 +196,9 @@ def test_a_model_folder_counts_by_content(place: Path, tmp_path: Path) -> None:
     assert changed(place, lambda c: model(c, policy=source)) == {"sft", "reward_model", "rl"}
 
 
-def test_a_judges_file_and_a_plugin_count_by_content(place: Path, tmp_path: Path) -> None:
+def test_a_judges_file_counts_by_content_and_a_plugin_that_is_not_used_not_at_all(
+    place: Path, tmp_path: Path
+) -> None:
     def key(path: Path, **numbers: Any) -> str:
         settings = replace(
             config(place),
@@ -206,16 +208,13 @@ def test_a_judges_file_and_a_plugin_count_by_content(place: Path, tmp_path: Path
         )
         return RLStage(Context(settings)).key
 
-    copy = tmp_path / "copy.py"
-    shutil.copy(place / "judge.py", copy)
+    second = tmp_path / "second.py"
+    shutil.copy(place / "judge.py", second)
     first = key(place / "judge.py")
-    assert key(copy) == first
-    with_plugin = key(copy, plugins=[str(place / "judge.py")])
-    assert with_plugin != first
-    assert key(copy, plugins=[str(copy)]) == with_plugin
-    copy.write_text(copy.read_text() + "\n# changed\n")
-    assert key(copy) != first
-    assert key(place / "judge.py", plugins=[str(copy)]) != with_plugin
+    assert key(second) == first
+    assert key(second, plugins=[str(place / "judge.py")]) == first
+    second.write_text(second.read_text() + "\n# changed\n")
+    assert key(second) != first
 
 
 def test_only_what_is_used_is_a_parent(place: Path) -> None:

@@ -6,12 +6,12 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import torch
 
 from tokencredit.atomic import read_json
-from tokencredit.canonical import file_sha256
+from tokencredit.canonical import digest, file_sha256
 from tokencredit.errors import UserError, require
 from tokencredit.evaluation.players import Run, from_hub
 from tokencredit.judges.function import FunctionJudge, further
@@ -77,10 +77,11 @@ def _function(spec: str, runs: Sequence[Run]) -> Oracle:
     """A user's function of prompts and answers, as judge=function takes it."""
     judge = FunctionJudge(function=spec)
     try:
-        function = judge.load()
+        judge.check()
+        content = judge.identity()
     except UserError as error:
         raise UserError(str(error).replace("judge.function", "--oracle")) from error
-    columns = [name for name, needed in further(function).items() if needed]
+    columns = [name for name, needed in further(judge.load()).items() if needed]
     require(
         not columns,
         "--oracle",
@@ -88,28 +89,29 @@ def _function(spec: str, runs: Sequence[Run]) -> Oracle:
         f"its parameter {', '.join(columns)} takes columns of data, which a comparison has not; "
         "give it a default",
     )
-    content = judge.identity()
     assert isinstance(content, dict)
     for run in runs:
         for own in (run.config.judge, run.config.scorer):
-            used = own.identity() if isinstance(own, FunctionJudge) else None
-            if isinstance(used, dict) and all(used[k] == content[k] for k in ("name", "content")):
+            used = _identity(own) if isinstance(own, FunctionJudge) else {}
+            if used and all(used[k] == content[k] for k in ("name", "content")):
                 raise UserError(f"--oracle = {spec!r}: {run.path} was trained on it; use another")
 
     def rate(prompts: Sequence[str], answers: Sequence[str]) -> list[float]:
-        scores: Any = function(list(prompts), list(answers))
         try:
-            found = torch.as_tensor(scores, dtype=torch.float64)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise UserError(f"--oracle = {spec!r}: returned no numbers ({error})") from error
-        if found.shape != (len(answers),) or not bool(found.isfinite().all()):
-            raise UserError(
-                f"--oracle = {spec!r}: returned {tuple(found.shape)} for {len(answers)} answers; "
-                "return one finite number each"
-            )
-        return [float(value) for value in found]
+            return judge.rate(list(prompts), list(answers))
+        except UserError as error:
+            raise UserError(str(error).replace("judge.function", "--oracle")) from error
 
-    return Oracle(spec, str(content["content"]), rate)
+    made_of = content["content"]
+    return Oracle(spec, made_of if isinstance(made_of, str) else digest(made_of), rate)
+
+
+def _identity(judge: FunctionJudge) -> dict[str, object]:
+    """What a run's function is made of; nothing where it is not there any more."""
+    try:
+        return cast(dict[str, object], judge.identity())
+    except UserError:
+        return {}
 
 
 def _classifier(spec: str, folder: Path, device: str) -> Oracle:

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor
 
-from tokencredit.canonical import file_sha256
 from tokencredit.errors import UserError, require
+from tokencredit.guard import SECONDS, guarded
+from tokencredit.judges.answers import Answers, unrolled
 from tokencredit.judges.judge import Judge, OpenJudge
 from tokencredit.rewards.scheme import Evidence, RewardScheme
 from tokencredit.rollout import Judgement, Rollout
+from tokencredit.user_files import Root
+from tokencredit.user_imports import LOADED, import_file, import_module, root_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from tokencredit.context import Context
     from tokencredit.stages.actors import Actors
+
+OFFSETS: Final = "offsets"
+"""The parameter that is given the places of tokens."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -56,14 +60,39 @@ class FunctionJudge(Judge):
         return self.meaning
 
     def check(self) -> None:
-        """The function must be there."""
-        self.load()
+        """The function must be there, and take what it will be given."""
+        function = self.load()
+        if inspect.iscoroutinefunction(function):
+            raise UserError(f"{self.what}: is async; define it with def, and return numbers")
+        try:
+            signature = inspect.signature(function)
+        except (TypeError, ValueError):  # some built-in functions have none
+            return
+        try:
+            by_name = [*(OFFSETS,) * self._takes_offsets(function), *further(function)]
+            signature.bind([], [], **{name: [] for name in by_name})
+        except TypeError as error:
+            raise UserError(
+                f"{self.what}: takes {signature}, but is called with the lists prompts and "
+                f"responses ({error}); define it as {self._split()[1]}(prompts, responses), with "
+                "a third parameter `offsets` if it says something of each token"
+            ) from error
+
+    def check_pays(self, scheme: RewardScheme) -> None:
+        """A scheme that reads single tokens needs a function that is told where they are."""
+        if scheme.evidence is not Evidence.none and not self._takes_offsets(self.load()):
+            raise self._alone(scheme, "has no parameter `offsets`; give it one and return")
 
     def identity(self) -> object:
-        """The content of the file, not its path."""
+        """The content of its file and of those of the user's that this imports or names."""
         place, name = self._split()
-        file = place if place.endswith(".py") else getattr(self._module(place), "__file__", None)
-        content = file_sha256(Path(file)) if file and Path(file).is_file() else place
+        content: object = place
+        if not place.endswith(".py") or Path(place).is_file():
+            module = self._module(place)
+            file = getattr(module, "__file__", None)
+            if file is not None:
+                loaded = LOADED.get(module.__name__, ())
+                content = self._root(module, Path(file)).identity(loaded)
         return {
             "class": type(self).__name__,
             "name": name,
@@ -93,11 +122,11 @@ class FunctionJudge(Judge):
         """The function behind a callable on rollouts."""
         function, tokenizer = self.load(), actors.tokenizer
         columns = context.columns(names) if (names := self.columns(context)) else {}
-        scheme = context.config.reward_scheme
+        scheme, seconds = context.config.reward_scheme, context.config.run.function_seconds
         read = context.config.judge is self and scheme.evidence is not Evidence.none
-        with_offsets = "offsets" in inspect.signature(function).parameters
-        if read and not with_offsets:
-            raise self._alone(scheme, "has no parameter `offsets`; give it one and return")
+        with_offsets = self._takes_offsets(function)
+        if read:
+            self.check_pays(scheme)
 
         def judge(rollout: Rollout) -> Judgement:
             prompts = decode(tokenizer, rollout.prompt_ids, rollout.prompt_mask)
@@ -105,9 +134,9 @@ class FunctionJudge(Judge):
                 tokenizer, rollout.response_ids, rollout.response_mask
             )
             rows = rollout.rows.tolist()
-            extra: dict[str, Any] = {"offsets": offsets} if with_offsets else {}
+            extra: dict[str, Any] = {OFFSETS: offsets} if with_offsets else {}
             extra |= {name: [values[row] for row in rows] for name, values in columns.items()}
-            answer = self._call(function, prompts, responses, extra)
+            answer = self._call(function, prompts, responses, extra, seconds)
             pair = with_offsets and isinstance(answer, tuple) and len(answer) == 2
             scores, evidence = answer if pair else (answer, None)
             if read and evidence is None:
@@ -116,47 +145,67 @@ class FunctionJudge(Judge):
 
         return judge
 
+    def rate(self, prompts: list[str], responses: list[str]) -> list[float]:
+        """The function's scores of these texts, outside of a run."""
+        answer = self._call(self.load(), prompts, responses, {}, SECONDS)
+        scores: list[float] = Answers(self.what, range(len(prompts))).scores(answer).tolist()
+        return scores
+
+    @property
+    def what(self) -> str:
+        """The function, as errors name it."""
+        return f"judge.function = {self.function!r}"
+
     def _alone(self, scheme: RewardScheme, what: str) -> UserError:
         return UserError(
-            f"judge.function = {self.function!r}: {type(scheme).__name__} pays by evidence of each "
+            f"{self.what}: {type(scheme).__name__} pays by evidence of each "
             f"token, but the function {what} (scores, evidence), or choose reward_scheme=sparse"
         )
 
-    def _call(
-        self, function: Callable[..., Any], prompts: list[str], responses: list[str], extra: Any
-    ) -> Any:
+    def _takes_offsets(self, function: Callable[..., Any]) -> bool:
         try:
-            return function(prompts, responses, **extra)
-        except Exception as error:
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            raise UserError(
-                f"judge.function = {self.function!r}: raised {type(error).__name__}: {error} "
-                f"({place.filename}, line {place.lineno})"
-            ) from error
+            return OFFSETS in inspect.signature(function).parameters
+        except (TypeError, ValueError):
+            return False
+
+    def _call(
+        self,
+        function: Callable[..., Any],
+        prompts: list[str],
+        responses: list[str],
+        extra: Mapping[str, Any],
+        seconds: float | None,
+    ) -> Any:
+        """What the function returns of one batch of responses; generators as lists."""
+        with guarded(self.what, seconds):
+            return unrolled(function(prompts, responses, **extra), len(responses))
 
     def load(self) -> Callable[..., Any]:
         """The function itself, or an error that says why it cannot be had."""
         place, name = self._split()
-        function = getattr(self._module(place), name, None)
-        if not callable(function):
-            raise UserError(f"judge.function = {self.function!r}: {place} has no function {name!r}")
-        return function  # type: ignore[no-any-return]
+        module = self._module(place)
+        function = getattr(module, name, None)
+        if callable(function):
+            return function  # type: ignore[no-any-return]
+        own = [
+            each
+            for each, value in vars(module).items()
+            if inspect.isfunction(value) and value.__module__ == module.__name__
+        ]
+        known = f"; it has: {', '.join(own)}" if own else ""
+        raise UserError(f"{self.what}: {place} has no function {name!r}{known}")
 
     def _module(self, place: str) -> ModuleType:
-        from tokencredit.plugins import import_file
-
         try:
-            return (
-                import_file(Path(place))
-                if place.endswith(".py")
-                else importlib.import_module(place)
-            )
+            return import_file(Path(place)) if place.endswith(".py") else import_module(place)
         except UserError as error:
-            raise UserError(f"judge.function = {self.function!r}: {error}") from error
-        except Exception as error:
-            raise UserError(
-                f"judge.function = {self.function!r}: {place} does not import: {error}"
-            ) from error
+            raise UserError(f"{self.what}: {error}") from error
+
+    def _root(self, module: ModuleType, file: Path) -> Root:
+        place, _ = self._split()
+        if place.endswith(".py"):
+            return Root.of_file(file.resolve())
+        return root_of(place, module)
 
     def _split(self) -> tuple[str, str]:
         assert self.function is not None
@@ -165,40 +214,14 @@ class FunctionJudge(Judge):
 
     def _judgement(self, scores: Any, evidence: Any, rollout: Rollout) -> Judgement:
         mask = rollout.response_mask
-        values = self._numbers(scores)
-        if evidence is not None and len(evidence) != len(mask):
-            raise UserError(
-                f"judge.function = {self.function!r}: returned evidence for {len(evidence)} of "
-                f"{len(mask)} responses; return one list a response"
-            )
-        if values.shape != (len(mask),):
-            raise UserError(
-                f"judge.function = {self.function!r}: returned scores of shape "
-                f"{tuple(values.shape)} for {len(mask)} responses; return one number a response"
-            )
+        answers = Answers(self.what, rollout.rows.tolist())
+        values = answers.scores(scores)
         matrix = torch.zeros(mask.shape)
-        for row, numbers in enumerate(evidence if evidence is not None else []):
-            length = int(mask[row].sum())
-            if len(numbers) != length:
-                raise UserError(
-                    f"judge.function = {self.function!r}: response {row} has {length} tokens, but "
-                    f"{len(numbers)} numbers of evidence; return one a token"
-                )
-            matrix[row, :length] = self._numbers(numbers)
-        if not (values.isfinite().all() and matrix.isfinite().all()):
-            raise UserError(
-                f"judge.function = {self.function!r}: returned a number that is not finite"
-            )
+        if evidence is not None:
+            lengths = rollout.lengths.tolist()
+            for row, numbers in enumerate(answers.evidence(evidence, lengths, self.meaning)):
+                matrix[row, : len(numbers)] = numbers
         return Judgement(scores=values.to(mask.device), evidence=matrix.to(mask.device))
-
-    def _numbers(self, values: Any) -> Tensor:
-        try:
-            return torch.as_tensor(values, dtype=torch.float32)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise UserError(
-                f"judge.function = {self.function!r}: returned {type(values).__name__} where "
-                f"numbers are wanted ({error})"
-            ) from error
 
 
 def further(function: Callable[..., Any]) -> dict[str, bool]:
@@ -213,7 +236,7 @@ def further(function: Callable[..., Any]) -> dict[str, bool]:
     return {
         parameter.name: parameter.default is inspect.Parameter.empty
         for parameter in parameters
-        if parameter.name != "offsets"
+        if parameter.name != OFFSETS
         and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     }
 

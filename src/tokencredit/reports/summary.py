@@ -42,6 +42,9 @@ def closing_summary(run_dir: str | Path) -> str:
     seconds = phases(run)
     if seconds:
         parts.append("time in training steps\n" + _columns([[n, _duration(s)] for n, s in seconds]))
+    warnings = run.manifest.get("warnings", [])
+    if warnings:
+        parts.append("warnings\n" + _columns([[str(text)] for text in warnings]))
     here = [[os.path.relpath(path), _PLACES[name]] for name, path in _places(run)]
     parts.append("where things lie\n" + _columns(here))
     return "\n\n".join(parts) + "\n"

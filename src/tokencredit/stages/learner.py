@@ -28,6 +28,7 @@ from tokencredit.stages.clock import Clock
 from tokencredit.stages.dump import dump, require_finite
 from tokencredit.stages.evaluate import held_out
 from tokencredit.stages.finish import export_policy
+from tokencredit.stages.paying import Payer, warn_of_nothing
 from tokencredit.stages.rollouts import Collector
 from tokencredit.stages.samples import Said, sample_rows
 from tokencredit.tracking.tracker import Tracker
@@ -60,7 +61,8 @@ class Learner:
     ) -> None:
         """A run at step 0."""
         assert isinstance(config.algorithm, Algorithm)
-        self.algorithm, self.scheme, self.config = config.algorithm, config.reward_scheme, config
+        self.algorithm, self.config = config.algorithm, config
+        self.payer = Payer(config)
         self.actors, self.world = actors, world
         self.prompts, self.held_out, self.folder = around.prompts, around.held_out, around.folder
         self.engine = Engine(actors.policy, self.algorithm, world)
@@ -128,6 +130,8 @@ class Learner:
         baseline = self._greedy_totals(prompts, step) if self.algorithm.uses_greedy else None
         shaped = self.algorithm.shape(rewards, rollout, self.state, baseline)
         targets = self.algorithm.targets(rollout, shaped)
+        if self.world.is_main:
+            warn_of_nothing(self.folder, step, rewards, targets, rollout)
         clock.mark("credit")
         try:
             updates = self.updater.update(rollout, targets, self.state, step)
@@ -135,7 +139,7 @@ class Learner:
             raise self._explained(error, rollout, shaped, targets) from error
         clock.mark("update")
         described = describe(rollout, judgement, rewards, targets)
-        described |= self.scheme.measure(rollout, self._paid(judgement))
+        described |= self.payer.measure(rollout, self._paid(judgement), step)
         described |= self.algorithm.measure(rollout, shaped)
         if tracker is not None:
             other = {"update/padding": updates.pop("update/padding")}
@@ -177,7 +181,7 @@ class Learner:
         """The scheme's token rewards for the scores as the algorithm wants them paid."""
         place = self.folder if self.world.is_main else None
         require_finite(rollout, judgement, place, self.next_step)
-        return self.scheme.token_rewards(rollout, self._paid(judgement)).float()
+        return self.payer.pay(rollout, self._paid(judgement), self.next_step)
 
     def _paid(self, judgement: Judgement) -> Judgement:
         """The judgement with its scores as the algorithm wants them paid."""

@@ -20,7 +20,7 @@ from tokencredit.errors import UserError
 from tokencredit.judges.judge import open_panel
 from tokencredit.models.model import RewardReads
 from tokencredit.models.value import ValueInit, ValueKind
-from tokencredit.plugins import plugin_identity
+from tokencredit.plugins import used_code
 from tokencredit.stages.actors import Actors, load_actors
 from tokencredit.stages.checkpoints import Checkpoints
 from tokencredit.stages.evaluate import evaluate, report
@@ -83,7 +83,7 @@ class RLStage(Stage):
             "lora": config.model.lora,
             "context": config.model.context,
             "evaluation": config.evaluation,
-            "plugins": plugin_identity(config.plugins),
+            "plugins": used_code(self._components(), config.plugins),
             "data": prints["rl"],
             "eval": prints["eval"],
             "seed": config.seed,
@@ -103,6 +103,12 @@ class RLStage(Stage):
         rows = [record.row for split in ("rl", "eval") for record in corpus.parts[split]]
         read = {name: [repr(values[name][row]) for row in rows] for name in names}
         return {"columns": digest(read)}
+
+    def _components(self) -> list[object]:
+        """What of the configuration may be of the user's own and decides the result."""
+        config = self.context.config
+        chosen = [config.algorithm, config.reward_scheme, config.judge, config.scorer]
+        return [*chosen, config.dataset, config.model]
 
     @property
     def algorithm(self) -> Algorithm:

@@ -50,6 +50,9 @@ class Run:
     """Responses saved each time."""
     resume_inexact: bool = False
     """Continue under other threads than the run began with; the result is marked."""
+    function_seconds: float | None = 600.0
+    """Longest time that one call of your own function or scheme may take; null: as long as it
+    likes."""
     figures: bool = True
     """Draw figures and the HTML report at the end."""
     experiment: str | None = None
@@ -64,3 +67,9 @@ class Run:
         require(self.save_every >= 1, "run.save_every", self.save_every, "must be >= 1 step")
         require(self.sample_every >= 1, "run.sample_every", self.sample_every, "must be >= 1 step")
         require(self.samples >= 0, "run.samples", self.samples, "must be >= 0")
+        require(
+            self.function_seconds is None or self.function_seconds > 0,
+            "run.function_seconds",
+            self.function_seconds,
+            "must be null (as long as it likes) or > 0",
+        )

@@ -50,9 +50,19 @@ class Stage(ABC):
         return {
             "stage": self.name,
             "version": self.revision(),
-            "inputs": canonical(dict(self.inputs())),
+            "inputs": canonical({**self._code(), **self.inputs()}),
             "parents": {role: parent.key for role, parent in sorted(self.parents().items())},
         }
+
+    def _code(self) -> dict[str, object]:
+        """What a data set or a model of the user's own class is made of; nothing without one."""
+        config = getattr(self.context, "config", None)
+        if config is None:  # it stands alone
+            return {}
+        from tokencredit.plugins import used_code
+
+        code = used_code([config.dataset, config.model], config.plugins)
+        return {"plugins": code} if code else {}
 
     @cached_property
     def key(self) -> str:

@@ -1,0 +1,128 @@
+"""What every reward scheme promises of its token rewards, and a batch that holds it to them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tokencredit.errors import UserError
+from tokencredit.ops import keep
+from tokencredit.rewards.scheme import Evidence, RewardScheme
+from tokencredit.rollout import Judgement, Rollout
+
+ROUNDING: Final = 1e-5
+"""By how much of what is paid in all a sum may miss the score."""
+SHAPE: Final = "returns float32 of shape (B, T)"
+MASKED: Final = "pays nothing where masked"
+FINITE: Final = "pays finite rewards, for one token too"
+GRADIENT: Final = "needs no gradient"
+SUM: Final = "sums to the score"
+DECLARED: Final = "reads evidence of tokens only if it declares it"
+REMEDIES: Final = {
+    SHAPE: "return one float32 reward a token, of the shape of rollout.response_mask",
+    MASKED: "pass the rewards through tokencredit.ops.keep(rewards, rollout.response_mask)",
+    FINITE: "look for a division by 0 (a response of one token, evidence of zeros) or an overflow",
+    GRADIENT: "detach the rewards from what they are computed of",
+    SUM: "make the rewards of a response add up to judgement.scores, or set sum_preserving = False",
+    DECLARED: "declare it: evidence: ClassVar[Evidence] = Evidence.nonnegative or Evidence.signed",
+    "does not depend on padding": "mask what stands behind a response before sums, means, and ends",
+    "ignores NaN in masked slots": "use tokencredit.ops.keep: a product with 0 keeps a NaN",
+    "follows a permutation of the batch": "let a response's rewards depend on that response alone",
+    "leaves its inputs untouched": "change no tensor in place; clone it first",
+}
+"""By promise: what to do where it is broken."""
+
+
+class Undeclared(UserError):
+    """A scheme has read what it does not declare to read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoresAlone(Judgement):
+    """A judgement for a scheme that declares no evidence: whoever reads it finds an error."""
+
+    def __getattribute__(self, name: str) -> Any:
+        """Every field but the evidence."""
+        if name == "evidence":
+            raise Undeclared(f"reads judgement.evidence; {REMEDIES[DECLARED]}")
+        return object.__getattribute__(self, name)
+
+    def _each(self, change: Any) -> ScoresAlone:
+        values = {item.name: object.__getattribute__(self, item.name) for item in fields(self)}
+        return type(self)(**{n: None if v is None else change(v) for n, v in values.items()})
+
+
+def as_declared(scheme: RewardScheme, judgement: Judgement) -> Judgement:
+    """The judgement without evidence for a scheme that does not declare to read it."""
+    if scheme.evidence is not Evidence.none:
+        return judgement
+    values: dict[str, Any] = {
+        item.name: getattr(judgement, item.name) for item in fields(judgement)
+    }
+    return ScoresAlone(**values)
+
+
+def broken(
+    scheme: RewardScheme, rollout: Rollout, judgement: Judgement, rewards: Any
+) -> dict[str, str]:
+    """The promises that these rewards of a batch break, each with what was found."""
+    mask = rollout.response_mask
+    if not isinstance(rewards, Tensor) or rewards.shape != mask.shape:
+        found = tuple(rewards.shape) if isinstance(rewards, Tensor) else type(rewards).__name__
+        return {SHAPE: f"found {found} for {tuple(mask.shape)}"}
+    problems: dict[str, str] = {}
+    if not rewards.dtype.is_floating_point:
+        problems[SHAPE] = f"found {rewards.dtype}"
+    if rewards.requires_grad:
+        problems[GRADIENT] = "found a gradient"
+    paid = rewards.detach().to(mask.device)
+    outside = ((paid != 0) & ~mask).any(dim=1)
+    if outside.any():
+        problems[MASKED] = f"found a reward behind the end of response {_first(outside)}"
+    bad = (~paid.isfinite() & mask).any(dim=1)
+    if bad.any():
+        problems[FINITE] = f"found {_worst(paid[bad], mask[bad])} in response {_first(bad)}"
+    elif scheme.preserves_sum():
+        problems |= _sums(paid, mask, judgement.scores)
+    return problems
+
+
+def _sums(paid: Float[Tensor, "B T"], mask: Tensor, scores: Float[Tensor, "B"]) -> dict[str, str]:
+    kept = keep(paid, mask).double()
+    total, size = kept.sum(dim=1), kept.abs().sum(dim=1)
+    wrong = (total - scores).abs() > ROUNDING * (1 + size + scores.abs())
+    if not wrong.any():
+        return {}
+    row = _first(wrong)
+    return {
+        SUM: f"found {float(total[row]):g} for the score {float(scores[row]):g}, response {row}"
+    }
+
+
+def vanishing(rewards: Tensor, advantages: Tensor, mask: Tensor) -> list[str]:
+    """What of a step teaches nothing: all rewards, all advantages."""
+    found = []
+    if not bool(keep(rewards, mask).any()):
+        found.append(
+            "every token's reward is 0, so the policy learns nothing from its scores; look at the "
+            "reward function or model, and at the numbers of the reward scheme"
+        )
+    if float(keep(advantages, mask).abs().max()) <= torch.finfo(torch.float32).eps:
+        found.append(
+            "every advantage is 0, so the policy learns nothing; it would if responses that are "
+            "compared had different rewards: look at the scores, rollout.temperature, and "
+            "algorithm.samples_per_prompt"
+        )
+    return found
+
+
+def _first(rows: Tensor) -> int:
+    return int(rows.nonzero()[0])
+
+
+def _worst(paid: Tensor, mask: Tensor) -> float:
+    return float(paid[0][~paid[0].isfinite() & mask[0]][0])

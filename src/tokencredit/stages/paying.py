@@ -1,0 +1,92 @@
+"""Paying token rewards: by a scheme that is held to its promises, with errors that name it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from jaxtyping import Float
+from torch import Tensor
+
+from tokencredit.console import say
+from tokencredit.errors import UserError
+from tokencredit.guard import guarded
+from tokencredit.rewards.promises import FINITE, REMEDIES, SHAPE, as_declared, broken, vanishing
+from tokencredit.rollout import Judgement, Rollout, Targets
+from tokencredit.stages.run_folder import RunFolder, State
+
+if TYPE_CHECKING:
+    from tokencredit.config import Config
+
+FIRST: Final = 3
+"""Steps in which every promise is looked at; later ones look for shape and finite numbers."""
+WARNINGS: Final = "warnings"
+"""Where the manifest keeps what was said."""
+
+
+class Payer:
+    """Turns judgements into token rewards."""
+
+    def __init__(self, config: Config) -> None:
+        """The configured scheme; its promises are those of `rewards/promises.py`."""
+        self.scheme, self.seconds = config.reward_scheme, config.run.function_seconds
+        kind = type(self.scheme)
+        self.users = not kind.__module__.startswith("tokencredit.")
+        file = getattr(sys.modules.get(kind.__module__), "__file__", None) or kind.__module__
+        owner = f" of {file}" if self.users else ""
+        self.what = f"reward_scheme = {config.run.scheme or kind.__name__} ({kind.__name__}{owner})"
+        plugin = f" --plugin {file}" if self.users else ""
+        self.remedy = f"`tokencredit check-scheme {kind.__name__}{plugin}` lists what it breaks"
+
+    def pay(self, rollout: Rollout, judgement: Judgement, step: int) -> Float[Tensor, "B T"]:
+        """The token rewards; raises `UserError` naming scheme and step for a broken promise."""
+        with self._named(step):
+            rewards = self.scheme.token_rewards(rollout, as_declared(self.scheme, judgement))
+        problems = broken(self.scheme, rollout, judgement, rewards)
+        if step >= FIRST:
+            problems = {name: problems[name] for name in (SHAPE, FINITE) if name in problems}
+        if problems:
+            listed = "; ".join(f"{n}: {found}; {REMEDIES[n]}" for n, found in problems.items())
+            raise UserError(
+                f"{self.what}: step {step}: breaks a promise of every scheme: {listed}. "
+                f"{self.remedy}"
+            )
+        return rewards.float()
+
+    def measure(self, rollout: Rollout, judgement: Judgement, step: int) -> dict[str, float]:
+        """What the scheme wants logged."""
+        with self._named(step):
+            return self.scheme.measure(rollout, as_declared(self.scheme, judgement))
+
+    @contextmanager
+    def _named(self, step: int) -> Iterator[None]:
+        """Name the user's scheme in whatever it raises; a fault of our own stays a traceback."""
+        if not self.users:
+            yield
+            return
+        try:
+            with guarded(self.what, self.seconds):
+                yield
+        except UserError as error:
+            text = str(error).removeprefix(f"{self.what}: ")
+            raise UserError(f"{self.what}: step {step}: {text}. {self.remedy}") from error
+
+
+def warn_of_nothing(
+    folder: Path, step: int, rewards: Tensor, targets: Targets, rollout: Rollout
+) -> None:
+    """Say once, and keep in the manifest, that a first step teaches the policy nothing."""
+    if step >= FIRST:
+        return
+    run = RunFolder(folder)
+    known = run.manifest().get(WARNINGS, [])
+    for problem in vanishing(rewards, targets.advantages, rollout.response_mask):
+        if any(problem in text for text in known):
+            continue
+        text = f"step {step}: {problem}"
+        say(f"warning: {text}")
+        known = [*known, text]
+        run.write(State.running, **{WARNINGS: known})
