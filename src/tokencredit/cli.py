@@ -10,12 +10,13 @@ from typing import Annotated
 import typer
 
 from tokencredit.bench.command import bench
-from tokencredit.console import say
+from tokencredit.console import USER_ERROR, say, show, speaking
+from tokencredit.environment import take_over
 from tokencredit.errors import UserError
 from tokencredit.evaluation.command import judge
+from tokencredit.faults import fault
 from tokencredit.reports import command as reports
 
-USER_ERROR = 2
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 app = typer.Typer(
@@ -55,7 +56,7 @@ def generate(
 
     for text, replies in continuations(run, prompt, samples, max_new_tokens, temperature, seed):
         for reply in replies:
-            typer.echo(typer.style(text, bold=True) + reply)
+            show((typer.style(text, bold=True) if sys.stdout.isatty() else text) + reply)
 
 
 @app.command()
@@ -66,7 +67,7 @@ def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
     if not (run / "metrics.jsonl").is_file():
         raise UserError(f"{run}: is no run folder (it has no metrics.jsonl)")
     write_report(run)
-    typer.echo(closing_summary(run))
+    show(closing_summary(run))
 
 
 @app.command("check-scheme")
@@ -89,7 +90,7 @@ def check(
     found = examine(scheme)
     for promise, problem in found.items():
         if not problem:
-            typer.echo(f"ok  {promise}")
+            show(f"ok  {promise}")
     broken_promises(scheme, found)
 
 
@@ -104,9 +105,14 @@ def main() -> None:
     """The console script; exit code 2 for a user's mistake."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        app()
-    except UserError as error:
-        say(f"error: {error}")
+        with speaking():
+            take_over(os.environ)
+            app()
+    except Exception as error:
+        mistake = error if isinstance(error, UserError) else fault(error)
+        if mistake is None:
+            raise
+        say(f"error: {mistake}")
         sys.exit(USER_ERROR)
 
 

@@ -1,10 +1,112 @@
-"""Lines for the person who waits. Everything goes to standard error; results go to files."""
+"""Lines for the person who waits: remarks to standard error, answers to standard output.
+
+Whatever the terminal, pipe, or file behind them can express, a line never ends a command.
+"""
 
 from __future__ import annotations
 
+import codecs
+import io
+import os
 import sys
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+from tokencredit.faults import fault
+
+PLAIN: Final = "tokencredit.plain"
+"""The error handler that writes plain characters for those that an encoding lacks."""
+LIKE: Final = {
+    "→": "->", "←": "<-", "–": "-", "—": "-", "−": "-", "…": "...", "×": "x", "·": ".", "•": "*",
+    "‘": "'", "’": "'", "“": '"', "”": '"', "±": "+/-", "≥": ">=", "≤": "<=", "≈": "~", "≠": "!=",
+    "β": "beta", "γ": "gamma", "λ": "lambda", "μ": "u", "σ": "sigma", "Δ": "delta", "█": "#",
+}  # fmt: skip
+BOXES: Final = range(0x2500, 0x2580)
+BLOCKS: Final = range(0x2580, 0x25A0)
+BROKEN_PIPE: Final = 141
+"""128 + SIGPIPE, as of other programs whose reader has gone."""
+USER_ERROR: Final = 2
+"""Exit code after a user's mistake, or a fault of the machine."""
 
 
 def say(message: str) -> None:
-    """Print one line, at once."""
+    """Print one line to standard error, at once."""
     print(message, file=sys.stderr, flush=True)
+
+
+@lru_cache
+def say_once(message: str) -> None:
+    """As `say`, the first time that this process has the same to say."""
+    say(message)
+
+
+def show(text: object = "", end: str = "\n") -> None:
+    """Print an answer to standard output."""
+    print(text, end=end)
+
+
+@contextmanager
+def speaking() -> Iterator[None]:
+    """Run a command: its output fits any encoding, and a reader that is gone ends it quietly."""
+    use_plain_characters()
+    try:
+        try:
+            yield
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+    except BrokenPipeError:
+        _write_nowhere(1, 2)
+        sys.exit(BROKEN_PIPE)
+    except OSError as error:  # standard output is a file on a full disk
+        known = fault(error, Path("standard output"))
+        if known is None:
+            raise
+        _write_nowhere(1)
+        raise known from error
+
+
+def use_plain_characters() -> None:
+    """Open the three standard streams if they were closed, and let them write any character."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # otherwise the next file that is opened would get what is printed
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    codecs.register_error(PLAIN, plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=PLAIN)
+
+
+def plain(error: UnicodeError) -> tuple[str, int]:
+    """Characters that an encoding lacks, in plain ones: an error handler of `codecs`."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(map(_alike, error.object[error.start : error.end])), error.end
+
+
+def _alike(character: str) -> str:
+    code = ord(character)
+    if character in LIKE:
+        return LIKE[character]
+    if code in BOXES:
+        return {"─": "-", "━": "-", "═": "-", "│": "|", "┃": "|", "║": "|"}.get(character, "+")
+    if code in BLOCKS:
+        return "#"
+    simple = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
+    return simple or "?"
+
+
+def _write_nowhere(*descriptors: int) -> None:
+    """Give what is still in the buffers nowhere to fail at when Python ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for number in descriptors:
+        with suppress(OSError):
+            os.dup2(nowhere, number)

@@ -8,10 +8,15 @@ from collections.abc import Iterable, Sequence
 
 import yaml
 from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import (
+    GrammarParseError,
+    InterpolationResolutionError,
+    OmegaConfBaseException,
+)
 
 from tokencredit.config import COMPONENTS, Config, field_names, unknown_key
 from tokencredit.errors import UserError
+from tokencredit.faults import chain, fault
 from tokencredit.helptext import conf_dir, groups
 
 CAUSES = (HydraException, OmegaConfBaseException, yaml.MarkedYAMLError)
@@ -19,28 +24,23 @@ INTERNAL = re.compile(r"(full_key|object_type|reference_type)[:=]")
 
 
 def explain(error: Exception) -> UserError | None:
-    """The user's mistake behind an exception from composing; None if it is not one."""
-    chain = list(_chain(error))
-    for link in chain:
+    """The user's mistake, or the machine's fault, behind an exception; None if it is neither."""
+    links = list(chain(error))
+    for link in links:
         if isinstance(link, UserError):
             return link
-    if not any(isinstance(link, CAUSES) for link in chain):
-        return None
-    text = "\n".join(str(link) for link in chain)
+    known = fault(error)
+    if known is not None or not any(isinstance(link, CAUSES) for link in links):
+        return known
+    text = "\n".join(str(link) for link in links)
     return UserError(
-        _bad_yaml(chain) or _missing_option(text) or _unknown_key(chain, text) or _plain(chain)
+        _bad_yaml(links) or _missing_option(text) or _unknown_key(links, text) or _plain(links)
     )
 
 
-def _chain(error: BaseException | None) -> Iterable[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _bad_yaml(chain: Sequence[BaseException]) -> str | None:
+def _bad_yaml(links: Sequence[BaseException]) -> str | None:
     """A file that is not YAML, with the line where that shows."""
-    for link in chain:
+    for link in links:
         if isinstance(link, yaml.MarkedYAMLError) and link.problem_mark is not None:
             mark = link.problem_mark
             return f"{mark.name}, line {mark.line + 1}: is not YAML: {link.problem}"
@@ -68,9 +68,9 @@ def _missing_option(text: str) -> str | None:
     return f"{group} = {name!r}: there is no such option{_nearest(name, options)}{known}"
 
 
-def _unknown_key(chain: Sequence[BaseException], text: str) -> str | None:
+def _unknown_key(links: Sequence[BaseException], text: str) -> str | None:
     """A key that its component does not have."""
-    for link in chain:
+    for link in links:
         kind, key = getattr(link, "object_type", None), getattr(link, "key", None)
         refused = isinstance(link, OmegaConfBaseException) and "not in" in str(link)
         if refused and key is not None and hasattr(kind, "__dataclass_fields__"):
@@ -82,13 +82,15 @@ def _unknown_key(chain: Sequence[BaseException], text: str) -> str | None:
     return f"{attached[1]}: exists already; write it without '+'" if attached else None
 
 
-def _plain(chain: Sequence[BaseException]) -> str:
+def _plain(links: Sequence[BaseException]) -> str:
     """OmegaConf's own sentence about a value, with the override or the file that it stands in."""
-    about_value = [link for link in chain if isinstance(link, OmegaConfBaseException)]
-    chosen = about_value[0] if about_value else chain[0]
+    about_value = [link for link in links if isinstance(link, OmegaConfBaseException)]
+    chosen = about_value[0] if about_value else links[0]
     lines = [line.strip() for line in str(chosen).splitlines()]
     message = "; ".join(line for line in lines if line and not INTERNAL.match(line))
-    everything = "\n".join(map(str, chain))
+    if isinstance(chosen, InterpolationResolutionError | GrammarParseError):
+        message += "; ${…} stands for another key: as text it is written \\${…}, in quotes"
+    everything = "\n".join(map(str, links))
     override = re.search(r"Error merging override (.+?)\.?$", everything, re.MULTILINE)
     file = re.search(r"In '([^']+)'", everything)
     place = override[1] if override else getattr(chosen, "full_key", None) or (file and file[1])

@@ -20,7 +20,8 @@ from tokencredit.stages.rl import RLStage
 from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.speech import check_template, say_spelt
 from tokencredit.stages.stage import Stage
-from tokencredit.store import check_writable
+from tokencredit.store import check_kinds, check_writable
+from tokencredit.tracking.wandb_mirror import check_key
 
 Check = Callable[[Context, Sequence[Stage]], None]
 
@@ -41,11 +42,20 @@ def check_places(context: Context, stages: Sequence[Stage]) -> None:
     """Everything that will be written can be, and the run's folder is the run's own."""
     config = context.config
     check_writable(context.store.root, "store")
+    for stage in stages:
+        check_kinds(stage, context.store.root)
     if config.experiments_dir is not None and config.run.experiment is not None:
         check_writable(Path(config.experiments_dir).expanduser(), "experiments_dir")
     last = stages[-1]
     if isinstance(last, RLStage) and not last.is_done():
         last.check_folder()
+
+
+def check_tracking(context: Context, stages: Sequence[Stage]) -> None:
+    """A run that must be mirrored has a key for that."""
+    last = stages[-1]
+    if isinstance(last, RLStage) and not last.is_done():
+        check_key(context.config.tracking)
 
 
 def check_judges(context: Context, stages: Sequence[Stage]) -> None:
@@ -86,6 +96,7 @@ def check_records(context: Context, stages: Sequence[Stage]) -> None:
 CHECKS: Final[tuple[Check, ...]] = (
     check_machine,
     check_places,
+    check_tracking,
     check_judges,
     check_records,
     check_models,

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from tokencredit import config as configuration
 from tokencredit.config import Config
+from tokencredit.environment import without_ignored
 from tokencredit.lifeline import LIFELINE, MISTAKE, Heard
 from tokencredit.search_path import SAFE
 
@@ -41,7 +42,7 @@ def stage_environment(config: Config, stage: str) -> dict[str, str]:
     else:
         # Without a workspace of fixed size, matrix products on CUDA devices may sum in any order.
         quiet["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-    return {**os.environ, **quiet}
+    return {**without_ignored(os.environ), **quiet}
 
 
 def run_stage(config: Config, stage: str, key: str) -> tuple[int, str]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,14 +15,17 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from tokencredit import __version__
-from tokencredit.atomic import publish, read_json, write_json
+from tokencredit.atomic import Damaged, building, read_json, write_json
 from tokencredit.canonical import differences, folder_sha256
-from tokencredit.console import say
+from tokencredit.console import say, say_once
 from tokencredit.errors import UserError
+from tokencredit.faults import REMEDIES
 from tokencredit.finite import figure_not_finite, first_not_finite, stored_tensors
 from tokencredit.stages.stage import Stage
 
 MANIFEST = "manifest.json"
+PROBE = 4096
+"""Bytes that a folder must take to count as one that can be written."""
 LIBRARIES = ("torch", "transformers", "trl", "peft", "tokenizers", "numpy")
 
 
@@ -86,24 +88,21 @@ class Store:
             found = self.find(stage)
             if found is not None:
                 return found
-            partial = folder.with_suffix(".partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
-            started = time.monotonic()
-            figures = dict(stage.run(partial))
-            check_finite(stage.name, partial, figures)
-            manifest = {
-                "schema_version": 1,
-                "stage": stage.name,
-                "key": stage.key,
-                "identity": stage.identity,
-                "figures": figures,
-                "seconds": round(time.monotonic() - started, 3),
-                "environment": environment(),
-                "sha256": folder_sha256(partial),
-            }
-            write_json(partial / MANIFEST, manifest)
-            publish(partial, folder)
+            with building(folder.with_suffix(".partial"), folder) as partial:
+                started = time.monotonic()
+                figures = dict(stage.run(partial))
+                check_finite(stage.name, partial, figures)
+                manifest = {
+                    "schema_version": 1,
+                    "stage": stage.name,
+                    "key": stage.key,
+                    "identity": stage.identity,
+                    "figures": figures,
+                    "seconds": round(time.monotonic() - started, 3),
+                    "environment": environment(),
+                    "sha256": folder_sha256(partial),
+                }
+                write_json(partial / MANIFEST, manifest)
             return Artifact(folder, manifest)
 
     def plan(self, stage: Stage) -> Plan:
@@ -122,9 +121,9 @@ class Store:
     def _identities(self, name: str) -> Iterator[dict[str, Any]]:
         for manifest in sorted((self.root / name).glob(f"*/{MANIFEST}")):
             try:
-                yield read_json(manifest)["identity"]
-            except (OSError, ValueError, KeyError, TypeError):
-                continue  # damaged; `find` says so
+                yield read_json(manifest, identity=dict)["identity"]
+            except (OSError, Damaged) as error:
+                say_once(f"{error}; planning goes on without it")
 
 
 def check_finite(stage: str, made: Path, figures: Mapping[str, object]) -> None:
@@ -142,9 +141,9 @@ def check_finite(stage: str, made: Path, figures: Mapping[str, object]) -> None:
 def find_damage(folder: Path) -> str | None:
     """What is wrong with an artifact: the first file that is missing, changed, or unreadable."""
     try:
-        expected = read_json(folder / MANIFEST)["sha256"]
+        expected = read_json(folder / MANIFEST, sha256=dict)["sha256"]
         found = folder_sha256(folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (FileNotFoundError, Damaged) as error:  # what may not be read may be whole
         return f"{MANIFEST}: {error}"
     for name, checksum in expected.items():
         if name not in found:
@@ -165,6 +164,17 @@ def make_folder(folder: Path) -> None:
         ) from error
 
 
+def check_kinds(stage: Stage, root: Path) -> None:
+    """Raise where a folder lies in the place of a stage's lock, or a file in that of its result."""
+    folder = root / stage.name / stage.key
+    if folder.with_suffix(".lock").is_dir():
+        raise UserError(
+            f"{folder.with_suffix('.lock')}: a file is wanted there; move the folder away"
+        )
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: a folder is wanted there; move the file away")
+
+
 def check_writable(folder: Path, key: str) -> None:
     """Raise unless `folder`, or what it would be made in, is a folder that can be written."""
     nearest = folder.absolute()
@@ -172,10 +182,14 @@ def check_writable(folder: Path, key: str) -> None:
         nearest = nearest.parent
     if not nearest.is_dir():
         raise UserError(f"{key} = {str(folder)!r}: {nearest} is no folder; choose another place")
-    if not os.access(nearest, os.W_OK | os.X_OK):
+    try:
+        with tempfile.TemporaryFile(dir=nearest) as file:  # it has no name, and leaves no trace
+            file.write(bytes(PROBE))
+    except OSError as error:
+        remedy = REMEDIES.get(error.errno or 0, "choose another place")
         raise UserError(
-            f"{key} = {str(folder)!r}: {nearest} cannot be written; choose another place"
-        )
+            f"{key} = {str(folder)!r}: {nearest} cannot be written ({error.strerror}); {remedy}"
+        ) from error
 
 
 @contextmanager

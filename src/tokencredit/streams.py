@@ -27,6 +27,11 @@ def stream_key(*parts: int | str) -> int:
     )
 
 
+def torch_seed(seed: int) -> int:
+    """`seed` for torch's generators, which take 64 bits; what is larger is hashed to as many."""
+    return seed if -(2**63) <= seed < 2**64 else stream_key(seed)
+
+
 def permutation(key: int, count: int) -> np.ndarray:
     """A permutation of range(count) that is a pure function of `key`."""
     return np.random.Generator(np.random.Philox(key=key & (2**64 - 1))).permutation(count)

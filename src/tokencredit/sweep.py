@@ -15,6 +15,9 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 
+from tokencredit.atomic import naming, reading
+from tokencredit.tracking.jsonl import read_jsonl
+
 CELLS = "cells.jsonl"
 FOLDERS: list[Path] = []
 """The folder of the sweep that this process has started."""
@@ -45,11 +48,12 @@ def record(sweep: Path, cell: Cell) -> None:
     """Append a finished cell to the sweep's list; safe for several processes at once."""
     line = (json.dumps(asdict(cell), ensure_ascii=False) + "\n").encode()
     sweep.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(sweep / CELLS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        os.write(descriptor, line)
-    finally:
-        os.close(descriptor)
+    with naming(sweep / CELLS):
+        descriptor = os.open(sweep / CELLS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            os.write(descriptor, line)
+        finally:
+            os.close(descriptor)
 
 
 def forget(sweep: Path) -> None:
@@ -68,8 +72,8 @@ def cells(sweep: Path) -> list[Cell]:
     path = sweep / CELLS
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return sorted((Cell(**json.loads(line)) for line in lines), key=lambda cell: cell.number)
+    with reading(path):
+        return sorted((Cell(**row) for row in read_jsonl(path)), key=lambda cell: cell.number)
 
 
 def print_table(found: Sequence[Cell], started: float) -> int:

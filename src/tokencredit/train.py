@@ -25,9 +25,12 @@ from tokencredit import config as configuration
 from tokencredit import sweep
 from tokencredit.committed import STATE, committed_cell, execute_and_keep, experiments_dir
 from tokencredit.config import Config
-from tokencredit.console import say
+from tokencredit.console import USER_ERROR, say, speaking
+from tokencredit.environment import take_over
 from tokencredit.errors import UserError, require
 from tokencredit.explain import explain
+from tokencredit.faults import fault
+from tokencredit.grammar import check_grammar, check_meaning
 from tokencredit.helptext import conf_dir, help_text
 from tokencredit.pipeline import Outcome, StageFailed, plan
 from tokencredit.plugins import check_options, load_plugins
@@ -38,10 +41,9 @@ from tokencredit.stages.finish import seconds_of_steps
 from tokencredit.stages.rl import RLStage
 from tokencredit.stages.run_folder import RunFolder
 from tokencredit.stages.stage import Stage
-from tokencredit.store import Plan
+from tokencredit.store import Plan, check_writable
 from tokencredit.tracking.jsonl import read_jsonl
 
-USER_ERROR = 2
 GROUP = "reward_scheme"
 SHOWN = 4
 """Samples printed after a run."""
@@ -55,6 +57,8 @@ class Request:
     """What the command line asks for besides the configuration."""
 
     plugins: list[str] = field(default_factory=list)
+    overrides: list[str] = field(default_factory=list)
+    """As they were typed."""
     plan_only: bool = False
     plans: list[Plan] = field(default_factory=list)
     """Filled in while a sweep is planned."""
@@ -67,19 +71,9 @@ def main() -> None:
     """Compose and run; exit code 2 for a user's mistake, 1 if a cell of a sweep failed."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach `explain` unprinted
     isolate_children()
-    started = time.monotonic()
-    task = Task(Request(), started)
     try:
-        if {"--help", "-h"} & set(sys.argv[1:]):
-            print(help_text([conf_dir(), *more_folders(sys.argv[1:])]))
-            return
-        sys.argv = [sys.argv[0], *split_arguments(sys.argv[1:], task.request)]
-        check_options(more_folders(sys.argv[1:]))
-        configuration.register()
-        load_plugins(task.request.plugins)
-        hydra.main(config_path=str(conf_dir()), config_name="train", version_base="1.3")(task)()
-        if task.failure is not None:
-            raise task.failure
+        with speaking():
+            sys.exit(run_command(sys.argv[1:]))
     except StageFailed as failure:
         say(f"error: {failure}")
         sys.exit(failure.code)
@@ -94,7 +88,28 @@ def main() -> None:
         for folder in sweep.FOLDERS:
             sweep.forget(folder)
         sys.exit(USER_ERROR)
-    sys.exit(close_sweep(task.request, started))
+
+
+def run_command(arguments: list[str]) -> int:
+    """Do what the arguments say; the exit code, unless an exception tells more."""
+    started = time.monotonic()
+    if {"--help", "-h"} & set(arguments):
+        print(help_text([conf_dir(), *more_folders(arguments)]))
+        return 0
+    take_over(os.environ)
+    task = Task(Request(), started)
+    try:
+        sys.argv = [sys.argv[0], *split_arguments(arguments, task.request)]
+        check_options(more_folders(sys.argv[1:]))
+        configuration.register()
+        load_plugins(task.request.plugins)
+        hydra.main(config_path=str(conf_dir()), config_name="train", version_base="1.3")(task)()
+        if task.failure is not None:
+            raise task.failure
+        return close_sweep(task.request, started)
+    finally:
+        if task.request.scratch is not None:
+            task.request.scratch.cleanup()
 
 
 def split_arguments(arguments: list[str], request: Request) -> list[str]:
@@ -119,11 +134,25 @@ def split_arguments(arguments: list[str], request: Request) -> list[str]:
         else:
             require(not argument.startswith("="), argument, "", "write KEY=VALUE")
             overrides.append(argument)
+    multirun = bool({"-m", "--multirun"} & set(flags))
+    check_grammar(overrides, multirun)
+    request.overrides = list(overrides)
+    if multirun:
+        check_sweep_folder(overrides)
     if request.plan_only:  # one process can add a plan up, and nothing of it stays behind
         request.scratch = tempfile.TemporaryDirectory(prefix="tokencredit-")
         overrides = [o for o in overrides if not o.startswith(("hydra/launcher", "hydra.launcher"))]
         overrides += ["hydra/launcher=basic", f"hydra.sweep.dir={request.scratch.name}"]
     return [*flags, *overrides]
+
+
+def check_sweep_folder(overrides: Sequence[str]) -> None:
+    """Raise where the folder of a sweep, as far as it is named, cannot be made or written."""
+    key = "hydra.sweep.dir"
+    named = [text.partition("=")[2] for text in overrides if text.lstrip("+").startswith(f"{key}=")]
+    for place in named[-1:] or ["runs/sweeps"]:
+        fixed = place.strip("\"'").partition("${")[0]
+        check_writable(Path(fixed or "."), key)
 
 
 def more_folders(arguments: list[str]) -> list[Path]:
@@ -187,6 +216,7 @@ class Task:
             self.failure = error
 
     def _load(self, composed: DictConfig) -> Config:
+        check_meaning(self.request.overrides, composed)
         config = configuration.load(composed)
         choices = HydraConfig.get().runtime.choices
         config.run.experiment = choices.get("experiment")
@@ -217,8 +247,11 @@ class Task:
                 outcome = execute_and_keep(config, overrides)
                 state = "done" if outcome.seconds else "done before"
                 place = str(result_folder(outcome.last))
-        except (UserError, OSError) as problem:
-            state, error = "failed", str(problem)
+        except Exception as problem:
+            known = problem if isinstance(problem, UserError) else fault(problem)
+            if known is None:
+                raise
+            state, error = "failed", str(known)
             self.request.mistakes += 1
             say(f"cell {number} ({' '.join(overrides)}) failed: {error}")
         seconds = time.monotonic() - began

@@ -6,18 +6,24 @@ import logging
 import os
 import sys
 import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from tokencredit.console import USER_ERROR, use_plain_characters
 from tokencredit.errors import UserError
+from tokencredit.faults import fault, unreadable
 from tokencredit.lifeline import die_with_parent, tell_parent
 from tokencredit.search_path import SAFE
 
-USER_ERROR = 2
+if TYPE_CHECKING:
+    from tokencredit.config import Config
 
 
 def main(arguments: list[str]) -> int:
     """Run the stage; exit code 2 for a user's mistake, 1 for a bug."""
     die_with_parent()  # before the imports, which take seconds
     os.environ.pop(SAFE, None)  # not meant for programs that the user's code starts
+    use_plain_characters()
     hush()
     from tokencredit import config as configuration
 
@@ -49,10 +55,26 @@ def run(name: str, key: str) -> None:
         raise UserError(
             f"{name}: the data or a model changed while the run was being prepared; run again"
         )
-    if isinstance(stage, RLStage):
-        stage.run(stage.folder)
-    else:
-        context.store.build(stage)
+    place = stage.folder if isinstance(stage, RLStage) else context.store.folder(stage)
+    try:
+        if isinstance(stage, RLStage):
+            stage.run(place)
+        else:
+            context.store.build(stage)
+    except UserError:
+        raise
+    except Exception as error:
+        folders = [context.store.folder(earlier) for earlier in stages]
+        known = fault(error, place) or unreadable(error, [*folders, *model_folders(config), place])
+        if known is None:
+            raise
+        raise known from error
+
+
+def model_folders(config: Config) -> list[Path]:
+    """The folders of the user's own models that a run reads."""
+    named = (config.model.policy.path, config.model.reward.path)
+    return [Path(path).expanduser() for path in named if path]
 
 
 def hush() -> None:

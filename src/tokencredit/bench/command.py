@@ -13,7 +13,7 @@ import typer
 from tokencredit.bench.growth import Point, Sweep, points
 from tokencredit.bench.run import Request
 from tokencredit.bench.workload import Architecture, Reward, Size, Work, default_threads, lengths_of
-from tokencredit.console import say
+from tokencredit.console import say, show
 from tokencredit.errors import UserError, require
 
 ITERATIONS, GROWING = 5, 2
@@ -143,8 +143,8 @@ def _once(request: Request, out: Path) -> None:
     facts = provenance()
     result = measured(request)
     path = _write(out / "ppo.json", {**facts, **result, "summary": summary(result)})
-    typer.echo(table(result))
-    typer.echo(f"\n{_origin(facts)}\n{path}")
+    show(table(result))
+    show(f"\n{_origin(facts)}\n{path}")
 
 
 def _grow(asked: list[Point], iterations: int, warm_up: int, out: Path) -> None:
@@ -164,9 +164,9 @@ def _grow(asked: list[Point], iterations: int, warm_up: int, out: Path) -> None:
     base = next(p.work for p in asked if sum(q.work == p.work for q in asked) > 1)
     paths += [out / "growth.csv", *draw(rows, f"{base.text()}\n{origin}", out)]
     cells = [[_cell(value) for value in row.values()] for row in rows]
-    typer.echo("\n".join(aligned([list(rows[0]), *cells])))
-    typer.echo(f"\n{origin}")
-    typer.echo("\n".join(map(str, paths)))
+    show("\n".join(aligned([list(rows[0]), *cells])))
+    show(f"\n{origin}")
+    show("\n".join(map(str, paths)))
 
 
 def _measure_all(works: list[Work], iterations: int, warm_up: int) -> dict[Work, dict[str, Any]]:

@@ -12,9 +12,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from tokencredit.atomic import read_text, reading
 from tokencredit.data.records import Dropped
 from tokencredit.errors import UserError
 from tokencredit.reports.winrate import win_rate
+from tokencredit.tracking.jsonl import read_objects
 
 DRAWS: Final = (0.0, 1.5)
 """Preferences that mean a draw: 0 in AlpacaEval's older files, 1.5 in its newer ones."""
@@ -123,16 +125,11 @@ def lines(groups: Iterable[Verdicts]) -> list[list[str]]:
 def _rows(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise UserError(f"--annotations {path}: there is no such file")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        if path.suffix == ".json":
-            rows = json.loads(text)
-            if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-                raise UserError(f"--annotations {path}: must be a JSON list of objects")
-            return rows
+    if path.suffix == ".json":
+        return read_objects(path, "--annotations")
+    text = read_text(path)
+    with reading(path):
         return [dict(row) for row in csv.DictReader(text.splitlines(keepends=True))]
-    except (UnicodeDecodeError, ValueError, csv.Error) as error:
-        raise UserError(f"--annotations {path}: cannot be read ({error})") from error
 
 
 def _players(row: Mapping[str, Any], path: Path) -> tuple[str, str]:

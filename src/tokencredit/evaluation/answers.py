@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, Final
 
 from tokencredit.canonical import digest
 from tokencredit.errors import UserError, require
+from tokencredit.tracking.jsonl import read_objects
 
 PROMPT: Final = ("instruction", "prompt", "question")
 OUTPUT: Final = ("output", "response", "answer", "completion")
@@ -50,7 +50,7 @@ def read_answers(paths: Sequence[Path], names: Sequence[str] | None = None) -> A
     for path in paths:
         own: Answers = {}
         seen: Counter[tuple[str, str]] = Counter()
-        for number, row in enumerate(_rows(path)):
+        for number, row in enumerate(read_objects(path, "--answers")):
             for answer in _answers(row, number, path):
                 place = (answer.generator, answer.prompt)
                 item = digest([answer.prompt, seen[place]])
@@ -88,23 +88,6 @@ def matched(answers: Answers) -> tuple[list[str], int]:
         )
     first = next(iter(answers.values()))
     return [item for item in first if item in common], len(set.union(*everything)) - len(common)
-
-
-def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    if not path.is_file():
-        raise UserError(f"--answers {path}: there is no such file")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        rows = (
-            json.loads(text)
-            if path.suffix == ".json"
-            else [json.loads(line) for line in text.split("\n") if line.strip()]
-        )
-    except ValueError as error:
-        raise UserError(f"--answers {path}: is no JSON ({error})") from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"--answers {path}: must hold objects, in a list (.json) or one a line")
-    yield from rows
 
 
 def _answers(row: Mapping[str, Any], number: int, path: Path) -> Iterator[Answer]:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from tokencredit.console import show
 from tokencredit.errors import require
 from tokencredit.evaluation.command_compare import compare
 from tokencredit.evaluation.command_llm import llm
@@ -65,7 +66,7 @@ def winrate(
     """
     from tokencredit.evaluation import verdict_report
 
-    typer.echo(verdict_report.winrate([*annotations, *(more or [])], out))
+    show(verdict_report.winrate([*annotations, *(more or [])], out))
 
 
 @judge.command()
@@ -92,7 +93,7 @@ def strengths(
 
     files = [*(annotations or []), *(more or [])]
     require((games is None) != (not files), "--games", str(games), "give --games or --annotations")
-    typer.echo(verdict_report.strength_table(games, files, prior, out))
+    show(verdict_report.strength_table(games, files, prior, out))
 
 
 @judge.command()
@@ -110,9 +111,9 @@ def export(
     make_folder(out)
     for name, own in read_answers(answers, named(names)).items():
         if form is Form.alpaca_eval:
-            typer.echo(write_model_outputs(own, name, out))
+            show(write_model_outputs(own, name, out))
         else:
-            typer.echo(write_mt_bench(own, name, out, time.time()))
+            show(write_mt_bench(own, name, out, time.time()))
 
 
 judge.command()(compare)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tokencredit.console import show
 from tokencredit.evaluation.options import Names, named
 
 Models = Annotated[
@@ -108,4 +109,4 @@ def compare(  # noqa: PLR0913, PLR0917 - one for each option
             temperature=temperature, top_p=top_p, seed=seed, batch=batch, device=device
         ),
     )
-    typer.echo(comparison.run(request))
+    show(comparison.run(request))

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tokencredit.console import show
 from tokencredit.errors import UserError
 from tokencredit.evaluation.options import Names, named
 
@@ -113,7 +114,7 @@ def llm(  # noqa: PLR0913, PLR0917 - one for each option
         again=ask_again,
     )
     files, prices = [*answers, *(more or [])], _prices(price_in, price_out)
-    typer.echo(llm_run.run(files, named(names), limit, asking, prices, out))
+    show(llm_run.run(files, named(names), limit, asking, prices, out))
 
 
 def _prices(asked: float | None, said: float | None) -> tuple[float, float] | None:

@@ -6,6 +6,7 @@ whatever text leaves this room had the key cut out.
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import threading
@@ -87,7 +88,7 @@ class Endpoint:
                 cause = error.__cause__ or error
                 problem = self.redact(f"{error.message} {type(cause).__name__}: {cause}")
                 self._rest(attempt, None)
-            except (OpenAIError, ValueError) as error:  # ValueError: a body that is no JSON
+            except (OpenAIError, ValueError, RecursionError) as error:  # a body that is no JSON
                 raise EndpointFailed(f"{self._where()}: {self.redact(str(error))}") from None
         raise EndpointFailed(
             f"{self._where()}: no answer after {attempt} attempts ({problem or 'stopped'}); check "
@@ -126,21 +127,29 @@ class Endpoint:
 
     def _reply(self, answer: Any, attempts: int) -> Reply:
         choices = getattr(answer, "choices", None)
-        if choices is None:
-            raise EndpointFailed(
-                f"{self._where()}: answers with something else than a chat completion; the address "
-                "usually ends with /v1"
-            )
-        message = choices[0].message if choices else None
+        if not isinstance(choices, list):
+            raise self._no_completion("no list of choices")
+        message = getattr(choices[0], "message", None) if choices else None
         usage = getattr(answer, "usage", None)
-        refusal = getattr(message, "refusal", None)
+        refusal, content = getattr(message, "refusal", None), getattr(message, "content", None)
+        if choices and not hasattr(message, "content"):
+            raise self._no_completion("a choice without a message")
+        if not isinstance(refusal or content or "", str):
+            raise self._no_completion(f"a message that is a {type(refusal or content).__name__}")
         return Reply(
-            self.redact(str(refusal or getattr(message, "content", None) or "")),
-            refused=bool(refusal) or bool(choices and choices[0].finish_reason == "content_filter"),
-            prompt_tokens=int(getattr(usage, "prompt_tokens", 0) or 0),
-            completion_tokens=int(getattr(usage, "completion_tokens", 0) or 0),
+            self.redact(refusal or content or ""),
+            refused=bool(refusal)
+            or bool(choices and getattr(choices[0], "finish_reason", None) == "content_filter"),
+            prompt_tokens=_count(usage, "prompt_tokens"),
+            completion_tokens=_count(usage, "completion_tokens"),
             attempts=attempts,
             model=self.redact(str(getattr(answer, "model", "") or "")),
+        )
+
+    def _no_completion(self, what: str) -> EndpointFailed:
+        return EndpointFailed(
+            f"{self._where()}: answers with something else than a chat completion ({what}); the "
+            "address usually ends with /v1. What was answered before is kept"
         )
 
     def _rest(self, attempt: int, retry_after: float | None) -> None:
@@ -165,6 +174,12 @@ class Endpoint:
             404: f"check --base-url and --model = {self.settings.model!r}",
         }.get(status, "the endpoint does not take such requests")
         return f"{self._where()}: {problem}; {remedy}. What was answered before is kept"
+
+
+def _count(usage: Any, name: str) -> int:
+    """Tokens as the endpoint counts them; 0 where it does not say a number."""
+    value = getattr(usage, name, None)
+    return int(value) if isinstance(value, int | float) and 0 <= value < math.inf else 0
 
 
 def _said(error: Any) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from tokencredit.atomic import reading
 from tokencredit.canonical import digest
 from tokencredit.errors import require
 from tokencredit.evaluation.items import Item, Prompting
@@ -73,7 +74,9 @@ class Generations:
         """Open `folder`/generations.jsonl, which need not exist."""
         folder.mkdir(parents=True, exist_ok=True)
         self._writer = JsonlWriter(folder / FILE)
-        self._known = {row["key"]: row for row in read_jsonl(folder / FILE)}
+        with reading(folder / FILE):
+            known = [(row["key"], row, _said(row)) for row in read_jsonl(folder / FILE)]
+        self._known = {key: row for key, row, _ in known}
         self.prompting, self.speaking = prompting, speaking
 
     def close(self) -> None:

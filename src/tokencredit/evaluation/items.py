@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from tokencredit.errors import UserError, require
 from tokencredit.evaluation.players import Player, Run
 from tokencredit.judges.function import decode
 from tokencredit.models.model import load_tokenizer
+from tokencredit.tracking.jsonl import read_objects
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -129,7 +129,8 @@ def from_file(path: Path, count: int | None, longest: int | None) -> Prompting:
     """Prompts of a JSON list or JSONL file: `instruction` or the first of `turns` (a user's
     message), `messages`, or `prompt` (text to be continued as it is).
     """
-    rows = _read(path)
+    rows = read_objects(path, "--prompts-file")
+    require(bool(rows), "--prompts-file", str(path), "holds no prompts")
     require(count is None or count <= len(rows), "--prompts", count, f"{path} has only {len(rows)}")
     limit = DEFAULT_LENGTH if longest is None else longest
     items = [_item(row, i, path, limit) for i, row in enumerate(rows[:count])]
@@ -158,20 +159,6 @@ def _item(row: Mapping[str, Any], number: int, path: Path, limit: int) -> Item:
             "prompt"
         )
     return Item(row=index, text=str(row["prompt"]), max_new=limit)
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        raise UserError(f"--prompts-file {path}: there is no such file")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        whole = path.suffix == ".json"
-        rows = json.loads(text) if whole else [json.loads(x) for x in text.split("\n") if x.strip()]
-    except ValueError as error:
-        raise UserError(f"--prompts-file {path}: is no JSON ({error})") from error
-    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"--prompts-file {path}: must hold objects, in a list or one a line")
-    return rows
 
 
 def usable(prompting: Prompting, models: Sequence[Player]) -> tuple[Prompting, int]:

@@ -170,7 +170,7 @@ def _check_unseen(folder: Path, runs: Sequence[Run]) -> None:
     for run in runs:
         for key in run.trained_on():
             for manifest in run.store.glob(f"*/{key}/{MANIFEST}"):
-                used = read_json(manifest).get("sha256", {})
+                used = read_json(manifest, sha256=dict)["sha256"]
                 if weights & {sha for name, sha in used.items() if name.endswith(".safetensors")}:
                     raise UserError(
                         f"--oracle = {str(folder)!r}: {run.path} was trained on it "

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokencredit.atomic import read_json
+from tokencredit.atomic import check_keys, read_json
 from tokencredit.console import say
 from tokencredit.errors import UserError, require
 from tokencredit.models.base import folder_identity
@@ -60,8 +60,7 @@ class Run:
     @property
     def parents(self) -> dict[str, str]:
         """Keys of the artifacts that it was made from, by role."""
-        found: dict[str, str] = self.manifest.get("parents", {})
-        return found
+        return check_keys(self.manifest.get("parents", {}), self.path / MANIFEST, {})
 
     def artifact(self, role: str) -> Path:
         """The folder of one of its parents in the store; `UserError` if there is none."""

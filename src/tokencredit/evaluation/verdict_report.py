@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tokencredit.atomic import write_text
+from tokencredit.atomic import read_text, reading, write_text
 from tokencredit.bench.report import aligned
 from tokencredit.errors import UserError
 from tokencredit.evaluation.annotations import as_json, games, lines, read_annotations
@@ -84,7 +84,9 @@ def read_games(path: Path) -> tuple[list[str], np.ndarray]:
     """Players and wins[i, j] from a CSV of pairs; a draw counts half for both."""
     if not path.is_file():
         raise UserError(f"--games {path}: there is no such file")
-    rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
+    text = read_text(path)
+    with reading(path):
+        rows = list(csv.DictReader(text.splitlines()))
     if not rows or not set(COLUMNS) <= set(rows[0]):
         raise UserError(f"--games {path}: needs rows and the columns {', '.join(COLUMNS)}")
     names = list(dict.fromkeys(row[key] for row in rows for key in ("first", "second")))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokencredit.models.model import Model, parameter_count
+from tokencredit.streams import torch_seed
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig, PreTrainedTokenizerFast
@@ -46,7 +47,7 @@ def write_scratch_model(model: Model, texts: Iterable[str], seed: int, out: Path
     config.vocab_size = len(tokenizer)
     for name in ("bos", "eos", "pad"):
         setattr(config, f"{name}_token_id", getattr(tokenizer, f"{name}_token_id"))
-    torch.manual_seed(seed)
+    torch.manual_seed(torch_seed(seed))
     decoder = LlamaForCausalLM(config)
     decoder.save_pretrained(out)
     tokenizer.save_pretrained(out)

@@ -8,10 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
-from tokencredit.atomic import read_json, write_json, write_text
-from tokencredit.tracking.jsonl import read_jsonl
+from tokencredit.atomic import check_keys, read_json, read_yaml, reading, write_json, write_text
+from tokencredit.tracking.jsonl import read_steps
 
 COLUMNS: Final = (
     "task",
@@ -34,6 +32,11 @@ NOTED: Final = {"implicit_reward": "judge/implicit_reward"}
 COMPLETE: Final = "complete"
 FAILED: Final = "failed"
 RUNNING: Final = "running"
+STATUSES: Final = (COMPLETE, FAILED, RUNNING)
+
+
+RESULTS: Final = {"config_hash": str, "seeds": dict, "steps": int, "status": str}
+"""Keys of results.json that are read, and their types."""
 
 
 def write_cell(
@@ -44,11 +47,12 @@ def write_cell(
     Both files are written whole and renamed, the JSON last, so a cell is there or it is not.
     """
     record = describe_run(run)
-    rows = _rows(run)[: record["steps"]]
-    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-    lengths = [config["rollout"][name] for name in ("min_new_tokens", "max_new_tokens")]
+    rows = read_steps(run / "metrics.jsonl")[: record["steps"]]
     seed = record["seeds"]["seed"]
-    fixed = [task, record["scheme"], config["reward_scheme"].get("beta", ""), *lengths, seed]
+    with reading(run / "config.yaml"):
+        config = read_yaml(run / "config.yaml")
+        lengths = [config["rollout"][name] for name in ("min_new_tokens", "max_new_tokens")]
+        fixed = [task, record["scheme"], config["reward_scheme"].get("beta", ""), *lengths, seed]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     noted = {column: metric for column, metric in NOTED.items() if rows and metric in rows[0]}
@@ -73,9 +77,16 @@ def describe_run(run: Path) -> dict[str, Any]:
     results, manifest = _json(run / "results.json"), _json(run / "manifest.json")
     failed = manifest.get("failed")
     if results and not failed:
+        check_keys(results, run / "results.json", RESULTS)
         return results
-    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-    names = config["run"]
+    check_keys(manifest, run / "manifest.json", {"key": str})
+    with reading(run / "config.yaml"):
+        return _known(run, read_yaml(run / "config.yaml"), manifest)
+
+
+def _known(run: Path, config: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of a run without results."""
+    names, failed = config["run"], manifest.get("failed")
     return {
         "schema_version": 1,
         "config_hash": manifest["key"],
@@ -85,15 +96,10 @@ def describe_run(run: Path) -> dict[str, Any]:
         "seeds": {"seed": config["seed"], "stage_seed": config["stage_seed"]},
         "status": FAILED if failed else RUNNING,
         "error": failed,
-        "steps": len(_rows(run)),
+        "steps": len(read_steps(run / "metrics.jsonl")),
         "scale": names["scale"],
         "git_commit": manifest.get("git_commit"),
     }
-
-
-def _rows(run: Path) -> list[dict[str, Any]]:
-    path = run / "metrics.jsonl"
-    return read_jsonl(path) if path.is_file() else []
 
 
 def _json(path: Path) -> dict[str, Any]:

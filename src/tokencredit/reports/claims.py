@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from tokencredit.atomic import read_yaml, reading
 from tokencredit.errors import UserError, require
 from tokencredit.reports.courses import JOINT, TESTS
-from tokencredit.reports.entries import FOLDER, STATISTICS, Panel, build, read_yaml
+from tokencredit.reports.entries import FOLDER, STATISTICS, Panel, build
 from tokencredit.reports.formats import markdown
 from tokencredit.reports.measures import in_words, measure
 from tokencredit.reports.runs import LoggedRun
@@ -74,9 +75,10 @@ def read_claims(paper: str) -> list[Claim]:
     if not path.is_file():
         raise UserError(f"{paper}: there are no claims of it; there are those of {papers()}")
     found = []
-    for given in read_yaml(path).get("claims", ()):
-        panels = [build(Panel, panel, path) for panel in given["panels"]]
-        found.append(build(Claim, {**given, "panels": panels}, path))
+    with reading(path):
+        for given in read_yaml(path).get("claims", ()):
+            panels = [build(Panel, panel, path) for panel in given["panels"]]
+            found.append(build(Claim, {**given, "panels": panels}, path))
     return found
 
 

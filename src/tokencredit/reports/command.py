@@ -8,10 +8,11 @@ from typing import Annotated
 
 import typer
 
+from tokencredit.atomic import write_bytes
+from tokencredit.console import say, show
 from tokencredit.errors import UserError, require
 from tokencredit.reports.entries import FIGURES, TABLES, WinEntry, find, find_any, listing
 from tokencredit.reports.formats import SUFFIX, Format, render
-from tokencredit.reports.run_folder import write_bytes
 from tokencredit.reports.scores import Comparison, find_comparisons
 from tokencredit.reports.sources import Source, read_sources
 from tokencredit.reports.tables import make_table
@@ -48,12 +49,12 @@ def table(
         _list(TABLES)
         return
     text = _made(name, runs, points)
-    typer.echo(text(form), nl=False)
+    show(text(form), end="")
     if out is not None:
         for other in Format:
             path = out / f"{Path(name).stem}{SUFFIX[other]}"
             write_bytes(path, text(other).encode())
-            typer.echo(f"wrote {path}", err=True)
+            say(f"wrote {path}")
 
 
 def figure(
@@ -73,9 +74,9 @@ def figure(
     assert out is not None
     written, notes = write_figure(entry, sources(name, runs), out, Path(name).stem, points)
     for note in notes:
-        typer.echo(f"Note: {note}.")
+        show(f"Note: {note}.")
     for path in written:
-        typer.echo(f"wrote {path}")
+        show(f"wrote {path}")
 
 
 def paper_claims(
@@ -87,7 +88,7 @@ def paper_claims(
     from tokencredit.reports import claims
 
     if paper is None:
-        typer.echo("\n".join(claims.papers()))
+        show("\n".join(claims.papers()))
         return
     wins = claims.read_win_claims(paper)
     made = {task: comparisons(paper, task, runs) for task in dict.fromkeys(c.task for c in wins)}
@@ -99,9 +100,9 @@ def paper_claims(
             raise
         found = []  # a comparison alone
     judged = claims.judge_claims(claims.read_claims(paper), found, points)
-    typer.echo(claims.claims_text([*judged, *won]), nl=False)
+    show(claims.claims_text([*judged, *won]), end="")
     for note in claims.unused(judged, found):
-        typer.echo(f"Note: {note}")
+        show(f"Note: {note}")
 
 
 def page(
@@ -112,7 +113,7 @@ def page(
     from tokencredit.reports.page import write_page
 
     for path in write_page(name, experiments):
-        typer.echo(f"wrote {path}")
+        show(f"wrote {path}")
 
 
 def sources(name: str, runs: list[Path] | None) -> list[Source]:
@@ -151,7 +152,7 @@ def _list(kinds: tuple[str, ...]) -> None:
     entries = listing(kinds)
     width = max(map(len, entries))
     for name, entry in entries.items():
-        typer.echo(f"{name:<{width}}  {entry.title} ({entry.source}): {', '.join(entry.tasks)}")
+        show(f"{name:<{width}}  {entry.title} ({entry.source}): {', '.join(entry.tasks)}")
 
 
 def register(app: typer.Typer) -> None:

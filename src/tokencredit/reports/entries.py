@@ -7,8 +7,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import yaml
-
+from tokencredit.atomic import read_yaml, reading
 from tokencredit.errors import UserError, require
 from tokencredit.reports.runs import LoggedRun, Setting
 
@@ -181,23 +180,14 @@ def listing(kinds: tuple[str, ...]) -> dict[str, Entry | WinEntry]:
 def read_entry(path: Path) -> Entry | WinEntry:
     """The entry in a YAML file; a key that it cannot have, or lacks, is an error."""
     tree = read_yaml(path)
-    if tree.get("kind") == WIN_RATES:
-        return build(WinEntry, tree, path)
-    panels = tree.get("panels")
-    if not isinstance(panels, list):
-        raise UserError(f"{path}: panels: must be a list")
-    return build(Entry, {**tree, "panels": [build(Panel, panel, path) for panel in panels]}, path)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file."""
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.MarkedYAMLError as error:
-        raise UserError(f"{path}: is not YAML: {error.problem}") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"{path}: must hold keys and values")
-    return tree
+    with reading(path):
+        if tree.get("kind") == WIN_RATES:
+            return build(WinEntry, tree, path)
+        panels = tree.get("panels")
+        if not isinstance(panels, list):
+            raise UserError(f"{path}: panels: must be a list")
+        built = [build(Panel, panel, path) for panel in panels]
+        return build(Entry, {**tree, "panels": built}, path)
 
 
 def build(schema: type[Schema], given: Mapping[str, Any], path: Path) -> Schema:

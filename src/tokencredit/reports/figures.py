@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tokencredit.atomic import write_bytes
 from tokencredit.errors import UserError
-from tokencredit.reports.run_folder import RunFolder, write_bytes
+from tokencredit.reports.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from tokencredit.atomic import write_bytes
 from tokencredit.errors import UserError
 from tokencredit.reports.claims import (
     Claim,
@@ -23,7 +24,6 @@ from tokencredit.reports.figure_data import figure_marks
 from tokencredit.reports.formats import cells, markdown, remarks
 from tokencredit.reports.held_out import held_out_table
 from tokencredit.reports.paper_figures import pictures
-from tokencredit.reports.run_folder import write_bytes
 from tokencredit.reports.runs import holds_runs
 from tokencredit.reports.scores import find_comparisons
 from tokencredit.reports.sources import Source, read_sources

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from tokencredit.atomic import write_bytes
 from tokencredit.reports.drawings import fill
 from tokencredit.reports.entries import Entry
 from tokencredit.reports.figure_data import figure_marks
 from tokencredit.reports.figures import STYLE
 from tokencredit.reports.marks import Mark
-from tokencredit.reports.run_folder import write_bytes
 from tokencredit.reports.sources import Source
 
 PANEL: Final = (3.5, 2.9)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from tokencredit.atomic import read_json
 from tokencredit.errors import UserError
-from tokencredit.tracking.jsonl import read_jsonl
+from tokencredit.tracking.jsonl import read_jsonl, read_steps
 
 
 class RunFolder:
@@ -19,19 +18,20 @@ class RunFolder:
         """Look at `path`; raises UserError where no run has logged a step."""
         self.path = Path(path)
         file = self.path / "metrics.jsonl"
-        self.metrics = read_jsonl(file) if file.exists() else []
+        self.metrics = read_steps(file)
         if not self.metrics:
             raise UserError(f"{self.path}: no step in metrics.jsonl; name the folder of a run")
 
     @property
     def timings(self) -> list[dict[str, Any]]:
         """Rows of timings.jsonl."""
-        return self._rows("timings.jsonl")
+        return read_steps(self.path / "timings.jsonl")
 
     @property
     def samples(self) -> list[dict[str, Any]]:
         """Rows of samples.jsonl."""
-        return self._rows("samples.jsonl")
+        file = self.path / "samples.jsonl"
+        return read_jsonl(file) if file.exists() else []
 
     @property
     def results(self) -> dict[str, Any]:
@@ -53,21 +53,9 @@ class RunFolder:
         rows = [row for row in self.metrics if metric in row]
         return [row["step"] for row in rows], [row[metric] for row in rows]
 
-    def _rows(self, name: str) -> list[dict[str, Any]]:
-        file = self.path / name
-        return read_jsonl(file) if file.exists() else []
-
     def _object(self, name: str) -> dict[str, Any]:
         file = self.path / name
         return read_json(file) if file.exists() else {}
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` beside `path`, then rename, so that no reader sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)
 
 
 def existing(folder: Path, names: Iterable[str]) -> list[Path]:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
-from tokencredit.atomic import read_json
+from tokencredit.atomic import REMEDY, Damaged, read_json, read_yaml, reading
 from tokencredit.errors import UserError
-from tokencredit.reports.cells import COMPLETE, METRICS, NOTED, RUNNING, describe_run
+from tokencredit.reports.cells import (
+    COLUMNS,
+    COMPLETE,
+    METRICS,
+    NOTED,
+    RUNNING,
+    STATUSES,
+    describe_run,
+)
 from tokencredit.reports.recipes import Made, made_of
-from tokencredit.tracking.jsonl import read_jsonl
+from tokencredit.tracking.jsonl import read_steps
 
 REQUIRED: Final = (
     "task", "method", "beta", "min_new_tokens", "max_new_tokens", "run", "step", "mean_reward",
@@ -104,13 +110,16 @@ def holds_runs(path: Path) -> bool:
 
 def read_csv(path: Path) -> list[LoggedRun]:
     """The runs of one CSV, in the order in which they begin."""
-    missing = set(REQUIRED) - _header(path).keys()
+    header = _header(path)
+    missing = set(REQUIRED) - header.keys()
     if missing:
         raise UserError(f"{path}: lacks the columns {', '.join(sorted(missing))}")
+    _check_end(path, list(header))
     origin = _origin(path)
     groups: dict[tuple[Setting, int], list[dict[str, str]]] = {}
-    with path.open(encoding="utf-8", newline="") as file:
+    with reading(path), path.open(encoding="utf-8", newline="") as file:
         for line, row in enumerate(csv.DictReader(file), start=2):
+            _check_whole(row, f"{path}, line {line}")
             try:
                 key = (_setting(row), int(row["run"]))
                 row["step"] = row["step"] and str(int(row["step"]))
@@ -118,6 +127,24 @@ def read_csv(path: Path) -> list[LoggedRun]:
                 raise UserError(f"{path}, line {line}: {error}") from None
             groups.setdefault(key, []).append(row)
     return [_from_rows(path, *key, rows, origin) for key, rows in groups.items()]
+
+
+def _check_whole(row: Mapping[str | None, Any], place: str) -> None:
+    """Raise where a line has more or fewer fields than the header, or an unknown status."""
+    short = [name for name, value in row.items() if value is None]
+    if short or None in row:
+        what = f"ends before {short[0]}" if short else "has more fields than the header"
+        raise Damaged(f"{place}: {what}; the file was cut off or edited: {REMEDY}")
+    status = row.get("status")
+    if status and status not in STATUSES:
+        known = ", ".join(STATUSES)
+        raise Damaged(f"{place}: status = {status!r} is none of {known}; was it cut off? {REMEDY}")
+
+
+def _check_end(path: Path, header: Sequence[str]) -> None:
+    """Raise where a CSV that we wrote does not end with a line ending: a number may be cut."""
+    if tuple(header)[: len(COLUMNS)] == COLUMNS and not path.read_bytes().endswith(b"\n"):
+        raise Damaged(f"{path}: its last line was cut off; {REMEDY}")
 
 
 def _from_rows(
@@ -158,11 +185,8 @@ def _setting(row: Mapping[str, str]) -> Setting:
 
 def _header(path: Path) -> dict[str, int]:
     """The columns of a CSV, by place."""
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            names = next(csv.reader(file), [])
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--runs {path}: cannot be read ({error})") from None
+    with reading(path), path.open(encoding="utf-8", newline="") as file:
+        names = next(csv.reader(file), [])
     return {name: place for place, name in enumerate(names)}
 
 
@@ -172,8 +196,9 @@ def _origin(path: Path) -> Origin:
     if not beside.is_file():
         return Origin(path)
     record = read_json(beside)
-    kept = {**record.get("provenance", {}), "seeds": record.get("seeds")}
-    return _origin_of(path, record, made_of(kept))
+    with reading(beside):
+        kept = {**record.get("provenance", {}), "seeds": record.get("seeds")}
+        return _origin_of(path, record, made_of(kept))
 
 
 def _origin_of(path: Path, record: Mapping[str, Any], made: Made) -> Origin:
@@ -188,23 +213,21 @@ def _origin_of(path: Path, record: Mapping[str, Any], made: Made) -> Origin:
     )
 
 
-def _read_folder(folder: Path) -> Iterable[LoggedRun]:
+def _read_folder(folder: Path) -> list[LoggedRun]:
     """The run in a run folder; none if it has logged nothing yet, or was not made by a run."""
-    rows = read_jsonl(folder / "metrics.jsonl")
+    rows = read_steps(folder / "metrics.jsonl")
     if not rows or not (folder / "config.yaml").is_file():
-        return
+        return []
     record = describe_run(folder)
-    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     rows = rows[: record["steps"]]
     _check_steps([row["step"] for row in rows], str(folder))
     manifest = folder / "manifest.json"
-    made = made_of(read_json(manifest)) if manifest.is_file() else Made()
-    task = str(record["experiment"] or config["dataset"]["name"]).rpartition("/")[2]
-    beta = config["reward_scheme"].get("beta")
-    lengths = (config["rollout"]["min_new_tokens"], config["rollout"]["max_new_tokens"])
-    method = ALIASES.get(record["scheme"], record["scheme"])
-    yield LoggedRun(
-        Setting(task, method, None if beta is None else float(beta), lengths),
+    with reading(manifest):
+        made = made_of(read_json(manifest)) if manifest.is_file() else Made()
+    with reading(folder / "config.yaml"):
+        setting = _setting_of(record, read_yaml(folder / "config.yaml"))
+    run = LoggedRun(
+        setting,
         record["seeds"]["seed"],
         record.get("status", RUNNING),
         {
@@ -214,3 +237,12 @@ def _read_folder(folder: Path) -> Iterable[LoggedRun]:
         },
         _origin_of(folder, record, made),
     )
+    return [run]
+
+
+def _setting_of(record: Mapping[str, Any], config: Mapping[str, Any]) -> Setting:
+    task = str(record["experiment"] or config["dataset"]["name"]).rpartition("/")[2]
+    beta = config["reward_scheme"].get("beta")
+    lengths = (config["rollout"]["min_new_tokens"], config["rollout"]["max_new_tokens"])
+    method = ALIASES.get(record["scheme"], record["scheme"])
+    return Setting(task, method, None if beta is None else float(beta), lengths)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from tokencredit.atomic import read_json, write_text
+from tokencredit.atomic import read_json, reading, write_text
 from tokencredit.errors import UserError
 from tokencredit.reports.winrate import Seed, WinMatrix, win_matrix
 
@@ -108,22 +108,12 @@ def read_scores(path: Path) -> Comparison:
     if mixed:
         raise UserError(f"{path}: {mixed[0]} has runs with a seed and without; give each its seed")
     beside = path.parent / FACTS
-    return Comparison(path, methods, _facts(beside) if beside.is_file() else {})
+    return Comparison(path, methods, read_json(beside) if beside.is_file() else {})
 
 
 def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return list(enumerate(csv.DictReader(file), start=2))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is no text in UTF-8 ({error})") from None
-
-
-def _facts(path: Path) -> dict[str, Any]:
-    try:
-        return read_json(path)
-    except ValueError as error:
-        raise UserError(f"{path}: is damaged ({error}); restore or delete it") from None
+    with reading(path), path.open(encoding="utf-8", newline="") as file:
+        return list(enumerate(csv.DictReader(file), start=2))
 
 
 def _line(path: Path, number: int, row: Mapping[str, str]) -> Line:

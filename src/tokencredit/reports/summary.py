@@ -7,9 +7,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from tokencredit.atomic import reading, write_bytes
 from tokencredit.reports.figures import plot_run
 from tokencredit.reports.pages import render
-from tokencredit.reports.run_folder import RunFolder, existing, write_bytes
+from tokencredit.reports.run_folder import RunFolder, existing
 from tokencredit.reports.samples import sample_views
 from tokencredit.reports.statistics import Interval, apart, mean_ci
 
@@ -53,6 +54,8 @@ def closing_summary(run_dir: str | Path) -> str:
 def write_report(run_dir: str | Path) -> Path:
     """Write report.html, one file with numbers, figures, and samples, and return its path."""
     run = RunFolder(run_dir)
+    with reading(run.path / "samples.jsonl"):
+        samples = sample_views(run.samples[-_REPORT_SAMPLES:])
     figures = [
         {"name": path.stem, "data": base64.b64encode(path.read_bytes()).decode()}
         for path in plot_run(run.path)
@@ -66,7 +69,7 @@ def write_report(run_dir: str | Path) -> Path:
         figures=figures,
         evaluation=evaluation_table(run),
         phases=[(name, _duration(seconds)) for name, seconds in phases(run)],
-        samples=sample_views(run.samples[-_REPORT_SAMPLES:]),
+        samples=samples,
     )
     write_bytes(run.path / "report.html", page.encode())
     return run.path / "report.html"
@@ -98,10 +101,11 @@ def gain(run: RunFolder) -> str:
 
 def evaluation_table(run: RunFolder) -> list[list[str]]:
     """Return policy beside SFT on held-out prompts, header first; empty without evaluation."""
-    evaluation = {
-        name: Interval(x["mean"], x["mean"], x["mean"], x["se"], x["n"])
-        for name, x in run.results.get("evaluation", {}).items()
-    }
+    with reading(run.path / "results.json"):
+        evaluation = {
+            name: Interval(*(float(x["mean"]),) * 3, float(x["se"]), int(x["n"]))
+            for name, x in run.results.get("evaluation", {}).items()
+        }
     if not evaluation:
         return []
     rows = [["", "SFT", "policy", "standard errors apart"]]
@@ -126,16 +130,17 @@ def phases(run: RunFolder) -> list[tuple[str, float]]:
 
 def _headline(run: RunFolder) -> str:
     results, manifest = run.results, run.manifest
-    state = results.get("status") or manifest.get("state")
-    seed = results.get("seeds", {}).get("seed")
-    names = results.get("names")
-    facts = [
-        f"{run.scheme}: {len(run.metrics)} steps",
-        "{model} on {dataset}, {hardware}".format_map(names) if names else "",
-        f"seed {seed}" if seed is not None else "",
-        str(state) if state else "",
-        f"{_duration(results['wall_seconds'])} in all" if "wall_seconds" in results else "",
-    ]
+    with reading(run.path / "results.json"):
+        state = results.get("status") or manifest.get("state")
+        seed = results.get("seeds", {}).get("seed")
+        names = results.get("names")
+        facts = [
+            f"{run.scheme}: {len(run.metrics)} steps",
+            "{model} on {dataset}, {hardware}".format_map(names) if names else "",
+            f"seed {seed}" if seed is not None else "",
+            str(state) if state else "",
+            f"{_duration(results['wall_seconds'])} in all" if "wall_seconds" in results else "",
+        ]
     return ", ".join(fact for fact in facts if fact)
 
 

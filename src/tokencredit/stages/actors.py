@@ -21,6 +21,7 @@ from tokencredit.models.model import Autocast, load_tokenizer
 from tokencredit.models.policy import PolicyWithValue, Reference
 from tokencredit.models.value import ValueInit, ValueKind
 from tokencredit.rollout import Prompts, Rollout
+from tokencredit.streams import torch_seed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -130,7 +131,9 @@ def load_actors(config: Config, sft: Path, reward_model: Path | None = None) -> 
     value function starts from it (`model.value.init`).
     """
     tokenizer = load_tokenizer(sft)
-    torch.manual_seed(config.seed)  # LoRA's first factors are drawn from the global generator
+    torch.manual_seed(
+        torch_seed(config.seed)
+    )  # LoRA's first factors are drawn from the global generator
     lora, value = config.model.lora, config.model.value
     learns = config.algorithm if isinstance(config.algorithm, Algorithm) else None
     uses_values = learns is None or learns.uses_values

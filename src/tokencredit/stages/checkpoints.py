@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tokencredit.atomic import publish, read_json, write_json
+from tokencredit.atomic import naming, publish, read_json, reading, remove, write_json
 from tokencredit.canonical import folder_sha256
 from tokencredit.console import say
 from tokencredit.engine import Engine
@@ -50,15 +50,22 @@ class Checkpoints:
             raise WeightsNotFinite(tensor, f"checkpoint {final.name}")
         partial = final.with_suffix(".partial")
         if engine.world.is_main:
-            shutil.rmtree(partial, ignore_errors=True)
+            remove(partial)
             partial.mkdir(parents=True)
         engine.world.wait()
-        engine.save(partial)
-        engine.world.wait()
+        try:
+            with naming(partial):
+                engine.save(partial)
+            engine.world.wait()
+            if engine.world.is_main:
+                write_json(partial / STATE, asdict(progress))
+                sums = folder_sha256(partial)
+                write_json(partial / MANIFEST, {"schema_version": 2, "sha256": sums})
+                publish(partial, final)
+        except BaseException:  # a full disk above all: half a checkpoint would keep it full
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
         if engine.world.is_main:
-            write_json(partial / STATE, asdict(progress))
-            write_json(partial / MANIFEST, {"schema_version": 2, "sha256": folder_sha256(partial)})
-            publish(partial, final)
             for older in self.root.iterdir():
                 if older != final:
                     shutil.rmtree(older, ignore_errors=True)
@@ -86,4 +93,5 @@ class Checkpoints:
     @staticmethod
     def progress(folder: Path) -> Progress:
         """Where the run stood."""
-        return Progress(**read_json(folder / STATE))
+        with reading(folder / STATE):
+            return Progress(**read_json(folder / STATE))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tokencredit.atomic import publish, write_json, write_text
+from tokencredit.atomic import building, write_json, write_text
 from tokencredit.console import say
 from tokencredit.finite import first_not_finite, stored_tensors
 from tokencredit.models.lora import POLICY, merged_copy
 from tokencredit.stages.actors import Actors
 from tokencredit.stages.evaluate import Measure, summarise
-from tokencredit.tracking.jsonl import read_jsonl
+from tokencredit.tracking.jsonl import read_steps
 from tokencredit.update import WeightsNotFinite
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ def export_policy(actors: Actors, lora: Lora, run_folder: Path, name: str = "pol
     With `name` policy_best they are `policy_best/` and `value_best/`. An algorithm without a value
     function leaves no `value/`.
     """
-    with _published(run_folder / name) as partial:
+    with _exporting(run_folder / name) as partial:
         model = actors.policy.model
         if lora.enabled and lora.merge:
             merged_copy(model).save_pretrained(partial)
@@ -45,27 +44,23 @@ def export_policy(actors: Actors, lora: Lora, run_folder: Path, name: str = "pol
             model.save_pretrained(partial)
         actors.tokenizer.save_pretrained(partial)
     if actors.policy.uses_values:
-        with _published(run_folder / name.replace("policy", "value")) as partial:
+        with _exporting(run_folder / name.replace("policy", "value")) as partial:
             actors.policy.save_value(partial)
 
 
 @contextmanager
-def _published(folder: Path) -> Iterator[Path]:
+def _exporting(folder: Path) -> Iterator[Path]:
     """An empty folder that takes the place of `folder` once it is filled with finite weights."""
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    yield partial
-    tensor = first_not_finite(stored_tensors(partial))
-    if tensor is not None:
-        shutil.rmtree(partial)
-        raise WeightsNotFinite(tensor, f"{folder.name}/")
-    publish(partial, folder)
+    with building(folder.with_name(f"{folder.name}.partial"), folder) as partial:
+        yield partial
+        tensor = first_not_finite(stored_tensors(partial))
+        if tensor is not None:
+            raise WeightsNotFinite(tensor, f"{folder.name}/")
 
 
 def seconds_of_steps(run_folder: Path) -> float:
     """The sum of all phases of all steps logged so far."""
-    rows = read_jsonl(run_folder / "timings.jsonl")
+    rows = read_steps(run_folder / "timings.jsonl")
     phases = [row[key] for row in rows for key in row if key.startswith("time/")]
     return float(sum(phases))
 
@@ -81,7 +76,7 @@ def write_results(
 ) -> dict[str, Any]:
     """Write results.json: the last ten steps of the log, and the evaluation."""
     config = stage.context.config
-    rows = read_jsonl(run.path / "metrics.jsonl")[: config.steps]
+    rows = read_steps(run.path / "metrics.jsonl")[: config.steps]
     last = rows[-LAST_STEPS:]
     metrics = {
         name: summarise(torch.tensor([row[name] for row in last]))

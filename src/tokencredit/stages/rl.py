@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from tokencredit.algorithms.algorithm import Algorithm
-from tokencredit.atomic import write_text
+from tokencredit.atomic import Damaged, write_text
 from tokencredit.canonical import canonical, differences, digest
-from tokencredit.console import say
+from tokencredit.console import say, say_once
 from tokencredit.data.prompts import PromptStream
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.engine import World, compute_deterministically
@@ -143,6 +143,7 @@ class RLStage(Stage):
     def check_folder(self) -> None:
         """Raise unless the run may be written to its folder."""
         run = RunFolder(self.folder)
+        run.check_kinds()
         run.check_owner(self.key, self.identity)
         run.check_irreplaceable()
         named = self.context.config.run_dir is not None
@@ -169,8 +170,15 @@ class RLStage(Stage):
     def _nearest(self) -> tuple[str, ...]:
         """The inputs in which the nearest run beside this one differs."""
         folders = [self.folder, *self.folder.parent.glob("*")]
-        others = [RunFolder(path).manifest().get("identity") for path in folders if path.is_dir()]
-        found: list[list[str]] = [differences(other, self.identity) for other in others if other]
+        found: list[list[str]] = []
+        for path in (path for path in folders if path.is_dir()):
+            try:
+                other = RunFolder(path).manifest().get("identity")
+            except (Damaged, OSError) as error:
+                say_once(f"{error}; planning goes on without it")
+                continue
+            if other:
+                found.append(differences(other, self.identity))
         nearest = min(found, key=len) if found else []
         return tuple(nearest)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from tokencredit.atomic import read_json, write_json
+from tokencredit.atomic import check_keys, read_json, reading, write_json
 from tokencredit.canonical import differences, file_sha256
 from tokencredit.errors import UserError
 from tokencredit.store import MANIFEST, environment, make_folder
@@ -22,6 +22,17 @@ from tokencredit.tracking.jsonl import read_jsonl
 LOCK_SECONDS = 10.0
 METRICS = "metrics.jsonl"
 LOCK = ".lock"
+FILES = (
+    "manifest.json",
+    "config.yaml",
+    "results.json",
+    "evaluation.jsonl",
+    METRICS,
+    "timings.jsonl",
+    "samples.jsonl",
+    "report.html",
+)
+FOLDERS = ("policy", "value", "policy_best", "value_best", "checkpoints", "figures")
 COMMIT = "TOKENCREDIT_COMMIT"
 
 
@@ -49,9 +60,15 @@ class RunFolder:
         self.path = path
 
     def manifest(self) -> dict[str, Any]:
-        """What the manifest says; empty if there is none."""
+        """What the manifest says; empty if there is none, `Damaged` if it is no manifest."""
         path = self.path / MANIFEST
-        return read_json(path) if path.is_file() else {}
+        if not path.is_file():
+            return {}
+        with reading(path):
+            found = read_json(path, key=str)
+            check_keys(found.get("identity", {}), path, {})
+            State(found["state"])
+        return found
 
     def state(self) -> State:
         """How far the run is."""
@@ -112,7 +129,7 @@ class RunFolder:
         """Raise unless the folder is new or belongs to `key`."""
         manifest = self.manifest()
         if manifest and manifest["key"] != key:
-            different = "; ".join(differences(manifest["identity"], identity)[:8])
+            different = "; ".join(differences(manifest.get("identity", {}), identity)[:8])
             raise UserError(
                 f"run_dir = {str(self.path)!r}: holds a run of another configuration "
                 f"({different}); choose another folder, or delete this one"
@@ -125,6 +142,16 @@ class RunFolder:
                     f"({', '.join(strangers[:4])}); "
                     "choose an empty folder"
                 )
+
+    def check_kinds(self) -> None:
+        """Raise where a folder lies in the place of one of the run's files, or the reverse."""
+        for name in (*FILES, LOCK):
+            if (self.path / name).is_dir():
+                raise UserError(f"{self.path / name}: a file is wanted there; move the folder away")
+        for name in FOLDERS:
+            path = self.path / name
+            if path.exists() and not path.is_dir():
+                raise UserError(f"{path}: a folder is wanted there; move the file away")
 
     def check_arithmetic(self, now: Mapping[str, object], inexact: bool) -> None:
         """Raise if the run began on other hardware settings that change the last bits.

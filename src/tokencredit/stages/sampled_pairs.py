@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from tokencredit.atomic import write_text
+from tokencredit.atomic import reading, write_text
 from tokencredit.data.pairs import Pair
 from tokencredit.data.prompts import PromptStream
 from tokencredit.data.token_ids import TokenIds
@@ -167,4 +167,6 @@ def survives(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> bool:
 def load_sampled(folder: Path, name: str) -> list[Pair]:
     """The pairs of an artifact: "train" or "held_out"."""
     names = ("prompt_ids", "chosen_ids", "rejected_ids")
-    return [Pair(**{n: row[n] for n in names}) for row in read_jsonl(folder / f"{name}.jsonl")]
+    path = folder / f"{name}.jsonl"
+    with reading(path):
+        return [Pair(**{n: row[n] for n in names}) for row in read_jsonl(path)]

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tokencredit.atomic import Damaged, naming, read_text
 from tokencredit.closing import Closing
 from tokencredit.errors import UserError
 
@@ -25,7 +26,7 @@ class JsonlWriter(Closing):
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         _cut_torn_line(self.path)
-        self._file = self.path.open("ab")
+        self._file = self.path.open("ab", buffering=0)  # a line that fails is not tried again
         self._offset = self.path.stat().st_size
 
     @property
@@ -40,20 +41,28 @@ class JsonlWriter(Closing):
         that is not plain Python; in both cases nothing is written.
         """
         line = to_line(row)
-        self._file.write(line)
-        self._file.flush()
+        with naming(self.path):
+            try:
+                written = 0
+                while written < len(line):  # a disk that is nearly full takes a part
+                    written += self._file.write(line[written:])
+            except OSError:
+                self._file.truncate(self._offset)
+                raise
         self._offset += len(line)
 
     def flush(self) -> None:
         """Return once everything written is on the disk (fsync)."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with naming(self.path):
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Flush and close; closing twice is allowed."""
         if not self._file.closed:
-            self.flush()
-            self._file.close()
+            try:
+                self.flush()
+            finally:
+                self._file.close()
 
     @staticmethod
     def truncate(path: str | Path, offset: int) -> None:
@@ -87,7 +96,7 @@ class JsonlWriter(Closing):
 def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     """Return the rows of a JSONL file; a torn last line (no line ending) is left out.
 
-    Raises UserError naming file and line where a whole line is not a JSON object.
+    Raises `Damaged` naming file and line where a whole line is not a JSON object.
     """
     path = Path(path)
     *lines, _torn = path.read_bytes().split(b"\n")
@@ -95,14 +104,40 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
-            raise UserError(
+            raise Damaged(
                 f"{path}, line {number} = {line[:60]!r}: must be a JSON object; the file was "
                 "damaged or edited"
             )
         rows.append(row)
+    return rows
+
+
+def read_steps(path: str | Path) -> list[dict[str, Any]]:
+    """As `read_jsonl`, of a log with a step and numbers on each line; none if there is no file."""
+    rows = read_jsonl(path) if Path(path).exists() else []
+    for number, row in enumerate(rows, start=1):
+        wrong = [key for key, value in row.items() if not isinstance(value, int | float)]
+        if type(row.get("step")) is not int or wrong:
+            what = f"{wrong[0]} is no number" if wrong else "it has no step"
+            raise Damaged(f"{path}, line {number}: {what}; the file was damaged or edited")
+    return rows
+
+
+def read_objects(path: Path, option: str) -> list[dict[str, Any]]:
+    """The objects of a file that `option` names: a JSON list (.json), or one object a line."""
+    if not path.is_file():
+        raise UserError(f"{option} {path}: there is no such file")
+    text = read_text(path)
+    try:
+        whole = path.suffix == ".json"
+        rows = json.loads(text) if whole else [json.loads(x) for x in text.split("\n") if x.strip()]
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{option} {path}: is no JSON ({error})") from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{option} {path}: must hold objects, in a list (.json) or one a line")
     return rows
 
 

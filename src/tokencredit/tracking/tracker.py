@@ -8,8 +8,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from tokencredit.atomic import reading
 from tokencredit.errors import UserError
-from tokencredit.tracking.jsonl import JsonlWriter, read_jsonl
+from tokencredit.tracking.jsonl import JsonlWriter, read_jsonl, read_steps
 from tokencredit.tracking.progress import Progress
 from tokencredit.tracking.tracking import Tracking
 from tokencredit.tracking.wandb_mirror import WandbMirror
@@ -114,19 +115,17 @@ class Tracker:
         self.close({}, exit_code=0 if kind is None else 1)
 
     def _logged_steps(self) -> int:
-        rows = _rows(self.run_dir / METRICS)
+        rows = read_steps(self.run_dir / METRICS)
         return rows[-1]["step"] + 1 if rows else 0
 
     def _history(self) -> list[dict[str, Any]]:
         """Return what the files hold, one row a step."""
         steps: dict[int, dict[str, Any]] = {}
-        for row in [*_rows(self.run_dir / METRICS), *_rows(self.run_dir / TIMINGS)]:
+        for row in [*read_steps(self.run_dir / METRICS), *read_steps(self.run_dir / TIMINGS)]:
             steps.setdefault(row["step"], {}).update(row)
-        for row in _rows(self.run_dir / SAMPLES):
-            step = steps.setdefault(row["step"], {"step": row["step"]})
-            step.setdefault("samples", []).append(row)
+        samples = self.run_dir / SAMPLES
+        with reading(samples):
+            for row in read_jsonl(samples) if samples.exists() else []:
+                step = steps.setdefault(row["step"], {"step": row["step"]})
+                step.setdefault("samples", []).append(row)
         return [steps[step] for step in sorted(steps)]
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    return read_jsonl(path) if path.exists() else []

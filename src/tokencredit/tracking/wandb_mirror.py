@@ -194,19 +194,35 @@ def _remove(folders: Iterable[Path]) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _check_way(mode: WandbMode, deadline: float) -> None:
-    """Raise ConnectionError naming what stands in the way of going online, if anything does."""
+def check_key(tracking: Tracking) -> None:
+    """Raise `UserError` where a run must be online and no key is configured; asks no server."""
+    if tracking.mode is not WandbMode.online:
+        return
+    try:
+        _check_key(_quiet_session().settings)
+    except Exception as error:
+        rule = f"{outgoing.one_line(error)}; {_REMEDY}"
+        raise UserError(f"tracking.mode = 'online': {rule}") from error
+
+
+def _check_key(settings: Any) -> None:
+    """Raise ConnectionError without a key, or whatever wandb does about one that is malformed."""
     from wandb.sdk.lib import wbauth
 
-    settings = _quiet_session().settings
-    if mode is WandbMode.auto and settings.mode in ("offline", "dryrun", "disabled"):
-        raise ConnectionError(f"W&B's own settings say {settings.mode}")
     # Environment, netrc, settings files: the places where wandb itself looks, without its prompt.
     key = wbauth.authenticate_session(
         host=settings.base_url, source="tokencredit", prompt=False, update_session=False
     )
     if key is None:
         raise ConnectionError("no API key is configured")
+
+
+def _check_way(mode: WandbMode, deadline: float) -> None:
+    """Raise ConnectionError naming what stands in the way of going online, if anything does."""
+    settings = _quiet_session().settings
+    if mode is WandbMode.auto and settings.mode in ("offline", "dryrun", "disabled"):
+        raise ConnectionError(f"W&B's own settings say {settings.mode}")
+    _check_key(settings)
     if not answers(settings.base_url, max(deadline - time.monotonic(), 0.0)):
         raise ConnectionError(f"{settings.base_url} does not answer")
 

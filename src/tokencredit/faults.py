@@ -1,0 +1,97 @@
+"""What a machine did: a full disk, a file that may not be read. One line, with its remedy."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from tokencredit.errors import UserError
+
+REMEDIES: Final = {
+    errno.ENOSPC: "make room on the disk",
+    errno.EDQUOT: "make room, or have the quota raised",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
+    errno.EROFS: "choose another place, or have it mounted for writing",
+    errno.EACCES: "allow it (chmod, chown), or choose another place",
+    errno.EPERM: "allow it (chmod, chown, chattr), or choose another place",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.ENFILE: "close other programs, or raise the system's limit on open files",
+    errno.EIO: "the disk or its connection fails; check it",
+    errno.ESTALE: "the network file system has lost it; mount it again",
+    errno.ENOTCONN: "the network file system is gone; mount it again",
+    errno.ENOLCK: "choose a place on a file system that has locks",
+    errno.EISDIR: "a file is wanted there; move the folder away",
+    errno.ENOTDIR: "a folder is wanted there; move the file away",
+    errno.EEXIST: "it is in the way; move it away",
+    errno.ENOTEMPTY: "another process writes there; end it",
+    errno.ENAMETOOLONG: "choose a shorter path",
+    errno.ELOOP: "its links lead in a circle; repair them",
+    errno.ENOMEM: "free memory, or make the batches smaller",
+}
+"""By number of the error; what is not in here is no fault of the machine but a bug of ours."""
+RUST: Final = re.compile(r"\b(?:code: |os error )(\d+)")
+"""safetensors and tokenizers pass errors of the operating system on as text."""
+TORCH: Final = re.compile(r"PytorchStreamWriter failed|iostream error|file write failed")
+NO_LOCKS: Final = "does not appear to support flock"
+GOES_ON: Final = "what was finished is kept, and the same command goes on"
+
+
+def fault(error: BaseException, place: Path | None = None) -> UserError | None:
+    """The machine's fault behind an exception, in one line; None if it is something else.
+
+    `place` is named where the error itself names no file.
+    """
+    for link in chain(error):
+        number, named = _number(link), getattr(link, "filename", None)
+        if number is not None:
+            where = named if isinstance(named, str) else place
+            said = os.strerror(number).lower()
+            head = said if where is None else f"{where}: {said}"
+            return UserError(f"{head}; {REMEDIES[number]}; {GOES_ON}")
+    return None
+
+
+def unreadable(error: BaseException, folders: Iterable[Path]) -> UserError | None:
+    """Which weights file in `folders` cannot be read, if that is what an exception speaks of."""
+    from safetensors import SafetensorError, safe_open
+
+    if not any(isinstance(link, SafetensorError) for link in chain(error)):
+        return None
+    for path in (path for folder in folders for path in sorted(folder.rglob("*.safetensors"))):
+        try:
+            with safe_open(path, "pt") as file:
+                for name in file.keys():  # noqa: SIM118 - it is no dictionary
+                    file.get_slice(name)
+        except (SafetensorError, OSError) as found:
+            return UserError(
+                f"{path}: is no readable weights file ({found}); restore it, or delete its folder "
+                "to have it made again"
+            )
+    return UserError(f"a weights file cannot be read ({error}); restore it")
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and those it came from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _number(error: BaseException) -> int | None:
+    """The number of the operating system's error, if it is one of `REMEDIES`."""
+    if isinstance(error, OSError) and error.errno is not None:
+        number = error.errno
+    elif isinstance(error, MemoryError):
+        number = errno.ENOMEM
+    elif NO_LOCKS in str(error):
+        number = errno.ENOLCK
+    elif isinstance(error, RuntimeError) and TORCH.search(str(error)):
+        number = errno.ENOSPC  # torch does not say why; it hardly ever is anything else
+    else:
+        found = RUST.search(str(error))
+        number = int(found[1]) if found else 0
+    return number if number in REMEDIES else None

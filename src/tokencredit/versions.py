@@ -1,0 +1,42 @@
+"""Configurations that another version of the package wrote."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import suppress
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from tokencredit import __version__
+from tokencredit.atomic import read_json
+from tokencredit.canonical import NEUTRAL
+from tokencredit.errors import UserError
+
+
+def fill_later_fields(schema: DictConfig, tree: DictConfig, prefix: str = "") -> None:
+    """Give fields that came later than `tree` the value that means "as before".
+
+    Raises `UserError` for a field without such a value: `dump` writes all of them.
+    """
+    kind = OmegaConf.get_type(schema)
+    for item in fields(kind) if is_dataclass(kind) else ():
+        path = f"{prefix}{item.name}"
+        if item.name not in tree:
+            if NEUTRAL not in item.metadata:
+                raise UserError(f"{path}: is missing")
+            schema[item.name] = copy.deepcopy(item.metadata[NEUTRAL])
+        elif not OmegaConf.is_missing(schema, item.name):
+            inner, given = schema[item.name], tree[item.name]
+            if isinstance(inner, DictConfig) and isinstance(given, DictConfig):
+                fill_later_fields(inner, given, f"{path}.")
+
+
+def written_by(place: Path) -> str:
+    """Which version wrote a run's configuration, as far as the manifest beside it says so."""
+    version = "another version"
+    with suppress(UserError, OSError):
+        made = read_json(place.parent / "manifest.json", environment=dict)["environment"]
+        version = f"tokencredit {made.get('tokencredit')}"
+    return f"it was written by {version} or edited, and this is tokencredit {__version__}"

@@ -1,0 +1,108 @@
+"""`tokencredit …` in the test's own process, or in one of its own with another environment."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from case_data import SHORT, review, write_jsonl
+
+SMALL = [
+    "model=scratch",
+    "model.architecture.vocab_size=400",
+    "model.architecture.hidden_size=32",
+    "model.architecture.layers=2",
+    "model.architecture.heads=2",
+    "model.architecture.mlp_size=64",
+    "evaluation.prompts=4",
+]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    def error(self) -> str:
+        """The only error line of a command that must end with a user's mistake."""
+        assert self.code == 2, (self.code, self.out, self.err[-2000:])
+        assert "Traceback" not in self.err, self.err[-3000:]
+        (line,) = [line for line in self.err.splitlines() if line.startswith("error: ")]
+        return line
+
+    def ok(self) -> Ended:
+        """Itself; the command must have succeeded."""
+        assert self.code == 0, (self.code, self.out, self.err[-3000:])
+        assert "Traceback" not in self.err, self.err[-3000:]
+        return self
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder with a small data set, in which commands run."""
+
+    folder: Path
+    monkeypatch: pytest.MonkeyPatch
+    capfd: pytest.CaptureFixture[str]
+
+    @property
+    def base(self) -> list[str]:
+        """Overrides of a small run."""
+        path = self.folder / "reviews.jsonl"
+        if not path.exists():
+            write_jsonl(path, (review(number, 50) for number in range(200)))
+        return ["dataset=file", f"dataset.path={path}", *SMALL, *SHORT]
+
+    def command(self, *arguments: str) -> Ended:
+        """`tokencredit ARGUMENTS` in this process."""
+        from hydra.core.global_hydra import GlobalHydra
+
+        from tokencredit import cli, sweep
+
+        GlobalHydra.instance().clear()
+        self.monkeypatch.setattr(sweep, "FOLDERS", [])
+        self.monkeypatch.setattr(sys, "argv", ["tokencredit", *arguments])
+        self.capfd.readouterr()
+        code: object = 0
+        try:
+            cli.main()
+        except SystemExit as ended:
+            code = ended.code
+        captured = self.capfd.readouterr()
+        return Ended(int(str(code or 0)), captured.out, captured.err)
+
+    def plan(self, *arguments: str) -> Ended:
+        """`tokencredit plan` of a small run, in this process."""
+        return self.command("plan", *self.base, *arguments)
+
+    def train(self, *arguments: str) -> Ended:
+        """`tokencredit train` of a small run, in this process and those of its stages."""
+        return self.command("train", *self.base, *arguments)
+
+
+def own_process(folder: Path, *arguments: str, **environment: str) -> Ended:
+    """`tokencredit ARGUMENTS` in a process of its own; what it prints is read as bytes."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tokencredit.cli", *arguments],
+        cwd=folder,
+        env=clean(os.environ) | {"TOKENCREDIT_STORE": str(folder / "store")} | environment,
+        capture_output=True,
+        check=False,
+        timeout=300,
+    )
+    return Ended(done.returncode, done.stdout.decode("latin-1"), done.stderr.decode("latin-1"))
+
+
+def clean(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment without settings of its own for encodings."""
+    gone = {"PYTHONIOENCODING", "PYTHONUTF8", "PYTHONCOERCECLOCALE", "LC_ALL", "LANG"}
+    return {name: value for name, value in environment.items() if name not in gone}

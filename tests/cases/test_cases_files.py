@@ -1,0 +1,458 @@
+"""Files that were damaged, cut off, or written by another version: one error that names them."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from case_machine import Place
+from tokencredit import config as configuration
+from tokencredit.algorithms.ppo import PPO
+from tokencredit.atomic import Damaged, read_json, read_yaml, write_json
+from tokencredit.config import Config
+from tokencredit.data.dataset import Dataset
+from tokencredit.errors import UserError
+from tokencredit.evaluation.endpoint import Endpoint, EndpointFailed
+from tokencredit.evaluation.endpoint_settings import EndpointSettings
+from tokencredit.evaluation.players import Run
+from tokencredit.hardware import Hardware
+from tokencredit.judges.reward_model import RewardModelJudge
+from tokencredit.models.model import Model
+from tokencredit.reports.entries import read_entry
+from tokencredit.reports.runs import read_csv, read_runs
+from tokencredit.reports.scores import read_scores
+from tokencredit.reports.summary import closing_summary
+from tokencredit.rewards.sparse import Sparse
+from tokencredit.stages.run_folder import RunFolder
+from tokencredit.sweep import cells
+from tokencredit.tracking.jsonl import read_jsonl, read_objects, read_steps
+from tokencredit.tracking.tracking import Tracking
+
+DEEP = b'{"a": ' * 3000 + b"1" + b"}" * 3000
+BYTES = {
+    "empty": b"",
+    "half": b'{"schema_version": 1, "key": "a',
+    "a list": b"[1, 2]",
+    "a number": b"7",
+    "text": b"hello",
+    "bytes": b"\xff\xfe\x00{",
+    "latin-1": '{"a": "é"}'.encode("latin-1"),
+    "deep": DEEP,
+}
+SHAPES = {
+    "no key": {"state": "running", "identity": {}},
+    "a key that is no text": {"key": 7, "identity": {}, "state": "running"},
+    "an identity that is a list": {"key": "k", "identity": [], "state": "running"},
+    "an unknown state": {"key": "k", "identity": {}, "state": "odd"},
+    "no state": {"key": "k", "identity": {}},
+}
+DAMAGED = BYTES | {name: json.dumps(value).encode() for name, value in SHAPES.items()}
+
+
+@pytest.fixture
+def place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Place:
+    """An empty folder to run commands in."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TOKENCREDIT_STORE", str(tmp_path / "store"))
+    return Place(tmp_path, monkeypatch, capfd)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """The folder of a complete run of 30 steps."""
+    folder = tmp_path / "runs" / "abc" / "k1"
+    folder.mkdir(parents=True)
+    config = Config(
+        model=Model(),
+        dataset=Dataset(),
+        judge=RewardModelJudge(),
+        scorer=RewardModelJudge(),
+        reward_scheme=Sparse(),
+        algorithm=PPO(),
+        hardware=Hardware(),
+        tracking=Tracking(),
+    )
+    (folder / "config.yaml").write_text(configuration.dump(config), encoding="utf-8")
+    steps = [{"step": t, "score/mean": t / 10, "kl/k1": 0.1, "value/loss": 1.0} for t in range(30)]
+    times = [{"step": t, "time/generate_seconds": 1.0} for t in range(30)]
+    for name, rows in (("metrics", steps), ("timings", times)):
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    seeds = {"seed": 0, "stage_seed": 0}
+    manifest = {
+        "key": "k1",
+        "identity": {"inputs": {"seed": 0}},
+        "state": "complete",
+        "seeds": seeds,
+        "environment": {"tokencredit": "0.0.7"},
+    }
+    results = {
+        "config_hash": "k1",
+        "experiment": "abc/positive_generation",
+        "scheme": "abc",
+        "seeds": seeds,
+        "status": "complete",
+        "steps": 30,
+        "metrics": {},
+        "evaluation": {"policy/score": {"mean": 1.5, "se": 0.3, "n": 256}},
+    }
+    write_json(folder / "manifest.json", manifest)
+    write_json(folder / "results.json", results)
+    return folder
+
+
+# Manifests
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_manifest_is_named(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "manifest.json"
+    path.write_bytes(DAMAGED[damage])
+    with pytest.raises(Damaged) as caught:
+        RunFolder(tmp_path).manifest()
+    said = str(caught.value)
+    assert said.startswith(f"{path}: ") and "restore it from a copy" in said and "\n" not in said
+    assert path.read_bytes() == DAMAGED[damage]
+
+
+def planned(place: Place) -> dict[str, str]:
+    """The keys of the stages of a small run."""
+    lines = [line.split() for line in place.plan().ok().out.splitlines()]
+    return {line[1]: line[2] for line in lines if line[0] in {"hit", "miss"}}
+
+
+def test_a_damaged_manifest_of_the_run_itself_is_an_error_in_plan_and_train(place: Place) -> None:
+    folder = place.folder / "runs" / "abc" / planned(place)["rl"]
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_bytes(b'{"key": "')
+    said = place.plan().error()
+    assert said.startswith(f"error: {folder.relative_to(place.folder)}/manifest.json: is damaged")
+    assert place.train().error() == said
+    (folder / "manifest.json").unlink()  # the cause is gone
+    assert "5 misses" in place.plan().ok().out
+
+
+def test_damaged_runs_and_artifacts_beside_it_do_not_stop_a_plan(place: Place) -> None:
+    keys = planned(place)
+    for number, content in enumerate(DAMAGED.values()):
+        for home in ("runs/abc", "store/sft"):
+            folder = place.folder / home / f"other{number}"
+            folder.mkdir(parents=True)
+            (folder / "manifest.json").write_bytes(content)
+    good = place.folder / "runs" / "abc" / "good"
+    identity = {"stage": "rl", "version": 1, "inputs": {"seed": 9}, "parents": {}}
+    write_json(
+        _made(good) / "manifest.json", {"key": "good", "identity": identity, "state": "complete"}
+    )
+    ended = place.plan().ok()
+    assert "inputs.seed: 9 → 0" in ended.out  # the nearest of those that can be read
+    assert ended.out.count(keys["rl"]) == 2
+    lines = [line for line in ended.err.splitlines() if "planning goes on without it" in line]
+    assert len(lines) == len(set(lines)) == len(DAMAGED) + len(BYTES) + 1  # states are runs'
+    assert len(list(place.folder.rglob("manifest.json"))) == 2 * len(DAMAGED) + 1
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    return folder
+
+
+# What reports read
+
+
+@pytest.mark.parametrize("name", ["results.json", "manifest.json", "metrics.jsonl", "config.yaml"])
+@pytest.mark.parametrize("damage", BYTES)
+def test_reports_name_a_damaged_file_of_a_run(run: Path, name: str, damage: str) -> None:
+    (run / name).write_bytes(BYTES[damage] + b"\n")
+    readers: list[Callable[[Path], object]] = [read_runs, closing_summary]
+    if name == "config.yaml":
+        readers = [read_runs]  # nothing else reads it
+    for reader in readers:
+        with pytest.raises(UserError) as caught:
+            reader(run)
+        said = str(caught.value)
+        assert name in said and "\n" not in said, said
+
+
+def test_reports_read_a_whole_run(run: Path) -> None:
+    (found,) = read_runs(run)
+    assert len(found) == 30 and "30 steps" in closing_summary(run)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("results.json", {"seeds": []}),
+        ("results.json", {"steps": "many"}),
+        ("results.json", {"status": None}),
+        ("results.json", {"config_hash": 3}),
+    ],
+)
+def test_reports_name_a_file_of_the_wrong_shape(
+    run: Path, name: str, change: dict[str, Any]
+) -> None:
+    write_json(run / name, read_json(run / name) | change)
+    with pytest.raises(UserError, match=name):
+        read_runs(run)
+
+
+@pytest.mark.parametrize(
+    "evaluation", [[], {"policy/score": 3}, {"policy/score": {}}, {"policy/score": {"mean": "x"}}]
+)
+def test_the_summary_names_results_of_the_wrong_shape(run: Path, evaluation: Any) -> None:
+    path = run / "results.json"
+    write_json(path, read_json(path) | {"evaluation": evaluation})
+    with pytest.raises(Damaged, match=r"results\.json"):
+        closing_summary(run)
+
+
+@pytest.mark.parametrize("line", ['{"step": 3, "sco', "[]", '{"step": "3"}', '{"a": 1}', "{}"])
+def test_a_damaged_line_of_a_log_is_named(run: Path, line: str) -> None:
+    path = run / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    lines[3] = line
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 4"):
+        read_steps(path)
+
+
+def test_a_last_line_that_was_cut_is_left_out(run: Path) -> None:
+    path = run / "metrics.jsonl"
+    path.write_bytes(path.read_bytes()[:-5])
+    assert len(read_steps(path)) == 29
+    deep = run / "samples.jsonl"
+    deep.write_bytes(DEEP + b"\n")
+    with pytest.raises(Damaged, match=r"samples\.jsonl, line 1"):
+        read_jsonl(deep)
+
+
+# Catalogue, tables, answers
+
+
+@pytest.mark.parametrize("content", [b"[" * 5000, b"a: [1", "é: 1".encode("latin-1"), b"- 1", b"7"])
+def test_yaml_of_the_catalogue_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(content)
+    for reader in (read_yaml, read_entry):
+        with pytest.raises(UserError) as caught:
+            reader(path)
+        assert str(path) in str(caught.value)
+
+
+def test_an_entry_whose_panels_are_no_mappings_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("panels: [1, 2]\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"mine\.yaml"):
+        read_entry(path)
+
+
+@pytest.mark.parametrize("content", [DEEP, b"{", b"\xff", b"7", b"[1]"])
+@pytest.mark.parametrize("name", ["answers.json", "answers.jsonl"])
+def test_answers_and_prompts_are_named(tmp_path: Path, name: str, content: bytes) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=name):
+        read_objects(path, "--answers")
+
+
+@pytest.mark.parametrize("content", [b"\xff,\xfe\n1,2\n", b'"' + b"x" * 200_000 + b'",2\n'])
+def test_tables_that_are_no_text_or_have_endless_fields_are_named(
+    tmp_path: Path, content: bytes
+) -> None:
+    path = tmp_path / "scores.csv"
+    for reader in (read_scores, read_csv):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"scores\.csv"):
+            reader(path)
+
+
+CSV = (
+    "task,method,beta,min_new_tokens,max_new_tokens,run,step,mean_reward,kl,value_loss,seed,status\n"
+    "imdb,abc,0.1,8,16,0,0,0.125,0.25,1.5,0,complete\n"
+    "imdb,abc,0.1,8,16,0,1,0.375,0.75,1.25,0,complete\n"
+)
+
+
+def test_a_run_csv_that_was_cut_anywhere_in_its_last_line_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "cell.csv"
+    path.write_text(CSV, encoding="utf-8")
+    assert len(read_csv(path)[0]) == 2
+    begin = CSV.rindex("imdb")
+    for end in range(begin + 1, len(CSV)):
+        path.write_text(CSV[:end], encoding="utf-8")
+        with pytest.raises(Damaged, match=r"cell\.csv.*cut off"):
+            read_csv(path)
+
+
+def test_a_foreign_csv_without_a_last_line_ending_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "logs.csv"
+    columns = CSV.splitlines()[0].split(",")
+    lines = [",".join(line.split(",")[: columns.index("kl")]) for line in CSV.splitlines()]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    assert read_csv(path)[0].columns["mean_reward"] == [0.125, 0.375]
+    path.write_text("\n".join(lines)[:-8], encoding="utf-8")
+    with pytest.raises(Damaged, match=r"logs\.csv, line 3: ends before step"):
+        read_csv(path)
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{", b'{"provenance": []}', b'{"seeds": 3}'])
+def test_the_file_beside_a_cell_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "cell.csv").write_text(CSV, encoding="utf-8")
+    (tmp_path / "cell.json").write_bytes(content)
+    with pytest.raises(Damaged, match=r"cell\.json"):
+        read_csv(tmp_path / "cell.csv")
+
+
+def test_the_list_of_a_sweep_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cells.jsonl").write_text('{"number": 0}\n', encoding="utf-8")
+    with pytest.raises(Damaged, match=r"cells\.jsonl"):
+        cells(tmp_path)
+
+
+# Configurations of another version
+
+
+def changed(run: Path, change: Callable[[dict[str, Any]], object]) -> str:
+    """The error about a configuration that was changed."""
+    path = run / "config.yaml"
+    # OmegaConf writes floats as 1e-05, which PyYAML takes for text; as text they come back alike.
+    tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    change(tree)
+    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        _ = Run(run).config
+    said = str(caught.value)
+    assert said.startswith(f"{path}: ") and "\n" not in said
+    return said
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        (lambda tree: tree.update(turbo=True), "turbo"),
+        (lambda tree: tree["algorithm"].update(gama=1), "gama"),
+        (lambda tree: tree["rollout"].pop("temperature"), "rollout.temperature: is missing"),
+        (lambda tree: tree.pop("steps"), "steps: is missing"),
+        (lambda tree: tree["components"].update(algorithm="PPO3"), "'PPO3'"),
+        (lambda tree: tree.update(steps="many"), "many"),
+    ],
+)
+def test_a_configuration_of_another_version_names_key_and_version(
+    run: Path, change: Callable[[dict[str, Any]], object], wanted: str
+) -> None:
+    said = changed(run, change)
+    assert wanted in said and "written by tokencredit 0.0.7" in said
+
+
+def test_fields_that_came_later_mean_as_before(run: Path) -> None:
+    path = run / "config.yaml"
+    tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    del tree["model"]["rates"]["dpo"]
+    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    assert Run(run).config.model.rates.dpo == 5e-4
+
+
+@pytest.mark.parametrize("damage", BYTES)
+def test_a_damaged_configuration_or_manifest_of_a_compared_run(run: Path, damage: str) -> None:
+    (run / "config.yaml").write_bytes(BYTES[damage])
+    with pytest.raises(UserError, match=r"config\.yaml"):
+        _ = Run(run).config
+    (run / "manifest.json").write_bytes(BYTES[damage])
+    with pytest.raises(Damaged, match=r"manifest\.json"):
+        _ = Run(run).manifest
+
+
+# Answers of an endpoint
+
+
+class Says(BaseHTTPRequestHandler):
+    """Answers every request with the same body."""
+
+    body = b""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(self.body)))
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    """A server on this machine."""
+    server = HTTPServer(("127.0.0.1", 0), Says)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/v1"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"<html>busy</html>",
+        b"7",
+        b"[]",
+        b'"yes"',
+        b"null",
+        b"{}",
+        b"\xff\xfe",
+        b'{"choices": null}',
+        b'{"choices": "A"}',
+        b'{"choices": {"0": 1}}',
+        b'{"choices": [1]}',
+        b'{"choices": ["A"]}',
+        b'{"choices": [null]}',
+        b'{"choices": [{}]}',
+        b'{"choices": [{"message": null}]}',
+        b'{"choices": [{"message": "A"}]}',
+        b'{"choices": [{"message": {"content": {"text": "A"}}}]}',
+        b'{"choices": [{"message": {"content": [{"type": "text"}]}}]}',
+        b'{"choices": [{"message": {"content": 7}}]}',
+        DEEP,
+    ],
+)
+def test_a_malformed_answer_of_an_endpoint_is_one_error(
+    address: str, monkeypatch: pytest.MonkeyPatch, body: bytes
+) -> None:
+    monkeypatch.setattr(Says, "body", body)
+    endpoint = Endpoint(EndpointSettings(base_url=address, model="judge", retries=0))
+    try:
+        with pytest.raises(EndpointFailed) as caught:
+            endpoint.ask("which?")
+    finally:
+        endpoint.close()
+    assert str(caught.value).startswith(f"--base-url = {address!r}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("usage", [b'"many"', b'{"prompt_tokens": "many"}', b"[]", b"null", b"7"])
+def test_odd_counts_of_tokens_are_no_reason_to_stop(
+    address: str, monkeypatch: pytest.MonkeyPatch, usage: bytes
+) -> None:
+    body = b'{"choices": [{"message": {"content": "A"}}], "usage": %s}' % usage
+    monkeypatch.setattr(Says, "body", body)
+    endpoint = Endpoint(EndpointSettings(base_url=address, model="judge", retries=0))
+    try:
+        reply = endpoint.ask("which?")
+    finally:
+        endpoint.close()
+    assert (reply.text, reply.prompt_tokens) == ("A", 0)
