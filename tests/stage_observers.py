@@ -59,6 +59,7 @@ def rows(*origin: object) -> Iterator[dict[str, Any]]:
             "body": said.upper(),
             "prompt": said,
             "completion": "Yes.",
+            "gap": n / 2,
             "label": "?" if n == 7 else label,
             "mark": LABELS[(n + 1) % 4],
             "chosen": f"{before}\n\nAssistant: Yes.",

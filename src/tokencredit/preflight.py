@@ -84,13 +84,13 @@ def check_speech(context: Context, stages: Sequence[Stage]) -> None:
 def check_records(context: Context, stages: Sequence[Stage]) -> None:
     """There are prompts to train and to evaluate on; what was left out of the data is said once."""
     corpus = context.corpus
-    if isinstance(stages[-1], RLStage):
-        for split in ("rl", "eval"):
-            long_texts(corpus.parts[split], context.config.dataset.prompt)
     count = corpus.dropped.counts.total()
     if count and not corpus.dropped.told:
         corpus.dropped.told = True
         say(f"dataset: {count} unusable records are left out ({corpus.dropped.summary()})")
+    if isinstance(stages[-1], RLStage):
+        for split in ("rl", "eval"):
+            long_texts(corpus.parts[split], context.config.dataset.prompt)
 
 
 CHECKS: Final[tuple[Check, ...]] = (

@@ -176,7 +176,11 @@ TRIES: dict[str, Try] = {
     "dataset.name": Try(
         read, "rotten_tomatoes", {"dataset.source": "package", "dataset.path": None}
     ),
-    "dataset.source": Try(read, "package", HUB),
+    "dataset.source": Try(
+        read,
+        "hub",
+        {"dataset.source": "package", "dataset.hub": "stanfordnlp/imdb", "dataset.path": None},
+    ),
     "dataset.hub": Try(read, "other/reviews", HUB),
     "dataset.subset": Try(read, "plain", HUB),
     "dataset.hub_split": Try(read, "test", HUB),

@@ -202,9 +202,9 @@ class Dataset:
                 yield str(path), file_rows(path, self.max_bytes, self.hub_split)
 
     def _columns(self) -> list[tuple[str, ...]]:
-        text = [(self.text_column,)]
-        columns = text if self.format is Format.text else list(COLUMNS[self.format])
-        return columns + ([(self.label_column,)] if self.label_column else [])
+        text = self.format is Format.text
+        columns = [(self.text_column,)] if text else COLUMNS[self.format]
+        return [*columns, *([(self.label_column,)] if self.label_column else [])]
 
     def _check_dropped(self, dropped: Dropped, total: int) -> None:
         count = dropped.counts.total()

@@ -84,10 +84,7 @@ def file_rows(path: Path, max_bytes: int = 1 << 31, split: str = "train") -> Ite
         if head.startswith((PARQUET, ARROW_FILE, ARROW_STREAM)):
             return _table_rows(path, head, max_bytes)
         content = _unpacked(path, max_bytes) if head.startswith(GZIP) else path.read_bytes()
-        for magic, what in OTHERS.items():
-            if content.startswith(magic):
-                raise _refused(path, what)
-        text = content.decode("utf-8-sig")
+        text = _decoded(content, path)
     except FileNotFoundError:
         rule = "there is no such file"
     except PermissionError:
@@ -101,6 +98,13 @@ def file_rows(path: Path, max_bytes: int = 1 << 31, split: str = "train") -> Ite
     else:
         return _text_rows(text, path)
     raise _refused(path, rule)
+
+
+def _decoded(content: bytes, path: Path) -> str:
+    for magic, what in OTHERS.items():
+        if content.startswith(magic):
+            raise _refused(path, what)
+    return content.decode("utf-8-sig")
 
 
 def _refused(path: Path, rule: str) -> UserError:
@@ -174,9 +178,8 @@ def _jsonl_rows(text: str, path: Path) -> Iterator[Row]:
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
-        row = _json(
-            line, path, f"line {number} is not JSON", "a JSONL file holds one object a line"
-        )
+        what, rule = f"line {number} is not JSON", "a JSONL file holds one object a line"
+        row = _json(line, path, what, rule)
         if not isinstance(row, dict):
             raise _refused(path, f"line {number} is not a JSON object")
         yield row
@@ -206,24 +209,24 @@ def _table_rows(path: Path, head: bytes, max_bytes: int) -> Iterator[Row]:
 
     They are read as `datasets` reads them, without the copy that it would leave in its cache.
     """
-    import pyarrow
-    import pyarrow.parquet
+    import pyarrow as pa
+    from pyarrow import ipc, parquet
 
     try:
         if head.startswith(PARQUET):
-            file = pyarrow.parquet.ParquetFile(path)
+            file = parquet.ParquetFile(path)
             groups = range(file.metadata.num_row_groups)
             if sum(file.metadata.row_group(n).total_byte_size for n in groups) > max_bytes:
                 raise _too_large(path, max_bytes)
             batches = file.iter_batches()
         elif head.startswith(ARROW_FILE):
-            opened = pyarrow.ipc.open_file(pyarrow.memory_map(str(path)))
+            opened = ipc.open_file(pa.memory_map(str(path)))
             batches = (opened.get_batch(n) for n in range(opened.num_record_batches))
         else:
-            batches = pyarrow.ipc.open_stream(pyarrow.memory_map(str(path)))
+            batches = ipc.open_stream(pa.memory_map(str(path)))
         for batch in batches:
             yield from batch.to_pylist()
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         kind = "Parquet" if head.startswith(PARQUET) else "Arrow"
         raise _refused(
             path, f"the {kind} file is truncated or damaged ({error}); copy it again"

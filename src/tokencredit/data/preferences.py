@@ -17,8 +17,8 @@ from tokencredit.data.contents import (
     talk,
     text_of,
 )
+from tokencredit.data.files import Row
 from tokencredit.data.records import RANKED, RANKS, SCORES, Message, Record, Unusable
-from tokencredit.data.sources import Row
 from tokencredit.errors import require
 
 Found = Record | Unusable

@@ -127,7 +127,8 @@ def long_texts(records: Sequence[Record], spec: PromptSpec) -> list[Record]:
     """
     if not records:
         raise UserError(
-            "dataset.splits: the split that prompts are taken from is empty; give it a share above 0"
+            "dataset.splits: the split that prompts are taken from is empty; give it a share "
+            "above 0"
         )
     texts = [record for record in records if format_of(record) is Format.text]
     usable = [record for record in texts if len(record.text) > spec.min_characters]

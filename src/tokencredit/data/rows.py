@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from tokencredit.data.contents import check_characters, conversation, said, talk, text_of
+from tokencredit.data.files import EXTRA, Row
 from tokencredit.data.preferences import (
     Found,
     margin_of,
@@ -23,7 +24,6 @@ from tokencredit.data.records import (
     plain_text,
     read_label,
 )
-from tokencredit.data.sources import Row
 from tokencredit.data.transcripts import human_turns, read_transcripts
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def records_of(spec: Dataset, number: int, row: Row, dropped: Dropped) -> list[R
 
 def _found(spec: Dataset, number: int, row: Row) -> list[Found]:
     try:
-        if None in row:  # what csv calls the values behind the last column
+        if EXTRA in row:
             raise Unusable("more values than the header names columns", f"row {number}")
         label = _label(spec, row)
         found = READERS[spec.format](spec, number, row)

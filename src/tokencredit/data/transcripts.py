@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from tokencredit.data.contents import text_of
+from tokencredit.data.files import Row
 from tokencredit.data.preferences import DIFFERENT, pair
 from tokencredit.data.records import Record, Unusable
-from tokencredit.data.sources import Row
 
 HUMAN: Final = "\n\nHuman:"
 ASSISTANT: Final = "\n\nAssistant:"

@@ -186,8 +186,8 @@ def fit_pairs(
     wins = torch.tensor(margins or [0.0] * len(better))
 
     def loss(oracle: BagOfGrams, chosen: list[int]) -> Tensor:
-        rated = (oracle([bags[i] for i in chosen]) for bags in (better, worse))
-        return pair_loss(*rated, wins[chosen])
+        won, lost = (oracle([bags[i] for i in chosen]) for bags in (better, worse))
+        return pair_loss(won, lost, wins[chosen])
 
     return _minimise(loss, len(better), settings, seed)
 

@@ -44,7 +44,7 @@ def fit_pairs(
     out: Path,
     seed: int,
 ) -> tuple[PreTrainedModel, dict[str, object]]:
-    """The model after TRL's RewardTrainer, which maximises log σ(score chosen − score rejected − margin)."""
+    """The model after TRL's RewardTrainer: log σ(score chosen − score rejected − margin) rises."""
     settings = config.reward_model
     pairs, noted = fitting(records, ids, settings)
     order = permutation(stream_key(seed, "reward order"), len(pairs))
