@@ -272,7 +272,7 @@ def paid(place: Path, kind: str, body: str = "prompts, responses, answer", **mor
     layout, rows = PROMPTS[kind]
     furnish_pairs(place, chat=True)
     path = write_jsonl(place / "prompts.jsonl", rows)
-    function = place / "score.py"
+    function = place / f"score_{len(list(place.glob('score_*')))}.py"  # modules are kept by path
     function.write_text(f"def score({body}): return [1.0] * len(responses)\n", encoding="utf-8")
     return replace(
         pair_config(place),
@@ -282,8 +282,7 @@ def paid(place: Path, kind: str, body: str = "prompts, responses, answer", **mor
         judge=FunctionJudge(function=f"{function}:score"),
         scorer=SameAsJudge(),
         reward_scheme=Sparse(),
-        oracle=Oracle(enabled=False),
-        **{"sft": SFT(train=False), **more},
+        **{"sft": SFT(train=False), "oracle": Oracle(enabled=False), **more},
     )
 
 
@@ -348,7 +347,8 @@ def test_case_17_among_answers_a_prompt_without_one_is_dropped(tmp_path: Path) -
 
 def test_case_17_columns_reach_the_function_by_name(tmp_path: Path) -> None:
     config = paid(tmp_path, "prompts")
-    path = tmp_path / "score.py"
+    path = tmp_path / "truth.py"
+    config.judge = FunctionJudge(function=f"{path}:score")
     path.write_text(
         "def score(prompts, responses, answer, prompt, scale=2.0):\n"
         "    assert len(prompt) == len(answer) == len(responses)\n"
@@ -395,10 +395,7 @@ def test_case_17_columns_enter_the_key_of_the_run_alone(tmp_path: Path) -> None:
     rows = [row | {"answer": "other", "note": 1} for row in PROMPTS["prompts"][1]]
     write_jsonl(tmp_path / "prompts.jsonl", rows)
     assert keys(config)["rl"] != read["rl"]
-    config.judge = FunctionJudge(function=f"{tmp_path / 'score.py'}:score")
-    (tmp_path / "score.py").write_text(
-        "def score(prompts, responses): return [1.0] * len(responses)\n", encoding="utf-8"
-    )
+    config.judge = FunctionJudge(function=f"{tmp_path / 'score_0.py'}:score")
     assert keys(config)["rl"] == plain["rl"], "columns that nobody reads change nothing"
 
 
