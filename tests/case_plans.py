@@ -49,11 +49,10 @@ def planned(place: Path, *overrides: str) -> list[Plan]:
 
 def refusal(place: Path, *overrides: str) -> str:
     """The one line with which a short run is refused, by `plan`, and before any work by `train`."""
-    config = small(place, *overrides)
     with pytest.raises(UserError) as planning:
-        pipeline.plan(config)
+        planned(place, *overrides)
     with pytest.raises(UserError) as training:
-        pipeline.execute(config)
+        pipeline.execute(small(place, *overrides))
     assert str(planning.value) == str(training.value)
     assert not (place / "store").exists()
     assert "\n" not in str(planning.value)

@@ -15,7 +15,7 @@ from tokencredit.context import Context
 from tokencredit.models.base import base_of
 from tokencredit.models.critic import check_same_ids
 from tokencredit.models.fit import Part, skeleton
-from tokencredit.models.loading import check_context, examine, read_config
+from tokencredit.models.loading import check_complete, check_context, examine, read_config
 from tokencredit.models.log_ratio import check_same_kind, check_same_vocabulary
 from tokencredit.models.model import ModelSource, Pretrained, load_tokenizer
 from tokencredit.models.padding import ensure_pad, fit_embeddings
@@ -56,6 +56,12 @@ class Sight:
             return Place(context.store.folder(self.stage))
         base = base_of(context, self.source)
         return base.place() if all(map(is_made, base.parents().values())) else None
+
+    @property
+    def starts_from_files(self) -> bool:
+        """Whether the configuration names a folder or a repository, which is here."""
+        theirs = {ModelSource.path, ModelSource.hub}
+        return self.source.source in theirs and self.place is not None
 
     @cached_property
     def model(self) -> PreTrainedModel | None:
@@ -110,6 +116,9 @@ def check_models(context: Context, stages: Sequence[Stage]) -> None:
         _check_finished_dpo(context, sights)
     if open_run is not None:
         _check_run(context, open_run, sights)
+    for sight in (sights.policy, sights.reward, sights.dpo):  # last: what is refused is not fetched
+        if type(sight.stage) in pending and sight.starts_from_files:
+            check_complete(sight.place)
 
 
 def is_made(stage: Stage) -> bool:

@@ -14,7 +14,7 @@ from tokencredit.atomic import read_json
 from tokencredit.canonical import digest, file_sha256
 from tokencredit.errors import UserError
 from tokencredit.models.fit import Faults, Part
-from tokencredit.models.place import Place, check_whole, find_file, read_header
+from tokencredit.models.place import Place, find_file, read_header
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -40,10 +40,14 @@ class Adapter:
     revision: str | None
     """Commit, branch, or tag of the base on the hub."""
 
+    @property
+    def weights(self) -> Path:
+        """The file of its tensors."""
+        return self.folder / WEIGHTS
+
     def labels(self) -> int | None:
         """Outputs of the classifier's head that it brings; None if it brings none."""
-        path = self.folder / WEIGHTS
-        shapes = read_header(path, Place(path)).shapes
+        shapes = read_header(self.weights, Place(self.weights)).shapes
         heads = [shape[0] for name, shape in shapes.items() if name.endswith(HEAD)]
         return heads[0] if heads else None
 
@@ -104,16 +108,14 @@ class Adapter:
 
     def check(self, base: PreTrainedModel) -> None:
         """Raise unless it fits its base, whose weights are not needed for that."""
-        path = self.folder / WEIGHTS
-        check_adapter(self.put_on(base), path, self.name)
-        check_whole(read_header(path, Place(path)), Place(self.name))
+        check_adapter(self.put_on(base), self.weights, self.name)
 
     def merged_into(self, base: PreTrainedModel) -> PreTrainedModel:
         """The base with this adapter merged into it: a plain model."""
         from tokencredit.models.lora import POLICY, merged
 
         model = self.put_on(base)
-        fill_adapter(model, self.folder / WEIGHTS, self.name, POLICY)
+        fill_adapter(model, self.weights, self.name, POLICY)
         return merged(model)
 
     def content(self) -> dict[str, str]:

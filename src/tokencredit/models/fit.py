@@ -39,6 +39,8 @@ OTHER_HEAD: Final = re.compile(
 UNMERGED: Final = re.compile(r"\.(base_layer|lora_[AB])\.")
 REPORTER: Final = "transformers.modeling_utils"
 SIZES: Final = "mismatched_keys"
+PEFT: Final = "base_model.model"
+"""Its part `model` alone would be taken off by transformers too."""
 DEEPEST: Final = 4
 """Parts of a name that are tried as a prefix."""
 MOST_LABELS: Final = 16
@@ -245,7 +247,8 @@ class _Cause:
                 ".".join(parts[:depth]) for depth in range(1, min(len(parts), DEEPEST) + 1)
             )
         best, least = None, faults.count() / 2
-        for prefix in [p for p, count in begin.items() if count > len(self.shapes) / 2]:
+        common = [p for p, count in begin.items() if count > len(self.shapes) / 2]
+        for prefix in sorted(common, key=lambda found: (found != PEFT, len(found))):
             rules = renaming(prefix, self.place.head)
             left = find_faults(self.model, fit(self.model, self.shapes, rules), self.part).count()
             if left < least:

@@ -130,14 +130,27 @@ def examine(part: Part, place: Place, labels: int | None) -> PreTrainedModel | N
             f"{first_line(error)}; fetch or save it again"
         ) from error
     check_fit(model, info, part, place)
-    check_whole(headers, place)
     return model
+
+
+def check_complete(place: Place) -> None:
+    """Raise if a weight file of a model, or of its adapter and base, ends too early."""
+    adapter = find_adapter(place.where, place.revision)
+    if adapter is not None:
+        check_whole(read_header(adapter.weights, place), place)
+        _, place, _ = adapter.beneath(Part.causal, None, place)
+        check_complete(place)
+        return
+    headers = read_headers(place, fetch=False)
+    if headers is not None:
+        check_whole(headers, place)
 
 
 def check_language_model(folder: Path, key: str) -> None:
     """Raise unless a folder, which a command was told as `key`, holds a whole language model."""
     check_folder(folder, key)
     examine(Part.causal, Place(folder, key=key), None)
+    check_complete(Place(folder, key=key))
 
 
 def read_config(place: Place, labels: int | None = None) -> PreTrainedConfig:
