@@ -286,3 +286,9 @@ def test_case_12_a_vocabulary_that_has_its_names_as_words_spells_them_out() -> N
     )
     assert tokenizer("good <eos> film", split_special_tokens=True)["input_ids"] == [3, 0, 4]
     assert TokenIds(tokenizer).opened("good <eos> film") == [3, 2, 2, 4]
+
+
+def test_case_8_a_template_that_ends_turns_with_the_pad_ends_answers_with_the_end() -> None:
+    tokenizer = make_tokenizer(template=CHATML.replace("<|im_end|>", "<|pad|>"))
+    assert TokenIds(tokenizer).turn_end == tokenizer.eos_token_id  # nobody can say a pad
+    agree(talk(1), tokenizer)

@@ -24,22 +24,21 @@ def special_ids(
     configuration counts where it is a token of its own: the default of an architecture may name an
     ordinary word.
     """
+    config: Any = model.config.get_text_config()
+    ids = set(range(int(config.vocab_size)))
     eos, pad = int(tokenizer.eos_token_id), tokenizer.pad_token_id
-    pad = -1 if pad is None or pad == eos else int(pad)
-    config: Any = model.config
+    pad = int(pad) if pad in ids - {eos} else -1
     own = tokenizer.added_tokens_decoder
     known = set(tokenizer.get_vocab().values())
-    inherited = _listed(config.get_text_config().eos_token_id)
+    inherited = _listed(getattr(config, "eos_token_id", None))
     named = _listed(getattr(model.generation_config, "eos_token_id", None))
-    turn = turn_end(tokenizer)
     found = {index for index in named if index in own or index not in inherited}
-    found = (found | set(_listed(turn))) & known
-    rows = int(config.get_text_config().vocab_size)
+    found |= set(_listed(turn_end(tokenizer)))
     return SpecialIds(
         eos=eos,
         pad=pad,
-        others=tuple(sorted(found - {eos, pad})),
-        spare=tuple(sorted(set(range(rows)) - known)),
+        others=tuple(sorted((found & known & ids) - {eos, pad})),
+        spare=tuple(sorted(ids - known)),
     )
 
 
