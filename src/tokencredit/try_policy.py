@@ -37,7 +37,10 @@ def continuations(
     for index, text in enumerate(prompts):
         ids = writer.opened(text)
         if writer.spells(text):
-            say("--prompt: names of special tokens in it are read as text")
+            say(
+                "--prompt: names of special tokens in it are read as text (as tokens by the policy "
+                "of a run with dataset.special_tokens=parse)"
+            )
         require(bool(ids), "--prompt", text, "must hold at least one token")
         context = int(model.config.max_position_embeddings)
         require(

@@ -34,6 +34,7 @@ from tokencredit.models.shipped import FOLDER
 from tokencredit.rollout import Rollout
 from tokencredit.stages.actors import Actors, load_actors, unscored
 from tokencredit.stages.finish import export_policy
+from tokencredit.stages.sampled_pairs import SampledPairsStage
 from tokencredit.stages.sft import SFTStage
 from tokencredit.try_policy import continuations
 
@@ -298,6 +299,15 @@ def test_case_8_generate_and_judge_compare_stop_at_the_end_of_a_turn(
     (said,) = made.of(Player("one", folder), lambda _: None)
     assert (said.tokens, said.finished) == ((1, True) if ends else (8, False))
     made.close()
+
+
+def test_case_8_sampled_pairs_stop_at_the_end_of_a_turn(reviews: Path, tmp_path: Path) -> None:
+    folder = biased(model_at(tmp_path / "model"), 3)
+    config = replace(run_on(folder, reviews), rollout=Sampling(eos_masked_before=1))
+    stage = SampledPairsStage(Context(config))
+    model, tokenizer = load_causal(folder, Dtype.float32), load_tokenizer(folder)
+    (said,) = stage._responses("train", 3, model, tokenizer)
+    assert said.finished.all() and (said.lengths == 2).all()
 
 
 def test_case_20_generate_says_no_id_without_a_token(tmp_path: Path) -> None:

@@ -10,22 +10,31 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from builders import tiny_causal
-from case_data import answers, review
-from case_models import CHATML, make_tokenizer
+from case_data import answers, review, write_jsonl
+from case_models import CHATML, make_causal, make_tokenizer, save
+from case_runs import run_on
 from case_templates import ENDS, MADE
+from tokencredit.config import dump
+from tokencredit.context import Context
 from tokencredit.data.dataset import PromptSpec
 from tokencredit.data.pairs import read_pairs
 from tokencredit.data.prompts import PromptStream, prompt_ids
-from tokencredit.data.records import Record
+from tokencredit.data.records import Format, Record
 from tokencredit.data.token_ids import OPENED, SPELT, SpecialTokens, TokenIds
-from tokencredit.evaluation.items import Item, Prompting
+from tokencredit.evaluation.items import Item, Prompting, held_out
+from tokencredit.evaluation.players import Run
 from tokencredit.models.model import load_tokenizer
 from tokencredit.models.sampling import Sampling
 from tokencredit.models.shipped import FOLDER
+from tokencredit.stages import reward_model
+from tokencredit.stages.actors import load_actors
+from tokencredit.stages.dpo import DPOStage
 from tokencredit.stages.label_model import examples
-from tokencredit.stages.reward_model import RewardModel
-from tokencredit.stages.sft import SFT, demonstrations
+from tokencredit.stages.reward_model import RewardModel, RewardModelStage
+from tokencredit.stages.rl import RLStage
+from tokencredit.stages.sft import SFT, SFTStage, demonstrations
 from tokencredit.stages.training import trainer_settings
+from tokencredit.try_policy import _read_as
 
 WHOLE = RewardModel(min_length=500, max_length=500, max_tokens=None)
 every_template = pytest.mark.parametrize("kind", MADE)
@@ -292,3 +301,54 @@ def test_case_8_a_template_that_ends_turns_with_the_pad_ends_answers_with_the_en
     tokenizer = make_tokenizer(template=CHATML.replace("<|im_end|>", "<|pad|>"))
     assert TokenIds(tokenizer).turn_end == tokenizer.eos_token_id  # nobody can say a pad
     agree(talk(1), tokenizer)
+
+
+@pytest.mark.parametrize("special", SpecialTokens)
+def test_case_12_every_stage_reads_names_as_told(
+    special: SpecialTokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = MADE["two ends"]()
+    model = save(tmp_path / "model", make_causal(tokenizer), tokenizer)
+    rows = (
+        {"prompt": f"Film <|im_start|> {n}?", "chosen": " Good <|im_start|>.", "rejected": " No."}
+        for n in range(120)
+    )
+    data = write_jsonl(tmp_path / "pairs.jsonl", rows)
+    config = run_on(
+        model,
+        data,
+        Format.preference,
+        label_column=None,
+        special_tokens=special,
+        sft={"train": False},
+    )
+    start, parse = 2, special is SpecialTokens.parse
+    assert tokenizer.convert_tokens_to_ids("<|im_start|>") == start
+    context = Context(config)
+    pairs, others, _ = DPOStage(context)._pairs(tokenizer)
+    for pair in (*pairs, *others):
+        assert (start in pair.prompt_ids) == (start in pair.chosen_ids) == parse
+    (tmp_path / "sft").mkdir()
+    SFTStage(context).run(tmp_path / "sft")
+    actors = load_actors(config, tmp_path / "sft")
+    prompts = RLStage(context)._prompts("rl", actors).batch(0, 0, 4)
+    assert bool((prompts.ids == start).any()) == parse
+    made: list[TokenIds] = []
+
+    def fit(config: Any, model: Any, ids: TokenIds, *rest: Any) -> None:
+        made.append(ids)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reward_model, "fit_pairs", fit)
+    with pytest.raises(KeyboardInterrupt):
+        RewardModelStage(context).run(tmp_path)
+    assert (made[0].names is None) == parse
+    run = Run(tmp_path)
+    run.__dict__["config"] = config  # as it is read from the run's folder
+    assert all((start in (item.ids or ())) == parse for item in held_out_of(run, model))
+    (tmp_path / "config.yaml").write_text(dump(config))
+    assert _read_as(tmp_path) is special and _read_as(model) is SpecialTokens.text
+
+
+def held_out_of(run: Run, folder: Path) -> list[Item]:
+    return held_out(run, folder, 3, 0, 8).items
