@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from case_data import SHORT, review, write_jsonl
 
+DEEP = b'{"a": ' * 3000 + b"1" + b"}" * 3000
+"""JSON that is nested more deeply than Python can walk."""
 SMALL = [
     "model=scratch",
     "model.architecture.vocab_size=400",
@@ -106,3 +109,17 @@ def clean(environment: Mapping[str, str]) -> dict[str, str]:
     """An environment without settings of its own for encodings."""
     gone = {"PYTHONIOENCODING", "PYTHONUTF8", "PYTHONCOERCECLOCALE", "LC_ALL", "LANG"}
     return {name: value for name, value in environment.items() if name not in gone}
+
+
+def failing(number: int) -> Callable[..., Any]:
+    """A function of the operating system that fails, without naming a file."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+def names(folder: Path) -> list[str]:
+    """What lies in a folder."""
+    return sorted(path.name for path in folder.iterdir())

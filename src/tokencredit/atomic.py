@@ -49,10 +49,14 @@ def reading(path: Path) -> Iterator[None]:
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", error)
         line = f", line {mark.line + 1}" if mark else ""
-        raise Damaged(f"{path}{line}: is not YAML: {problem}; {REMEDY}") from error
+        raise Damaged(f"{path}{line}: is not YAML: {_one_line(problem)}; {REMEDY}") from error
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, csv.Error) as error:
-        said = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        said = f"{error} is missing" if isinstance(error, KeyError) else _one_line(error)
         raise Damaged(f"{path}: is damaged or was cut off ({said}); {REMEDY}") from error
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -8,9 +8,7 @@ import difflib
 import math
 import os
 import re
-from contextlib import suppress
 from dataclasses import dataclass, field, fields, is_dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any, Final, TextIO, cast, get_args, get_type_hints
 
@@ -25,7 +23,7 @@ from tokencredit.algorithms.ppo_penalty import PPOPenalty
 from tokencredit.algorithms.procedure import PreferenceOnly, Procedure, SupervisedOnly
 from tokencredit.algorithms.reinforce import RLOO, Reinforce
 from tokencredit.algorithms.remax import ReMax
-from tokencredit.atomic import REMEDY, Damaged, read_text, reading
+from tokencredit.atomic import reading
 from tokencredit.canonical import flatten
 from tokencredit.data.dataset import Dataset
 from tokencredit.errors import UserError, require
@@ -54,7 +52,7 @@ from tokencredit.stages.reward_model import RewardModel
 from tokencredit.stages.settings import Evaluation, Run, Sweep
 from tokencredit.stages.sft import SFT
 from tokencredit.tracking.tracking import Tracking
-from tokencredit.versions import fill_later_fields, written_by
+from tokencredit.versions import fill_later_fields, load_kept, written_by
 
 
 @dataclass(slots=True, kw_only=True)
@@ -306,27 +304,30 @@ def dump(config: Config) -> str:
 def read(path: Path | TextIO) -> Config:
     """The configuration that `dump` wrote; its plug-ins are imported first.
 
-    `Damaged` for what is no such file. A key that only another version has, or that this one misses
-    there, is an error that names it and the version that wrote the file.
+    Of a file: `Damaged` where it holds none; a key that only another version has, or that this one
+    misses, is an error that names it and the version that wrote the file.
     """
-    place = path if isinstance(path, Path) else Path("standard input")
-    text = read_text(path) if isinstance(path, Path) else path.read()
-    with reading(place):
-        tree = None
-        with suppress(OSError):  # how OmegaConf says that YAML holds a number or the like
-            tree = OmegaConf.load(StringIO(text))
-        if not isinstance(tree, DictConfig) or not isinstance(tree.get("components"), DictConfig):
-            raise Damaged(f"{place}: holds no configuration of a run; {REMEDY}")
+    if not isinstance(path, Path):  # from the process that has just composed it
+        tree = cast(DictConfig, OmegaConf.load(path))
         load_plugins(list(tree.get("plugins", [])))
-        try:
-            schema = OmegaConf.structured(Config)
-            for group, name in tree.pop("components").items():
-                schema[group] = OmegaConf.structured(component_named(group, name))
-            fill_later_fields(schema, tree)
-            return load(cast(DictConfig, OmegaConf.merge(schema, tree)))
-        except (UserError, OmegaConfBaseException) as error:
-            said = str(error).partition("\n")[0]
-            raise UserError(f"{place}: {said}; {written_by(place)}") from error
+        return load(_typed(tree))
+    kept = load_kept(path)
+    load_plugins(list(kept.get("plugins") or []))
+    try:
+        with reading(path):
+            return load(_typed(kept))
+    except (UserError, OmegaConfBaseException) as error:
+        said = str(error).partition("\n")[0]
+        raise UserError(f"{path}: {said}; {written_by(path)}") from error
+
+
+def _typed(tree: DictConfig) -> DictConfig:
+    """`tree`, as `dump` wrote it, with the classes that it names."""
+    schema = OmegaConf.structured(Config)
+    for group, name in tree.pop("components").items():
+        schema[group] = OmegaConf.structured(component_named(group, name))
+    fill_later_fields(schema, tree)
+    return cast(DictConfig, OmegaConf.merge(schema, tree))
 
 
 def component_named(group: str, name: str) -> type:

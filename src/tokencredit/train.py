@@ -23,13 +23,14 @@ from rich.console import Console
 
 from tokencredit import config as configuration
 from tokencredit import sweep
+from tokencredit.atomic import Damaged, read_yaml
 from tokencredit.committed import STATE, committed_cell, execute_and_keep, experiments_dir
 from tokencredit.config import Config
 from tokencredit.console import USER_ERROR, say, speaking
 from tokencredit.environment import take_over
 from tokencredit.errors import UserError, require
 from tokencredit.explain import explain
-from tokencredit.faults import fault
+from tokencredit.faults import chain, fault
 from tokencredit.grammar import check_grammar, check_meaning
 from tokencredit.helptext import conf_dir, help_text
 from tokencredit.pipeline import Outcome, StageFailed, plan
@@ -81,7 +82,7 @@ def main() -> None:
         say("interrupted; the same command continues")
         sys.exit(130)
     except Exception as error:
-        mistake = explain(error)
+        mistake = explain(error) or unreadable_yaml(error, more_folders(sys.argv[1:]))
         if mistake is None:
             raise
         say(f"error: {mistake}")
@@ -144,6 +145,17 @@ def split_arguments(arguments: list[str], request: Request) -> list[str]:
         overrides = [o for o in overrides if not o.startswith(("hydra/launcher", "hydra.launcher"))]
         overrides += ["hydra/launcher=basic", f"hydra.sweep.dir={request.scratch.name}"]
     return [*flags, *overrides]
+
+
+def unreadable_yaml(error: Exception, folders: Sequence[Path]) -> UserError | None:
+    """The user's YAML file that is behind an error of decoding or of depth, which names none."""
+    if any(isinstance(link, UnicodeError | RecursionError) for link in chain(error)):
+        for path in (path for folder in folders for path in sorted(folder.rglob("*.yaml"))):
+            try:
+                read_yaml(path)
+            except Damaged as found:
+                return found
+    return None
 
 
 def check_sweep_folder(overrides: Sequence[str]) -> None:

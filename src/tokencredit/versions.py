@@ -5,14 +5,25 @@ from __future__ import annotations
 import copy
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
+from io import StringIO
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
 from tokencredit import __version__
-from tokencredit.atomic import read_json
+from tokencredit.atomic import REMEDY, Damaged, read_json, read_text, reading
 from tokencredit.canonical import NEUTRAL
 from tokencredit.errors import UserError
+
+
+def load_kept(path: Path) -> DictConfig:
+    """The configuration in a run's folder, untyped; `Damaged` where the file holds none."""
+    text, kept = read_text(path), None
+    with reading(path), suppress(OSError):  # how OmegaConf says that YAML holds a number alone
+        kept = OmegaConf.load(StringIO(text))
+    if not isinstance(kept, DictConfig) or not isinstance(kept.get("components"), DictConfig):
+        raise Damaged(f"{path}: holds no configuration of a run; {REMEDY}")
+    return kept
 
 
 def fill_later_fields(schema: DictConfig, tree: DictConfig, prefix: str = "") -> None:

@@ -1,4 +1,4 @@
-"""A machine that fails: full disks, files that may not be read or written, wrong kinds of files."""
+"""A machine that fails: full disks, and files that may not be read or written."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import errno
 import os
 import resource
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,27 +17,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import builders
-from case_machine import Place
+from case_machine import failing, names
 from tokencredit import store as stores
 from tokencredit import sweep
 from tokencredit.atomic import building, naming, read_json, write_bytes, write_json, write_text
-from tokencredit.errors import UserError
 from tokencredit.faults import REMEDIES, fault, unreadable
 from tokencredit.stages.checkpoints import Checkpoints, Progress
-from tokencredit.stages.run_folder import FILES, FOLDERS, LOCK, RunFolder
 from tokencredit.stages.stage import Stage
-from tokencredit.store import Store, check_writable, find_damage
+from tokencredit.store import Store, find_damage
 from tokencredit.tracking.jsonl import JsonlWriter, read_jsonl
 
 Patch = pytest.MonkeyPatch
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: Patch, capfd: pytest.CaptureFixture[str]) -> Place:
-    """An empty folder to run commands in."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TOKENCREDIT_STORE", str(tmp_path / "store"))
-    return Place(tmp_path, monkeypatch, capfd)
 
 
 @contextmanager
@@ -53,20 +41,6 @@ def nearly_full(size: int) -> Iterator[None]:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
-
-
-def failing(number: int) -> Callable[..., Any]:
-    """A function of the operating system that fails, without naming a file."""
-
-    def fail(*_: object, **__: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    return fail
-
-
-def names(folder: Path) -> list[str]:
-    """What lies in a folder."""
-    return sorted(path.name for path in folder.iterdir())
 
 
 SEAMS = ["fsync", "replace", "open"]
@@ -281,99 +255,3 @@ def test_an_artifact_that_may_not_be_read_is_not_built_anew(
     monkeypatch.setattr(stores, "folder_sha256", failing(errno.EACCES))
     with pytest.raises(PermissionError):
         store.find(stage)
-
-
-# Folders that cannot be written: the same words in plan and train
-
-
-@pytest.mark.parametrize("command", ["plan", "train"])
-@pytest.mark.parametrize("key", ["store", "runs_dir", "run_dir", "experiments_dir"])
-def test_a_folder_that_cannot_be_written_is_refused(place: Place, command: str, key: str) -> None:
-    more = ["experiment=abc/positive_generation"] if key == "experiments_dir" else []
-    run = getattr(place, command)
-    assert "/proc cannot be written" in run(f"{key}=/proc/x", *more).error()
-    (place.folder / "file").touch()
-    said = run(f"{key}={place.folder / 'file' / 'x'}", *more).error()
-    assert f"{key} = " in said and "is no folder" in said
-
-
-@pytest.mark.parametrize("command", ["plan", "train"])
-def test_a_sweep_s_folder_that_cannot_be_written_is_refused(place: Place, command: str) -> None:
-    said = getattr(place, command)("-m", "seed=0,1", "hydra.sweep.dir=/proc/x").error()
-    assert said.startswith("error: hydra.sweep.dir = '/proc/x': /proc cannot be written")
-
-
-@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EACCES])
-def test_asking_whether_a_folder_can_be_written_tries_it_and_leaves_no_trace(
-    tmp_path: Path, monkeypatch: Patch, number: int
-) -> None:
-    check_writable(tmp_path / "deep" / "er", "store")
-    assert names(tmp_path) == []
-    monkeypatch.setattr(stores.tempfile, "TemporaryFile", failing(number))
-    with pytest.raises(UserError, match=os.strerror(number)) as caught:
-        check_writable(tmp_path, "store")
-    assert REMEDIES[number] in str(caught.value)
-
-
-@pytest.mark.parametrize("command", ["plan", "train"])
-def test_online_tracking_without_a_key_is_refused(place: Place, command: str) -> None:
-    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
-        place.monkeypatch.delenv(name, raising=False)
-    for name in ("HOME", "NETRC", "WANDB_CONFIG_DIR"):
-        place.monkeypatch.setenv(name, str(place.folder / "empty"))
-    said = getattr(place, command)("tracking=online").error()
-    assert said.startswith("error: tracking.mode = 'online': no API key is configured")
-
-
-# Files of the wrong kind
-
-
-@pytest.mark.parametrize("name", [*FILES, LOCK])
-def test_a_folder_in_the_place_of_a_run_s_file(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).mkdir()
-    with pytest.raises(UserError, match="a file is wanted there") as caught:
-        RunFolder(tmp_path).check_kinds()
-    assert str(caught.value).startswith(f"{tmp_path / name}: ")
-
-
-@pytest.mark.parametrize("name", FOLDERS)
-def test_a_file_in_the_place_of_a_run_s_folder(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).touch()
-    with pytest.raises(UserError, match="a folder is wanted there"):
-        RunFolder(tmp_path).check_kinds()
-
-
-def test_kinds_are_looked_at_in_plan_and_train(place: Place) -> None:
-    keys = {
-        line.split()[1]: line.split()[2]
-        for line in place.plan().out.splitlines()[:-1]
-        if line.startswith("miss")
-    }
-    (place.folder / "run" / ".lock").mkdir(parents=True)
-    said = place.plan("run_dir=run").error()
-    assert said == place.train("run_dir=run").error() and "run/.lock: a file is wanted" in said
-    lock = place.folder / "store" / "sft" / f"{keys['sft']}.lock"
-    lock.mkdir(parents=True)
-    said = place.plan().error()
-    assert said == place.train().error() and f"{lock}: a file is wanted there" in said
-    lock.rmdir()
-    lock.with_suffix("").touch()
-    assert "a folder is wanted there" in place.plan().error()
-
-
-@pytest.mark.slow
-def test_a_run_on_a_full_disk_names_it_and_goes_on_later(place: Place) -> None:
-    overrides = [*place.base, "run_dir=run"]
-    command = [sys.executable, "-m", "tokencredit.cli", "train", *overrides]
-
-    def limited() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))
-
-    full = subprocess.run(
-        command, capture_output=True, text=True, check=False, preexec_fn=limited, timeout=300
-    )
-    assert full.returncode == 2 and "Traceback" not in full.stderr, full.stderr[-3000:]
-    (line,) = [line for line in full.stderr.splitlines() if line.startswith("error: ")]
-    assert "file too large" in line and str(place.folder / "store" / "sft") in line
-    assert not list(place.folder.rglob("*.partial")) and not list(place.folder.rglob("*.tmp"))
-    place.train("run_dir=run").ok()

@@ -1,41 +1,33 @@
-"""Files that were damaged, cut off, or written by another version: one error that names them."""
+"""Files of a run that were damaged, cut off, or written by another version: one error that names them."""
 
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from case_machine import Place
+from case_machine import DEEP, Place
 from tokencredit import config as configuration
 from tokencredit.algorithms.ppo import PPO
-from tokencredit.atomic import Damaged, read_json, read_yaml, write_json
+from tokencredit.atomic import Damaged, read_json, write_json
 from tokencredit.config import Config
 from tokencredit.data.dataset import Dataset
 from tokencredit.errors import UserError
-from tokencredit.evaluation.endpoint import Endpoint, EndpointFailed
-from tokencredit.evaluation.endpoint_settings import EndpointSettings
 from tokencredit.evaluation.players import Run
 from tokencredit.hardware import Hardware
 from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.models.model import Model
-from tokencredit.reports.entries import read_entry
-from tokencredit.reports.runs import read_csv, read_runs
-from tokencredit.reports.scores import read_scores
+from tokencredit.reports.runs import read_runs
 from tokencredit.reports.summary import closing_summary
 from tokencredit.rewards.sparse import Sparse
 from tokencredit.stages.run_folder import RunFolder
-from tokencredit.sweep import cells
-from tokencredit.tracking.jsonl import read_jsonl, read_objects, read_steps
+from tokencredit.tracking.jsonl import read_jsonl, read_steps
 from tokencredit.tracking.tracking import Tracking
 
-DEEP = b'{"a": ' * 3000 + b"1" + b"}" * 3000
 BYTES = {
     "empty": b"",
     "half": b'{"schema_version": 1, "key": "a',
@@ -235,89 +227,6 @@ def test_a_last_line_that_was_cut_is_left_out(run: Path) -> None:
         read_jsonl(deep)
 
 
-# Catalogue, tables, answers
-
-
-@pytest.mark.parametrize("content", [b"[" * 5000, b"a: [1", "é: 1".encode("latin-1"), b"- 1", b"7"])
-def test_yaml_of_the_catalogue_is_named(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "mine.yaml"
-    path.write_bytes(content)
-    for reader in (read_yaml, read_entry):
-        with pytest.raises(UserError) as caught:
-            reader(path)
-        assert str(path) in str(caught.value)
-
-
-def test_an_entry_whose_panels_are_no_mappings_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "mine.yaml"
-    path.write_text("panels: [1, 2]\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"mine\.yaml"):
-        read_entry(path)
-
-
-@pytest.mark.parametrize("content", [DEEP, b"{", b"\xff", b"7", b"[1]"])
-@pytest.mark.parametrize("name", ["answers.json", "answers.jsonl"])
-def test_answers_and_prompts_are_named(tmp_path: Path, name: str, content: bytes) -> None:
-    path = tmp_path / name
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=name):
-        read_objects(path, "--answers")
-
-
-@pytest.mark.parametrize("content", [b"\xff,\xfe\n1,2\n", b'"' + b"x" * 200_000 + b'",2\n'])
-def test_tables_that_are_no_text_or_have_endless_fields_are_named(
-    tmp_path: Path, content: bytes
-) -> None:
-    path = tmp_path / "scores.csv"
-    for reader in (read_scores, read_csv):
-        path.write_bytes(content)
-        with pytest.raises(UserError, match=r"scores\.csv"):
-            reader(path)
-
-
-CSV = (
-    "task,method,beta,min_new_tokens,max_new_tokens,run,step,mean_reward,kl,value_loss,seed,status\n"
-    "imdb,abc,0.1,8,16,0,0,0.125,0.25,1.5,0,complete\n"
-    "imdb,abc,0.1,8,16,0,1,0.375,0.75,1.25,0,complete\n"
-)
-
-
-def test_a_run_csv_that_was_cut_anywhere_in_its_last_line_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "cell.csv"
-    path.write_text(CSV, encoding="utf-8")
-    assert len(read_csv(path)[0]) == 2
-    begin = CSV.rindex("imdb")
-    for end in range(begin + 1, len(CSV)):
-        path.write_text(CSV[:end], encoding="utf-8")
-        with pytest.raises(Damaged, match=r"cell\.csv.*cut off"):
-            read_csv(path)
-
-
-def test_a_foreign_csv_without_a_last_line_ending_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "logs.csv"
-    columns = CSV.splitlines()[0].split(",")
-    lines = [",".join(line.split(",")[: columns.index("kl")]) for line in CSV.splitlines()]
-    path.write_text("\n".join(lines), encoding="utf-8")
-    assert read_csv(path)[0].columns["mean_reward"] == [0.125, 0.375]
-    path.write_text("\n".join(lines)[:-8], encoding="utf-8")
-    with pytest.raises(Damaged, match=r"logs\.csv, line 3: ends before step"):
-        read_csv(path)
-
-
-@pytest.mark.parametrize("content", [b"[]", b"{", b'{"provenance": []}', b'{"seeds": 3}'])
-def test_the_file_beside_a_cell_is_named(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "cell.csv").write_text(CSV, encoding="utf-8")
-    (tmp_path / "cell.json").write_bytes(content)
-    with pytest.raises(Damaged, match=r"cell\.json"):
-        read_csv(tmp_path / "cell.csv")
-
-
-def test_the_list_of_a_sweep_is_named(tmp_path: Path) -> None:
-    (tmp_path / "cells.jsonl").write_text('{"number": 0}\n', encoding="utf-8")
-    with pytest.raises(Damaged, match=r"cells\.jsonl"):
-        cells(tmp_path)
-
-
 # Configurations of another version
 
 
@@ -369,90 +278,3 @@ def test_a_damaged_configuration_or_manifest_of_a_compared_run(run: Path, damage
     (run / "manifest.json").write_bytes(BYTES[damage])
     with pytest.raises(Damaged, match=r"manifest\.json"):
         _ = Run(run).manifest
-
-
-# Answers of an endpoint
-
-
-class Says(BaseHTTPRequestHandler):
-    """Answers every request with the same body."""
-
-    body = b""
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(self.body)))
-        self.end_headers()
-        self.wfile.write(self.body)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-@pytest.fixture
-def address() -> Iterator[str]:
-    """A server on this machine."""
-    server = HTTPServer(("127.0.0.1", 0), Says)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"{",
-        b"<html>busy</html>",
-        b"7",
-        b"[]",
-        b'"yes"',
-        b"null",
-        b"{}",
-        b"\xff\xfe",
-        b'{"choices": null}',
-        b'{"choices": "A"}',
-        b'{"choices": {"0": 1}}',
-        b'{"choices": [1]}',
-        b'{"choices": ["A"]}',
-        b'{"choices": [null]}',
-        b'{"choices": [{}]}',
-        b'{"choices": [{"message": null}]}',
-        b'{"choices": [{"message": "A"}]}',
-        b'{"choices": [{"message": {"content": {"text": "A"}}}]}',
-        b'{"choices": [{"message": {"content": [{"type": "text"}]}}]}',
-        b'{"choices": [{"message": {"content": 7}}]}',
-        DEEP,
-    ],
-)
-def test_a_malformed_answer_of_an_endpoint_is_one_error(
-    address: str, monkeypatch: pytest.MonkeyPatch, body: bytes
-) -> None:
-    monkeypatch.setattr(Says, "body", body)
-    endpoint = Endpoint(EndpointSettings(base_url=address, model="judge", retries=0))
-    try:
-        with pytest.raises(EndpointFailed) as caught:
-            endpoint.ask("which?")
-    finally:
-        endpoint.close()
-    assert str(caught.value).startswith(f"--base-url = {address!r}: ")
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("usage", [b'"many"', b'{"prompt_tokens": "many"}', b"[]", b"null", b"7"])
-def test_odd_counts_of_tokens_are_no_reason_to_stop(
-    address: str, monkeypatch: pytest.MonkeyPatch, usage: bytes
-) -> None:
-    body = b'{"choices": [{"message": {"content": "A"}}], "usage": %s}' % usage
-    monkeypatch.setattr(Says, "body", body)
-    endpoint = Endpoint(EndpointSettings(base_url=address, model="judge", retries=0))
-    try:
-        reply = endpoint.ask("which?")
-    finally:
-        endpoint.close()
-    assert (reply.text, reply.prompt_tokens) == ("A", 0)

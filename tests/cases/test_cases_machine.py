@@ -213,6 +213,15 @@ def test_case_15_a_dollar_that_stands_for_another_key_is_said(place: Place) -> N
     assert "'y'" in said and "\\${…}" in said
 
 
+@pytest.mark.parametrize("content", ["# é\na: 1\n".encode("latin-1"), b"a: " + b"[" * 3000])
+def test_case_15_a_yaml_file_of_the_user_s_is_named(place: Place, content: bytes) -> None:
+    path = place.folder / "mine" / "reward_scheme" / "odd.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    said = place.command("plan", "--config-dir", "mine", "reward_scheme=odd").error()
+    assert said.startswith("error: mine/reward_scheme/odd.yaml: ")
+
+
 # Row 19: encodings and pipes
 
 

@@ -131,9 +131,8 @@ def load_actors(config: Config, sft: Path, reward_model: Path | None = None) -> 
     value function starts from it (`model.value.init`).
     """
     tokenizer = load_tokenizer(sft)
-    torch.manual_seed(
-        torch_seed(config.seed)
-    )  # LoRA's first factors are drawn from the global generator
+    # LoRA's first factors are drawn from the global generator.
+    torch.manual_seed(torch_seed(config.seed))
     lora, value = config.model.lora, config.model.value
     learns = config.algorithm if isinstance(config.algorithm, Algorithm) else None
     uses_values = learns is None or learns.uses_values
