@@ -118,6 +118,7 @@ def check_models(context: Context, stages: Sequence[Stage]) -> None:
         _check_run(context, open_run, sights)
     for sight in (sights.policy, sights.reward, sights.dpo):  # last: what is refused is not fetched
         if type(sight.stage) in pending and sight.starts_from_files:
+            assert sight.place is not None
             check_complete(sight.place)
 
 

@@ -53,7 +53,8 @@ class ScoresAlone(Judgement):
 
     def _each(self, change: Any) -> ScoresAlone:
         values = {item.name: object.__getattribute__(self, item.name) for item in fields(self)}
-        return type(self)(**{n: None if v is None else change(v) for n, v in values.items()})
+        changed: dict[str, Any] = {n: None if v is None else change(v) for n, v in values.items()}
+        return type(self)(**changed)
 
 
 def as_declared(scheme: RewardScheme, judgement: Judgement) -> Judgement:
