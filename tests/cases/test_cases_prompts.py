@@ -19,7 +19,7 @@ from tokencredit.data.dataset import Dataset, PromptSpec
 from tokencredit.data.prompts import PromptStream
 from tokencredit.data.records import Format
 from tokencredit.data.sources import Source
-from tokencredit.data.splits import Corpus, Splits
+from tokencredit.data.splits import Splits
 from tokencredit.errors import UserError
 from tokencredit.judges.function import FunctionJudge, further
 from tokencredit.judges.same import SameAsJudge
@@ -36,10 +36,6 @@ EVEN = Splits(sft=0.2, reward=0.2, rl=0.2, oracle=0.2, eval=0.2)
 def dataset(path: Path, layout: Format, **more: Any) -> Dataset:
     settings = {"label_column": None, "splits": ONE, **more}
     return Dataset(source=Source.path, path=str(path), format=layout, **settings)
-
-
-def pairs_of(corpus: Corpus) -> list[tuple[str, str]]:
-    return [(record.answer, record.rejected or "") for record in corpus.parts["sft"]]
 
 
 # Prompts alone ----------------------------------------------------------------------------------
