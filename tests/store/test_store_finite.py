@@ -111,7 +111,7 @@ def test_a_process_that_ends_well_and_leaves_nothing_is_not_believed(
 ) -> None:
     config: Config = config_of(place)
     config.store, config.runs_dir = str(tmp_path / "store"), str(tmp_path / "runs")
-    config.dataset.prompt.min_characters = 0
+    config.dataset.prompt.min_characters, config.reward_model.max_length = 0, 96
     ran: list[str] = []
 
     def run_stage(_: Config, stage: str, __: str) -> tuple[int, str]:
