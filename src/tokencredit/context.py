@@ -12,6 +12,7 @@ from tokencredit.config import Config
 from tokencredit.data.files import stamp
 from tokencredit.data.sources import Source
 from tokencredit.data.splits import Corpus
+from tokencredit.lengths import fill_lengths
 from tokencredit.store import Store
 
 
@@ -23,6 +24,7 @@ class Context:
         self.config = config
         self.store = Store(Path(config.store).expanduser())
         self._columns: tuple[tuple[str, ...], dict[str, list[Any]]] | None = None
+        fill_lengths(self)
 
     @cached_property
     def corpus(self) -> Corpus:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Final
 
 from tokencredit.errors import require
+
+OPEN: Final = -1
+"""A length that is not known before the data are read (lengths.py)."""
 
 
 class LogprobMask(str, Enum):
@@ -22,9 +26,11 @@ class Sampling:
     """Lengths, distribution, ends, and chunks of a rollout."""
 
     min_new_tokens: int = 8
-    """Each response's length limit is drawn from range(min_new_tokens, max_new_tokens)."""
+    """Each response's length limit is drawn from range(min_new_tokens, max_new_tokens). -1: no
+    range, the limit is max_new_tokens - 1, and the end token is possible after the first token."""
     max_new_tokens: int = 16
-    """Upper end of that range, exclusive."""
+    """Upper end of that range, exclusive. -1: filled in from the lengths of the data's answers.
+    For format=text, -1 stands for the defaults of both."""
     eos_masked_before: int | None = None
     """The end token is impossible before this many response tokens; null: min_new_tokens."""
     stop: list[str] = field(default_factory=list)
@@ -47,9 +53,9 @@ class Sampling:
     def __post_init__(self) -> None:
         """Check the ranges."""
         low, high = self.min_new_tokens, self.max_new_tokens
-        require(low >= 1, "rollout.min_new_tokens", low, "must be >= 1")
+        require(low >= 1 or low == OPEN, "rollout.min_new_tokens", low, "must be >= 1 (or -1)")
         require(
-            high > low,
+            high > max(low, 1) or high == OPEN,
             "rollout.max_new_tokens",
             high,
             f"must exceed rollout.min_new_tokens = {low} (the range is half-open)",
