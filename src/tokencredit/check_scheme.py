@@ -49,7 +49,7 @@ def broken_promises(scheme: RewardScheme, found: Mapping[str, str]) -> None:
 def examine(scheme: RewardScheme) -> dict[str, str]:
     """By promise: what is wrong with it and what to do; empty where it holds.
 
-    What cannot be told, of rewards that have not the right shape, is left out.
+    What cannot be told, of rewards that have not the right shape or are not there, is left out.
     """
     found = {}
     for name, promise in PROMISES.items():
@@ -59,7 +59,9 @@ def examine(scheme: RewardScheme) -> dict[str, str]:
             with guarded(type(scheme).__name__):
                 problem = promise(scheme)
         except UserError as error:
-            found[name] = str(error)
+            raised = str(error).removeprefix(f"{type(scheme).__name__}: ")
+            if raised not in found.values():  # it concerns every promise, and is said once
+                found[name] = raised
         else:
             if problem is not None:
                 found[name] = f"{problem}; {REMEDIES[name]}" if problem else ""

@@ -24,6 +24,8 @@ from tokencredit.user_files import is_users
 
 SECONDS: Final = 600.0
 """How long one call may take where no configuration says otherwise."""
+AGAIN: Final = 1.0
+"""Seconds after which code is told again that its time is over, if it has held the first."""
 LONGEST: Final = 2000
 """Characters of a message that are shown."""
 
@@ -33,30 +35,29 @@ class _TimedOut(BaseException):
 
 
 @contextlib.contextmanager
-def guarded(what: str, seconds: float | None = SECONDS) -> Iterator[None]:
+def guarded(what: str, seconds: float | None = SECONDS, about: str = "") -> Iterator[None]:
     """Run the block, which calls code of the user's; raise `UserError` for all that it raises.
 
     Afterwards working folder, random states, standard output, and torch's settings are as before.
-    `what` begins every message. A block that takes more than `seconds` is left; where even that is
-    impossible (code that never comes back to Python), a parent process ends this one and says so,
-    as it does for code that ends the process. A copy of the process that the block has made with
-    `os.fork` and that leaves the block, too, ends here.
+    `what` begins every message, and `about` says what it was called with. A block that takes more
+    than `seconds` is left; where even that is impossible (code that never comes back to Python), a
+    parent process ends this one and says so, as it does for code that ends the process. A copy of
+    the process that the block has made with `os.fork` and that leaves the block, too, ends here.
     """
     process, before = os.getpid(), _Before(what)
     interrupts: list[int] = []
-    lifeline.enter(what, seconds)
+    named = f"{what} ({about})" if about else what
+    lifeline.enter(named, seconds)
     try:
         with _alarm(seconds, interrupts):
             yield
     except BaseException as error:
         _leave(process, before)
-        if isinstance(error, GeneratorExit) or (
-            isinstance(error, KeyboardInterrupt) and interrupts
-        ):
+        if isinstance(error, KeyboardInterrupt) and interrupts:  # the user's own hand
             raise
         if isinstance(error, UserError) and len(str(error)) <= LONGEST:
             raise
-        raise UserError(shortened(f"{what}: {_problem(error, seconds)}")) from error
+        raise UserError(shortened(f"{named}: {_problem(error, seconds)}")) from error
     _leave(process, before)
 
 
@@ -125,7 +126,7 @@ def _alarm(seconds: float | None, interrupts: list[int]) -> Iterator[None]:
         known[signal.SIGINT] = interrupt
     handlers = {number: signal.signal(number, handler) for number, handler in known.items()}
     if seconds is not None:
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+        signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
     try:
         yield
     finally:

@@ -81,10 +81,7 @@ class Answers:
 
     def _listed(self, values: Any, name: str, wanted: str) -> Sequence[Any]:
         """The parts of a list, an array, or a tensor."""
-        if isinstance(values, Tensor):
-            values = values.detach().cpu()
-        elif hasattr(values, "__array__"):
-            values = np.asarray(values)
+        values = self._plain(values, name)
         if isinstance(values, Tensor | np.ndarray):
             if values.ndim > 0:
                 return values.tolist() if values.ndim == 1 else list(values)
@@ -96,7 +93,19 @@ class Answers:
             )
         raise self._unfit(f"returned {_described(values)} where {name} are wanted; return {wanted}")
 
+    def _plain(self, values: Any, name: str) -> Any:
+        """A tensor on the CPU, and what can become an array as one."""
+        try:
+            if isinstance(values, Tensor):
+                return values.detach().cpu()
+            return np.asarray(values) if hasattr(values, "__array__") else values
+        except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+            raise self._unfit(
+                f"returned a {type(values).__name__} without numbers as {name} ({error})"
+            ) from error
+
     def _number(self, value: Any, who: str, whole: Any) -> float:
+        value = self._plain(value, who)
         if isinstance(value, Tensor | np.ndarray | np.generic):
             if value.ndim > 0:
                 raise self._unfit(

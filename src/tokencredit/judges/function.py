@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 OFFSETS: Final = "offsets"
 """The parameter that is given the places of tokens."""
+SHOWN: Final = 4
+"""Rows that an error names."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -133,10 +135,10 @@ class FunctionJudge(Judge):
             responses, offsets = decode_tokens(
                 tokenizer, rollout.response_ids, rollout.response_mask
             )
-            rows = rollout.rows.tolist()
-            extra: dict[str, Any] = {OFFSETS: offsets} if with_offsets else {}
-            extra |= {name: [values[row] for row in rows] for name, values in columns.items()}
-            answer = self._call(function, prompts, responses, extra, seconds)
+            texts, rows = (prompts, responses), rollout.rows.tolist()
+            keywords: dict[str, Any] = {OFFSETS: offsets} if with_offsets else {}
+            keywords |= {name: [values[row] for row in rows] for name, values in columns.items()}
+            answer = self._call(function, texts, keywords, rows, seconds)
             pair = with_offsets and isinstance(answer, tuple) and len(answer) == 2
             scores, evidence = answer if pair else (answer, None)
             if read and evidence is None:
@@ -147,8 +149,9 @@ class FunctionJudge(Judge):
 
     def rate(self, prompts: list[str], responses: list[str]) -> list[float]:
         """The function's scores of these texts, outside of a run."""
-        answer = self._call(self.load(), prompts, responses, {}, SECONDS)
-        scores: list[float] = Answers(self.what, range(len(prompts))).scores(answer).tolist()
+        rows = range(len(prompts))
+        answer = self._call(self.load(), (prompts, responses), {}, rows, SECONDS)
+        scores: list[float] = Answers(self.what, rows).scores(answer).tolist()
         return scores
 
     @property
@@ -171,14 +174,15 @@ class FunctionJudge(Judge):
     def _call(
         self,
         function: Callable[..., Any],
-        prompts: list[str],
-        responses: list[str],
-        extra: Mapping[str, Any],
+        texts: tuple[list[str], list[str]],
+        keywords: Mapping[str, Any],
+        rows: Sequence[int],
         seconds: float | None,
     ) -> Any:
-        """What the function returns of one batch of responses; generators as lists."""
-        with guarded(self.what, seconds):
-            return unrolled(function(prompts, responses, **extra), len(responses))
+        """What the function returns of the prompts and responses of `rows`; generators as lists."""
+        shown = ", ".join(map(str, rows[:SHOWN])) + ", …" * (len(rows) > SHOWN)
+        with guarded(self.what, seconds, f"asked about {len(rows)} responses, rows {shown}"):
+            return unrolled(function(*texts, **keywords), len(rows))
 
     def load(self) -> Callable[..., Any]:
         """The function itself, or an error that says why it cannot be had."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import torch
 from jaxtyping import Float
@@ -41,7 +42,7 @@ class Undeclared(UserError):
     """A scheme has read what it does not declare to read."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class ScoresAlone(Judgement):
     """A judgement for a scheme that declares no evidence: whoever reads it finds an error."""
 
@@ -51,10 +52,13 @@ class ScoresAlone(Judgement):
             raise Undeclared(f"reads judgement.evidence; {REMEDIES[DECLARED]}")
         return object.__getattribute__(self, name)
 
-    def _each(self, change: Any) -> ScoresAlone:
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(scores={self.scores!r})"
+
+    def _each(self, change: Callable[[Any], Any]) -> Self:
         values = {item.name: object.__getattribute__(self, item.name) for item in fields(self)}
-        changed: dict[str, Any] = {n: None if v is None else change(v) for n, v in values.items()}
-        return type(self)(**changed)
+        parts: dict[str, Any] = {n: None if v is None else change(v) for n, v in values.items()}
+        return type(self)(**parts)
 
 
 def as_declared(scheme: RewardScheme, judgement: Judgement) -> Judgement:
