@@ -28,12 +28,18 @@ def composed(overrides: tuple[str, ...]) -> str:
     return configuration.dump(configuration.load(tree))
 
 
+SHORT_TEXTS = "dataset.prompt.min_characters=100"
+"""The reviews have fewer characters than the prompts of others are asked for."""
+
+
 def small(place: Path, *overrides: str) -> Config:
     """The configuration of a short run on reviews, with store and runs in `place`."""
     data = place / "reviews.jsonl"
     if not data.exists():
         write_jsonl(data, (review(number) for number in range(240)))
-    text = composed((*SHORT, "dataset.source=path", f"dataset.path={data}", *overrides))
+    text = composed(
+        (*SHORT, "dataset.source=path", f"dataset.path={data}", SHORT_TEXTS, *overrides)
+    )
     written = place / "config.yaml"
     written.write_text(text, encoding="utf-8")
     config = configuration.read(written)

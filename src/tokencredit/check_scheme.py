@@ -51,7 +51,7 @@ def examine(scheme: RewardScheme) -> dict[str, str]:
 
     What cannot be told, of rewards that have not the right shape or are not there, is left out.
     """
-    found = {}
+    found: dict[str, str] = {}
     for name, promise in PROMISES.items():
         if name == SUM and not scheme.preserves_sum():
             continue

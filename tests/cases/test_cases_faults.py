@@ -207,10 +207,10 @@ def test_a_checkpoint_on_a_full_disk_keeps_the_older_one(tmp_path: Path, when: s
         (folder / "trained.safetensors").write_bytes(bytes(5000 if when == "weights" else 10))
 
     world = SimpleNamespace(is_main=True, wait=lambda: None)
-    engine: Any = SimpleNamespace(world=world, save=save)
+    engine: Any = SimpleNamespace(world=world, save=save, trained=dict)
     checkpoints = Checkpoints(tmp_path)
     progress = Progress(next_step=7, state={}, offsets={"metrics.jsonl": 10})
-    empty: Any = SimpleNamespace(world=world, save=lambda _: None)
+    empty: Any = SimpleNamespace(world=world, save=lambda _: None, trained=dict)
     checkpoints.save(empty, progress)
     later = Progress(next_step=8, state={"x" * 3000: 0.0}, offsets={})
     with nearly_full(1000), pytest.raises(OSError, match="too large") as caught:

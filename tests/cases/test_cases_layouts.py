@@ -154,7 +154,7 @@ def test_quantised_weights_and_kernels_of_a_folder(folder: Path) -> None:
 # One room -----------------------------------------------------------------------------------------
 
 ROOM: Final = {"models/loading.py", "models/adapter.py", "models/fit.py"}
-NO_WEIGHTS: Final = {"AutoTokenizer", "AutoConfig", "PeftConfig", "optimizer"}
+NO_WEIGHTS: Final = {"AutoTokenizer", "AutoConfig", "GenerationConfig", "PeftConfig", "optimizer"}
 """Whose `from_pretrained` or `load_state_dict` reads no weights of a model."""
 
 

@@ -151,12 +151,12 @@ def test_case_7_a_run_with_ranks_of_a_cluster_ends(place: Place) -> None:
 def test_case_15_the_override_is_named_and_the_shown_form_works(
     key: str, value: str, place: Place
 ) -> None:
-    said = place.command("plan", f"{key}={value}").error()
+    said = place.command("plan", "dataset=file", f"{key}={value}").error()
     assert said.startswith(f"error: {key} = ")
     shown = quoted(key, value, multirun=False)[0]
     assert shown in said
     (argument,) = shlex.split(shown)
-    composed = place.command("train", argument, "--cfg", "job").ok().out
+    composed = place.command("train", "dataset=file", argument, "--cfg", "job").ok().out
     from omegaconf import OmegaConf
 
     assert OmegaConf.select(OmegaConf.create(composed), key) == value

@@ -27,7 +27,7 @@ from tokencredit.pipeline import plan
 from tokencredit.stages.oracle import Oracle, OracleStage, fit_pairs
 from tokencredit.stages.preference_model import reward_trainer
 from tokencredit.stages.reward_model import RewardModel
-from tokencredit.stages.sft import demonstrations
+from tokencredit.stages.sft import answered_once
 from tokencredit.stages.training import trainer_settings
 
 ONE = Splits(sft=1.0, reward=0.0, rl=0.0, oracle=0.0, eval=0.0)
@@ -68,7 +68,7 @@ def test_case_17_each_rejected_answer_makes_a_pair(row: dict[str, Any], tmp_path
     corpus = dataset(path, Format.preference).read()
     assert pairs_of(corpus) == [("a", "b"), ("a", "c")]
     assert {record.row for record in corpus.parts["sft"]} == {0}
-    assert [record.answer for record in demonstrations(corpus.parts["sft"])] == ["a"]
+    assert [record.answer for record in answered_once(corpus.parts["sft"])] == ["a"]
 
 
 def test_case_17_pairs_of_one_row_are_counted_one_by_one(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_case_17_ranked_answers_become_every_pair_of_different_rank(
     path = write_jsonl(tmp_path / "a.jsonl", [{"prompt": "Q", **row}])
     corpus = dataset(path, Format.ranked).read()
     assert pairs_of(corpus) == [*[("x", t) for t in "wzy"], ("w", "y"), ("z", "y")]
-    assert [record.answer for record in demonstrations(corpus.parts["sft"])] == ["x"]
+    assert [record.answer for record in answered_once(corpus.parts["sft"])] == ["x"]
 
 
 def test_case_17_ranks_that_say_nothing_are_counted(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_case_17_prompts_alone_serve_a_reward_function(kind: str, tmp_path: Path
     batch = stream.batch(0, 0, 4)
     by_row = {record.row: record for record in stream.records}
     for row, ids, mask in zip(batch.rows.tolist(), batch.ids, batch.mask, strict=True):
-        text = stream.tokenizer.decode(ids[mask].tolist())
+        text = stream.token_ids.tokenizer.decode(ids[mask].tolist())
         record = by_row[row]
         if record.prompt is not None:
             assert text == record.prompt

@@ -21,6 +21,7 @@ from tokencredit.data.records import Format
 from tokencredit.data.token_ids import REFUSED, SPELT, TokenIds
 from tokencredit.errors import UserError
 from tokencredit.evaluation.items import Item, Prompting
+from tokencredit.models.model import RewardReads
 from tokencredit.models.sampling import Sampling
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.sft import SFT, SFTStage, demonstrations
@@ -106,8 +107,10 @@ def test_case_10_the_reward_models_template_counts_too(tmp_path: Path) -> None:
     refuses = save(tmp_path / "refuses", make_causal(refusing), refusing)
     data = Path(config.dataset.path or "")
     planned(run_on(takes, data, Format.messages))
+    config = run_on(takes, data, Format.messages, reward=refuses)
+    config.model.reward_reads = RewardReads.text  # vocabularies differ
     with pytest.raises(UserError, match="refuses 30 of 300"):
-        planned(run_on(takes, data, Format.messages, reward=refuses))
+        planned(config)
     only_sft = run_on(takes, data, Format.messages, reward=refuses, algorithm=SupervisedOnly())
     assert planned(only_sft) == ["sft"]
     with pytest.raises(UserError, match="refuses 30 of 300"):
