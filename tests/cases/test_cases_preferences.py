@@ -1,4 +1,4 @@
-"""Row 17: margins, and several answers to one prompt."""
+"""Row 17: several rejected answers, ranked answers, and margins."""
 
 from __future__ import annotations
 

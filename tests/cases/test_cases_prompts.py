@@ -1,4 +1,4 @@
-"""Row 17: prompts alone, and columns for a reward function."""
+"""Row 17: prompts without answers, and columns for a reward function."""
 
 from __future__ import annotations
 
@@ -29,12 +29,11 @@ from tokencredit.rewards.sparse import Sparse
 from tokencredit.stages.oracle import Oracle
 from tokencredit.stages.sft import SFT
 
-ONE = Splits(sft=1.0, reward=0.0, rl=0.0, oracle=0.0, eval=0.0)
 EVEN = Splits(sft=0.2, reward=0.2, rl=0.2, oracle=0.2, eval=0.2)
 
 
 def dataset(path: Path, layout: Format, **more: Any) -> Dataset:
-    settings = {"label_column": None, "splits": ONE, **more}
+    settings = {"label_column": None, "splits": EVEN, **more}
     return Dataset(source=Source.path, path=str(path), format=layout, **settings)
 
 
@@ -71,7 +70,7 @@ def paid(place: Path, kind: str, body: str = "prompts, responses, answer", **mor
         pair_config(place),
         store=str(place / "store"),
         runs_dir=str(place / "runs"),
-        dataset=dataset(path, layout, splits=EVEN),
+        dataset=dataset(path, layout),
         judge=FunctionJudge(function=f"{function}:score"),
         scorer=SameAsJudge(),
         reward_scheme=Sparse(),
@@ -205,6 +204,6 @@ def test_case_17_short_texts_are_refused_in_plan(tmp_path: Path) -> None:
     place = furnish_pairs(tmp_path)
     path = write_jsonl(tmp_path / "short.jsonl", [review(n, 10) for n in range(100)])
     config = replace(pair_config(place), store=str(tmp_path / "store"))
-    config.dataset = dataset(path, Format.text, label_column="label", splits=EVEN)
+    config.dataset = dataset(path, Format.text, label_column="label")
     with pytest.raises(UserError, match=r"dataset\.prompt\.min_characters = 200: none of"):
         plan(config)
