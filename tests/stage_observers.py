@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from builders import PAD_ID, tiny_classifier
+from builders import PAD_ID, make_judgement, make_rollout, tiny_classifier
 from observers import Anything, plain, sums
 from strangers import panel_of, said, stranger
 from tokencredit import config as configuration
@@ -34,9 +35,12 @@ from tokencredit.pipeline import all_stages
 from tokencredit.process import run_stage
 from tokencredit.reports.run_folder import RunFolder as ReportedFolder
 from tokencredit.reports.summary import _headline
+from tokencredit.rewards.sparse import Sparse
+from tokencredit.rollout import Judgement, Rollout
 from tokencredit.stages.dpo import DPOStage
 from tokencredit.stages.finish import write_results
 from tokencredit.stages.oracle import OracleStage
+from tokencredit.stages.paying import Payer
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.rl import RLStage
 from tokencredit.stages.run_folder import RunFolder, State
@@ -309,6 +313,20 @@ def launched(config: Config, place: Path) -> Any:
         for stage in ("rl", "sft"):
             run_stage(config, stage, "key")
     return started
+
+
+class Timed(Sparse):
+    """A scheme of a user's own that looks at its time."""
+
+    def measure(self, rollout: Rollout, judgement: Judgement) -> dict[str, float]:
+        return {"left": round(signal.getitimer(signal.ITIMER_REAL)[0])}
+
+
+def limited(config: Config, place: Path) -> dict[str, float]:
+    """The seconds that a scheme of the user's own may take."""
+    rollout = make_rollout([2])
+    paying = Payer(replace(config, reward_scheme=Timed()))
+    return paying.measure(rollout, make_judgement(rollout), 0)
 
 
 def loaded(config: Config, place: Path) -> bool:

@@ -141,3 +141,122 @@ def test_module_named_as_plugin_is_found_on_the_path(own: Workplace, plugin: lis
     assert Path(plugin[1]).suffix == ".py"
     error = own.train("--plugin", "no_such_plugin", "reward_scheme=halves").error()
     assert "no_such_plugin" in error
+
+
+HELPED = '''\
+from dataclasses import dataclass
+from typing import ClassVar
+
+from part import FACTOR, keep_some
+from tokencredit.config import register_component
+from tokencredit.rewards.scheme import RewardScheme
+
+
+@dataclass(slots=True, kw_only=True)
+class Helped(RewardScheme):
+    """Equal shares, times a factor from a helper."""
+
+    def token_rewards(self, rollout, judgement):
+        from late import sign
+
+        mask = rollout.response_mask
+        return keep_some(sign() * FACTOR * judgement.scores[:, None] / rollout.lengths[:, None], mask)
+
+
+register_component("reward_scheme", Helped)
+'''
+PART = "from tokencredit.ops import keep\nFACTOR = 2.0\ndef keep_some(x, mask):\n    return keep(x, mask)\n"
+ENDINGS = """\
+import os
+
+
+def leave(prompts, responses):
+    os._exit(0)
+
+
+def long(prompts, responses):
+    raise ValueError("é" * 200000)
+
+
+def stuck(prompts, responses):
+    return [sum(range(10**13))]
+
+
+def good(prompts, responses):
+    os.chdir("/")
+    os.fork()
+    return [0.0] * len(responses)
+"""
+FUNCTION = ["judge=function", "reward_scheme=uniform", "steps=2", "oracle.enabled=false"]
+
+
+def test_case_4_a_plugins_helper_counts_for_runs_that_use_it_in_processes_of_every_kind(
+    own: Workplace,
+) -> None:
+    for name, text in (("helped", HELPED), ("part", PART), ("late", "def sign():\n    return 1\n")):
+        (own.folder / f"{name}.py").write_text(text)
+    (own.folder / "vllm.py").write_text("raise SystemExit('taken for the library')\n")
+    flags = ["--plugin", "helped.py", "steps=2"]
+    own.train(*flags, "reward_scheme=Helped").ok()
+    for row in the_run(own, "Helped").rows("samples.jsonl"):
+        assert sum(row["rewards"]) == pytest.approx(2 * row["score"], rel=1e-5)
+    swept = own.train(
+        *flags, "-m", "reward_scheme=Helped,uniform", "seed=0", "runs_dir=swept",
+        "hydra/launcher=joblib", "hydra.launcher.n_jobs=2",
+    )  # fmt: skip
+    assert "2 cells, 0 failed" in swept.ok().out
+    (folder,) = own.folder.glob("swept/Helped/*")
+    assert folder.name == the_run(own, "Helped").folder.name
+    uniform = own.plan("reward_scheme=uniform", "steps=2", "runs_dir=swept").out
+    assert "5 hits, 0 misses" in uniform, "a plug-in that is not used is part of no key"
+    for name in ("late", "part"):
+        path = own.folder / f"{name}.py"
+        path.write_text(path.read_text() + "# edited\n")
+        plan = own.plan(*flags, "reward_scheme=Helped").out
+        assert "4 hits, 1 misses" in plan and "plugins" in plan, name
+        plan = own.plan(*flags, "reward_scheme=uniform", "runs_dir=swept").out
+        assert "5 hits, 0 misses" in plan, name
+
+
+def test_case_5_a_function_may_do_what_it_likes_with_the_process(own: Workplace) -> None:
+    (own.folder / "ends.py").write_text(ENDINGS)
+    for name, said in (
+        ("leave", "the process ended with exit code 0 while this ran"),
+        ("long", "raised ValueError: ééé"),
+        ("stuck", "has not returned after 1 s, and could not be interrupted"),
+    ):
+        limit = "run.function_seconds=1" if name == "stuck" else "run.function_seconds=100"
+        error = own.train(*FUNCTION, f"judge.function=ends.py:{name}", limit).error()
+        assert f"'ends.py:{name}' (asked about" in error and said in error and len(error) < 2100
+    ended = own.train(*FUNCTION, "judge.function=ends.py:good").ok()
+    folder = next(iter(own.folder.glob("runs/uniform/*/results.json"))).parent
+    manifest = Run(ended, folder).json("manifest.json")
+    assert manifest["warnings"][0].startswith("step 0: every token's reward is 0")
+    assert ended.err.count(f"warning: {manifest['warnings'][0]}") == 1
+    assert manifest["warnings"][0] in ended.out
+
+
+def test_case_6_files_with_names_of_libraries_change_no_run(own: Workplace, first: Run) -> None:
+    for name in ("datasets", "torch", "yaml", "wandb", "evaluate", "accelerate", "hydra", "helper"):
+        (own.folder / f"{name}.py").write_text("raise RuntimeError('taken for the library')\n")
+    own.train("steps=2", "reward_scheme=sparse", "stage_seed=0").ok()
+    (own.folder / "datasets.py").write_text(JUDGE)
+    (own.folder / "mine.py").write_text("import datasets\nlength = datasets.length\n")
+    (own.folder / "clean.py").write_text(JUDGE)
+    for file in ("datasets.py", "mine.py"):
+        plan = own.run("plan", *own.base, *FUNCTION, f"judge.function={file}:length").error()
+        assert "site-packages/datasets" in plan and str(own.folder / "datasets.py") in plan
+        assert own.train(*FUNCTION, f"judge.function={file}:length").error() == plan
+    own.plan(*FUNCTION, "judge.function=clean.py:length")
+
+
+def test_schemes_that_break_a_promise_are_named_in_training(own: Workplace) -> None:
+    undeclared = DENSE.replace("evidence: ClassVar[Evidence] = Evidence.signed", "")
+    (own.folder / "undeclared.py").write_text(undeclared)
+    error = own.train("--plugin", "undeclared.py", "reward_scheme=Dense", "steps=2").error()
+    assert (
+        "reward_scheme = Dense (Dense of " in error and "step 0: reads judgement.evidence" in error
+    )
+    assert "learning_rate" not in error and "`tokencredit check-scheme Dense --plugin" in error
+    error = own.run("check-scheme", "Dense", "--plugin", "undeclared.py").error()
+    assert "broken promises (1 of 9)" in error
