@@ -16,12 +16,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from case_models import (
-    WEIGHTS,
-    Weights,
-    change_weights,
-    plain,
-)
+from case_models import WEIGHTS, Weights, change_weights, make_causal, make_tokenizer, plain, save
 from case_weights import PREFIX, cut, in_shards, lacking, prefixed, reward_folder, wider
 from tokencredit.errors import UserError
 from tokencredit.evaluation.oracles import open_oracle
@@ -172,6 +167,9 @@ def test_case_2_a_finished_reward_model_brings_its_head(folder: Path, tmp_path: 
         UserError, match=r"1 missing \(score\.weight\); it brings no score head, so"
     ):
         finished(folder)
+    narrow = make_causal(make_tokenizer(), num_key_value_heads=1, head_dim=8)
+    with pytest.raises(UserError, match="it brings no score head, so"):  # whatever looks like one
+        finished(save(tmp_path / "narrow", narrow, make_tokenizer()))
     with pytest.raises(UserError, match="it brings no score head"):
         open_oracle(str(folder), [], "cpu")
     classifier = load_classifier(folder, FLOAT, labels=2)  # one that is to be trained may lack it

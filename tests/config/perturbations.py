@@ -132,6 +132,10 @@ TRIES: dict[str, Try] = {
     "model.policy.name": Try(places, "other/model", POLICY_OF_HUB),
     "model.policy.path": Try(places, f"{HERE}/reward"),
     "model.policy.revision": Try(places, "v2", POLICY_OF_HUB),
+    "model.policy.strip_prefix": Try(places, "theirs."),
+    "model.reward.strip_prefix": Try(places, "theirs.", REWARD_OF_HUB),
+    "model.reward.head": Try(places, "value_head", REWARD_OF_HUB),
+    "model.dpo.strip_prefix": Try(places, "theirs.", DPO_OF_HUB),
     "model.reward.source": Try(places, "package"),
     "model.reward.name": Try(places, "other/model", REWARD_OF_HUB),
     "model.reward.path": Try(
@@ -254,6 +258,11 @@ TRIES: dict[str, Try] = {
         for name, value in TRAINED.items()
     },
     "sft.packing": Try(fine_tuned, True),
+    "reward_model.train": Try(
+        reward_trained,
+        False,
+        {"model.reward.source": "path", "model.reward.path": f"{HERE}/reward"},
+    ),
     "reward_model.min_length": Try(reward_trained, 64),
     "reward_model.held_out": Try(reward_trained, 2),
     "reward_model.score_at": Try(judged, "before_end"),

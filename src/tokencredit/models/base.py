@@ -12,7 +12,7 @@ from tokencredit.canonical import canonical, file_sha256
 from tokencredit.data.sources import Source
 from tokencredit.errors import UserError
 from tokencredit.models.adapter import CONFIG, Adapter, find_adapter
-from tokencredit.models.model import ModelSource, Pretrained, check_folder
+from tokencredit.models.model import ModelSource, Pretrained, PretrainedReward, check_folder
 from tokencredit.models.place import Place
 from tokencredit.models.shipped import SHIPPED_SHA256, shipped_model, shipped_split
 
@@ -55,7 +55,8 @@ class Base:
         return self.context.config.model.key_of(self.source)
 
     def _renaming(self) -> dict[str, str]:
-        given = {"strip_prefix": self.source.strip_prefix, "head": self.source.head}
+        head = self.source.head if isinstance(self.source, PretrainedReward) else None
+        given = {"strip_prefix": self.source.strip_prefix, "head": head}
         return {name: value for name, value in given.items() if value is not None}
 
     def place(self) -> Place:

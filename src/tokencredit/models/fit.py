@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import torch
 
 from tokencredit.errors import UserError
-from tokencredit.models.place import Place, Shape, listed, read_headers, renaming
+from tokencredit.models.place import Place, Shape, listed, read_headers, rename, renaming
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -262,11 +262,14 @@ class _Cause:
                 "it brings no head of a language model, nor does config.json tie one to the "
                 "embedding: it is a bare trunk or a classifier; use the model it was made from"
             )
+        rules = self.place.renaming()
+        named = {rename(name, rules): shape for name, shape in self.shapes.items()}
         width = self.model.config.get_text_config().hidden_size
         heads = {
             name.rpartition(".")[0]: shape
-            for name, shape in self.shapes.items()
-            if len(shape) == 2 and shape[0] <= MOST_LABELS and shape[1] == width
+            for name, shape in named.items()
+            if name in faults.unexpected and len(shape) == 2 and shape[1] == width
+            if shape[0] <= MOST_LABELS
         }
         if not heads:
             return (

@@ -67,12 +67,9 @@ class Pretrained:
     """Folder or .gguf file (source=path)."""
     revision: str | None = None
     """Commit, branch, or tag on the hub."""
-
     strip_prefix: str | None = added(None)
     """What another trainer put in front of the names of its tensors (pretrained_model.); of those
     of its base, where it is an adapter."""
-    head: str | None = added(None)
-    """What a finished reward model calls its score head (value_head; null: score)."""
 
     def check(self, key: str) -> None:
         """Raise unless the source has what it needs, and nothing is given that it does not read.
@@ -106,31 +103,44 @@ class Pretrained:
             self.name,
             f"is not read while {key}.source=same; set {key}.source=hub, or leave it out",
         )
-        for name, readers in (
-            ("path", [kinds.path]),
-            ("revision", [kinds.hub]),
-            ("strip_prefix", [kinds.path, kinds.hub]),
-            ("head", [kinds.path, kinds.hub]),
-        ):
-            value, those = getattr(self, name), [kind.value for kind in readers]
-            require(
-                value is None or source in readers,
-                f"{key}.{name}",
-                value,
-                f"is not read while {key}.source={source.value}; set {key}.source="
-                f"{' or '.join(those)}, or leave it out",
-            )
-        for name in ("strip_prefix", "head"):
-            value = getattr(self, name)
-            require(
-                value is None or (bool(value.strip(".")) and not self._is_gguf()),
-                f"{key}.{name}",
-                value,
-                "names tensors of safetensors files; give such a name, or leave it out",
-            )
+        self.check_read(key, "path", kinds.path)
+        self.check_read(key, "revision", kinds.hub)
+        self.check_read(key, "strip_prefix", kinds.path, kinds.hub)
+
+    def check_read(self, key: str, name: str, *readers: ModelSource) -> None:
+        """Raise for a field that is set and that no source of this kind reads."""
+        value, those = getattr(self, name), " or ".join(kind.value for kind in readers)
+        require(
+            value is None or self.source in readers,
+            f"{key}.{name}",
+            value,
+            f"is not read while {key}.source={self.source.value}; set {key}.source={those}, or "
+            "leave it out",
+        )
+        require(
+            name in {"path", "revision"} or value is None or not self._is_gguf(),
+            f"{key}.{name}",
+            value,
+            "is of safetensors files, and a GGUF file is given; leave it out",
+        )
 
     def _is_gguf(self) -> bool:
         return self.source is ModelSource.path and str(self.path).endswith(".gguf")
+
+
+@dataclass(slots=True, kw_only=True)
+class PretrainedReward(Pretrained):
+    """A pretrained model that rates texts, or will."""
+
+    source: ModelSource = ModelSource.same
+    """same (what model.policy names), package, hub, path, or scratch."""
+    head: str | None = added(None)
+    """What it calls its score head (value_head; null: score)."""
+
+    def check(self, key: str) -> None:
+        """As for other models; and the head's name is read where a source has names."""
+        Pretrained.check(self, key)
+        self.check_read(key, "head", ModelSource.path, ModelSource.hub)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -185,7 +195,7 @@ class Model:
     """Name shown in reports."""
     policy: Pretrained = field(default_factory=Pretrained)
     """What SFT, and through it the policy and the reference, starts from."""
-    reward: Pretrained = field(default_factory=lambda: Pretrained(source=ModelSource.same))
+    reward: PretrainedReward = field(default_factory=PretrainedReward)
     """What the reward model starts from; source=same: what `policy` names."""
     reward_reads: RewardReads = added(RewardReads.ids)
     """ids: the policy's own, so both must share a vocabulary. text: where vocabularies differ, the
@@ -210,9 +220,6 @@ class Model:
         """Check what the models are, and the context."""
         for role in ROLES:
             getattr(self, role).check(f"model.{role}")
-        for role in ("policy", "dpo"):
-            head = getattr(self, role).head
-            require(head is None, f"model.{role}.head", head, "is for model.reward only")
         require(
             self.value.kind is not ValueKind.adapter or self.lora.enabled,
             "model.value.kind",
@@ -235,7 +242,8 @@ class Model:
 
     def key_of(self, source: Pretrained) -> str:
         """Where this configuration holds one of its models: model.policy, for one."""
-        return next(f"model.{role}" for role in ROLES if getattr(self, role) is source)
+        named = (f"model.{role}" for role in ROLES if getattr(self, role) is source)
+        return next(named, "model")
 
     def reward_source(self) -> Pretrained:
         """What the reward model starts from."""

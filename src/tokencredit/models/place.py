@@ -52,7 +52,7 @@ class Place:
         names = headers.shapes
         given = [name for name in ("strip_prefix", "head") if getattr(self, name) is not None]
         for option, (pattern, new) in zip(given, self.renaming().items(), strict=True):
-            found = {re.sub(pattern, new, name): shape for name, shape in names.items()}
+            found = {rename(name, {pattern: new}): shape for name, shape in names.items()}
             require(
                 len(found) == len(names) and set(found) != set(names),
                 f"{self.owner}.{option}",
@@ -72,6 +72,13 @@ def renaming(strip_prefix: str | None, head: str | None) -> dict[str, str]:
     if head is not None:
         rules[rf"^{re.escape(head.removesuffix('.weight').rstrip('.'))}\."] = SCORE
     return rules
+
+
+def rename(name: str, rules: Mapping[str, str]) -> str:
+    """A name after the rules that `renaming` gives."""
+    for pattern, new in rules.items():
+        name = re.sub(pattern, new, name)
+    return name
 
 
 def listed(names: Iterable[str], most: int = 3) -> str:
