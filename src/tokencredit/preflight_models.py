@@ -58,10 +58,10 @@ class Sight:
         return base.place() if all(map(is_made, base.parents().values())) else None
 
     @property
-    def starts_from_files(self) -> bool:
-        """Whether the configuration names a folder or a repository, which is here."""
-        theirs = {ModelSource.path, ModelSource.hub}
-        return self.source.source in theirs and self.place is not None
+    def files(self) -> Place | None:
+        """The folder or repository that the configuration names, if it is here."""
+        named = self.source.source in {ModelSource.path, ModelSource.hub}
+        return self.place if named else None
 
     @cached_property
     def model(self) -> PreTrainedModel | None:
@@ -117,9 +117,8 @@ def check_models(context: Context, stages: Sequence[Stage]) -> None:
     if open_run is not None:
         _check_run(context, open_run, sights)
     for sight in (sights.policy, sights.reward, sights.dpo):  # last: what is refused is not fetched
-        if type(sight.stage) in pending and sight.starts_from_files:
-            assert sight.place is not None
-            check_complete(sight.place)
+        if type(sight.stage) in pending and sight.files is not None:
+            check_complete(sight.files)
 
 
 def is_made(stage: Stage) -> bool:

@@ -104,7 +104,7 @@ def test_a_reward_model_starts_from_a_classifier(
     """Its head is kept where it fits, and is said to be replaced where it does not."""
     folder = reward_folder(tmp_path / "rm", labels)
     model: Any = read_start(folder, FLOAT)
-    head: Tensor = load_file(folder / WEIGHTS)["score.weight"]
+    head = load_file(folder / WEIGHTS)["score.weight"]
     assert torch.equal(model.score.weight, head) == (labels == 2) and model.num_labels == 2
     assert ("fresh head with 2 is trained" in capsys.readouterr().err) == (labels == 1)
 
