@@ -22,6 +22,8 @@ from tokencredit.errors import UserError
 from tokencredit.helptext import conf_dir, groups
 
 NUMBERS: Final = (int, float)  # bool is an int
+TEXTS: Final = frozenset({"dataset.path"})
+"""Keys of texts, or lists of texts, of which their schema cannot say so."""
 AT: Final = re.compile(r"(?:at(?: input)?:?|input) '(.*)'", re.DOTALL)
 LONGEST: Final = 200
 """Characters of a value that an error shows."""
@@ -153,7 +155,7 @@ def _selected(composed: DictConfig, key: str) -> list[str]:
     except OmegaConfBaseException:  # said when the configuration is loaded
         return []
     listed = list(found) if OmegaConf.is_list(found) else [found]
-    return [text for text in listed if type(text) is str]
+    return [str(value) for value in listed if key in TEXTS or type(value) is str]
 
 
 def _values(override: Override) -> Iterator[object]:

@@ -203,7 +203,7 @@ def test_case_5_a_module_of_the_working_folder_and_helpers_there(tmp_path: Path)
         ("lost.py:score", r"No module named 'lost_rules'.*put lost_rules\.py beside lost\.py"),
         ("there.py:scor", r"has no function 'scor'; it has: score"),
         ("there.py:one", r"one\(prompts, responses\)"),
-        ("there.py:three", r"missing a required argument: 'c'"),
+        ("there.py:three", r"three\(prompts, responses\)"),
         ("there.py:later", r"is async"),
         ("leaves.py:score", r"leaves\.py does not import: raised SystemExit.*leaves\.py, line 1"),
     ],
@@ -211,7 +211,7 @@ def test_case_5_a_module_of_the_working_folder_and_helpers_there(tmp_path: Path)
 def test_case_5_a_function_that_cannot_be_used_is_refused_by_its_check(
     function: str, said: str
 ) -> None:
-    there = "def score(p, r): ...\ndef one(p): ...\ndef three(p, r, c): ...\n"
+    there = "def score(p, r): ...\ndef one(p): ...\ndef three(p, r, c, /): ...\n"
     write(Path.cwd(), lost="from lost_rules import bonus\n", leaves="exit()\n")
     write(Path.cwd(), there=f"{there}async def later(p, r): ...\n")
     with pytest.raises(UserError, match=said) as caught:

@@ -28,6 +28,7 @@ from tokencredit.rewards.scheme import Evidence, RewardScheme
 from tokencredit.rewards.sparse import Sparse
 from tokencredit.rollout import Judgement, Rollout, Targets
 from tokencredit.stages.paying import FIRST, Payer, warn_of_nothing
+from tokencredit.stages.run_folder import RunFolder, State
 from tokencredit.stages.settings import Run
 
 LENGTHS = [4, 1, 3, 6]
@@ -192,6 +193,7 @@ def test_schemes_that_pay_nothing_are_said_once_and_kept(
     assert len(vanishing(poisoned, poisoned, mask)) == 2
     flat = Targets(advantages=nothing, returns=nothing)
     live = Targets(advantages=something, returns=something)
+    RunFolder(tmp_path).write(State.running, key="k")
     for step, rewards, targets in (
         (0, nothing, live), (1, nothing, flat), (2, nothing, flat), (FIRST, nothing, flat),
     ):  # fmt: skip
