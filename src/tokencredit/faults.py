@@ -36,6 +36,7 @@ REMEDIES: Final = {
 RUST: Final = re.compile(r"\b(?:code: |os error )(\d+)")
 """safetensors and tokenizers pass errors of the operating system on as text."""
 TORCH: Final = re.compile(r"PytorchStreamWriter failed|iostream error|file write failed")
+"""torch says that writing failed, not why."""
 NO_LOCKS: Final = "does not appear to support flock"
 GOES_ON: Final = "what was finished is kept, and the same command goes on"
 
@@ -48,10 +49,14 @@ def fault(error: BaseException, place: Path | None = None) -> UserError | None:
     for link in chain(error):
         number, named = _number(link), getattr(link, "filename", None)
         if number is not None:
-            where = named if isinstance(named, str) else place
-            said = os.strerror(number).lower()
-            head = said if where is None else f"{where}: {said}"
-            return UserError(f"{head}; {REMEDIES[number]}; {GOES_ON}")
+            said, remedy = os.strerror(number).lower(), REMEDIES[number]
+        elif isinstance(link, RuntimeError) and TORCH.search(str(link)):
+            said, remedy = "a file could not be written", f"{REMEDIES[errno.ENOSPC]}, or see ulimit"
+        else:
+            continue
+        where = named if isinstance(named, str) else place
+        head = said if where is None else f"{where}: {said}"
+        return UserError(f"{head}; {remedy}; {GOES_ON}")
     return None
 
 
@@ -89,8 +94,6 @@ def _number(error: BaseException) -> int | None:
         number = errno.ENOMEM
     elif NO_LOCKS in str(error):
         number = errno.ENOLCK
-    elif isinstance(error, RuntimeError) and TORCH.search(str(error)):
-        number = errno.ENOSPC  # torch does not say why; it hardly ever is anything else
     else:
         found = RUST.search(str(error))
         number = int(found[1]) if found else 0

@@ -296,7 +296,7 @@ def test_mistakes_are_explained_before_any_work(place: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[]", "must hold objects"),
+        ("[]", "holds no prompts"),
         ("{", "is no JSON"),
         ('[{"text": "x"}]', "row 1: needs instruction"),
         ('[{"question_id": 1, "prompt": "a"}, {"question_id": 1, "prompt": "b"}]', "repeats"),

@@ -81,8 +81,8 @@ def test_verdicts_over_a_baseline_are_games(tmp_path: Path) -> None:
         ("a.csv", HEAD, "holds no usable verdict"),
         ("a.csv", "model,preference\nm,1\n", "needs the columns baseline"),
         ("a.csv", HEAD + "0,b,m,maybe\n", "'maybe'"),
-        ("a.json", "{}", "JSON list"),
-        ("a.json", "[", "cannot be read"),
+        ("a.json", "{}", "must hold objects"),
+        ("a.json", "[", "is no JSON"),
     ],
 )
 def test_a_bad_file_of_verdicts_is_explained(
