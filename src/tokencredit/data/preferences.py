@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import product
 from string import Formatter
 from typing import Any, Final
@@ -59,7 +59,7 @@ def read_preference(number: int, row: Row) -> list[Found]:
     """
     prompt = said(row.get("prompt"), "prompt")
     chosen, rejected = (answers(row.get(name), name) for name in ("chosen", "rejected"))
-    return attempt(pair_of, number, prompt, product(chosen, rejected))
+    return attempt(number, prompt, product(chosen, rejected))
 
 
 def read_ranked(number: int, row: Row) -> list[Found]:
@@ -81,7 +81,7 @@ def read_ranked(number: int, row: Row) -> list[Found]:
     ]
     if not pairs:
         raise Unusable("no answer ranks before another", f"row {number}")
-    return attempt(pair_of, number, prompt, pairs)
+    return attempt(number, prompt, pairs)
 
 
 def answers(value: object, name: str) -> list[Said]:
@@ -102,17 +102,12 @@ def answers(value: object, name: str) -> list[Said]:
     return [said(item, name) for item in value]
 
 
-def attempt(
-    make: Callable[[int, Said, Said, Said], Record],
-    number: int,
-    prompt: Said,
-    pairs: Iterable[tuple[Said, Said]],
-) -> list[Found]:
+def attempt(number: int, prompt: Said, pairs: Iterable[tuple[Said, Said]]) -> list[Found]:
     """A record of each pair, or why it is of no use."""
     found: list[Found] = []
     for chosen, rejected in pairs:
         try:
-            found.append(make(number, prompt, chosen, rejected))
+            found.append(pair_of(number, prompt, chosen, rejected))
         except Unusable as reason:
             found.append(reason)
     return found
