@@ -50,7 +50,7 @@ from tokencredit.context import Context
 from tokencredit.pipeline import all_stages
 from tokencredit.stages.rl import RLStage
 
-for name, overrides in json.load(sys.stdin).items():
+for name, overrides in json.loads(sys.argv[1]).items():
     config = load(*overrides)
     config.store, config.run_dir = "store", f"runs/{name}"
     torch.set_num_threads(1)
@@ -83,7 +83,7 @@ def artifacts(store: Path) -> dict[str, dict[str, Any]]:
 def start(folder: Path, seed: str) -> subprocess.Popen[str]:
     """A process that builds the stages of every job in `folder`, where its data lie."""
     return subprocess.Popen(
-        [sys.executable, "-c", CHILD],
+        [sys.executable, "-c", CHILD, json.dumps(JOBS)],
         cwd=folder,
         env={
             **os.environ,
@@ -93,8 +93,7 @@ def start(folder: Path, seed: str) -> subprocess.Popen[str]:
             "HF_HUB_OFFLINE": "1",
         },
         text=True,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )
 
@@ -109,13 +108,14 @@ def test_every_stage_of_every_job_in_two_processes(tmp_path: Path, reviews: Path
         for name in ("pairs.jsonl", "tiny.gguf"):
             shutil.copy(tmp_path / name, folder)
         children.append(start(folder, str(number + 1)))
-        assert children[-1].stdin is not None
-        children[-1].stdin.write(json.dumps(JOBS))
-        children[-1].stdin.close()
-        children[-1].stdin = None
-    for child in children:
-        _, err = child.communicate(timeout=400)
-        assert child.returncode == 0, err[-3000:]
+    try:
+        for child in children:
+            _, err = child.communicate(timeout=600)
+            assert child.returncode == 0, err[-3000:]
+    finally:
+        for child in children:
+            child.kill()
+            child.communicate()
     first, second = (artifacts(folder / "store") for folder in folders)
     assert first.keys() == second.keys()
     for name, found in first.items():
