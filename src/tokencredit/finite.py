@@ -20,9 +20,8 @@ def first_not_finite(tensors: Named) -> str | None:
     """The name of the first tensor that holds NaN or an infinity; None if there is none."""
     for name, tensor in tensors:
         if tensor.is_floating_point():
-            wide = (
-                tensor.float() if tensor.element_size() == 1 else tensor
-            )  # float8 cannot be asked
+            # torch cannot ask this of eight bits
+            wide = tensor.float() if tensor.element_size() == 1 else tensor
             if not bool(wide.isfinite().all()):
                 return name
     return None

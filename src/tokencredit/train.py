@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import cast
 
@@ -169,8 +170,7 @@ def check_sweep_folder(overrides: Sequence[str]) -> None:
 
 def more_folders(arguments: list[str]) -> list[Path]:
     """The folders named by --config-dir."""
-    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
-    named = [after for flag, after in pairs if flag in {"--config-dir", "-cd"}]
+    named = [after for flag, after in pairwise(arguments) if flag in {"--config-dir", "-cd"}]
     return [Path(name) for name in named if Path(name).is_dir()]
 
 

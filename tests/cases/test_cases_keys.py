@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from built_stages import STAGES, build, furnish, stage_of
+from tokencredit.atomic import read_json
 from tokencredit.canonical import folder_sha256
+from tokencredit.models.adapter import CONFIG, find_adapter
 from tokencredit.store import MANIFEST, Artifact
 
 DRAWN = ("reward model of labels", "reward model of pairs", "sft with adapters")
@@ -43,6 +45,16 @@ def test_every_stage_gives_the_same_bytes_in_two_stores(place: Path, kind: str) 
     assert first.path.name == second.path.name and content(first) == content(second)
     own = {name: value for name, value in first.manifest.items() if name != "seconds"}
     assert own == {name: value for name, value in second.manifest.items() if name != "seconds"}
+
+
+def test_an_adapter_names_its_base_by_its_place_in_the_store(place: Path) -> None:
+    artifact = built("dpo with adapters", place, "first", 13)
+    settings = read_json(artifact.path / CONFIG)
+    assert settings["base_model_name_or_path"].startswith("../../sft/")
+    assert settings["target_modules"] == sorted(settings["target_modules"])
+    found = find_adapter(artifact.path)
+    assert found is not None
+    assert (Path(found.base) / MANIFEST).is_file() and str(place) in found.base
 
 
 @pytest.mark.parametrize("kind", DRAWN)

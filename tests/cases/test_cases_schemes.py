@@ -30,6 +30,7 @@ from tokencredit.rollout import Judgement, Rollout, Targets
 from tokencredit.stages.paying import FIRST, Payer, warn_of_nothing
 from tokencredit.stages.run_folder import RunFolder, State
 from tokencredit.stages.settings import Run
+from tokencredit.train import more_folders
 
 LENGTHS = [4, 1, 3, 6]
 
@@ -300,7 +301,8 @@ def test_schemes_of_one_name_in_two_plugins_are_refused(kept: Path) -> None:
 def test_options_with_a_built_ins_name_are_refused(kept: Path) -> None:
     (kept / "my_conf" / "reward_scheme").mkdir(parents=True)
     (kept / "my_conf" / "reward_scheme" / "mine.yaml").write_text("defaults: [Sparse, _self_]\n")
-    check_options([kept / "my_conf"])
+    check_options(more_folders(["--config-dir", str(kept / "my_conf")]))
+    assert more_folders([]) == []
     (kept / "my_conf" / "reward_scheme" / "abc.yaml").write_text("defaults: [Sparse, _self_]\n")
     with pytest.raises(UserError, match=r"my_conf/reward_scheme/abc\.yaml has the name of .*conf"):
         check_options([kept / "my_conf"])

@@ -105,9 +105,9 @@ def test_a_function_that_trained_a_run_is_refused(place: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ("return [float('nan')] * len(responses)", "one finite number each"),
-        ("return [1.0]", "for 4 answers"),
-        ("return 'good'", "returned no numbers"),
+        ("return [float('nan')] * len(responses)", "a number that is not finite"),
+        ("return [1.0]", "for 4 responses"),
+        ("return 'good'", "returned 'good' where scores are wanted"),
     ],
 )
 def test_a_bad_function_is_explained(body: str, words: str, place: Path, tmp_path: Path) -> None:
