@@ -178,7 +178,7 @@ DEEP = '{"text": ' + "[" * 200_000 + "]" * 200_000 + ', "label": 1}\n'
         (b"BZh91AY", "bzip2; unpack it"),
         (b"\x28\xb5\x2f\xfd....", "zstd; unpack it"),
         (b"version https://git-lfs.github.com/spec/v1\n", "run `git lfs pull`"),
-        (gzip.compress(b"PAR1...."), "Parquet within gzip"),
+        (gzip.compress(b"PAR1....", mtime=0), "Parquet within gzip"),
         (b"ARROW1..", "the Arrow file is truncated or damaged"),
         (b"\x80\x04\x95\x0b\x00\x00\x00", "byte 0 is not UTF-8"),
         (DEEP.encode(), "line 1 is not JSON that can be read (nested too deeply)"),

@@ -8,6 +8,7 @@ from typing import Any
 
 from tokencredit.atomic import read_json
 from tokencredit.errors import UserError
+from tokencredit.stages import run_folder
 from tokencredit.tracking.jsonl import read_jsonl, read_steps
 
 
@@ -15,8 +16,10 @@ class RunFolder:
     """The files of a run, read when asked for; all but metrics.jsonl may be missing."""
 
     def __init__(self, path: str | Path) -> None:
-        """Look at `path`; raises UserError where no run has logged a step."""
+        """Look at `path`; raises UserError where no run has logged a step, or its logs have changed
+        since it was complete."""
         self.path = Path(path)
+        run_folder.RunFolder(self.path).check_exports(*run_folder.RESULTS)
         file = self.path / "metrics.jsonl"
         self.metrics = read_steps(file)
         if not self.metrics:
