@@ -145,6 +145,7 @@ UNKEYED: dict[str, str] = {
     "run.save_every": "a cadence",
     "run.sample_every": "a cadence",
     "run.samples": "what is shown",
+    "dataset.special_tokens": "in the keys of the models that read the texts, among them SFT's",
     "reward_model.score_at": "in the key of the reward model, whose scores these are",
     "hardware.micro_batch": "rounding",
     "hardware.gradient_checkpointing": "memory",

@@ -90,6 +90,8 @@ def complete_run(
         },
     }
     (run / "results.json").write_text(json.dumps(results))
-    (run / "manifest.json").write_text(json.dumps({"state": "complete"}))
+    (run / "manifest.json").write_text(
+        json.dumps({"state": "complete", "key": "key", "identity": {}})
+    )
     (run / "policy").mkdir()
     return run
