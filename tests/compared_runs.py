@@ -48,7 +48,8 @@ def write(folder: Path) -> Path:
         (run / "config.yaml").write_text(configuration.dump(config), encoding="utf-8")
         parents = {**PARENTS, "oracle": oracle.key}
         prints = {"eval": context.corpus.fingerprints["eval"]}
-        manifest = {"key": f"key{seed}", "parents": parents, "fingerprints": prints}
+        ended = {"key": f"key{seed}", "state": "complete"}
+        manifest = {**ended, "parents": parents, "fingerprints": prints}
         write_json(run / "manifest.json", manifest)
     sft, reward = (folder / "store" / stage / key for stage, key in PARENTS.items())
     save(builders.tiny_causal("llama", 7), sft)
