@@ -14,7 +14,7 @@ from tokencredit.data.records import Format
 from tokencredit.data.sources import Source
 from tokencredit.hardware import Hardware
 from tokencredit.judges.reward_model import RewardModelJudge
-from tokencredit.models.model import Model, ModelSource, Pretrained
+from tokencredit.models.model import Model, ModelSource, Pretrained, PretrainedReward
 from tokencredit.pipeline import all_stages, plan
 from tokencredit.rewards.sparse import Sparse
 from tokencredit.stages.oracle import Oracle
@@ -23,11 +23,16 @@ from tokencredit.stages.sft import SFT
 from tokencredit.tracking.tracking import Tracking
 
 
-def folder_of(path: Path | None) -> Pretrained:
-    """The model in a folder; without one, the policy's."""
-    if path is None:
-        return Pretrained(source=ModelSource.same)
+def folder_of(path: Path) -> Pretrained:
+    """The model in a folder."""
     return Pretrained(source=ModelSource.path, path=str(path), name=None)
+
+
+def reward_of(path: Path | None) -> PretrainedReward:
+    """The reward model in a folder; without one, the policy."""
+    if path is None:
+        return PretrainedReward(source=ModelSource.same)
+    return PretrainedReward(source=ModelSource.path, path=str(path), name=None)
 
 
 def run_on(
@@ -43,7 +48,7 @@ def run_on(
     """A short run of that model on that file; its store and runs lie beside the data."""
     settings: dict[str, Any] = {"prompt": PromptSpec(min_characters=20), **dataset}
     return Config(
-        model=Model(policy=folder_of(model), reward=folder_of(reward), context=192),
+        model=Model(policy=folder_of(model), reward=reward_of(reward), context=192),
         dataset=Dataset(source=Source.path, path=str(data), format=format, **settings),
         judge=RewardModelJudge(),
         scorer=RewardModelJudge(),
