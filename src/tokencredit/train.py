@@ -198,7 +198,10 @@ def named_scheme(name: str, folders: Sequence[Path]) -> RewardScheme:
             composed = hydra.compose("train", [f"{GROUP}={name}", f"hydra.searchpath=[{more}]"])
         return configuration.load(composed).reward_scheme
     except Exception as error:
-        raise explain(error) or error from error
+        mistake = explain(error)
+        if mistake is None or mistake is error:
+            raise
+        raise mistake from error
 
 
 class Task:

@@ -119,9 +119,14 @@ def import_file(path: Path) -> ModuleType:
     try:
         with guarded(f"{path} does not import"):
             spec.loader.exec_module(module)
-    except BaseException as error:
+    except UserError as error:
         del sys.modules[name], sys.modules[package]
-        raise _with_remedy(error, root) from error
+        if isinstance(error.__cause__, ModuleNotFoundError):
+            raise UserError(
+                f"{error}; put {error.__cause__.name}.py beside {path.name} or into the working "
+                "folder, or install it"
+            ) from error
+        raise
     _keep(name, set(sys.modules) - before)
     return module
 
@@ -161,16 +166,6 @@ def root_of(name: str, module: ModuleType) -> Root:
     """The root of a module that was imported by its name and lies in a file."""
     assert module.__file__ is not None
     return Root.of_module(name, Path(module.__file__).resolve())
-
-
-def _with_remedy(error: BaseException, root: Root) -> BaseException:
-    cause = error.__cause__
-    if not isinstance(error, UserError) or not isinstance(cause, ModuleNotFoundError):
-        return error
-    return UserError(
-        f"{error}; put {cause.name}.py beside {root.file.name} or into the working folder, or "
-        "install it"
-    )
 
 
 def _keep(name: str, new: set[str]) -> None:
