@@ -218,6 +218,7 @@ class Task:
         """Run or plan one configuration."""
         if os.getpid() != self.process:  # a launcher's worker, which would outlive us
             follow(self.process)
+            load_plugins(self.request.plugins)  # their classes have come alone, without the files
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             self._cell(composed)
             return

@@ -68,7 +68,8 @@ class Root:
         while pending:
             file, name = pending.pop()
             package = name if file.stem == "__init__" or name == "." else _parent(name)
-            for module in (*imports(file, package), *([] if self.name == "." else [self.name])):
+            holders = [self.name] if file == self.file and name != "." else []  # its packages
+            for module in (*imports(file, package), *holders):
                 for label, found in self._located(module, file):
                     if label not in code and found != self.file:
                         code[label] = found
