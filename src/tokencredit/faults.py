@@ -81,7 +81,9 @@ def unreadable(error: BaseException, folders: Iterable[Path]) -> UserError | Non
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
     """An exception and those it came from."""
-    while error is not None:
+    seen: set[int] = set()  # a library may make an exception the cause of itself
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
 

@@ -27,7 +27,6 @@ def stage_environment(config: Config, stage: str) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false" if threads == "1" else "true",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "PYTHONHASHSEED": "0",
-        SAFE: "1",  # files of the working folder must not be taken for installed modules
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
         # Threads that spin for long slow everything tenfold when another process wants the cores;
@@ -56,6 +55,7 @@ def run_stage(config: Config, stage: str, key: str) -> tuple[int, str]:
     answer, told = os.pipe()
     environment = {
         **stage_environment(config, stage),
+        SAFE: "1",  # files of the working folder must not be taken for installed modules
         LIFELINE: str(lifeline),
         MISTAKE: str(told),
     }
