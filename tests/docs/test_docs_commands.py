@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -86,13 +87,20 @@ def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 def test_a_shown_command_is_accepted(
     page: str, command: str, folder: Path, finished: Path, request: pytest.FixtureRequest
 ) -> None:
-    """Training commands are planned; files that stand for a user's own are supplied."""
+    """Training commands are planned; files that stand for a user's own are supplied.
+
+    One for a GPU is refused where there is none, for that reason and no other.
+    """
     if command.startswith("tokencredit judge compare runs/rto/win_rates"):
         request.getfixturevalue("paid")
     words = shlex.split(command.replace("runs/abc/KEY", str(finished)))[1:]
     if words[0] == "train" and "--help" not in words:
         words[0] = "plan"
     answer = run(words, folder)
+    if "hardware=gpu" in words and not torch.cuda.is_available():
+        assert answer.returncode == 2, answer.stderr
+        assert "error: hardware.device = 'cuda': torch finds no such device" in answer.stderr
+        return
     assert answer.returncode == 0, f"{page}: {command}\n{answer.stderr}"
 
 
