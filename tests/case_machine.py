@@ -13,40 +13,11 @@ from typing import Any
 import pytest
 
 from case_data import SHORT, review, write_jsonl
+from ended import ARCHITECTURE, Ended
 
 DEEP = b'{"a": ' * 3000 + b"1" + b"}" * 3000
 """JSON that is nested more deeply than Python can walk."""
-SMALL = [
-    "model=scratch",
-    "model.architecture.vocab_size=400",
-    "model.architecture.hidden_size=32",
-    "model.architecture.layers=2",
-    "model.architecture.heads=2",
-    "model.architecture.mlp_size=64",
-    "evaluation.prompts=4",
-]
-
-
-@dataclass(frozen=True)
-class Ended:
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-    def error(self) -> str:
-        """The only error line of a command that must end with a user's mistake."""
-        assert self.code == 2, (self.code, self.out, self.err[-2000:])
-        assert "Traceback" not in self.err, self.err[-3000:]
-        (line,) = [line for line in self.err.splitlines() if line.startswith("error: ")]
-        return line
-
-    def ok(self) -> Ended:
-        """Itself; the command must have succeeded."""
-        assert self.code == 0, (self.code, self.out, self.err[-3000:])
-        assert "Traceback" not in self.err, self.err[-3000:]
-        return self
+SMALL = [*ARCHITECTURE, "evaluation.prompts=4"]
 
 
 @dataclass(frozen=True)

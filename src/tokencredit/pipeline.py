@@ -86,7 +86,7 @@ def execute(config: Config) -> Outcome:
         if not _is_there(context, stage):
             raise UserError(
                 f"stage {stage.name} ended with exit code 0 and its result is not there "
-                f"({_place(context, stage)}): something ended its process early, or removed what "
+                f"({result_folder(stage)}): something ended its process early, or removed what "
                 "it wrote; run the same command again"
             )
         took = time.monotonic() - started
@@ -102,8 +102,9 @@ def _is_there(context: Context, stage: Stage) -> bool:
     return context.store.find(stage) is not None
 
 
-def _place(context: Context, stage: Stage) -> Path:
-    return stage.folder if isinstance(stage, RLStage) else context.store.folder(stage)
+def result_folder(stage: Stage) -> Path:
+    """Where the result of a stage lies, or will lie."""
+    return stage.folder if isinstance(stage, RLStage) else stage.context.store.folder(stage)
 
 
 class StageFailed(UserError):

@@ -14,7 +14,7 @@ from tokencredit.console import say
 from tokencredit.context import Context
 from tokencredit.data.prompts import long_texts
 from tokencredit.judges.function import FunctionJudge
-from tokencredit.preflight_models import check_models
+from tokencredit.preflight_models import check_models, open_run
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.rl import RLStage
 from tokencredit.stages.sft import SFTStage
@@ -46,22 +46,20 @@ def check_places(context: Context, stages: Sequence[Stage]) -> None:
         check_kinds(stage, context.store.root)
     if config.experiments_dir is not None and config.run.experiment is not None:
         check_writable(Path(config.experiments_dir).expanduser(), "experiments_dir")
-    last = stages[-1]
-    if isinstance(last, RLStage) and not last.is_done():
-        last.check_folder()
+    run = open_run(stages)
+    if run is not None:
+        run.check_folder()
 
 
 def check_tracking(context: Context, stages: Sequence[Stage]) -> None:
     """A run that must be mirrored has a key for that."""
-    last = stages[-1]
-    if isinstance(last, RLStage) and not last.is_done():
+    if open_run(stages) is not None:
         check_key(context.config.tracking)
 
 
 def check_judges(context: Context, stages: Sequence[Stage]) -> None:
     """Judge and scorer find what they name."""
-    last = stages[-1]
-    if isinstance(last, RLStage) and not last.is_done():
+    if open_run(stages) is not None:
         config = context.config
         config.judge.check()
         config.scorer.check()

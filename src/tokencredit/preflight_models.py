@@ -105,20 +105,25 @@ class Sights:
 
 def check_models(context: Context, stages: Sequence[Stage]) -> None:
     """Every model that is still to be read is whole, can be used, and fits the others."""
-    last, sights = stages[-1], Sights(context)
-    open_run = last if isinstance(last, RLStage) and not last.is_done() else None
-    pending = {type(stage) for stage in stages if stage is not last and not is_made(stage)}
+    sights, run = Sights(context), open_run(stages)
+    pending = {type(stage) for stage in stages if stage is not stages[-1] and not is_made(stage)}
     if SFTStage in pending:
         _check_policy(context, stages, sights.policy)
     if RewardModelStage in pending:
         _check_reward(context, sights.reward)
     if DPOStage in pending and not context.config.dpo.train:
         _check_finished_dpo(context, sights)
-    if open_run is not None:
-        _check_run(context, open_run, sights)
+    if run is not None:
+        _check_run(context, run, sights)
     for sight in (sights.policy, sights.reward, sights.dpo):  # last: what is refused is not fetched
         if type(sight.stage) in pending and sight.files is not None:
             check_complete(sight.files)
+
+
+def open_run(stages: Sequence[Stage]) -> RLStage | None:
+    """The run at the end of `stages`, unless there is none or it is complete."""
+    last = stages[-1]
+    return last if isinstance(last, RLStage) and not last.is_done() else None
 
 
 def is_made(stage: Stage) -> bool:

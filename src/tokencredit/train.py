@@ -34,7 +34,7 @@ from tokencredit.explain import explain
 from tokencredit.faults import chain, fault
 from tokencredit.grammar import check_grammar, check_meaning
 from tokencredit.helptext import conf_dir, help_text
-from tokencredit.pipeline import Outcome, StageFailed, plan
+from tokencredit.pipeline import Outcome, StageFailed, plan, result_folder
 from tokencredit.plugins import check_options, load_plugins
 from tokencredit.process import follow
 from tokencredit.rewards.scheme import RewardScheme
@@ -42,7 +42,6 @@ from tokencredit.search_path import isolate_children
 from tokencredit.stages.finish import seconds_of_steps
 from tokencredit.stages.rl import RLStage
 from tokencredit.stages.run_folder import RunFolder
-from tokencredit.stages.stage import Stage
 from tokencredit.store import Plan, check_writable
 from tokencredit.tracking.jsonl import read_jsonl
 
@@ -298,11 +297,6 @@ def finish(config: Config, started: float, overrides: list[str]) -> None:
     else:
         print(f"{outcome.last.name}: {folder}")
     print(budget(outcome, time.monotonic() - started))
-
-
-def result_folder(stage: Stage) -> Path:
-    """Where the result of the last stage lies."""
-    return stage.folder if isinstance(stage, RLStage) else stage.context.store.folder(stage)
 
 
 def budget(outcome: Outcome, total: float) -> str:

@@ -49,16 +49,6 @@ DAMAGED = BYTES | {name: json.dumps(value).encode() for name, value in SHAPES.it
 
 
 @pytest.fixture
-def place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Place:
-    """An empty folder to run commands in."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TOKENCREDIT_STORE", str(tmp_path / "store"))
-    return Place(tmp_path, monkeypatch, capfd)
-
-
-@pytest.fixture
 def run(tmp_path: Path) -> Path:
     """The folder of a complete run of 30 steps."""
     folder = tmp_path / "runs" / "abc" / "k1"

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from case_machine import Ended, Place, clean, own_process
+from case_machine import Place, clean, own_process
+from ended import Ended
 from tokencredit import environment
 from tokencredit.algorithms.ppo import PPO
 from tokencredit.config import Config
@@ -64,16 +65,6 @@ SHELLS = [
     ("run_dir", "läufe/erster"),
     ("dataset.text_column", "très bien"),
 ]
-
-
-@pytest.fixture
-def place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Place:
-    """An empty folder to run commands in."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TOKENCREDIT_STORE", str(tmp_path / "store"))
-    return Place(tmp_path, monkeypatch, capfd)
 
 
 def small_config(**more: object) -> Config:

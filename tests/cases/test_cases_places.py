@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from case_machine import Ended, Place, failing, names
+from case_machine import Place, failing, names
+from ended import Ended
 from tokencredit import store as stores
 from tokencredit.errors import UserError
 from tokencredit.faults import REMEDIES
@@ -19,14 +20,6 @@ from tokencredit.stages.run_folder import FILES, FOLDERS, LOCK, RunFolder
 from tokencredit.store import check_writable
 
 Patch = pytest.MonkeyPatch
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: Patch, capfd: pytest.CaptureFixture[str]) -> Place:
-    """An empty folder to run commands in."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TOKENCREDIT_STORE", str(tmp_path / "store"))
-    return Place(tmp_path, monkeypatch, capfd)
 
 
 # Folders that cannot be written: the same words in plan and train

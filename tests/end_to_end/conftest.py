@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from ended import ARCHITECTURE, Ended
 
 GOOD = (
     "wonderful superb charming brilliant moving delightful gripping clever warm beautiful".split()
@@ -24,15 +25,7 @@ PLAIN = (
 )
 STEPS = 16
 RATE = "algorithm.optimizer.learning_rate=3e-4"
-SMALL = [
-    "model=scratch",
-    "model.architecture.vocab_size=400",
-    "model.architecture.hidden_size=32",
-    "model.architecture.layers=2",
-    "model.architecture.heads=2",
-    "model.architecture.mlp_size=64",
-    "model.context=128",
-]
+SMALL = [*ARCHITECTURE, "model.context=128"]
 QUICK = [
     "sft.max_length=64",
     "sft.max_tokens=3000",
@@ -45,28 +38,6 @@ QUICK = [
     "run.figures=false",
     "tracking=disabled",
 ]
-
-
-@dataclass(frozen=True)
-class Ended:
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-    def ok(self) -> Ended:
-        """Itself; fails the test unless the command succeeded."""
-        assert self.code == 0, self.err[-3000:]
-        return self
-
-    def error(self) -> str:
-        """The only error line of a command that must fail without a traceback."""
-        lines = re.findall(r"^error: .*$", self.err, re.MULTILINE)
-        assert self.code != 0, self.out
-        assert "Traceback" not in self.err, self.err[-3000:]
-        assert len(lines) == 1, self.err
-        return str(lines[0])
 
 
 @dataclass(frozen=True)

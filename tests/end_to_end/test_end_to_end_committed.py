@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import Ended, Workplace
+from ended import Ended
+
+from .conftest import Workplace
 
 pytestmark = pytest.mark.slow
 

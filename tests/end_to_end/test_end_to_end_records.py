@@ -7,7 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from .conftest import Ended, Workplace, read_jsonl
+from ended import Ended
+
+from .conftest import Workplace, read_jsonl
 
 PAID = [
     "dataset.format=prompt_completion",

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from .conftest import STEPS, Ended, Run, Workplace, review, write_jsonl
+from ended import Ended
+
+from .conftest import STEPS, Run, Workplace, review, write_jsonl
 
 pytestmark = pytest.mark.slow
 
