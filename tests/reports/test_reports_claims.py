@@ -11,9 +11,17 @@ from typer.testing import CliRunner
 from paper_runs import AUTHORS, lines, needs_authors, write_csv
 from tokencredit.cli import app
 from tokencredit.errors import UserError
-from tokencredit.reports.claims import Judged, claims_table, judge_claims, read_claims, unused
+from tokencredit.reports.claims import (
+    Claim,
+    Judged,
+    claims_table,
+    judge_claims,
+    read_claims,
+    unused,
+)
 from tokencredit.reports.sources import read_sources
 from tokencredit.reports.verdicts import Verdict, judge
+from tokencredit.reports.win_claims import WinClaim
 
 LENGTH = 101
 
@@ -31,19 +39,39 @@ def verdict(
 
 
 @pytest.mark.parametrize(
-    ("estimate", "low", "high", "above", "expected"),
+    ("low", "high", "above", "margin", "expected"),
     [
-        (1.0, 0.5, 1.5, True, Verdict.supported),
-        (1.0, -0.5, 2.5, True, Verdict.undecided),
-        (0.0, -1.0, 1.0, True, Verdict.not_supported),
-        (-1.0, -1.5, -0.5, True, Verdict.not_supported),
-        (-1.0, -1.5, -0.5, False, Verdict.supported),
-        (-1.0, -2.5, 0.5, False, Verdict.undecided),
-        (1.0, -1.0, 3.0, False, Verdict.not_supported),
+        (0.5, 1.5, True, None, Verdict.supported),
+        (-0.5, 2.5, True, None, Verdict.undecided),
+        (-1.0, 1.0, True, None, Verdict.undecided),
+        (-1.5, -0.5, True, None, Verdict.contradicted),
+        (-1.5, -0.5, False, None, Verdict.supported),
+        (-2.5, 0.5, False, None, Verdict.undecided),
+        (0.5, 3.0, False, None, Verdict.contradicted),
+        (-1.0, 1.0, True, 1.1, Verdict.equivalent),
+        (-1.0, 1.0, True, 1.0, Verdict.undecided),
+        (-0.5, -0.1, True, 1.0, Verdict.equivalent),
+        (-1.5, -0.1, True, 1.0, Verdict.contradicted),
+        (0.1, 0.5, True, 1.0, Verdict.supported),
+        (0.1, 0.5, False, 1.0, Verdict.equivalent),
     ],
 )
-def test_the_rule(estimate: float, low: float, high: float, above: bool, expected: Verdict) -> None:
-    assert judge(estimate, low, high, 0, above=above) is expected
+def test_the_rule(
+    low: float, high: float, above: bool, margin: float | None, expected: Verdict
+) -> None:
+    """The four verdicts on a difference of 0; they move with the bound."""
+    for bound in (0, 1, -3):
+        found = judge(low + bound, high + bound, bound, above=above, margin=margin)
+        assert found is expected
+
+
+def test_a_margin_that_cannot_be_is_refused() -> None:
+    given = {"name": "x", "says": "x", "where": "x", "panels": []}
+    for test, margin in (("higher", 0.0), ("higher", -1.0), ("passes_maximum", 0.1)):
+        with pytest.raises(UserError, match="margin"):
+            Claim(**given, test=test, margin=margin)
+    with pytest.raises(UserError, match="margin"):
+        WinClaim(name="x", says="x", where="x", method="a", others=["b"], margin=0.5)
 
 
 @needs_authors
@@ -59,9 +87,9 @@ def test_papers_2_8_the_authors_logs() -> None:
     assert "+1.101 [+0.752, +1.450]" in found["higher", "positive_generation"].finding.numbers
     assert found["higher", "summarisation"].finding.n == 5
     assert verdict(found, "stable") == "supported"
-    assert verdict(found, "stable", "summarisation") == "not supported"
+    assert verdict(found, "stable", "summarisation") == "cannot be decided"
     loss = found["lowest_value_loss", "single_turn_dialogue"].finding
-    assert loss.verdict is Verdict.not_supported, "uniform's is .203, ABC's .479, the sparse .842"
+    assert loss.verdict is Verdict.contradicted, "uniform's is .203, ABC's .479, the sparse .842"
     assert "abc − sparse = -0.363" in loss.numbers and "abc − uniform = +0.277" in loss.numbers
     assert verdict(found, "lower_value_loss", "single_turn_dialogue") == "supported"
 
@@ -85,8 +113,8 @@ def test_changed_logs_change_the_verdict(tmp_path: Path) -> None:
     turned = [",".join([row[0], names.get(row[1], row[1]), *row[2:]]) for row in rows]
     (tmp_path / "r.csv").write_text("\n".join(turned) + "\n")
     found = judged(tmp_path / "r.csv")
-    assert verdict(found, "higher") == verdict(found, "stable") == "not supported"
-    assert verdict(found, "sooner") == "not supported"
+    assert verdict(found, "higher") == verdict(found, "stable") == "contradicted"
+    assert verdict(found, "sooner") == "contradicted"
 
 
 def curve(seed: int, level: float, noise: float, speed: float = 10.0) -> list[float]:
@@ -113,7 +141,7 @@ def test_a_maximum_that_is_never_passed(tmp_path: Path) -> None:
         for run in range(3)
     ]
     finding = judged(write_csv(tmp_path / "r.csv", *runs))["sooner", "positive_generation"].finding
-    assert finding.verdict is Verdict.not_supported and "is never passed" in finding.numbers
+    assert finding.verdict is Verdict.contradicted and "is never passed" in finding.numbers
 
 
 def test_the_slope_over_beta_by_hand(tmp_path: Path) -> None:
@@ -149,7 +177,7 @@ def lengths_csv(path: Path, lost: int) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("lost", "expected"), [(0, "not supported"), (1, "cannot be decided"), (4, "supported")]
+    ("lost", "expected"), [(0, "cannot be decided"), (1, "cannot be decided"), (4, "supported")]
 )
 def test_policies_that_are_lost_with_length(tmp_path: Path, lost: int, expected: str) -> None:
     """Fisher: 4 of 5 against 0 of 10 has p = C(5, 4) / C(15, 4) = 5 / 1365."""
@@ -204,7 +232,9 @@ def test_the_command_and_the_table(tmp_path: Path) -> None:
     assert "supported: generation_length, r: sparse: 0 of 5 runs lost" in answer.output
     assert CliRunner().invoke(app, ["claims"]).output == "abc\nrto\n"
     table = claims_table(judge_claims(read_claims("abc"), read_sources([path])))
-    assert "**supported**" in table and table.splitlines()[0].startswith("| claim")
+    assert "**supported**" in table and table.splitlines()[2].startswith("| claim")
+    for verdict in Verdict:
+        assert f"*{verdict.value}*" in table.splitlines()[0] and verdict.value in answer.output
 
 
 def test_an_unknown_paper_is_refused() -> None:

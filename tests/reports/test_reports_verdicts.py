@@ -14,17 +14,21 @@ from tokencredit.reports.verdicts import Evidence, Finding, Verdict, all_of, hig
 @pytest.mark.parametrize("bound", [0.0, 1.0])
 def test_an_interval_that_ends_at_the_bound_does_not_decide(bound: float) -> None:
     """The bound itself is no difference, or no smaller spread."""
-    assert judge(bound + 1, bound, bound + 2, bound, above=True) is Verdict.undecided
-    assert judge(bound - 1, bound - 2, bound, bound, above=False) is Verdict.undecided
+    assert judge(bound, bound + 2, bound, above=True) is Verdict.undecided
+    assert judge(bound - 2, bound, bound, above=False) is Verdict.undecided
+    assert judge(bound, bound + 2, bound, above=False) is Verdict.undecided
+    assert judge(bound - 2, bound, bound, above=True) is Verdict.undecided
 
 
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize(
     ("verdicts", "expected"),
     [
-        ((Verdict.undecided, Verdict.not_supported), Verdict.not_supported),
-        ((Verdict.supported, Verdict.not_supported), Verdict.not_supported),
+        ((Verdict.undecided, Verdict.contradicted), Verdict.contradicted),
+        ((Verdict.supported, Verdict.contradicted), Verdict.contradicted),
         ((Verdict.supported, Verdict.undecided), Verdict.undecided),
+        ((Verdict.equivalent, Verdict.undecided), Verdict.undecided),
+        ((Verdict.supported, Verdict.equivalent), Verdict.equivalent),
         ((Verdict.supported, Verdict.supported), Verdict.supported),
     ],
 )

@@ -250,7 +250,8 @@ def shares(*won: int) -> ByHand:
     [
         ((14, 15, 16), Verdict.supported),
         ((8, 10, 18), Verdict.undecided),
-        ((6, 8, 9), Verdict.not_supported),
+        ((6, 8, 9), Verdict.undecided),
+        ((4, 5, 6), Verdict.contradicted),
         ((20,), Verdict.undecided),
     ],
 )
@@ -266,7 +267,7 @@ def test_all_must_be_beaten(tmp_path: Path) -> None:
     scores = {**shares(14, 15, 16), "c": {seed: [2.0] * 20 for seed in range(3)}}
     claim = WinClaim(name="x", says="a wins", where="here", method="a", others=["b", "c"])
     (judged,) = judge_win_claim(claim, find_comparisons([write(tmp_path, scores)]))
-    assert judged.finding.verdict is Verdict.not_supported
+    assert judged.finding.verdict is Verdict.contradicted
     lacking = WinClaim(name="x", says="a wins", where="here", method="a", others=["d"])
     (judged,) = judge_win_claim(lacking, find_comparisons([tmp_path]))
     assert judged.finding.numbers == "no d in this comparison"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from tokencredit.atomic import read_yaml, reading
 from tokencredit.errors import UserError, require
-from tokencredit.reports.courses import JOINT, TESTS
+from tokencredit.reports.courses import JOINT, SHARES, TESTS
 from tokencredit.reports.entries import FOLDER, STATISTICS, Panel, build
 from tokencredit.reports.formats import markdown
 from tokencredit.reports.measures import in_words, measure
@@ -15,7 +15,7 @@ from tokencredit.reports.runs import LoggedRun
 from tokencredit.reports.scores import Comparison
 from tokencredit.reports.sources import Source
 from tokencredit.reports.tables import task_of
-from tokencredit.reports.verdicts import Evidence, Finding, nothing
+from tokencredit.reports.verdicts import DEFINITIONS, Evidence, Finding, nothing
 from tokencredit.reports.win_claims import WinClaim, judge_wins
 
 
@@ -43,6 +43,8 @@ class Claim:
     """The number of one run, as in tables."""
     share: float = 0.5
     """With passes_maximum: the share of steps that is claimed."""
+    margin: float | None = None
+    """A difference that counts as none, stated before the runs; null: none was."""
 
     def __post_init__(self) -> None:
         """Check the names."""
@@ -51,6 +53,9 @@ class Claim:
         require(
             self.statistic in STATISTICS, "statistic", self.statistic, f"must be one of {known}"
         )
+        rule = f"must be > 0, and null with {' and '.join(SHARES)}"
+        possible = self.margin is None or (self.margin > 0 and self.test not in SHARES)
+        require(possible, "margin", self.margin, rule)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +130,7 @@ def _judge(claim: Claim, source: Source) -> Iterator[Judged]:
             claim.others,
             claim.statistic,
             claim.share,
+            claim.margin,
         )
         every = [run for group in runs for of_method in group.values() for run in of_method]
         column = panels[0].column
@@ -170,7 +176,7 @@ def claims_text(judged: Sequence[Judged]) -> str:
             lines += ["", f"{item.claim.says} ({item.claim.where})"]
         before = item.claim
         lines.append(f"  {item.finding.verdict.value}: {_numbers(item)}")
-    return "\n".join(lines).strip() + "\n"
+    return "\n".join([*lines, "", DEFINITIONS.replace("*", "")]).strip() + "\n"
 
 
 def _numbers(item: Judged) -> str:
@@ -180,7 +186,7 @@ def _numbers(item: Judged) -> str:
 
 
 def claims_table(judged: Sequence[Judged]) -> str:
-    """A Markdown table, for pages."""
+    """A Markdown table, for pages, below what its verdicts mean."""
     rows = [
         [
             f"{item.claim.says} ({item.claim.where})",
@@ -190,4 +196,4 @@ def claims_table(judged: Sequence[Judged]) -> str:
         ]
         for item in judged
     ]
-    return markdown(["claim", "verdict", "numbers", "n"], rows)
+    return f"{DEFINITIONS}\n\n{markdown(['claim', 'verdict', 'numbers', 'n'], rows)}"

@@ -54,7 +54,7 @@ def passes_maximum(evidence: Evidence) -> Finding:
     how = "is never passed" if at is None else f"is passed at step {at} ({100 * share:.0f} %)"
     ends = " to ".join("never" if math.isinf(x) else f"{100 * x:.0f} %" for x in (low, high))
     text = f"{peak}, {how}; resampled runs: {ends}"
-    return Finding(judge(share, low, high, evidence.share, above=False), text, len(common))
+    return Finding(judge(low, high, evidence.share, above=False), text, len(common))
 
 
 def _passing(a: np.ndarray, b: np.ndarray) -> tuple[int | None, float]:
@@ -82,7 +82,7 @@ def rises_with_beta(evidence: Evidence) -> Finding:
     left = len(by_run) - len(slopes)
     rest = f"; {left} runs lack some β" if left else ""
     text = f"slope {difference(x)} over {most} values of β{rest}"
-    return Finding(judge(x.mean, x.low, x.high, 0, above=True), text, x.n)
+    return Finding(judge(x.low, x.high, 0, above=True, margin=evidence.margin), text, x.n)
 
 
 def _slope(values: Mapping[float, float]) -> float:
@@ -95,7 +95,8 @@ def _slope(values: Mapping[float, float]) -> float:
 def collapses_with_length(evidence: Evidence) -> Finding:
     """Share of runs that lost half of their best gain: longest range, baseline against the dense.
 
-    Fisher's exact test; supported where the share also grew from the shortest range.
+    Fisher's exact test of the two shares; supported where the share also grew from the shortest
+    range, contradicted where it is the dense rewards that lose more.
     """
     present = [k for k, runs in enumerate(evidence.runs) if runs.get(evidence.baseline)]
     dense = [m for m in evidence.others if present and evidence.runs[present[-1]].get(m)]
@@ -112,9 +113,12 @@ def collapses_with_length(evidence: Evidence) -> Finding:
         f"{long[1]} at {names[1]}; {', '.join(dense)}: {other[0]} of {other[1]} at {names[1]}; "
         f"p = {p:.2g}"
     )
-    claimed = shares[1] > max(shares[0], shares[2])
-    decided = Verdict.supported if p < ALPHA else Verdict.undecided
-    return Finding(decided if claimed else Verdict.not_supported, text, long[1])
+    verdict = Verdict.undecided
+    if p < ALPHA and shares[1] > max(shares[0], shares[2]):
+        verdict = Verdict.supported
+    elif p < ALPHA and shares[1] < shares[2]:
+        verdict = Verdict.contradicted
+    return Finding(verdict, text, long[1])
 
 
 def _counts(evidence: Evidence, place: int, methods: Sequence[str]) -> tuple[int, int]:
@@ -145,7 +149,7 @@ def higher_at_equal_kl(evidence: Evidence) -> Finding:
     x = mean_ci(found)
     rest = f"; {lost} pairs have no common range" if lost else ""
     text = f"{evidence.method} − {evidence.baseline} = {difference(x)}{rest}"
-    return Finding(judge(x.mean, x.low, x.high, 0, above=True), text, x.n)
+    return Finding(judge(x.low, x.high, 0, above=True, margin=evidence.margin), text, x.n)
 
 
 def _gap(a: LoggedRun, b: LoggedRun, panel: Panel) -> float | None:
@@ -173,5 +177,7 @@ TESTS: Final[Mapping[str, Callable[[Evidence], Finding]]] = {
     "collapses_with_length": collapses_with_length,
     "higher_at_equal_kl": higher_at_equal_kl,
 }
+SHARES: Final = ("passes_maximum", "collapses_with_length")
+"""Tests of shares, for which no margin can be stated."""
 JOINT: Final = ("collapses_with_length",)
 """Tests that look at all panels of a claim together."""

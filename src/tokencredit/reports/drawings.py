@@ -18,6 +18,7 @@ DASHES: Final = ("solid", "solid", "solid", (0, (5, 1.5)), (0, (1.5, 1.2)), "sol
 AXES: Final = {
     "curves": ("step", "reward"),
     "tradeoff": ("KL to the reference (nats per response)", "reward"),
+    "frontier": ("KL to the reference (nats per response)", "paid score"),
     "by_beta": ("β", "mean reward"),
 }
 COLUMNS: Final = {
@@ -25,7 +26,13 @@ COLUMNS: Final = {
     "value_loss": "value loss",
     "kl": "KL (nats)",
     "implicit_reward": "implicit reward",
+    "oracle": "oracle's rating, held-out prompts",
 }
+MODELS: Final[dict[str, Any]] = {
+    "sft": {"color": "#333333", "marker": "D", "markersize": 7, "linestyle": "none"},
+    "dpo": {"color": "#333333", "marker": "*", "markersize": 12, "linestyle": "none"},
+}
+"""Models that are no run's."""
 BANDS: Final = {"sd": "1 standard deviation", "se": "1 standard error"}
 
 
@@ -52,7 +59,8 @@ def fill(
             place = list(line).index(axes)
             column = next(p.column for p in entry.panels if p.title == titles[place])
             y = COLUMNS.get(column, column)
-            axes.set_ylabel(y if entry.kind == "curves" else AXES[entry.kind][1])
+            own = entry.kind == "curves" or column == "oracle"
+            axes.set_ylabel(y if own else AXES[entry.kind][1])
     for axes in grid[-1]:
         smoothed = f" (running mean over {entry.smooth})" if entry.smooth > 1 else ""
         axes.set_xlabel(AXES[entry.kind][0] + (smoothed if entry.kind == "curves" else ""))
@@ -68,6 +76,8 @@ def _title(entry: Entry, marks: Sequence[Mark]) -> str:
     noun = "run" if counts[-1] == 1 else "runs"
     if entry.kind == "tradeoff":
         return f"{entry.title} · median path of {runs} {noun}"
+    if entry.kind == "frontier":
+        return f"{entry.title} · mean of {runs} {noun} with 95 % t interval"
     spread = BANDS[entry.band if entry.kind == "curves" else "sd"]
     return f"{entry.title} · mean of {runs} {noun} ± {spread}"
 
@@ -76,6 +86,9 @@ def _panel(axes: Axes, entry: Entry, marks: Sequence[Mark]) -> None:
     from matplotlib.ticker import MaxNLocator
 
     order = list(entry.methods)
+    for mark in [mark for mark in marks if mark.shape is Shape.model]:
+        axes.plot(mark.x, mark.y, **MODELS[mark.method])
+    marks = [mark for mark in marks if mark.shape is not Shape.model]
     names = [mark.name for mark in marks]
     for mark in sorted(marks, key=lambda mark: mark.shape in {Shape.line, Shape.point}):
         place = order.index(mark.method)
@@ -170,6 +183,8 @@ def _legend(figure: Figure, entry: Entry, marks: Sequence[Mark]) -> None:
     from matplotlib.lines import Line2D
 
     order, handles = list(entry.methods), []
+    models = {mark.method: mark.name for mark in marks if mark.shape is Shape.model}
+    marks = [mark for mark in marks if mark.shape is not Shape.model]
     several = {m.method for m in marks if len({o.name for o in marks if o.method == m.method}) > 1}
     names = sorted({mark.name for mark in marks})
     for name, method in dict.fromkeys((mark.name, mark.method) for mark in marks):
@@ -179,6 +194,7 @@ def _legend(figure: Figure, entry: Entry, marks: Sequence[Mark]) -> None:
         if entry.kind == "by_beta":
             style = {"linestyle": "none", "marker": "o", "markersize": 7}
         handles.append(Line2D([], [], color=COLOURS[number % len(COLOURS)], label=name, **style))
+    handles += [Line2D([], [], label=name, **MODELS[method]) for method, name in models.items()]
     shapes = {mark.shape for mark in marks}
     sign: Any = {"color": "#555555", "linestyle": "none"}
     if Shape.end in shapes or Shape.dot in shapes:

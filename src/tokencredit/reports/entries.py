@@ -12,7 +12,7 @@ from tokencredit.errors import UserError, require
 from tokencredit.reports.runs import LoggedRun, Setting
 
 FOLDER: Final = Path(__file__).parent / "catalogue"
-FIGURES: Final = ("curves", "tradeoff", "by_beta")
+FIGURES: Final = ("curves", "tradeoff", "frontier", "by_beta")
 WIN_RATES: Final = "win_rates"
 TABLES: Final = ("table", WIN_RATES)
 KINDS: Final = ("table", *FIGURES)
@@ -64,7 +64,7 @@ class Entry:
     """A table or figure of a paper."""
 
     kind: str
-    """table, curves, tradeoff, or by_beta."""
+    """table, curves, tradeoff, frontier, or by_beta."""
     title: str
     """What it shows."""
     source: str

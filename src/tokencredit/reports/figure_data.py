@@ -13,11 +13,19 @@ from tokencredit.errors import UserError
 from tokencredit.reports.cells import COMPLETE
 from tokencredit.reports.entries import Entry, Panel
 from tokencredit.reports.figures import running_mean
+from tokencredit.reports.frontier import frontier
 from tokencredit.reports.marks import Mark, Shape
 from tokencredit.reports.measures import LAST, curves, fell, in_words, lacking, mean, measure
 from tokencredit.reports.runs import LoggedRun, Setting
 from tokencredit.reports.sources import Source, notes
 from tokencredit.reports.tables import left_out, name_of, settings_of, task_of
+
+BY_KL: Final = ("tradeoff", "frontier")
+"""Figures whose x is a distance."""
+HELD_OUT: Final = "oracle"
+"""A panel's column of the oracle's ratings on held-out prompts, of which a run has one."""
+MODELS: Final = ("sft", "dpo")
+"""Models beside the policy that an evaluation may hold; the first is where KL is 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +82,7 @@ def figure_marks(
     if all(lacking_column(group) for group in groups):
         raise UserError(f"{entry.title}: {lacking_column(groups[0])}; nothing can be drawn")
     marks = [mark for group in groups for mark in MARKS[entry.kind](group)]
+    marks += _model_marks(groups) if entry.kind == "frontier" and marks else []
     if not marks:
         raise UserError(f"{entry.title}: nothing can be drawn: {'; '.join(dict.fromkeys(said))}")
     return marks, list(dict.fromkeys(said))
@@ -88,7 +97,9 @@ def lacking_column(group: Group) -> str:
 
 
 def _columns(group: Group) -> list[str]:
-    return ["mean_reward", "kl"] if group.entry.kind == "tradeoff" else [group.panel.column]
+    if group.panel.column == HELD_OUT:
+        return ["mean_reward"]
+    return ["mean_reward", "kl"] if group.entry.kind in BY_KL else [group.panel.column]
 
 
 def _groups(entry: Entry, panel: Panel, source: Source) -> Iterator[Group]:
@@ -160,6 +171,42 @@ def _tradeoff_marks(group: Group) -> Iterator[Mark]:
         yield group.mark(shape, f"run {run.run}", [mean(kl[-LAST:])], [mean(reward[-LAST:])])
 
 
+def _frontier_marks(group: Group) -> Iterator[Mark]:
+    """Mean paid score at each distance with its 95 % t interval; or the oracle's, a point a run."""
+    name = HELD_OUT if group.panel.column == HELD_OUT else "score"
+    if name == HELD_OUT:
+        for run in group.runs:
+            x, y = (_held_out(run, f"policy/{what}") for what in ("kl", name))
+            if x is not None and y is not None:
+                yield group.mark(Shape.dot, f"run {run.run}", [x], [y])
+    else:
+        levels, there = frontier(group.runs)
+        if levels:
+            half = [x.high - x.mean for x in there]
+            yield group.mark(Shape.line, "mean", levels, [x.mean for x in there], half, there[0].n)
+
+
+def _model_marks(groups: Sequence[Group]) -> Iterator[Mark]:
+    """SFT and DPO models in each panel of a frontier, as the runs' evaluations have them."""
+    for source, panel in dict.fromkeys((g.source, g.panel.title) for g in groups):
+        own = [g for g in groups if (g.source, g.panel.title) == (source, panel)]
+        name = HELD_OUT if own[0].panel.column == HELD_OUT else "score"
+        runs = [run for group in own for run in group.runs]
+        for model in MODELS:
+            found = [[_held_out(run, f"{model}/{what}") for what in ("kl", name)] for run in runs]
+            known = [(0.0 if x is None else x, y) for x, y in found if y is not None]
+            if known:
+                x, y = (mean([pair[k] for pair in known]) for k in (0, 1))
+                where = (source, panel, model, model.upper())
+                yield Mark(*where, Shape.model, "mean", [x], [y], (), len(known))
+
+
+def _held_out(run: LoggedRun, name: str) -> float | None:
+    """A measure on held-out prompts; None without one."""
+    found = run.origin.evaluation.get(name)
+    return None if found is None else float(found["mean"])
+
+
 def _beta_marks(group: Group) -> Iterator[Mark]:
     """The mean of a run's first points at its β: every run, and their mean and spread."""
     if group.setting.beta is None:
@@ -181,5 +228,6 @@ def _beta_marks(group: Group) -> Iterator[Mark]:
 MARKS: Final[Mapping[str, Callable[[Group], Iterator[Mark]]]] = {
     "curves": _curve_marks,
     "tradeoff": _tradeoff_marks,
+    "frontier": _frontier_marks,
     "by_beta": _beta_marks,
 }

@@ -23,7 +23,9 @@ class Shape(str, Enum):
     point = "point"
     """The middle of several runs at one β."""
     dot = "dot"
-    """One run at one β."""
+    """One run, at one β or at its distance."""
+    model = "model"
+    """A model that is no run's: SFT, DPO."""
 
 
 @dataclass(frozen=True, slots=True)

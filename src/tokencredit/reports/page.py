@@ -22,6 +22,7 @@ from tokencredit.reports.claims import (
 from tokencredit.reports.entries import FIGURES, WIN_RATES, Entry, WinEntry, find, find_any
 from tokencredit.reports.figure_data import figure_marks
 from tokencredit.reports.formats import cells, markdown, remarks
+from tokencredit.reports.frontier import equal_kl_tables
 from tokencredit.reports.held_out import held_out_table
 from tokencredit.reports.paper_figures import pictures
 from tokencredit.reports.runs import holds_runs
@@ -82,6 +83,7 @@ class Page:
             "figure": self.figure,
             "claims": self.claims,
             "held_out": self.held_out,
+            "equal_kl": self.equal_kl,
             "wins": self.wins,
         }
         return environment.from_string(template).render()
@@ -145,6 +147,12 @@ class Page:
         if not self.sources:
             return "*No cells yet.*"
         return held_out_table(self.sources[0], self.task)
+
+    def equal_kl(self, baseline: str, beta: float | None = None) -> str:
+        """Paid scores at equal distances from the reference, and differences to a method there."""
+        if not self.sources:
+            return "*No cells yet.*"
+        return equal_kl_tables(self.sources[0], self.task, baseline, beta)
 
     def _own(self, entry: Entry) -> Entry:
         """The panels of an entry that are about this experiment."""

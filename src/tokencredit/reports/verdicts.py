@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
 import numpy as np
 
@@ -23,10 +24,26 @@ class Verdict(str, Enum):
 
     supported = "supported"
     """The 95 % interval lies on the claimed side."""
-    not_supported = "not supported"
-    """The estimate does not even lie on the claimed side."""
+    contradicted = "contradicted"
+    """The 95 % interval lies on the other side."""
+    equivalent = "equivalent"
+    """The 95 % interval lies within the margin that was stated before the runs."""
     undecided = "cannot be decided"
-    """The estimate does, but not the interval; or there are no such runs."""
+    """All else; also where there are no such runs."""
+
+
+WORST_FIRST: Final = (
+    Verdict.contradicted,
+    Verdict.undecided,
+    Verdict.equivalent,
+    Verdict.supported,
+)
+DEFINITIONS: Final = (
+    "Verdicts, from 95 % intervals: *supported*, the interval lies on the claimed side; "
+    "*contradicted*, it lies on the other side; *equivalent*, it lies within a margin that was "
+    "stated before the runs; *cannot be decided*, all else. The number of claims is not corrected "
+    "for."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +67,7 @@ class Evidence:
     others: Sequence[str]
     statistic: str
     share: float
+    margin: float | None = None
 
     def values(self, method: str, panel: int = 0) -> dict[int, float]:
         """The statistic of each run of a method, by run."""
@@ -70,25 +88,32 @@ def nothing(why: str) -> Finding:
 def all_of(findings: Sequence[Finding]) -> Finding:
     """The finding on a claim that consists of several: no better than the worst of them."""
     verdicts = [finding.verdict for finding in findings]
-    worst = next(
-        (v for v in (Verdict.not_supported, Verdict.undecided) if v in verdicts), Verdict.supported
-    )
+    worst = min(verdicts, key=WORST_FIRST.index)
     return Finding(worst, "; ".join(f.numbers for f in findings), min(f.n for f in findings))
 
 
-def judge(estimate: float, low: float, high: float, bound: float, *, above: bool) -> Verdict:
-    """The verdict on "above `bound`", or below it, from an estimate and its interval."""
-    sign = 1 if above else -1
-    if sign * (estimate - bound) <= 0:
-        return Verdict.not_supported
-    end = low if above else high
-    return Verdict.supported if sign * (end - bound) > 0 else Verdict.undecided
+def judge(
+    low: float, high: float, bound: float, *, above: bool, margin: float | None = None
+) -> Verdict:
+    """The verdict on "above `bound`", or below it, from the ends of an interval.
+
+    `margin` is the distance from `bound` that counts as no difference; None: none was stated. An
+    interval that is on the claimed side supports the claim however small the difference is.
+    """
+    sides = (low > bound, high < bound)
+    claimed, other = sides if above else sides[::-1]
+    if claimed:
+        return Verdict.supported
+    if margin is not None and bound - margin < low and high < bound + margin:
+        return Verdict.equivalent
+    return Verdict.contradicted if other else Verdict.undecided
 
 
 def higher(evidence: Evidence) -> Finding:
     """Paired t-test of method minus baseline."""
     a, b = evidence.pair(evidence.method, evidence.baseline)
-    return _paired(a, b, f"{evidence.method} − {evidence.baseline}", above=True)
+    name = f"{evidence.method} − {evidence.baseline}"
+    return _paired(a, b, name, above=True, margin=evidence.margin)
 
 
 def lower(evidence: Evidence) -> Finding:
@@ -96,15 +121,18 @@ def lower(evidence: Evidence) -> Finding:
     findings = []
     for other in evidence.others:
         a, b = evidence.pair(evidence.method, other)
-        findings.append(_paired(a, b, f"{evidence.method} − {other}", above=False))
+        name = f"{evidence.method} − {other}"
+        findings.append(_paired(a, b, name, above=False, margin=evidence.margin))
     return all_of(findings)
 
 
-def _paired(a: Sequence[float], b: Sequence[float], name: str, *, above: bool) -> Finding:
+def _paired(
+    a: Sequence[float], b: Sequence[float], name: str, *, above: bool, margin: float | None
+) -> Finding:
     if len(a) < 2:
         return nothing(f"{name}: {len(a)} pairs of runs")
     test = paired_difference(a, b)
-    verdict = judge(test.difference.mean, test.difference.low, test.difference.high, 0, above=above)
+    verdict = judge(test.difference.low, test.difference.high, 0, above=above, margin=margin)
     return Finding(verdict, f"{name} = {difference(test.difference)}, p = {test.p:.2g}", test.n)
 
 
@@ -120,6 +148,6 @@ def smaller_spread(evidence: Evidence) -> Finding:
     if len(a) < 3 or np.std(a) == 0 or np.std(b) == 0:
         return nothing(f"{name}: {len(a)} pairs of runs")
     x = spread_ratio(a, b)
-    verdict = judge(x.mean, x.low, x.high, 1, above=False)
+    verdict = judge(x.low, x.high, 1, above=False, margin=evidence.margin)
     sds = f"{np.std(a, ddof=1):.3f} / {np.std(b, ddof=1):.3f}"
     return Finding(verdict, f"{name} = {sds} = {x.mean:.2f} [{x.low:.2f}, {x.high:.2f}]", x.n)

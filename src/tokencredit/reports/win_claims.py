@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
+from tokencredit.errors import require
 from tokencredit.reports.scores import Comparison
 from tokencredit.reports.verdicts import Finding, Verdict, all_of, judge, nothing
 from tokencredit.reports.winrate import Against
+
+HALF: Final = 0.5
 
 
 @dataclass(slots=True, kw_only=True)
@@ -25,6 +29,13 @@ class WinClaim:
     """Against whom; all must be beaten."""
     task: str = "win_rates"
     """The experiment with the comparison."""
+    margin: float | None = None
+    """A distance from one half that counts as none, stated before the runs; null: none was."""
+
+    def __post_init__(self) -> None:
+        """Check the margin."""
+        possible = self.margin is None or 0 < self.margin < HALF
+        require(possible, "margin", self.margin, "must lie in (0, 0.5), or be null")
 
 
 def judge_wins(claim: WinClaim, comparison: Comparison) -> Finding:
@@ -34,15 +45,17 @@ def judge_wins(claim: WinClaim, comparison: Comparison) -> Finding:
     if missing:
         return nothing(f"no {', '.join(missing)} in this comparison")
     cells = comparison.matrix(wanted).cells
-    return all_of([_over(cells.get((claim.method, other)), other) for other in claim.others])
+    return all_of(
+        [_over(cells.get((claim.method, other)), other, claim.margin) for other in claim.others]
+    )
 
 
-def _over(found: Against | None, other: str) -> Finding:
+def _over(found: Against | None, other: str, margin: float | None) -> Finding:
     if found is None:
         return nothing(f"against {other}: no seed in common")
     seeds = found.seeds
     if seeds is None:
         return Finding(Verdict.undecided, f"against {other}: {found.rate.mean:.3f}, one run", 1)
-    verdict = judge(seeds.mean, seeds.low, seeds.high, 0.5, above=True)
+    verdict = judge(seeds.low, seeds.high, HALF, above=True, margin=margin)
     text = f"against {other}: {seeds.mean:.3f} [{seeds.low:.3f}, {seeds.high:.3f}]"
     return Finding(verdict, text, seeds.n)
