@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from tokencredit.atomic import read_json
-from tokencredit.canonical import digest
 from tokencredit.config import Config
 from tokencredit.console import say
 from tokencredit.context import Context
@@ -76,7 +75,6 @@ def provenance(stage: RLStage, overrides: Sequence[str]) -> dict[str, Any]:
     """What computed a run, from what, and how to compute it again."""
     manifest = RunFolder(stage.folder).manifest()
     store = stage.context.store
-    artifacts = {role: (parent, store.find(parent)) for role, parent in stage.parents().items()}
     return {
         "overrides": [text for text in overrides if not text.lstrip("+~").startswith(PLACES)],
         "environment": manifest.get("environment"),
@@ -84,8 +82,8 @@ def provenance(stage: RLStage, overrides: Sequence[str]) -> dict[str, Any]:
         "arithmetic": manifest.get("arithmetic"),
         "fingerprints": manifest.get("fingerprints"),
         "parents": {
-            role: {"key": parent.key, "sha256": found and digest(found.manifest["sha256"])}
-            for role, (parent, found) in artifacts.items()
+            role: {"key": parent.key, "sha256": store.sha256(parent)}
+            for role, parent in stage.parents().items()
         },
         "identity": manifest.get("identity"),
         "recipes": stage.recipes,

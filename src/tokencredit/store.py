@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from tokencredit import __version__
 from tokencredit.atomic import Damaged, building, read_json, write_json
-from tokencredit.canonical import differences, folder_sha256
+from tokencredit.canonical import differences, digest, folder_sha256
 from tokencredit.console import say, say_once
 from tokencredit.errors import UserError
 from tokencredit.faults import REMEDIES
@@ -79,6 +79,11 @@ class Store:
                 f"store: {self.folder(stage)} is missing; run `tokencredit train` again"
             )
         return artifact
+
+    def sha256(self, stage: Stage) -> str | None:
+        """One hash of an artifact's files as they were made; None if it is not there."""
+        manifest = self.folder(stage) / MANIFEST
+        return digest(read_json(manifest, sha256=dict)["sha256"]) if manifest.is_file() else None
 
     def build(self, stage: Stage) -> Artifact:
         """The artifact of `stage`, built now unless it is there. One builds, others wait."""

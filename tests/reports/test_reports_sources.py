@@ -111,3 +111,61 @@ def test_runs_with_stages_of_their_own_differ_in_these_by_nature(tmp_path: Path)
     change("one", 0)
     with pytest.raises(UserError, match=r"parents\.sft: 0+ → 1+"):
         read_sources([tmp_path])
+
+
+def scored(folder: Path, run: int, method: str, *, stage_seed: int = 0, **hashes: str) -> Path:
+    """A committed cell with the hashes of what rated it."""
+    path = cell(folder, run, method)
+    record = json.loads(path.with_suffix(".json").read_text())
+    record["provenance"]["parents"] = {r: {"key": r, "sha256": h} for r, h in hashes.items()}
+    record["provenance"]["recipes"] = {"sft": "one"}
+    record["seeds"] = {"seed": run, "stage_seed": stage_seed}
+    path.with_suffix(".json").write_text(json.dumps(record))
+    return path
+
+
+@pytest.mark.parametrize("role", ["reward_model", "oracle", "reward_model_1"])
+def test_runs_of_one_stage_seed_that_other_weights_rated_are_refused(
+    tmp_path: Path, role: str
+) -> None:
+    """Each by itself, in another method too; the error names the cells and both hashes."""
+    for run in range(3):
+        for method in ("abc", "sparse"):
+            scored(tmp_path, run, method, **{"sft": "s0", "dpo": f"d{run}", role: "aaaa"})
+    assert len(read_sources([tmp_path])[0].runs) == 6, "SFT and DPO models rate nothing here"
+    scored(tmp_path, 2, "sparse", **{"sft": "s0", role: "bbbb"})
+    said = rf"stage_seed 0 .*same {role.replace('_', ' ')}: aaaa rated 5 of them, bbbb rated \S*sparse2\.csv;"
+    with pytest.raises(UserError, match=said):
+        read_sources([tmp_path])
+    scored(tmp_path, 2, "sparse", stage_seed=2, **{"sft": "s0", role: "bbbb"})
+    assert len(read_sources([tmp_path])[0].runs) == 6, "another stage seed has its own"
+
+
+def test_a_dpo_model_that_scores_counts_as_a_scorer(tmp_path: Path) -> None:
+    for run in range(2):
+        path = scored(tmp_path, run, "abc", sft="s", dpo=f"d{run}")
+        record = json.loads(path.with_suffix(".json").read_text())
+        record["provenance"]["identity"]["inputs"]["scorer"] = {"class": "ImplicitJudge"}
+        path.with_suffix(".json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="same dpo: d0 rated 1 of them, d1 rated"):
+        read_sources([tmp_path])
+
+
+def test_records_without_a_hash_share_no_row_with_those_that_have_one(tmp_path: Path) -> None:
+    scored(tmp_path / "new", 0, "abc", sft="s", reward_model="aaaa")
+    cell(tmp_path / "old", 1, "abc")
+    assert len(read_sources([tmp_path / "new", tmp_path / "old"])) == 2, "a row each"
+    with pytest.raises(UserError, match="only one of them says which weights rated it"):
+        read_sources([tmp_path])
+
+
+def test_a_run_folder_says_which_weights_rated_it(tmp_path: Path) -> None:
+    """A manifest has keys and hashes apart; one with them is taken before a twin without."""
+    folder = write_run_folder(tmp_path / "a" / "k", [0.0, 1.0], key="abc0", identity=identity(0))
+    cell(tmp_path / "b", 0)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest |= {"parents": {"reward_model": "key"}, "weights": {"reward_model": "aaaa"}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (source,) = read_sources([tmp_path])
+    (run,) = source.runs
+    assert run.origin.made.scorers() == {"reward_model": "aaaa"}

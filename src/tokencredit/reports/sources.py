@@ -54,9 +54,10 @@ def read_sources(paths: Sequence[Path]) -> list[Source]:
             sources.append(host)
         else:
             host.name = f"{host.name} + {_name(path)}"
-        host.runs = list(_each_once([*host.runs, *runs]))
+        host.runs = _each_once([*host.runs, *runs])
     for source in sources:
         _check_unmixed(source)
+        _check_scorers(source)
     return sources
 
 
@@ -105,9 +106,14 @@ def _may_join(there: Sequence[LoggedRun], new: Sequence[LoggedRun]) -> bool:
     for a, b in _same_kind(there, new):
         if a.origin.made.identity is None or b.origin.made.identity is None:
             return False
-        if a.setting == b.setting and _differences(a, b):
+        if a.setting == b.setting and (_differences(a, b) or _hashed(a) != _hashed(b)):
             return False
     return True
+
+
+def _hashed(run: LoggedRun) -> bool:
+    """Whether it is known which weights rated its responses."""
+    return run.origin.made.weights is not None
 
 
 def _same_kind(
@@ -123,14 +129,14 @@ def _same_kind(
                 yield a, b
 
 
-def _each_once(runs: Iterable[LoggedRun]) -> Iterator[LoggedRun]:
+def _each_once(runs: Iterable[LoggedRun]) -> list[LoggedRun]:
     """Every run once, although a runs folder and a committed cell may both hold it."""
     seen: dict[tuple[Setting, int], LoggedRun] = {}
     for run in runs:
         twin = seen.setdefault((run.setting, run.run), run)
         if twin is run:
-            yield run
-        elif not run.origin.key or twin.origin.key != run.origin.key:
+            continue
+        if not run.origin.key or twin.origin.key != run.origin.key:
             known = twin.origin.made.identity is not None and run.origin.made.identity is not None
             apart = "; ".join(_differences(twin, run)[:SHOWN]) or "seeds of the stages before"
             what = apart if known else "unknown settings"
@@ -138,6 +144,9 @@ def _each_once(runs: Iterable[LoggedRun]) -> Iterator[LoggedRun]:
                 f"{twin.origin.path} and {run.origin.path}: both are run {run.run} of "
                 f"{label(run.setting)}, of different configurations ({what}); give one of them"
             )
+        if _hashed(run) and not _hashed(twin):
+            seen[run.setting, run.run] = run
+    return list(seen.values())
 
 
 def _check_unmixed(source: Source) -> None:
@@ -147,12 +156,38 @@ def _check_unmixed(source: Source) -> None:
         other = first.setdefault(run.setting, run)
         known = [item.origin.made.identity is not None for item in (other, run)]
         different = _differences(other, run) if all(known) else []
+        if known[0] == known[1] and _hashed(other) != _hashed(run):
+            different.append("only one of them says which weights rated it")
         if different or known[0] != known[1]:
             what = "; ".join(different[:SHOWN]) or "only one of them says how it was made"
             raise UserError(
                 f"{other.origin.path} and {run.origin.path}: runs of {label(run.setting)} are of "
                 f"different configurations ({what}); keep them in folders of their own and give "
                 "each with --runs"
+            )
+
+
+def _check_scorers(source: Source) -> None:
+    """Raise where runs that are compared, of one stage seed, were rated by different weights."""
+    found: dict[tuple[Any, ...], dict[str, list[LoggedRun]]] = {}
+    for run in source.runs:
+        made, setting = run.origin.made, run.setting
+        for role, sha in made.scorers().items():
+            place = (setting.task, setting.lengths, made.stage_seed, role)
+            found.setdefault(place, {}).setdefault(sha, []).append(run)
+    for (task, _, stage_seed, role), groups in found.items():
+        if len(groups) > 1:
+            usual, *others = sorted(groups.items(), key=lambda item: -len(item[1]))
+            named = "; ".join(
+                f"{sha} rated {', '.join(str(run.origin.path) for run in runs[:SHOWN])}"
+                + (f" and {len(runs) - SHOWN} more" if len(runs) > SHOWN else "")
+                for sha, runs in others
+            )
+            raise UserError(
+                f"{source.name}: runs of {task} with stage_seed {stage_seed} are compared and were "
+                f"not rated by the same {role.replace('_', ' ')}: {usual[0]} rated "
+                f"{len(usual[1])} of them, {named}; compute these again, or give each kind in a "
+                "folder of its own with --runs"
             )
 
 

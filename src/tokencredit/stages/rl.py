@@ -280,6 +280,7 @@ class RLStage(Stage):
             seeds={"seed": config.seed, "stage_seed": config.stage_seed},
             fingerprints=self.context.corpus.fingerprints,
             parents={role: parent.key for role, parent in self.parents().items()},
+            weights={role: self.context.store.sha256(s) for role, s in self.parents().items()},
             dropped=dict(self.context.corpus.dropped.counts),
             filtered=dict(self.context.corpus.dropped.filtered),
             failed=None,
