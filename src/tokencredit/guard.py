@@ -9,10 +9,8 @@ import random
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final
 
 import numpy as np
@@ -20,14 +18,12 @@ import torch
 
 from tokencredit import lifeline
 from tokencredit.errors import UserError
-from tokencredit.user_files import is_users
+from tokencredit.faults import LONGEST, raised, shortened, users_place
 
 SECONDS: Final = 600.0
 """How long one call may take where no configuration says otherwise."""
 AGAIN: Final = 1.0
 """Seconds after which code is told again that its time is over, if it has held the first."""
-LONGEST: Final = 2000
-"""Characters of a message that are shown."""
 
 
 class _TimedOut(BaseException):
@@ -61,12 +57,6 @@ def guarded(what: str, seconds: float | None = SECONDS, about: str = "") -> Iter
     _leave(process, before)
 
 
-def shortened(text: str) -> str:
-    """`text` on one line, cut behind so many characters that it can still be read."""
-    line = " ".join(text.split())
-    return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
-
-
 def _leave(process: int, before: _Before) -> None:
     if os.getpid() != process:  # a copy made by os.fork, which would go on with the run as well
         os._exit(0)
@@ -76,7 +66,7 @@ def _leave(process: int, before: _Before) -> None:
 
 def _problem(error: BaseException, seconds: float | None) -> str:
     """What happened, and where in the user's code."""
-    place = _place(error.__traceback__)
+    place = users_place(error)
     if isinstance(error, _TimedOut):
         return (
             f"has not returned after {seconds:g} s{place}; set run.function_seconds to more, or "
@@ -87,22 +77,7 @@ def _problem(error: BaseException, seconds: float | None) -> str:
             f"raised SystemExit (it called exit or sys.exit with {error.code!r}){place}; let it "
             "return its numbers, or raise an error that says what is wrong"
         )
-    return shortened(f"raised {type(error).__name__}: {_text(error)}") + place
-
-
-def _text(error: BaseException) -> str:
-    """What the exception says; an exception of the user's own may fail to say anything."""
-    try:
-        return str(error)
-    except Exception as failure:  # noqa: BLE001 (whatever it is, the first error is to be said)
-        return f"(its message cannot be made: {type(failure).__name__})"
-
-
-def _place(trace: TracebackType | None) -> str:
-    """The last line of the user's own that was running."""
-    frames = traceback.extract_tb(trace)
-    own = [frame for frame in frames if is_users(Path(frame.filename))]
-    return f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
+    return raised(error)
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ from tokencredit.console import USER_ERROR, say, speaking
 from tokencredit.environment import take_over
 from tokencredit.errors import UserError, require
 from tokencredit.explain import explain
-from tokencredit.faults import chain, fault
+from tokencredit.faults import chain, users_own
 from tokencredit.grammar import check_grammar, check_meaning
 from tokencredit.helptext import conf_dir, help_text
 from tokencredit.pipeline import Outcome, StageFailed, plan
@@ -228,6 +228,8 @@ class Task:
                 print_plans(plan(config))
             else:
                 finish(config, self.started, list(HydraConfig.get().overrides.task))
+        except SystemExit as error:  # of a user's class
+            self.failure = users_own(error) or UserError(f"ended by {error!r}")
         except Exception as error:  # raised again by main: Hydra would print lines of its own
             self.failure = error
 
@@ -263,8 +265,8 @@ class Task:
                 outcome = execute_and_keep(config, overrides)
                 state = "done" if outcome.seconds else "done before"
                 place = str(result_folder(outcome.last))
-        except Exception as problem:
-            known = problem if isinstance(problem, UserError) else fault(problem)
+        except (Exception, SystemExit) as problem:
+            known = explain(problem)
             if known is None:
                 raise
             state, error = "failed", str(known)

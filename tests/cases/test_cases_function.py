@@ -21,7 +21,8 @@ import torch
 from builders import EOS_ID, make_rollout, mask_of, speaking, train_tokenizer
 from tokencredit.errors import UserError
 from tokencredit.evaluation.oracles import open_oracle
-from tokencredit.guard import LONGEST, guarded
+from tokencredit.faults import LONGEST
+from tokencredit.guard import guarded
 from tokencredit.judges.function import FunctionJudge
 from tokencredit.lifeline import Heard
 from tokencredit.rewards.redistribute import Redistribute
