@@ -139,8 +139,7 @@ def split_arguments(arguments: list[str], request: Request) -> list[str]:
     multirun = bool({"-m", "--multirun"} & set(flags))
     check_grammar(overrides, multirun)
     request.overrides = list(overrides)
-    if multirun:
-        check_sweep_folder(overrides)
+    check_hydra_folder(overrides, multirun)
     if request.plan_only:  # one process can add a plan up, and nothing of it stays behind
         request.scratch = tempfile.TemporaryDirectory(prefix="tokencredit-")
         overrides = [o for o in overrides if not o.startswith(("hydra/launcher", "hydra.launcher"))]
@@ -159,11 +158,11 @@ def unreadable_yaml(error: Exception, folders: Sequence[Path]) -> UserError | No
     return None
 
 
-def check_sweep_folder(overrides: Sequence[str]) -> None:
-    """Raise where the folder of a sweep, as far as it is named, cannot be made or written."""
-    key = "hydra.sweep.dir"
+def check_hydra_folder(overrides: Sequence[str], multirun: bool) -> None:
+    """Raise where the folder of a sweep, or Hydra's own, as far as it is named, cannot be made."""
+    key = "hydra.sweep.dir" if multirun else "hydra.run.dir"
     named = [text.partition("=")[2] for text in overrides if text.lstrip("+").startswith(f"{key}=")]
-    for place in named[-1:] or ["runs/sweeps"]:
+    for place in named[-1:] or ["runs/sweeps"] * multirun:
         fixed = place.strip("\"'").partition("${")[0]
         check_writable(Path(fixed or "."), key)
 

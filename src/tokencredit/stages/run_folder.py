@@ -66,7 +66,8 @@ class RunFolder:
             return {}
         with reading(path):
             found = read_json(path, key=str)
-            check_keys(found.get("identity", {}), path, {})
+            for name in ("identity", "parents", "exports"):
+                check_keys(found.get(name) or {}, path, {})
             State(found["state"])
         return found
 
