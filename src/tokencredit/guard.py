@@ -139,7 +139,8 @@ class _Before:
         if what in _OWN:
             _OWN[what].set()
         self.dtype, self.threads = torch.get_default_dtype(), torch.get_num_threads()
-        self.gradient = torch.is_grad_enabled()
+        self.gradient, self.device = torch.is_grad_enabled(), torch.get_default_device()
+        self.depth, self.terminating = sys.getrecursionlimit(), signal.getsignal(signal.SIGTERM)
         self.streams = {name: getattr(sys, name) for name in ("stdout", "stderr")}
         self.copies = {number: _copy(number) for number in (1, 2)}
 
@@ -154,7 +155,17 @@ class _Before:
         torch.set_grad_enabled(self.gradient)
         if torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
+        if torch.get_default_device() != self.device:
+            torch.set_default_device(None if self.device.type == "cpu" else self.device)
+        sys.setrecursionlimit(self.depth)
+        self._restore_ending()
         self._restore_streams()
+
+    def _restore_ending(self) -> None:
+        """Let the process end when it is told to; only the main thread may say how."""
+        main = threading.current_thread() is threading.main_thread()
+        if main and signal.getsignal(signal.SIGTERM) is not self.terminating:
+            signal.signal(signal.SIGTERM, self.terminating or signal.SIG_DFL)
 
     def _restore_streams(self) -> None:
         for (name, stream), (number, copy) in zip(
