@@ -17,11 +17,13 @@ from tokencredit.rewards.promises import (
     FINITE,
     GRADIENT,
     MASKED,
+    MEASURED,
     REMEDIES,
     SHAPE,
     SUM,
     as_declared,
     broken,
+    unmeasured,
 )
 from tokencredit.rewards.scheme import Evidence, RewardScheme
 from tokencredit.rollout import Judgement, Rollout
@@ -129,6 +131,10 @@ def _declared(scheme: RewardScheme) -> str:
     return ""
 
 
+def _measured(scheme: RewardScheme) -> str:
+    return unmeasured(scheme.measure(*example(PADDING, scheme.evidence)))
+
+
 def _padding(scheme: RewardScheme) -> str:
     padded = _rewards(scheme, PADDING)[:, : max(LENGTHS)]
     return _unless(torch.allclose(padded, _rewards(scheme), atol=1e-6), "other rewards with it")
@@ -169,6 +175,7 @@ PROMISES: dict[str, Callable[[RewardScheme], str | None]] = {
     MASKED: _kept(MASKED),
     FINITE: _kept(FINITE),
     DECLARED: _declared,
+    MEASURED: _measured,
     "does not depend on padding": _padding,
     "ignores NaN in masked slots": _poison,
     "follows a permutation of the batch": _permutation,

@@ -14,7 +14,7 @@ from tokencredit.console import USER_ERROR, say, show, speaking
 from tokencredit.environment import take_over
 from tokencredit.errors import UserError
 from tokencredit.evaluation.command import judge
-from tokencredit.faults import fault
+from tokencredit.faults import fault, users_own
 from tokencredit.reports import command as reports
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -108,8 +108,10 @@ def main() -> None:
         with speaking():
             take_over(os.environ)
             app()
-    except Exception as error:
-        mistake = error if isinstance(error, UserError) else fault(error)
+    except (Exception, SystemExit) as error:
+        ended = isinstance(error, SystemExit)  # by ourselves, or by code of the user's
+        known = error if isinstance(error, UserError) else None if ended else fault(error)
+        mistake = known or users_own(error)
         if mistake is None:
             raise
         say(f"error: {mistake}")

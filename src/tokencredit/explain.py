@@ -16,20 +16,20 @@ from omegaconf.errors import (
 
 from tokencredit.config import COMPONENTS, Config, field_names, unknown_key
 from tokencredit.errors import UserError
-from tokencredit.faults import chain, fault
+from tokencredit.faults import chain, fault, users_own
 from tokencredit.helptext import conf_dir, groups
 
 CAUSES = (HydraException, OmegaConfBaseException, yaml.MarkedYAMLError)
 INTERNAL = re.compile(r"(full_key|object_type|reference_type)[:=]")
 
 
-def explain(error: Exception) -> UserError | None:
+def explain(error: BaseException) -> UserError | None:
     """The user's mistake, or the machine's fault, behind an exception; None if it is neither."""
     links = list(chain(error))
     for link in links:
         if isinstance(link, UserError):
             return link
-    known = fault(error)
+    known = fault(error) or users_own(error)
     if known is not None or not any(isinstance(link, CAUSES) for link in links):
         return known
     text = "\n".join(str(link) for link in links)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import re
+import traceback
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
 from tokencredit.errors import UserError
+from tokencredit.user_files import is_users
 
 REMEDIES: Final = {
     errno.ENOSPC: "make room on the disk",
@@ -38,6 +40,8 @@ RUST: Final = re.compile(r"\b(?:code: |os error )(\d+)")
 TORCH: Final = re.compile(r"PytorchStreamWriter failed|iostream error|file write failed")
 """torch says that writing failed, not why."""
 NO_LOCKS: Final = "does not appear to support flock"
+LONGEST: Final = 2000
+"""Characters of a message that are shown."""
 GOES_ON: Final = "what was finished is kept, and the same command goes on"
 
 
@@ -77,6 +81,39 @@ def unreadable(error: BaseException, folders: Iterable[Path]) -> UserError | Non
                 "to have it made again"
             )
     return UserError(f"a weights file cannot be read ({error}); restore it")
+
+
+def users_own(error: BaseException) -> UserError | None:
+    """What the user's own code has raised, a plug-in's class for instance; None if it is ours."""
+    ended = isinstance(error, SystemExit)  # what it came of has been said, if we raised it
+    for link in [error] if ended else chain(error):
+        if users_place(link):
+            stopped = isinstance(link, SystemExit)  # code 0 would say that all is done
+            remedy = "; let it raise an error that says what is wrong" if stopped else ""
+            return UserError(f"the user's own code {raised(link)}{remedy}")
+    return None
+
+
+def raised(error: BaseException) -> str:
+    """What an exception says, cut to one line, and where in the user's code it comes from."""
+    try:
+        said = str(error)
+    except Exception as failure:  # noqa: BLE001 (an exception of the user's may be unable to say)
+        said = f"(its message cannot be made: {type(failure).__name__})"
+    return shortened(f"raised {type(error).__name__}: {said}") + users_place(error)
+
+
+def users_place(error: BaseException) -> str:
+    """The last line of the user's own that was running; empty without one."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if is_users(Path(frame.filename))]
+    return f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
+
+
+def shortened(text: str) -> str:
+    """`text` on one line, cut behind so many characters that it can still be read."""
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:

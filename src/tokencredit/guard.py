@@ -9,10 +9,8 @@ import random
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final
 
 import numpy as np
@@ -20,14 +18,12 @@ import torch
 
 from tokencredit import lifeline
 from tokencredit.errors import UserError
-from tokencredit.user_files import is_users
+from tokencredit.faults import LONGEST, raised, shortened, users_place
 
 SECONDS: Final = 600.0
 """How long one call may take where no configuration says otherwise."""
 AGAIN: Final = 1.0
 """Seconds after which code is told again that its time is over, if it has held the first."""
-LONGEST: Final = 2000
-"""Characters of a message that are shown."""
 
 
 class _TimedOut(BaseException):
@@ -61,12 +57,6 @@ def guarded(what: str, seconds: float | None = SECONDS, about: str = "") -> Iter
     _leave(process, before)
 
 
-def shortened(text: str) -> str:
-    """`text` on one line, cut behind so many characters that it can still be read."""
-    line = " ".join(text.split())
-    return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
-
-
 def _leave(process: int, before: _Before) -> None:
     if os.getpid() != process:  # a copy made by os.fork, which would go on with the run as well
         os._exit(0)
@@ -76,7 +66,7 @@ def _leave(process: int, before: _Before) -> None:
 
 def _problem(error: BaseException, seconds: float | None) -> str:
     """What happened, and where in the user's code."""
-    place = _place(error.__traceback__)
+    place = users_place(error)
     if isinstance(error, _TimedOut):
         return (
             f"has not returned after {seconds:g} s{place}; set run.function_seconds to more, or "
@@ -87,22 +77,7 @@ def _problem(error: BaseException, seconds: float | None) -> str:
             f"raised SystemExit (it called exit or sys.exit with {error.code!r}){place}; let it "
             "return its numbers, or raise an error that says what is wrong"
         )
-    return shortened(f"raised {type(error).__name__}: {_text(error)}") + place
-
-
-def _text(error: BaseException) -> str:
-    """What the exception says; an exception of the user's own may fail to say anything."""
-    try:
-        return str(error)
-    except Exception as failure:  # noqa: BLE001 (whatever it is, the first error is to be said)
-        return f"(its message cannot be made: {type(failure).__name__})"
-
-
-def _place(trace: TracebackType | None) -> str:
-    """The last line of the user's own that was running."""
-    frames = traceback.extract_tb(trace)
-    own = [frame for frame in frames if is_users(Path(frame.filename))]
-    return f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
+    return raised(error)
 
 
 @contextlib.contextmanager
@@ -164,7 +139,8 @@ class _Before:
         if what in _OWN:
             _OWN[what].set()
         self.dtype, self.threads = torch.get_default_dtype(), torch.get_num_threads()
-        self.gradient = torch.is_grad_enabled()
+        self.gradient, self.device = torch.is_grad_enabled(), torch.get_default_device()
+        self.depth, self.terminating = sys.getrecursionlimit(), signal.getsignal(signal.SIGTERM)
         self.streams = {name: getattr(sys, name) for name in ("stdout", "stderr")}
         self.copies = {number: _copy(number) for number in (1, 2)}
 
@@ -179,7 +155,17 @@ class _Before:
         torch.set_grad_enabled(self.gradient)
         if torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
+        if torch.get_default_device() != self.device:
+            torch.set_default_device(None if self.device.type == "cpu" else self.device)
+        sys.setrecursionlimit(self.depth)
+        self._restore_ending()
         self._restore_streams()
+
+    def _restore_ending(self) -> None:
+        """Let the process end when it is told to; only the main thread may say how."""
+        main = threading.current_thread() is threading.main_thread()
+        if main and signal.getsignal(signal.SIGTERM) is not self.terminating:
+            signal.signal(signal.SIGTERM, self.terminating or signal.SIG_DFL)
 
     def _restore_streams(self) -> None:
         for (name, stream), (number, copy) in zip(

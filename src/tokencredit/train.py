@@ -31,7 +31,7 @@ from tokencredit.console import USER_ERROR, say, speaking
 from tokencredit.environment import take_over
 from tokencredit.errors import UserError, require
 from tokencredit.explain import explain
-from tokencredit.faults import chain, fault
+from tokencredit.faults import chain, users_own
 from tokencredit.grammar import check_grammar, check_meaning
 from tokencredit.helptext import conf_dir, help_text
 from tokencredit.pipeline import Outcome, StageFailed, plan, result_folder
@@ -138,8 +138,7 @@ def split_arguments(arguments: list[str], request: Request) -> list[str]:
     multirun = bool({"-m", "--multirun"} & set(flags))
     check_grammar(overrides, multirun)
     request.overrides = list(overrides)
-    if multirun:
-        check_sweep_folder(overrides)
+    check_hydra_folder(overrides, multirun)
     if request.plan_only:  # one process can add a plan up, and nothing of it stays behind
         request.scratch = tempfile.TemporaryDirectory(prefix="tokencredit-")
         overrides = [o for o in overrides if not o.startswith(("hydra/launcher", "hydra.launcher"))]
@@ -158,11 +157,11 @@ def unreadable_yaml(error: Exception, folders: Sequence[Path]) -> UserError | No
     return None
 
 
-def check_sweep_folder(overrides: Sequence[str]) -> None:
-    """Raise where the folder of a sweep, as far as it is named, cannot be made or written."""
-    key = "hydra.sweep.dir"
+def check_hydra_folder(overrides: Sequence[str], multirun: bool) -> None:
+    """Raise where the folder of a sweep, or Hydra's own, as far as it is named, cannot be made."""
+    key = "hydra.sweep.dir" if multirun else "hydra.run.dir"
     named = [text.partition("=")[2] for text in overrides if text.lstrip("+").startswith(f"{key}=")]
-    for place in named[-1:] or ["runs/sweeps"]:
+    for place in named[-1:] or ["runs/sweeps"] * multirun:
         fixed = place.strip("\"'").partition("${")[0]
         check_writable(Path(fixed or "."), key)
 
@@ -227,6 +226,8 @@ class Task:
                 print_plans(plan(config))
             else:
                 finish(config, self.started, list(HydraConfig.get().overrides.task))
+        except SystemExit as error:  # of a user's class
+            self.failure = users_own(error) or UserError(f"ended by {error!r}")
         except Exception as error:  # raised again by main: Hydra would print lines of its own
             self.failure = error
 
@@ -262,8 +263,8 @@ class Task:
                 outcome = execute_and_keep(config, overrides)
                 state = "done" if outcome.seconds else "done before"
                 place = str(result_folder(outcome.last))
-        except Exception as problem:
-            known = problem if isinstance(problem, UserError) else fault(problem)
+        except (Exception, SystemExit) as problem:
+            known = explain(problem)
             if known is None:
                 raise
             state, error = "failed", str(known)

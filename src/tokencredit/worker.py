@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tokencredit.console import USER_ERROR, use_plain_characters
 from tokencredit.errors import UserError
-from tokencredit.faults import fault, unreadable
+from tokencredit.faults import fault, unreadable, users_own
 from tokencredit.lifeline import die_with_parent, tell_parent
 from tokencredit.search_path import SAFE
 
@@ -63,9 +63,10 @@ def run(name: str, key: str) -> None:
             context.store.build(stage)
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         folders = [context.store.folder(earlier) for earlier in stages]
-        known = fault(error, place) or unreadable(error, [*folders, *model_folders(config), place])
+        named = [*folders, *model_folders(config), place]
+        known = fault(error, place) or unreadable(error, named) or users_own(error)
         if known is None:
             raise
         raise known from error

@@ -273,7 +273,7 @@ def test_case_6_files_that_only_lie_there_change_no_command(tmp_path: Path) -> N
             check=False,
         )
         assert ended.returncode == 0, ended.stderr
-        assert ended.stdout.count("ok  ") == 10 and "Error" not in ended.stderr
+        assert ended.stdout.count("ok  ") == 11 and "Error" not in ended.stderr
 
 
 def test_case_6_the_folders_come_behind_what_is_installed(tmp_path: Path) -> None:

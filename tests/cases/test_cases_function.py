@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import textwrap
@@ -21,7 +22,8 @@ import torch
 from builders import EOS_ID, make_rollout, mask_of, speaking, train_tokenizer
 from tokencredit.errors import UserError
 from tokencredit.evaluation.oracles import open_oracle
-from tokencredit.guard import LONGEST, guarded
+from tokencredit.faults import LONGEST
+from tokencredit.guard import guarded
 from tokencredit.judges.function import FunctionJudge
 from tokencredit.lifeline import Heard
 from tokencredit.rewards.redistribute import Redistribute
@@ -219,9 +221,12 @@ def test_case_5_what_a_function_changes_is_as_before(call: Call, tmp_path: Path)
     body = (
         "os.chdir('/')\nrandom.seed(1)\nnp.random.seed(1)\ntorch.manual_seed(1)\n"
         "torch.set_default_dtype(torch.float64)\ntorch.set_grad_enabled(False)\n"
-        "torch.set_num_threads(2)\nsys.stdout = None\nreturn [1.0] * 3"
+        "torch.set_num_threads(2)\nsys.stdout = None\nsys.setrecursionlimit(400)\n"
+        "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "torch.set_default_device('meta')\nreturn [1.0] * 3"
     )
     here, out = Path.cwd(), sys.stdout
+    ending, depth = signal.getsignal(signal.SIGTERM), sys.getrecursionlimit()
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     plain = drawn()
     random.setstate(states[0])
@@ -231,6 +236,8 @@ def test_case_5_what_a_function_changes_is_as_before(call: Call, tmp_path: Path)
     assert drawn() == plain
     assert Path.cwd() == here and sys.stdout is out and torch.get_num_threads() == 1
     assert torch.get_default_dtype() is torch.float32 and torch.is_grad_enabled()
+    assert signal.getsignal(signal.SIGTERM) is ending and sys.getrecursionlimit() == depth
+    assert torch.zeros(1).device.type == "cpu"
 
 
 def test_case_5_a_function_that_draws_goes_on_where_it_was() -> None:

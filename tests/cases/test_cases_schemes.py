@@ -118,7 +118,7 @@ def test_schemes_check_lists_every_broken_promise() -> None:
         "sums to the score",
     ):
         assert f"\n  {promise}: " in str(caught.value)
-    assert len(check_scheme(Own(formula=right))) == len(REMEDIES) == 10
+    assert len(check_scheme(Own(formula=right))) == len(REMEDIES) == 11
 
 
 @pytest.mark.parametrize("raised", [SystemExit, ValueError("no"), KeyboardInterrupt])
@@ -129,7 +129,7 @@ def test_schemes_check_and_training_name_a_scheme_that_raises(raised: Any) -> No
     scheme = Own(formula=formula)
     with pytest.raises(UserError, match=r"raised .*test_cases_schemes\.py, line"):
         check_scheme(scheme)
-    assert len(examine(scheme)) == 1
+    assert len(list(filter(None, examine(scheme).values()))) == 1
     with pytest.raises(UserError, match=r"reward_scheme = mine \(Own of .*step 4: raised"):
         payer(scheme).pay(*batch(), 4)
 

@@ -259,4 +259,4 @@ def test_schemes_that_break_a_promise_are_named_in_training(own: Workplace) -> N
     )
     assert "learning_rate" not in error and "`tokencredit check-scheme Dense --plugin" in error
     error = own.run("check-scheme", "Dense", "--plugin", "undeclared.py").error()
-    assert "broken promises (1 of 9)" in error
+    assert "broken promises (1 of 10)" in error

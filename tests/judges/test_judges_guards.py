@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar, cast
 
 import pytest
@@ -24,8 +25,9 @@ from tokencredit.models.scorer import Scorer
 from tokencredit.rewards.scheme import Evidence
 from tokencredit.rollout import Judgement, Notes, Rollout
 from tokencredit.stages.actors import Actors
+from tokencredit.stages.settings import Run
 
-NOWHERE = cast(Context, None)
+NOWHERE: Context = cast(Any, SimpleNamespace(config=SimpleNamespace(run=Run())))
 
 
 @dataclass(slots=True, kw_only=True)

@@ -45,7 +45,10 @@ class Run:
     @cached_property
     def manifest(self) -> dict[str, Any]:
         """Its manifest."""
-        return read_json(self.path / MANIFEST)
+        path = self.path / MANIFEST
+        if not path.is_file():
+            raise UserError(f"{path}: is missing; restore it from a copy, or name another run")
+        return read_json(path)
 
     @property
     def scheme(self) -> str:

@@ -22,6 +22,8 @@ NO_LISTS: Final = (str, bytes, dict, set, frozenset)
 """What can be counted through but says nothing of an order, or is no list of numbers."""
 MOST_TOKENS: Final = 1 << 20
 """How many numbers are taken from a generator about one response; a real one has fewer."""
+SHOWN: Final = 4
+"""Rows that an error names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,12 @@ class Answers:
                 f"{who} has a {type(value).__name__} instead of a number"
             )
         raise self._unfit(f"returned {kind} for {who}; return a number")
+
+
+def asked_about(rows: Sequence[int]) -> str:
+    """What the user's code was called with, for an error that concerns all of it."""
+    shown = ", ".join(map(str, rows[:SHOWN])) + ", …" * (len(rows) > SHOWN)
+    return f"asked about {len(rows)} responses, rows {shown}"
 
 
 def unrolled(answer: Any, most: int) -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tokencredit.errors import UserError, require
 from tokencredit.guard import SECONDS, guarded
-from tokencredit.judges.answers import Answers, unrolled
+from tokencredit.judges.answers import Answers, asked_about, unrolled
 from tokencredit.judges.judge import Judge, OpenJudge
 from tokencredit.rewards.scheme import Evidence, RewardScheme
 from tokencredit.rollout import Judgement, Rollout
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 OFFSETS: Final = "offsets"
 """The parameter that is given the places of tokens."""
-SHOWN: Final = 4
-"""Rows that an error names."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -180,8 +178,7 @@ class FunctionJudge(Judge):
         seconds: float | None,
     ) -> Any:
         """What the function returns of the prompts and responses of `rows`; generators as lists."""
-        shown = ", ".join(map(str, rows[:SHOWN])) + ", …" * (len(rows) > SHOWN)
-        with guarded(self.what, seconds, f"asked about {len(rows)} responses, rows {shown}"):
+        with guarded(self.what, seconds, asked_about(rows)):
             return unrolled(function(*texts, **keywords), len(rows))
 
     def load(self) -> Callable[..., Any]:

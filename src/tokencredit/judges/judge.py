@@ -83,10 +83,13 @@ class Judge(ABC):
 
 def open_panel(judge: Judge, scorer: Judge, context: Context, actors: Actors) -> OpenJudge:
     """One callable for judge and scorer; one pass serves both where they read the same model."""
-    opened = judge.open(context, actors)
-    if shares_pass(judge, scorer):
+    from tokencredit.judges.own import open_judge
+
+    shared = shares_pass(judge, scorer)
+    opened = open_judge(judge, context, actors, scores=shared)
+    if shared:
         return opened
-    score = scorer.open(context, actors)
+    score = open_judge(scorer, context, actors, evidence=False)
 
     def both(rollout: Rollout) -> Judgement:
         verdict, scored = opened(rollout), score(rollout)

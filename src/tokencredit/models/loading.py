@@ -22,6 +22,7 @@ from tokencredit.models.place import (
     Headers,
     Place,
     Shape,
+    check_generation,
     check_whole,
     read_header,
     read_headers,
@@ -92,7 +93,9 @@ def load_into(module: nn.Module, path: Path) -> None:
     """Give a plain module all the tensors of a safetensors file, which must be its own."""
     from safetensors.torch import load_file
 
-    found = read_header(path, Place(path)).shapes
+    headers = read_header(path, Place(path))
+    check_whole(headers, Place(path))
+    found = headers.shapes
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     faults = Faults.between(found, wanted)
     if faults.count():
@@ -162,6 +165,7 @@ def read_config(place: Place, labels: int | None = None) -> PreTrainedConfig:
     """
     from transformers import AutoConfig
 
+    check_generation(place)
     extra = {} if labels is None else {"num_labels": labels}
     try:
         with quiet(entirely=True):  # of a head of another size, which is seen to below

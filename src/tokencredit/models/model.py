@@ -302,7 +302,7 @@ def load_tokenizer(where: str | Path, revision: str | None = None) -> PreTrained
         tokenizer = AutoTokenizer.from_pretrained(
             str(where), revision=revision, trust_remote_code=False
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of damaged files, tokenizers raises Exception itself
         adapter = find_adapter(where, revision)
         if adapter is not None:
             return load_tokenizer(adapter.base, adapter.revision)

@@ -14,6 +14,7 @@ from tokencredit.errors import UserError, require
 
 WEIGHTS: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
+GENERATION: Final = "generation_config.json"
 SCORE: Final = "score."
 """How the tensors of the head of transformers' causal classifiers are called."""
 LONGEST_HEADER: Final = 100_000_000
@@ -118,6 +119,19 @@ def find_file(
         return None
 
 
+def check_generation(place: Place) -> None:
+    """Raise for a generation_config of a folder, or of the hub's cache, that cannot be read.
+
+    transformers goes on without it, and so without the ends of a response that it names.
+    """
+    path = find_file(place.where, GENERATION, place.revision, fetch=False)
+    if path is None:
+        return
+    ends = read_json(path).get("eos_token_id")
+    if not all(type(end) is int for end in (ends if isinstance(ends, list) else [ends or 0])):
+        raise UserError(f"{path}: eos_token_id = {ends!r}: must be an id, or a list of ids")
+
+
 def read_headers(place: Place, *, fetch: bool = True) -> Headers | None:
     """The headers of a model's safetensors files; None for files that are not here.
 
@@ -152,6 +166,8 @@ def _weight_map(index: Path, place: Place) -> dict[str, str]:
 
 def read_header(path: Path, place: Place) -> Headers:
     """The header of one safetensors file; `UserError` unless it is one."""
+    if not path.is_file():
+        raise UserError(f"{place}: {path.name} is missing; restore it, or fetch it again")
     with path.open("rb") as file:
         start = file.read(8)
         length = int.from_bytes(start, "little")

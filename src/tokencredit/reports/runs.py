@@ -21,6 +21,7 @@ from tokencredit.reports.cells import (
     describe_run,
 )
 from tokencredit.reports.recipes import Made, made_of
+from tokencredit.stages.run_folder import RunFolder
 from tokencredit.tracking.jsonl import read_steps
 
 REQUIRED: Final = (
@@ -218,8 +219,12 @@ def _read_folder(folder: Path) -> list[LoggedRun]:
     rows = read_steps(folder / "metrics.jsonl")
     if not rows or not (folder / "config.yaml").is_file():
         return []
+    RunFolder(folder).check_exports("metrics.jsonl", "results.json")
     record = describe_run(folder)
     rows = rows[: record["steps"]]
+    if record.get("status") == COMPLETE and len(rows) < record["steps"]:
+        lost = f"has {len(rows)} of the {record['steps']} steps of a complete run"
+        raise Damaged(f"{folder / 'metrics.jsonl'}: {lost}; {REMEDY}")
     _check_steps([row["step"] for row in rows], str(folder))
     manifest = folder / "manifest.json"
     with reading(manifest):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Any, Final, Self
 
 import torch
@@ -23,6 +25,7 @@ FINITE: Final = "pays finite rewards, for one token too"
 GRADIENT: Final = "needs no gradient"
 SUM: Final = "sums to the score"
 DECLARED: Final = "reads evidence of tokens only if it declares it"
+MEASURED: Final = "measures finite numbers by name"
 REMEDIES: Final = {
     SHAPE: "return one float32 reward a token, of the shape of rollout.response_mask",
     MASKED: "pass the rewards through tokencredit.ops.keep(rewards, rollout.response_mask)",
@@ -30,6 +33,7 @@ REMEDIES: Final = {
     GRADIENT: "detach the rewards from what they are computed of",
     SUM: "make the rewards of a response add up to judgement.scores, or set sum_preserving = False",
     DECLARED: "declare it: evidence: ClassVar[Evidence] = Evidence.nonnegative or Evidence.signed",
+    MEASURED: 'return a dict of names and numbers from measure, such as {"credit/mine": 0.5}',
     "does not depend on padding": "mask what stands behind a response before sums, means, and ends",
     "ignores NaN in masked slots": "use tokencredit.ops.keep: a product with 0 keeps a NaN",
     "follows a permutation of the batch": "let a response's rewards depend on that response alone",
@@ -106,6 +110,19 @@ def _sums(paid: Float[Tensor, "B T"], mask: Tensor, scores: Float[Tensor, "B"]) 
     return {
         SUM: f"found {float(total[row]):g} for the score {float(scores[row]):g}, response {row}"
     }
+
+
+def unmeasured(found: Any) -> str:
+    """What is wrong with what `measure` has returned; empty if it is numbers by name."""
+    if not isinstance(found, dict):
+        return f"found {type(found).__name__}"
+    for name, value in found.items():
+        single = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+        if not isinstance(name, str) or not isinstance(single, Real):
+            return f"found {type(single).__name__} for {name!r}"
+        if not math.isfinite(single):
+            return f"found {single} for {name!r}"
+    return ""
 
 
 def vanishing(rewards: Tensor, advantages: Tensor, mask: Tensor) -> list[str]:

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from tokencredit.console import say
 from tokencredit.errors import UserError
 from tokencredit.guard import guarded
-from tokencredit.rewards.promises import FINITE, REMEDIES, SHAPE, as_declared, broken, vanishing
+from tokencredit.rewards.promises import (
+    FINITE,
+    MEASURED,
+    REMEDIES,
+    SHAPE,
+    as_declared,
+    broken,
+    unmeasured,
+    vanishing,
+)
 from tokencredit.rollout import Judgement, Rollout, Targets
 from tokencredit.stages.run_folder import RunFolder, State
 
@@ -44,22 +54,37 @@ class Payer:
     def pay(self, rollout: Rollout, judgement: Judgement, step: int) -> Float[Tensor, "B T"]:
         """The token rewards; raises `UserError` naming scheme and step for a broken promise."""
         with self._named(step):
-            rewards = self.scheme.token_rewards(rollout, as_declared(self.scheme, judgement))
+            rewards = self.scheme.token_rewards(*self._given(rollout, judgement))
         problems = broken(self.scheme, rollout, judgement, rewards)
         if step >= FIRST:
             problems = {name: problems[name] for name in (SHAPE, FINITE) if name in problems}
+        self._check(problems, step)
+        return rewards.float()
+
+    def measure(self, rollout: Rollout, judgement: Judgement, step: int) -> dict[str, float]:
+        """What the scheme wants logged."""
+        with self._named(step):
+            found = self.scheme.measure(*self._given(rollout, judgement))
+        if not self.users:
+            return found
+        problem = unmeasured(found)
+        self._check({MEASURED: problem} if problem else {}, step)
+        return {name: float(value) for name, value in found.items()}
+
+    def _given(self, rollout: Rollout, judgement: Judgement) -> tuple[Rollout, Judgement]:
+        """What the scheme may read; a copy for the user's, which may change tensors in place."""
+        if self.users:
+            rows = torch.arange(len(rollout))
+            rollout, judgement = rollout[rows], judgement[rows]
+        return rollout, as_declared(self.scheme, judgement)
+
+    def _check(self, problems: Mapping[str, str], step: int) -> None:
         if problems:
             listed = "; ".join(f"{n}: {found}; {REMEDIES[n]}" for n, found in problems.items())
             raise UserError(
                 f"{self.what}: step {step}: breaks a promise of every scheme: {listed}. "
                 f"{self.remedy}"
             )
-        return rewards.float()
-
-    def measure(self, rollout: Rollout, judgement: Judgement, step: int) -> dict[str, float]:
-        """What the scheme wants logged."""
-        with self._named(step):
-            return self.scheme.measure(rollout, as_declared(self.scheme, judgement))
 
     @contextmanager
     def _named(self, step: int) -> Iterator[None]:

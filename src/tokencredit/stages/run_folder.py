@@ -66,7 +66,10 @@ class RunFolder:
             return {}
         with reading(path):
             found = read_json(path, key=str)
-            check_keys(found.get("identity", {}), path, {})
+            for name in ("identity", "parents"):
+                check_keys(found.get(name, {}), path, {})
+            exports = found.get("exports")  # None before the run has ended
+            check_keys({} if exports is None else exports, path, {})
             State(found["state"])
         return found
 
