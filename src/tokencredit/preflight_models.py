@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokencredit.context import Context
+from tokencredit.errors import UserError
 from tokencredit.models.base import base_of
 from tokencredit.models.critic import check_same_ids
 from tokencredit.models.fit import Part, skeleton
@@ -22,7 +24,7 @@ from tokencredit.models.padding import ensure_pad, fit_embeddings
 from tokencredit.models.place import Place
 from tokencredit.models.retokenise import retokeniser_between
 from tokencredit.models.scratch import scratch_config
-from tokencredit.models.trunk import check_readable, head_of
+from tokencredit.models.trunk import NO_SCORE, check_causal, check_readable
 from tokencredit.stages.dpo import DPOStage
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.rl import RLStage
@@ -32,6 +34,8 @@ from tokencredit.store import MANIFEST
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from tokencredit.models.gguf_header import Header
 
 
 @dataclass(frozen=True)
@@ -64,13 +68,34 @@ class Sight:
         return self.place if named else None
 
     @cached_property
+    def header(self) -> Header | None:
+        """What the GGUF file says that is still to be converted; None for other models."""
+        if self.place is not None or not self.source.is_gguf():
+            return None
+        from tokencredit.models.gguf_header import Header
+
+        path = Path(str(self.source.path)).expanduser()
+        return Header(path, f"{self.stage.context.config.model.key_of(self.source)}.path")
+
+    @property
+    def speaks(self) -> bool:
+        """Whether its tokenizer is here."""
+        return self.place is not None or self.header is not None
+
+    @cached_property
     def model(self) -> PreTrainedModel | None:
         """The model without weights, once its tensors are known to fit; None: not to be seen."""
+        if self.header is not None:
+            return self.header.model(self.part, self.labels)
+        shipped = self.source.source in {ModelSource.package, ModelSource.scratch}
+        if shipped and not self.made and self.part is Part.classifier:
+            key = self.stage.context.config.model.key_of(self.source)
+            raise UserError(f"{key}.source = {self.source.source.value!r}: {NO_SCORE}")
         if self.place is None:
             model, scratch = self.stage.context.config.model, ModelSource.scratch
             ours = scratch_config(model) if self.source.source is scratch else None
             return None if ours is None else skeleton(self.part, ours, Place("scratch"))
-        if self.made or self.source.source is ModelSource.package:
+        if self.made or shipped:
             return skeleton(self.part, read_config(self.place, self.labels), self.place)
         return examine(self.part, self.place, self.labels)
 
@@ -84,8 +109,11 @@ class Sight:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Its tokenizer, as the stage will leave it."""
-        assert self.place is not None
-        tokenizer = load_tokenizer(self.place.where, self.place.revision)
+        if self.header is not None:
+            tokenizer = self.header.tokenizer
+        else:
+            assert self.place is not None
+            tokenizer = load_tokenizer(self.place.where, self.place.revision)
         ensure_pad(tokenizer)
         return tokenizer
 
@@ -118,6 +146,8 @@ def check_models(context: Context, stages: Sequence[Stage]) -> None:
     for sight in (sights.policy, sights.reward, sights.dpo):  # last: what is refused is not fetched
         if type(sight.stage) in pending and sight.files is not None:
             check_complete(sight.files)
+        elif type(sight.stage) in pending and sight.header is not None:
+            sight.header.check_whole()
 
 
 def open_run(stages: Sequence[Stage]) -> RLStage | None:
@@ -142,8 +172,8 @@ def _check_policy(context: Context, stages: Sequence[Stage], policy: Sight) -> N
             longest = min(config.dpo.max_length, config.model.context)
             check_context(policy.config, longest, "dpo.max_length")
     if policy.model is not None:
-        head_of(policy.model)
-    if policy.place is not None:
+        check_causal(policy.model)
+    if policy.speaks:
         policy.tokenizer  # noqa: B018 - it must have an end token
 
 
@@ -154,7 +184,7 @@ def _check_reward(context: Context, reward: Sight) -> None:
         )
     if reward.model is not None:
         check_readable(reward.model)
-    if reward.place is not None:
+    if reward.speaks:
         reward.tokenizer  # noqa: B018 - it must have an end token
 
 
@@ -164,7 +194,7 @@ def _check_finished_dpo(context: Context, sights: Sights) -> None:
         check_context(dpo.config, context.config.model.context, of="DPO model")
     if dpo.model is None or policy.model is None or dpo.source is policy.source:
         return
-    head_of(dpo.model)
+    check_causal(dpo.model)
     check_same_vocabulary(dpo.tokenizer, policy.tokenizer)
     for each in (dpo, policy):
         assert each.model is not None
@@ -179,7 +209,7 @@ def _check_run(context: Context, run: RLStage, sights: Sights) -> None:
     if not any(isinstance(stage, RewardModelStage) for stage in run.parents().values()):
         return
     retokeniser = None
-    if policy.place is not None and reward.place is not None and policy.source is not reward.source:
+    if policy.speaks and reward.speaks and policy.source is not reward.source:
         retokeniser = retokeniser_between(
             policy.tokenizer, reward.tokenizer, config.model.reward_reads, reward.model
         )

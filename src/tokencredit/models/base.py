@@ -77,7 +77,7 @@ class Base:
     def _needs_stage(self) -> bool:
         source = self.source
         if source.source is ModelSource.path:
-            return str(source.path).endswith(".gguf")
+            return source.is_gguf()
         packaged_gguf = source.source is ModelSource.package and source.name != "tokencredit"
         return source.source is ModelSource.scratch or packaged_gguf
 
@@ -105,7 +105,7 @@ def folder_identity(folder: Path) -> str:
     That of an adapter holds its base's too, and not where that lies.
     """
     kinds = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
-    files = sorted({path for kind in kinds for path in folder.glob(kind)})
+    files = sorted({path for kind in kinds for path in folder.glob(kind) if path.is_file()})
     content: dict[str, object] = {path.name: file_sha256(path) for path in files}
     adapter = find_adapter(folder)
     if adapter is not None:
