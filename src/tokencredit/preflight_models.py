@@ -22,12 +22,13 @@ from tokencredit.models.log_ratio import check_same_kind, check_same_vocabulary
 from tokencredit.models.model import ModelSource, Pretrained, load_tokenizer
 from tokencredit.models.padding import ensure_pad, fit_embeddings
 from tokencredit.models.place import Place
-from tokencredit.models.retokenise import retokeniser_between
+from tokencredit.models.retokenise import check_ids, retokeniser_between
 from tokencredit.models.scratch import scratch_config
 from tokencredit.models.trunk import NO_SCORE, check_causal, check_readable
 from tokencredit.stages.dpo import DPOStage
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.rl import RLStage
+from tokencredit.stages.sampled_pairs import SampledPairsStage
 from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.stage import Stage
 from tokencredit.store import MANIFEST
@@ -134,7 +135,9 @@ class Sights:
 def check_models(context: Context, stages: Sequence[Stage]) -> None:
     """Every model that is still to be read is whole, can be used, and fits the others."""
     sights, run = Sights(context), open_run(stages)
-    pending = {type(stage) for stage in stages if stage is not stages[-1] and not is_made(stage)}
+    pending = {
+        type(stage) for stage in stages if not isinstance(stage, RLStage) and not is_made(stage)
+    }
     if SFTStage in pending:
         _check_policy(context, stages, sights.policy)
     if RewardModelStage in pending:
@@ -142,7 +145,12 @@ def check_models(context: Context, stages: Sequence[Stage]) -> None:
     if DPOStage in pending and not context.config.dpo.train:
         _check_finished_dpo(context, sights)
     if run is not None:
-        _check_run(context, run, sights)
+        _check_run(context, sights)
+    judges = [] if run is None else run.parents().values()
+    reads = any(isinstance(stage, RewardModelStage) for stage in judges)
+    samples = SampledPairsStage in pending
+    if reads or samples:
+        _check_reading(context, sights, run if reads else None, samples=samples)
     for sight in (sights.policy, sights.reward, sights.dpo):  # last: what is refused is not fetched
         if type(sight.stage) in pending and sight.files is not None:
             check_complete(sight.files)
@@ -195,6 +203,8 @@ def _check_finished_dpo(context: Context, sights: Sights) -> None:
     if dpo.model is None or policy.model is None or dpo.source is policy.source:
         return
     check_causal(dpo.model)
+    if not dpo.speaks or not policy.speaks:  # made from nothing, tokenizers too
+        return
     check_same_vocabulary(dpo.tokenizer, policy.tokenizer)
     for each in (dpo, policy):
         assert each.model is not None
@@ -202,18 +212,23 @@ def _check_finished_dpo(context: Context, sights: Sights) -> None:
     check_same_kind(dpo.model, policy.model)
 
 
-def _check_run(context: Context, run: RLStage, sights: Sights) -> None:
+def _check_run(context: Context, sights: Sights) -> None:
     config, policy, reward = context.config, sights.policy, sights.reward
     for judge in (config.judge, config.scorer):
         judge.check_models({"policy": lambda: policy.model, "reward_model": lambda: reward.model})
-    if not any(isinstance(stage, RewardModelStage) for stage in run.parents().values()):
-        return
+
+
+def _check_reading(context: Context, sights: Sights, run: RLStage | None, *, samples: bool) -> None:
+    """The reward model reads what the policy writes, in the run or, if it `samples`, in pairs."""
+    config, policy, reward = context.config, sights.policy, sights.reward
     retokeniser = None
     if policy.speaks and reward.speaks and policy.source is not reward.source:
         retokeniser = retokeniser_between(
             policy.tokenizer, reward.tokenizer, config.model.reward_reads, reward.model
         )
-        if retokeniser is not None and run.values_start_from_reward_model():
-            check_same_ids(policy.tokenizer, reward.tokenizer)
+    if samples:
+        check_ids(retokeniser)
+    if retokeniser is not None and run is not None and run.values_start_from_reward_model():
+        check_same_ids(policy.tokenizer, reward.tokenizer)
     if retokeniser is None and reward.config is not None:
         check_context(reward.config, config.model.context, of="reward model")

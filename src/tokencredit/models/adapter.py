@@ -130,7 +130,9 @@ class Adapter:
 
         model = self.put_on(base)
         fill_adapter(model, self.weights, self.name, POLICY)
-        return merged(model)
+        whole = merged(model)
+        whole.requires_grad_(True)  # peft has frozen the base, and now there is nothing else
+        return whole
 
     def content(self) -> dict[str, str]:
         """Hashes of what the adapter is, whatever its base is called."""

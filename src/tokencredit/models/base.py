@@ -54,6 +54,13 @@ class Base:
         """Where the configuration holds it."""
         return self.context.config.model.key_of(self.source)
 
+    def adapter(self) -> Adapter | None:
+        """The adapter that it is, on a base of its own; None for other models."""
+        if self.source.source not in {ModelSource.path, ModelSource.hub} or self._needs_stage():
+            return None
+        place = self.place()
+        return find_adapter(place.where, place.revision)
+
     def _renaming(self) -> dict[str, str]:
         head = self.source.head if isinstance(self.source, PretrainedReward) else None
         given = {"strip_prefix": self.source.strip_prefix, "head": head}

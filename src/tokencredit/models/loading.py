@@ -191,11 +191,17 @@ def read_config(place: Place, labels: int | None = None) -> PreTrainedConfig:
     return config
 
 
+def context_of(config: PreTrainedConfig) -> int | None:
+    """The longest sequence that a model can read, in tokens; None where nothing bounds it."""
+    longest: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return longest
+
+
 def check_context(
     config: PreTrainedConfig, context: int | None, key: str = "model.context", of: str = "model"
 ) -> None:
     """Raise if a model cannot read `context` tokens, which `key` asks for."""
-    longest = getattr(config.get_text_config(), "max_position_embeddings", None)
+    longest = context_of(config)
     fits = context is None or longest is None or context <= longest
     require(fits, key, context, f"the {of} reads at most {longest} tokens")
 

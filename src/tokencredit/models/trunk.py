@@ -75,7 +75,7 @@ def check_readable(model: nn.Module) -> None:
 def hidden_size(model: nn.Module) -> int:
     """Width of the hidden states."""
     plain: Any = model
-    return int(plain.config.hidden_size)
+    return int(plain.config.get_text_config().hidden_size)
 
 
 def checkpoint(model: nn.Module, contexts: Contexts | None = None) -> None:
