@@ -12,7 +12,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from transformers import BertConfig, BertForMaskedLM, BertLMHeadModel
+from transformers import BertConfig, BertForMaskedLM, BertLMHeadModel, MambaConfig, MambaForCausalLM
 
 from case_models import WEIGHTS, change_weights, make_causal, make_tokenizer, plain, save
 from case_plans import model, planned, refusal
@@ -149,6 +149,16 @@ def test_case_18_a_model_that_reads_both_ways(tmp_path: Path) -> None:
         list(continuations(encoder, ["The film"], 1, 4, 1.0, 0))
     decoder = BertLMHeadModel(BertConfig(**sizes, is_decoder=True))
     assert load_causal(save(tmp_path / "decoder", decoder, make_tokenizer()), Dtype.float32)
+
+
+def test_case_18_a_model_that_keeps_a_state(tmp_path: Path) -> None:
+    sizes = MambaConfig(vocab_size=400, hidden_size=32, num_hidden_layers=1, state_size=4)
+    folder = save(tmp_path / "mamba", MambaForCausalLM(sizes), make_tokenizer())
+    said = "MambaModel keeps a state in place of keys and values"
+    beside = model("reward", plain(tmp_path / "plain"))
+    assert said in refusal(tmp_path, *model("policy", folder), *beside)
+    with pytest.raises(UserError, match=said):
+        list(continuations(folder, ["The film"], 1, 4, 1.0, 0))
 
 
 def adapter(place: Path, base: Path, **settings: Any) -> Path:

@@ -37,6 +37,11 @@ def check_causal(model: nn.Module) -> None:
             f"model: {type(backbone(model)).__name__} reads texts in both directions, so it cannot "
             "write them (is_decoder of its config.json is false); use a causal language model"
         )
+    if getattr(model, "_is_stateful", False):  # transformers' word for Mamba, RWKV, and their like
+        raise UserError(
+            f"model: {type(backbone(model)).__name__} keeps a state in place of keys and values, "
+            "which sampling cannot continue from; use a model with attention alone"
+        )
     head_of(model)
 
 
