@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokencredit.context import Context
+from tokencredit.errors import UserError
 from tokencredit.models.base import base_of
 from tokencredit.models.critic import check_same_ids
 from tokencredit.models.fit import Part, skeleton
@@ -20,18 +22,21 @@ from tokencredit.models.log_ratio import check_same_kind, check_same_vocabulary
 from tokencredit.models.model import ModelSource, Pretrained, load_tokenizer
 from tokencredit.models.padding import ensure_pad, fit_embeddings
 from tokencredit.models.place import Place
-from tokencredit.models.retokenise import retokeniser_between
+from tokencredit.models.retokenise import check_ids, retokeniser_between
 from tokencredit.models.scratch import scratch_config
-from tokencredit.models.trunk import check_readable, head_of
+from tokencredit.models.trunk import NO_SCORE, check_causal, check_readable
 from tokencredit.stages.dpo import DPOStage
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.rl import RLStage
+from tokencredit.stages.sampled_pairs import SampledPairsStage
 from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.stage import Stage
 from tokencredit.store import MANIFEST
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from tokencredit.models.gguf_header import Header
 
 
 @dataclass(frozen=True)
@@ -64,13 +69,34 @@ class Sight:
         return self.place if named else None
 
     @cached_property
+    def header(self) -> Header | None:
+        """What the GGUF file says that is still to be converted; None for other models."""
+        if self.place is not None or not self.source.is_gguf():
+            return None
+        from tokencredit.models.gguf_header import Header
+
+        path = Path(str(self.source.path)).expanduser()
+        return Header(path, f"{self.stage.context.config.model.key_of(self.source)}.path")
+
+    @property
+    def speaks(self) -> bool:
+        """Whether its tokenizer is here."""
+        return self.place is not None or self.header is not None
+
+    @cached_property
     def model(self) -> PreTrainedModel | None:
         """The model without weights, once its tensors are known to fit; None: not to be seen."""
+        if self.header is not None:
+            return self.header.model(self.part, self.labels)
+        shipped = self.source.source in {ModelSource.package, ModelSource.scratch}
+        if shipped and not self.made and self.part is Part.classifier:
+            key = self.stage.context.config.model.key_of(self.source)
+            raise UserError(f"{key}.source = {self.source.source.value!r}: {NO_SCORE}")
         if self.place is None:
             model, scratch = self.stage.context.config.model, ModelSource.scratch
             ours = scratch_config(model) if self.source.source is scratch else None
             return None if ours is None else skeleton(self.part, ours, Place("scratch"))
-        if self.made or self.source.source is ModelSource.package:
+        if self.made or shipped:
             return skeleton(self.part, read_config(self.place, self.labels), self.place)
         return examine(self.part, self.place, self.labels)
 
@@ -84,8 +110,11 @@ class Sight:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Its tokenizer, as the stage will leave it."""
-        assert self.place is not None
-        tokenizer = load_tokenizer(self.place.where, self.place.revision)
+        if self.header is not None:
+            tokenizer = self.header.tokenizer
+        else:
+            assert self.place is not None
+            tokenizer = load_tokenizer(self.place.where, self.place.revision)
         ensure_pad(tokenizer)
         return tokenizer
 
@@ -106,7 +135,9 @@ class Sights:
 def check_models(context: Context, stages: Sequence[Stage]) -> None:
     """Every model that is still to be read is whole, can be used, and fits the others."""
     sights, run = Sights(context), open_run(stages)
-    pending = {type(stage) for stage in stages if stage is not stages[-1] and not is_made(stage)}
+    pending = {
+        type(stage) for stage in stages if not isinstance(stage, RLStage) and not is_made(stage)
+    }
     if SFTStage in pending:
         _check_policy(context, stages, sights.policy)
     if RewardModelStage in pending:
@@ -114,10 +145,17 @@ def check_models(context: Context, stages: Sequence[Stage]) -> None:
     if DPOStage in pending and not context.config.dpo.train:
         _check_finished_dpo(context, sights)
     if run is not None:
-        _check_run(context, run, sights)
+        _check_run(context, sights)
+    judges = [] if run is None else run.parents().values()
+    reads = any(isinstance(stage, RewardModelStage) for stage in judges)
+    samples = SampledPairsStage in pending
+    if reads or samples:
+        _check_reading(context, sights, run if reads else None, samples=samples)
     for sight in (sights.policy, sights.reward, sights.dpo):  # last: what is refused is not fetched
         if type(sight.stage) in pending and sight.files is not None:
             check_complete(sight.files)
+        elif type(sight.stage) in pending and sight.header is not None:
+            sight.header.check_whole()
 
 
 def open_run(stages: Sequence[Stage]) -> RLStage | None:
@@ -142,8 +180,8 @@ def _check_policy(context: Context, stages: Sequence[Stage], policy: Sight) -> N
             longest = min(config.dpo.max_length, config.model.context)
             check_context(policy.config, longest, "dpo.max_length")
     if policy.model is not None:
-        head_of(policy.model)
-    if policy.place is not None:
+        check_causal(policy.model)
+    if policy.speaks:
         policy.tokenizer  # noqa: B018 - it must have an end token
 
 
@@ -154,7 +192,7 @@ def _check_reward(context: Context, reward: Sight) -> None:
         )
     if reward.model is not None:
         check_readable(reward.model)
-    if reward.place is not None:
+    if reward.speaks:
         reward.tokenizer  # noqa: B018 - it must have an end token
 
 
@@ -164,7 +202,9 @@ def _check_finished_dpo(context: Context, sights: Sights) -> None:
         check_context(dpo.config, context.config.model.context, of="DPO model")
     if dpo.model is None or policy.model is None or dpo.source is policy.source:
         return
-    head_of(dpo.model)
+    check_causal(dpo.model)
+    if not dpo.speaks or not policy.speaks:  # made from nothing, tokenizers too
+        return
     check_same_vocabulary(dpo.tokenizer, policy.tokenizer)
     for each in (dpo, policy):
         assert each.model is not None
@@ -172,18 +212,23 @@ def _check_finished_dpo(context: Context, sights: Sights) -> None:
     check_same_kind(dpo.model, policy.model)
 
 
-def _check_run(context: Context, run: RLStage, sights: Sights) -> None:
+def _check_run(context: Context, sights: Sights) -> None:
     config, policy, reward = context.config, sights.policy, sights.reward
     for judge in (config.judge, config.scorer):
         judge.check_models({"policy": lambda: policy.model, "reward_model": lambda: reward.model})
-    if not any(isinstance(stage, RewardModelStage) for stage in run.parents().values()):
-        return
+
+
+def _check_reading(context: Context, sights: Sights, run: RLStage | None, *, samples: bool) -> None:
+    """The reward model reads what the policy writes, in the run or, if it `samples`, in pairs."""
+    config, policy, reward = context.config, sights.policy, sights.reward
     retokeniser = None
-    if policy.place is not None and reward.place is not None and policy.source is not reward.source:
+    if policy.speaks and reward.speaks and policy.source is not reward.source:
         retokeniser = retokeniser_between(
             policy.tokenizer, reward.tokenizer, config.model.reward_reads, reward.model
         )
-        if retokeniser is not None and run.values_start_from_reward_model():
-            check_same_ids(policy.tokenizer, reward.tokenizer)
+    if samples:
+        check_ids(retokeniser)
+    if retokeniser is not None and run is not None and run.values_start_from_reward_model():
+        check_same_ids(policy.tokenizer, reward.tokenizer)
     if retokeniser is None and reward.config is not None:
         check_context(reward.config, config.model.context, of="reward model")

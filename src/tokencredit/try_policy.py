@@ -13,7 +13,7 @@ from tokencredit.errors import UserError, require
 from tokencredit.judges.function import decode
 from tokencredit.models.ends import special_ids
 from tokencredit.models.generation import generate
-from tokencredit.models.loading import check_language_model, load_causal
+from tokencredit.models.loading import check_language_model, context_of, load_causal
 from tokencredit.models.model import Dtype, load_tokenizer
 from tokencredit.models.place import Place
 from tokencredit.models.sampling import Sampling
@@ -42,9 +42,9 @@ def continuations(
                 "of a run with dataset.special_tokens=parse)"
             )
         require(bool(ids), "--prompt", text, "must hold at least one token")
-        context = int(model.config.max_position_embeddings)
+        context = context_of(model.config)
         require(
-            len(ids) + max_new <= context,
+            context is None or len(ids) + max_new <= context,
             "--prompt",
             f"{text[:40]}…" if len(text) > 40 else text,
             f"has {len(ids)} tokens; with {max_new} new ones that exceeds the context of {context}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 from collections.abc import Iterator
 from importlib import metadata
@@ -15,22 +14,20 @@ import pytest
 import torch
 from gguf import GGUFWriter
 from peft import LoraConfig, get_peft_model
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from case_gguf import END, START, tiny_bpe, tiny_model, write_gguf
 from tokencredit.errors import UserError
 from tokencredit.models.gguf import (
     PACKAGE,
     VERSION,
-    check_against_metadata,
     convert_gguf,
     find_packaged_gguf,
-    read_metadata,
 )
+from tokencredit.models.gguf_header import Header, check_against_metadata
 
 CONTENT = b"GGUF weights"
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
-END, START = 0, 1
 
 
 def write_distribution(folder: Path, files: tuple[str, ...] = ("model.gguf",)) -> Path:
@@ -87,96 +84,6 @@ def test_damaged_or_deleted_file_is_refused(site: Path) -> None:
     (package / "model.gguf").unlink()
     with pytest.raises(UserError, match="found 0"):
         find_packaged_gguf("fake-model", "1.2", DIGEST)
-
-
-def tiny_model(vocabulary: int) -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        tie_word_embeddings=True,
-        rms_norm_eps=1e-5,
-    )
-    return LlamaForCausalLM(config).eval()
-
-
-def tiny_bpe() -> Tokenizer:
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=280,
-        special_tokens=["<|end|>", "<|start|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bpe.train_from_iterator(["the movie was good", "the movie was bad"], trainer)
-    return bpe
-
-
-TENSORS = {
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-}
-
-
-def gguf_tensor(name: str, values: np.ndarray, config: LlamaConfig) -> tuple[str, np.ndarray]:
-    """Name and values as llama.cpp keeps them: queries and keys with rotary halves interleaved."""
-    outer = {"model.embed_tokens.weight": "token_embd", "model.norm.weight": "output_norm"}
-    if name in outer:
-        return f"{outer[name]}.weight", values
-    _, _, layer, rest = name.split(".", 3)
-    part = rest.removesuffix(".weight")
-    heads = {
-        "self_attn.q_proj": config.num_attention_heads,
-        "self_attn.k_proj": config.num_key_value_heads,
-    }
-    if part in heads:
-        halves = values.reshape(heads[part], 2, -1, values.shape[1])
-        values = halves.swapaxes(1, 2).reshape(values.shape)
-    return f"blk.{layer}.{TENSORS[part]}.weight", np.ascontiguousarray(values)
-
-
-def write_gguf(path: Path, model: LlamaForCausalLM, bpe: Tokenizer) -> None:
-    config, vocabulary = model.config, json.loads(bpe.to_str())["model"]
-    tokens = sorted(vocabulary["vocab"], key=vocabulary["vocab"].get)
-    writer = GGUFWriter(path, "llama")
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_rope_dimension_count(8)
-    writer.add_vocab_size(len(tokens))
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("gpt-2")
-    writer.add_token_list(tokens)
-    writer.add_token_types([3, 3] + [1] * (len(tokens) - 2))
-    writer.add_token_merges([" ".join(pair) for pair in vocabulary["merges"]])
-    writer.add_eos_token_id(END)
-    writer.add_bos_token_id(START)
-    writer.add_pad_token_id(END)
-    for name, values in model.state_dict().items():
-        if name != "lm_head.weight":  # tied
-            writer.add_tensor(*gguf_tensor(name, values.numpy(), config))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +160,7 @@ def test_unknown_architecture_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_contradicting_metadata_is_refused(tiny: Path, key: str, message: str) -> None:
-    facts = read_metadata(tiny)
+    facts = Header(tiny).facts()
     model = AutoModelForCausalLM.from_pretrained(tiny.parent, gguf_file=tiny.name)
     words = AutoTokenizer.from_pretrained(tiny.parent, gguf_file=tiny.name)
     check_against_metadata(facts, model, words)

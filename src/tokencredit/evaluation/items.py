@@ -14,7 +14,9 @@ from tokencredit.data.token_ids import SpecialTokens, TokenIds, check_refused
 from tokencredit.errors import UserError, require
 from tokencredit.evaluation.players import Player, Run
 from tokencredit.judges.function import decode
+from tokencredit.models.loading import context_of, read_config
 from tokencredit.models.model import load_tokenizer
+from tokencredit.models.place import Place
 from tokencredit.tracking.jsonl import read_objects
 
 if TYPE_CHECKING:
@@ -166,12 +168,9 @@ def usable(prompting: Prompting, models: Sequence[Player]) -> tuple[Prompting, i
 
     Raises `UserError` if none does.
     """
-    from transformers import AutoConfig
-
     fits = [True] * len(prompting.items)
     for folder in dict.fromkeys(player.folder for player in models):
-        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
-        room = getattr(config, "max_position_embeddings", None)
+        room = context_of(read_config(Place(folder)))
         for i, ids in enumerate(prompting.encode(load_tokenizer(folder))):
             long = room is not None and len(ids) + prompting.items[i].max_new > room
             fits[i] = fits[i] and bool(ids) and not long

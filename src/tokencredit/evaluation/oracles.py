@@ -16,7 +16,7 @@ from tokencredit.errors import UserError, require
 from tokencredit.evaluation.players import Run, from_hub
 from tokencredit.judges.function import FunctionJudge, further
 from tokencredit.models.base import folder_identity
-from tokencredit.models.loading import load_classifier
+from tokencredit.models.loading import context_of, load_classifier
 from tokencredit.models.model import Dtype, check_folder, load_tokenizer
 from tokencredit.models.place import Place
 from tokencredit.stages.oracle import load_oracle
@@ -126,7 +126,7 @@ def _classifier(spec: str, folder: Path, device: str) -> Oracle:
     # Texts of one length are read together, so nothing is padded; and with this id no token counts
     # as padding, so the score is read at the last one, whatever the tokenizer calls its pad.
     model.config.pad_token_id = -1
-    longest = getattr(model.config, "max_position_embeddings", None)
+    longest = context_of(model.config)
     notes: dict[str, int] = {}
 
     @torch.no_grad()
@@ -152,7 +152,7 @@ def load_reader(folder: Path) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-    except (OSError, ValueError):
+    except Exception:  # noqa: BLE001 - it is asked for again
         return load_tokenizer(folder)  # says what is wrong
 
 

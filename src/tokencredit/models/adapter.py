@@ -92,6 +92,7 @@ class Adapter:
         """An adapter of this kind, without its weights, on its base; `UserError` if none fits."""
         from peft import PeftConfig, get_peft_model
 
+        self._check_kind()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what they are about is checked here
@@ -99,12 +100,25 @@ class Adapter:
                 if self.labels() is None:  # and so it fits any model with that trunk
                     config.task_type = None
                 model = get_peft_model(base, config)
-        except (RuntimeError, ValueError, TypeError) as error:
-            reason = str(error).strip().splitlines()[-1].strip()
+        except Exception as error:
+            said = str(error).strip().splitlines() or [type(error).__name__]
             raise UserError(
-                f"model: the adapter {self.name} does not fit its base {self.base}: {reason}"
+                f"model: the adapter {self.name} does not fit its base {self.base}: "
+                f"{said[-1].strip()}"
             ) from error
         return model
+
+    def _check_kind(self) -> None:
+        """Raise for kinds that change no weights (prompts), or that peft does not know."""
+        from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+
+        kind, tuners = read_json(self.folder / CONFIG).get("peft_type"), PEFT_TYPE_TO_TUNER_MAPPING
+        known = [k.value for k, tuner in tuners.items() if hasattr(tuner, "merge_and_unload")]
+        if kind not in known:
+            raise UserError(
+                f"model: the adapter {self.name} is of kind {kind!r} (peft_type in its {CONFIG}), "
+                "which cannot be merged into its base; use one that can (LORA and its like)"
+            )
 
     def check(self, base: PreTrainedModel) -> None:
         """Raise unless it fits its base, whose weights are not needed for that."""
@@ -116,7 +130,9 @@ class Adapter:
 
         model = self.put_on(base)
         fill_adapter(model, self.weights, self.name, POLICY)
-        return merged(model)
+        whole = merged(model)
+        whole.requires_grad_(True)  # peft has frozen the base, and now there is nothing else
+        return whole
 
     def content(self) -> dict[str, str]:
         """Hashes of what the adapter is, whatever its base is called."""
@@ -142,7 +158,7 @@ def find_adapter(where: str | Path, revision: str | None = None) -> Adapter | No
         )
     settings = read_json(config)
     base = settings.get("base_model_name_or_path")
-    if not base:
+    if not base or not isinstance(base, str):
         raise UserError(f"model: {config} does not name a base (base_model_name_or_path)")
     path = Path(base).expanduser()
     if base.startswith("..") and not path.is_dir():
@@ -152,8 +168,24 @@ def find_adapter(where: str | Path, revision: str | None = None) -> Adapter | No
             f"model: the adapter {where} sits on {base}, and there is no such folder; correct "
             f"base_model_name_or_path in its {CONFIG}"
         )
-    base = str(path) if path.is_dir() else base
+    if path.is_dir():
+        _check_ends(config.parent, path)
+        base = str(path)
     return Adapter(str(where), config.parent, base, settings.get("revision"))
+
+
+def _check_ends(folder: Path, base: Path) -> None:
+    """Raise if adapters sit on one another in a circle."""
+    seen = {folder.resolve()}
+    while (base / CONFIG).is_file():
+        if base.resolve() in seen:
+            raise UserError(
+                f"model: the adapter {folder} sits on itself; correct base_model_name_or_path in "
+                f"its {CONFIG}"
+            )
+        seen.add(base.resolve())
+        below = read_json(base / CONFIG).get("base_model_name_or_path")
+        base = base / below if isinstance(below, str) else base / CONFIG
 
 
 def check_adapter(model: nn.Module, path: Path, what: str, name: str = "default") -> None:

@@ -54,6 +54,13 @@ class Base:
         """Where the configuration holds it."""
         return self.context.config.model.key_of(self.source)
 
+    def adapter(self) -> Adapter | None:
+        """The adapter that it is, on a base of its own; None for other models."""
+        if self.source.source not in {ModelSource.path, ModelSource.hub} or self._needs_stage():
+            return None
+        place = self.place()
+        return find_adapter(place.where, place.revision)
+
     def _renaming(self) -> dict[str, str]:
         head = self.source.head if isinstance(self.source, PretrainedReward) else None
         given = {"strip_prefix": self.source.strip_prefix, "head": head}
@@ -77,7 +84,7 @@ class Base:
     def _needs_stage(self) -> bool:
         source = self.source
         if source.source is ModelSource.path:
-            return str(source.path).endswith(".gguf")
+            return source.is_gguf()
         packaged_gguf = source.source is ModelSource.package and source.name != "tokencredit"
         return source.source is ModelSource.scratch or packaged_gguf
 
@@ -105,7 +112,7 @@ def folder_identity(folder: Path) -> str:
     That of an adapter holds its base's too, and not where that lies.
     """
     kinds = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")
-    files = sorted({path for kind in kinds for path in folder.glob(kind)})
+    files = sorted({path for kind in kinds for path in folder.glob(kind) if path.is_file()})
     content: dict[str, object] = {path.name: file_sha256(path) for path in files}
     adapter = find_adapter(folder)
     if adapter is not None:

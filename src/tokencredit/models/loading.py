@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from torch import nn
 
+from tokencredit.atomic import read_json
 from tokencredit.console import say
 from tokencredit.errors import UserError, require
+from tokencredit.finite import first_not_finite
 from tokencredit.models.adapter import find_adapter
 from tokencredit.models.fit import Faults, Part, check_fit, first_line, fit, quiet, skeleton
 from tokencredit.models.model import Dtype, check_folder, torch_dtype
@@ -24,16 +26,18 @@ from tokencredit.models.place import (
     Shape,
     check_generation,
     check_whole,
+    find_file,
     read_header,
     read_headers,
 )
 from tokencredit.models.quantization import Quantized, settle
-from tokencredit.models.trunk import head_of
+from tokencredit.models.trunk import check_causal
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel
 
+GENERATION: Final = "generation_config.json"
 CONVERSIONS: Final = "_weight_conversions"
 """Where transformers keeps what it did to names, to undo it when it saves."""
 
@@ -46,8 +50,9 @@ def load_causal(
 ) -> PreTrainedModel:
     """The causal language model at `where`, its context checked; in four bits if asked for."""
     model = _load(Part.causal, where, dtype, quantized.arguments() if quantized else {})
+    _check_finite(model, where)
     check_context(model.config, context)
-    head_of(model)
+    check_causal(model)
     return model
 
 
@@ -65,6 +70,7 @@ def load_classifier(
     extra = quantized.arguments() if quantized else {}
     part = Part.classifier if labels is None else Part.start
     model = _load(part, where, dtype, extra, labels)
+    _check_finite(model, where)
     check_context(model.config, context)
     return model
 
@@ -127,7 +133,7 @@ def examine(part: Part, place: Place, labels: int | None) -> PreTrainedModel | N
     place.renamed(headers)
     try:
         info = fit(model, headers.shapes, place.renaming())
-    except (RuntimeError, ValueError, TypeError) as error:
+    except Exception as error:
         raise UserError(
             f"{place}: the tensors cannot become those of {type(model).__name__}: "
             f"{first_line(error)}; fetch or save it again"
@@ -152,7 +158,9 @@ def check_complete(place: Place) -> None:
 def check_language_model(folder: Path, key: str) -> None:
     """Raise unless a folder, which a command was told as `key`, holds a whole language model."""
     check_folder(folder, key)
-    examine(Part.causal, Place(folder, key=key), None)
+    model = examine(Part.causal, Place(folder, key=key), None)
+    if model is not None:
+        check_causal(model)
     check_complete(Place(folder, key=key))
 
 
@@ -172,7 +180,8 @@ def read_config(place: Place, labels: int | None = None) -> PreTrainedConfig:
             config: PreTrainedConfig = AutoConfig.from_pretrained(
                 str(place.where), revision=place.revision, trust_remote_code=False, **extra
             )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            _check_generation(place)
+    except Exception as error:
         raise _unreadable(place, error) from error
     for each in ("_attn_implementation", "_experts_implementation"):
         setattr(config, each, None)
@@ -186,11 +195,17 @@ def read_config(place: Place, labels: int | None = None) -> PreTrainedConfig:
     return config
 
 
+def context_of(config: PreTrainedConfig) -> int | None:
+    """The longest sequence that a model can read, in tokens; None where nothing bounds it."""
+    longest: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return longest
+
+
 def check_context(
     config: PreTrainedConfig, context: int | None, key: str = "model.context", of: str = "model"
 ) -> None:
     """Raise if a model cannot read `context` tokens, which `key` asks for."""
-    longest = getattr(config.get_text_config(), "max_position_embeddings", None)
+    longest = context_of(config)
     fits = context is None or longest is None or context <= longest
     require(fits, key, context, f"the {of} reads at most {longest} tokens")
 
@@ -217,12 +232,18 @@ def _load(
     return settle(model) if "quantization_config" in extra else model
 
 
+def _check_finite(model: PreTrainedModel, where: str | Path | Place) -> None:
+    """Raise for weights that are no numbers: they would be blamed on a learning rate later."""
+    name = first_not_finite(model.named_parameters())
+    if name is not None:
+        place = where if isinstance(where, Place) else Place(where)
+        raise UserError(f"{place}: the tensor {name} is not finite; fetch or save it again")
+
+
 def _read(
     part: Part, place: Place, config: PreTrainedConfig, extra: Mapping[str, Any]
 ) -> PreTrainedModel:
     """The model of that configuration with the weights at `place`."""
-    from safetensors import SafetensorError
-
     rules = place.renaming()
     try:
         with quiet():
@@ -237,7 +258,7 @@ def _read(
                 output_loading_info=True,
                 **extra,
             )
-    except (OSError, ValueError, SafetensorError) as error:
+    except Exception as error:
         raise _unreadable(place, error) from error
     check_fit(model, info, part, place)
     for name, found, wanted in info["mismatched_keys"]:  # of a head that is about to be trained
@@ -257,8 +278,28 @@ def _labels(part: Part, place: Place, headers: Headers, labels: int | None) -> i
     return shape[0] if len(shape) == 2 else labels
 
 
+def _check_generation(place: Place) -> None:
+    """Raise for a generation_config.json that transformers would leave aside without a word, and
+    with it the ends of responses that it names."""
+    from transformers import GenerationConfig
+
+    path = find_file(place.where, GENERATION, place.revision, fetch=False)
+    if path is None:
+        return
+    ends = GenerationConfig(**read_json(path)).eos_token_id
+    listed = ends if isinstance(ends, list) else [ends]
+    if not all(end is None or type(end) is int for end in listed):
+        raise ValueError(f"eos_token_id of {GENERATION} is {ends!r}, and must be an id, or ids")
+
+
 def _unreadable(place: Place, error: Exception) -> UserError:
-    return UserError(
-        f"{place}: it cannot be loaded: {first_line(error)}. Check the name and the network, or "
-        "use source=package or source=path"
-    )
+    """What is said of a model that transformers cannot make sense of."""
+    if isinstance(error, UserError):
+        said = first_line(error)
+        return UserError(said if said.startswith(place.key) else f"{place}: {said}")
+    remedy = "check the name and the network, or use source=package or source=path"
+    if Path(place.where).expanduser().exists():
+        remedy = "fetch or save it again"
+    if "custom code" in str(error):
+        remedy = "code that a model brings is not run; use one that transformers knows itself"
+    return UserError(f"{place}: it cannot be loaded: {first_line(error)}; {remedy}")

@@ -118,14 +118,17 @@ class Pretrained:
             "leave it out",
         )
         require(
-            name in {"path", "revision"} or value is None or not self._is_gguf(),
+            name in {"path", "revision"} or value is None or not self.is_gguf(),
             f"{key}.{name}",
             value,
             "is of safetensors files, and a GGUF file is given; leave it out",
         )
 
-    def _is_gguf(self) -> bool:
-        return self.source is ModelSource.path and str(self.path).endswith(".gguf")
+    def is_gguf(self) -> bool:
+        """Whether a GGUF file is named; a folder may be called so too."""
+        path = Path(self.path or "").expanduser()
+        named = self.source is ModelSource.path and path.suffix.lower() == ".gguf"
+        return named and not path.is_dir()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -279,6 +282,7 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.s
 
 def check_folder(path: Path, key: str = "model.policy.path") -> None:
     """Raise unless `path` is a Hugging Face folder with a config and safetensors weights."""
+    require(not path.is_file(), key, str(path), "is a file; give the folder that holds it")
     require(path.is_dir(), key, str(path), "there is no such folder")
     described = (path / "config.json").is_file() or (path / CONFIG).is_file()
     require(described, key, str(path), "the folder holds no config.json")
@@ -307,7 +311,9 @@ def load_tokenizer(where: str | Path, revision: str | None = None) -> PreTrained
         if adapter is not None:
             return load_tokenizer(adapter.base, adapter.revision)
         raise UserError(
-            f"model: no tokenizer can be loaded from {where}: {first_line(error)}"
+            f"model: no tokenizer can be loaded from {where}: {first_line(error)}; its files "
+            "(tokenizer.json, tokenizer_config.json) must be there and whole: fetch or save them "
+            "again"
         ) from error
     if tokenizer.eos_token_id is None:
         raise UserError(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from tokencredit.console import say
 from tokencredit.errors import UserError
 
 if TYPE_CHECKING:
@@ -76,6 +77,11 @@ def fit_embeddings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     assert isinstance(embedding, torch.nn.Embedding)
     rows, wanted = embedding.num_embeddings, len(tokenizer)
     if wanted > rows:
+        if wanted > rows + 1:  # more than a pad token
+            say(
+                f"model: the tokenizer has {wanted} tokens and the model {rows} embeddings; those "
+                "of the others start from the mean"
+            )
         with torch.random.fork_rng():  # the rows drawn here are overwritten: leave no trace
             model.resize_token_embeddings(wanted, mean_resizing=False)
         layers: Any = model

@@ -17,8 +17,17 @@ INDEX: Final = "model.safetensors.index.json"
 GENERATION: Final = "generation_config.json"
 SCORE: Final = "score."
 """How the tensors of the head of transformers' causal classifiers are called."""
+SUFFIX: Final = ".safetensors"
 LONGEST_HEADER: Final = 100_000_000
 """Bytes; safetensors allows no longer one."""
+BUFFERS: Final = re.compile(
+    r"(^|\.)((attn|attention|self_attn|self_attention)\.(masked_)?bias|(rotary_emb\.)?inv_freq"
+    r"|position_ids|token_type_ids|num_batches_tracked)$"
+)
+"""What older versions saved beside weights and computed all the same; some architectures in
+transformers still know the names of theirs, others (GPT-J) have forgotten them."""
+INTEGERS: Final = "IUB"
+"""How the names of types begin that are no floating-point ones, in headers: I8, U8, BOOL."""
 LFS: Final = b"version "
 """How a file begins that stands for another one in Git LFS."""
 
@@ -94,8 +103,8 @@ class Headers:
 
     shapes: Mapping[str, Shape]
     """Of each tensor, by name."""
-    cut: Path | None = None
-    """A file that ends before its last tensor does."""
+    files: tuple[Path, ...]
+    """That they are in."""
 
 
 def find_file(
@@ -144,8 +153,8 @@ def read_headers(place: Place, *, fetch: bool = True) -> Headers | None:
     if index is None:
         return None
     shapes: dict[str, Shape] = {}
-    cut = None
-    for name in sorted(set(_weight_map(index, place).values())):
+    files: tuple[Path, ...] = ()
+    for name in _shards(index, place):
         path = find_file(place.where, name, place.revision, fetch=fetch)
         if path is None and not Path(place.where).expanduser().exists():
             return None
@@ -153,15 +162,20 @@ def read_headers(place: Place, *, fetch: bool = True) -> Headers | None:
             raise UserError(f"{place}: {INDEX} names {name}, which is missing; fetch it again")
         found = read_header(path, place)
         shapes |= found.shapes
-        cut = cut or found.cut
-    return Headers(shapes, cut)
+        files += found.files
+    return Headers(shapes, files)
 
 
-def _weight_map(index: Path, place: Place) -> dict[str, str]:
-    try:
-        return dict(read_json(index)["weight_map"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{place}: {INDEX} is damaged ({error}); fetch it again") from error
+def _shards(index: Path, place: Place) -> list[str]:
+    """The files that an index names, all beside it: a model's identity is what its folder holds."""
+    named = read_json(index, weight_map=dict)["weight_map"].values()
+    for name in named:
+        if not isinstance(name, str) or Path(name).name != name or Path(name).suffix != SUFFIX:
+            raise UserError(
+                f"{place}: {INDEX} names {name!r}, which is no {SUFFIX} file beside it; fetch it "
+                "again, or put all files into one folder"
+            )
+    return sorted(set(named))
 
 
 def read_header(path: Path, place: Place) -> Headers:
@@ -180,14 +194,28 @@ def read_header(path: Path, place: Place) -> Headers:
         described: dict[str, Any] = json.loads(text)
         described.pop("__metadata__", None)
         shapes = {name: tuple(map(int, item["shape"])) for name, item in described.items()}
-        ends = [int(item["data_offsets"][1]) for item in described.values()]
+        kinds = {name: str(item["dtype"]) for name, item in described.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{place}: {path.name} is no safetensors file; fetch it again") from error
-    whole = 8 + length + max(ends, default=0)
-    return Headers(shapes, path if path.stat().st_size < whole else None)
+    whole = [n for n, kind in kinds.items() if kind[0] in INTEGERS and not BUFFERS.search(n)]
+    if whole:
+        raise UserError(
+            f"{place}: {len(whole)} tensors in {path.name} are integers ({listed(whole)}): these "
+            "are quantised weights, which cannot be trained; use the model that they were made from"
+        )
+    return Headers(shapes, (path,))
 
 
 def check_whole(headers: Headers, place: Place) -> None:
-    """Raise if a weight file ends too early."""
-    if headers.cut is not None:
-        raise UserError(f"{place}: {headers.cut.name} is cut off before its end; fetch it again")
+    """Raise if a weight file does not end where its header says, or is damaged otherwise."""
+    from safetensors import SafetensorError, safe_open
+
+    for path in headers.files:
+        try:
+            with safe_open(path, "pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise UserError(
+                f"{place}: {path.name} is damaged, or cut off before its end ({error}); fetch it "
+                "again"
+            ) from error

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from tokencredit.errors import UserError
 from tokencredit.models.judge_writer import JudgeWriter
+from tokencredit.models.loading import context_of
 from tokencredit.models.model import RewardReads
 from tokencredit.models.spans import Deal
 from tokencredit.models.token_bytes import TokenBytes
@@ -188,5 +189,13 @@ def retokeniser_between(
             "the policy's token ids; use models that share a tokenizer, or "
             "model.reward_reads=text"
         )
-    config = None if model is None else model.config.get_text_config()
-    return Retokeniser(policy, judge, getattr(config, "max_position_embeddings", None))
+    return Retokeniser(policy, judge, None if model is None else context_of(model.config))
+
+
+def check_ids(retokeniser: Retokeniser | None) -> None:
+    """Raise where a reward model would read text, for what asks it about the policy's own ids."""
+    if retokeniser is not None:
+        raise UserError(
+            "model.reward_reads = 'text': pairs that the policy samples (dpo.pairs=sampled) are "
+            "scored by the policy's own token ids; use models that share a tokenizer"
+        )

@@ -11,13 +11,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tokencredit.errors import UserError
 from tokencredit.models.attention_row import AttentionRow, check_attention
 from tokencredit.models.attention_weights import head_mean
 from tokencredit.models.kernels import ready
 from tokencredit.models.loading import check_context, load_classifier
 from tokencredit.models.model import load_tokenizer
-from tokencredit.models.retokenise import Retokeniser, retokeniser_between
+from tokencredit.models.retokenise import Retokeniser, check_ids, retokeniser_between
 from tokencredit.models.sequences import ScoreAt, compact, score_position
 from tokencredit.models.trunk import check_readable
 from tokencredit.ops import keep
@@ -160,11 +159,7 @@ def open_scorer(context: Context, tokenizer: PreTrainedTokenizerBase, member: in
     Its vocabulary must be the policy's, whose ids it reads.
     """
     scorer = open_reader(context, tokenizer, member)
-    if scorer.retokeniser is not None:
-        raise UserError(
-            "model.reward_reads = 'text': what is asked of the reward model here takes the "
-            "policy's own token ids; use models that share a tokenizer"
-        )
+    check_ids(scorer.retokeniser)
     return scorer
 
 

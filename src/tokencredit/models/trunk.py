@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Final, cast
 
 from torch import nn
 
@@ -18,6 +18,31 @@ def backbone(model: nn.Module) -> Any:
     """The part of a model below its head, adapters included; the model itself if it has none."""
     plain: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
     return plain.base_model
+
+
+NO_SCORE: Final = (
+    "it brings no score head, so it is no finished reward model: train one "
+    "(reward_model.train=true), or use another"
+)
+
+
+def check_causal(model: nn.Module) -> None:
+    """Raise unless `model` writes one token after the other, by logits that can be computed."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    config = cast(Any, model).config
+    one_way = any(getattr(config, name, False) for name in ("is_decoder", "causal"))
+    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not one_way:
+        raise UserError(
+            f"model: {type(backbone(model)).__name__} reads texts in both directions, so it cannot "
+            "write them (is_decoder of its config.json is false); use a causal language model"
+        )
+    if getattr(model, "_is_stateful", False):  # transformers' word for Mamba, RWKV, and their like
+        raise UserError(
+            f"model: {type(backbone(model)).__name__} keeps a state in place of keys and values, "
+            "which sampling cannot continue from; use a model with attention alone"
+        )
+    head_of(model)
 
 
 def head_of(model: nn.Module) -> nn.Linear:
@@ -55,7 +80,7 @@ def check_readable(model: nn.Module) -> None:
 def hidden_size(model: nn.Module) -> int:
     """Width of the hidden states."""
     plain: Any = model
-    return int(plain.config.hidden_size)
+    return int(plain.config.get_text_config().hidden_size)
 
 
 def checkpoint(model: nn.Module, contexts: Contexts | None = None) -> None:

@@ -87,7 +87,12 @@ class RewardModelStage(Stage):
 
     def revision(self) -> int:
         """Since version 4, labelled answers are read behind the ids of their prompts, not joined to
-        them; texts without a prompt, conversations, and pairs were read so before."""
+        them; texts without a prompt, conversations, and pairs were read so before. Since version 5
+        all of a model that was an adapter is trained, where only its head was."""
+        config = self.context.config
+        whole = config.reward_model.train and not config.model.lora.enabled
+        if whole and base_of(self.context, config.model.reward_source()).adapter() is not None:
+            return 5
         alone = self.context.config.dataset.format in {Format.text, Format.messages}
         return self.version if alone or self._from_pairs() else 4
 

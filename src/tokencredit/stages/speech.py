@@ -106,10 +106,10 @@ def _load(where: str, revision: str | None, _stamp: object) -> Voice | None:
 
     try:
         tokenizer, model = load_tokenizer(where, revision), SpokenModel.at(where, revision)
-    except (UserError, OSError, ValueError):
+        ensure_pad(tokenizer)
+        return Voice(TokenIds(tokenizer), special_ids(tokenizer, model))
+    except (UserError, OSError, ValueError, TypeError, AttributeError):
         return None  # the stage that loads the model says what is wrong with it
-    ensure_pad(tokenizer)
-    return Voice(TokenIds(tokenizer), special_ids(tokenizer, model))
 
 
 def is_ours(source: Pretrained) -> bool:
