@@ -59,8 +59,8 @@ def fill(
             place = list(line).index(axes)
             column = next(p.column for p in entry.panels if p.title == titles[place])
             y = COLUMNS.get(column, column)
-            own = entry.kind == "curves" or column == "oracle"
-            axes.set_ylabel(y if own else AXES[entry.kind][1])
+            by_column = entry.kind == "curves" or column == "oracle"
+            axes.set_ylabel(y if by_column else AXES[entry.kind][1])
     for axes in grid[-1]:
         smoothed = f" (running mean over {entry.smooth})" if entry.smooth > 1 else ""
         axes.set_xlabel(AXES[entry.kind][0] + (smoothed if entry.kind == "curves" else ""))
