@@ -7,129 +7,21 @@ when they are read. What is made already is not looked at again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tokencredit.context import Context
-from tokencredit.errors import UserError
-from tokencredit.models.base import base_of
 from tokencredit.models.critic import check_same_ids
-from tokencredit.models.fit import Part, skeleton
-from tokencredit.models.loading import check_complete, check_context, examine, read_config
+from tokencredit.models.loading import check_complete, check_context
 from tokencredit.models.log_ratio import check_same_kind, check_same_vocabulary
-from tokencredit.models.model import ModelSource, Pretrained, load_tokenizer
-from tokencredit.models.padding import ensure_pad, fit_embeddings
-from tokencredit.models.place import Place
+from tokencredit.models.padding import fit_embeddings
 from tokencredit.models.retokenise import check_ids, retokeniser_between
-from tokencredit.models.scratch import scratch_config
-from tokencredit.models.trunk import NO_SCORE, check_causal, check_readable
+from tokencredit.models.trunk import check_causal, check_readable
+from tokencredit.sight import Sight, Sights, is_made
 from tokencredit.stages.dpo import DPOStage
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.rl import RLStage
 from tokencredit.stages.sampled_pairs import SampledPairsStage
 from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.stage import Stage
-from tokencredit.store import MANIFEST
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-    from tokencredit.models.gguf_header import Header
-
-
-@dataclass(frozen=True)
-class Sight:
-    """What can be seen of the model that a stage starts from, or has made."""
-
-    stage: Stage
-    source: Pretrained
-    part: Part
-    labels: int | None = None
-
-    @cached_property
-    def made(self) -> bool:
-        """Whether the stage has run already."""
-        return is_made(self.stage)
-
-    @cached_property
-    def place(self) -> Place | None:
-        """Where its files lie now; None if they are still to be made."""
-        context = self.stage.context
-        if self.made:
-            return Place(context.store.folder(self.stage))
-        base = base_of(context, self.source)
-        return base.place() if all(map(is_made, base.parents().values())) else None
-
-    @property
-    def files(self) -> Place | None:
-        """The folder or repository that the configuration names, if it is here."""
-        named = self.source.source in {ModelSource.path, ModelSource.hub}
-        return self.place if named else None
-
-    @cached_property
-    def header(self) -> Header | None:
-        """What the GGUF file says that is still to be converted; None for other models."""
-        if self.place is not None or not self.source.is_gguf():
-            return None
-        from tokencredit.models.gguf_header import Header
-
-        path = Path(str(self.source.path)).expanduser()
-        return Header(path, f"{self.stage.context.config.model.key_of(self.source)}.path")
-
-    @property
-    def speaks(self) -> bool:
-        """Whether its tokenizer is here."""
-        return self.place is not None or self.header is not None
-
-    @cached_property
-    def model(self) -> PreTrainedModel | None:
-        """The model without weights, once its tensors are known to fit; None: not to be seen."""
-        if self.header is not None:
-            return self.header.model(self.part, self.labels)
-        shipped = self.source.source in {ModelSource.package, ModelSource.scratch}
-        if shipped and not self.made and self.part is Part.classifier:
-            key = self.stage.context.config.model.key_of(self.source)
-            raise UserError(f"{key}.source = {self.source.source.value!r}: {NO_SCORE}")
-        if self.place is None:
-            model, scratch = self.stage.context.config.model, ModelSource.scratch
-            ours = scratch_config(model) if self.source.source is scratch else None
-            return None if ours is None else skeleton(self.part, ours, Place("scratch"))
-        if self.made or shipped:
-            return skeleton(self.part, read_config(self.place, self.labels), self.place)
-        return examine(self.part, self.place, self.labels)
-
-    @cached_property
-    def config(self) -> PreTrainedConfig | None:
-        """Its configuration."""
-        if self.place is not None and self.source.source is ModelSource.package:
-            return read_config(self.place)
-        return None if self.model is None else self.model.config
-
-    @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """Its tokenizer, as the stage will leave it."""
-        if self.header is not None:
-            tokenizer = self.header.tokenizer
-        else:
-            assert self.place is not None
-            tokenizer = load_tokenizer(self.place.where, self.place.revision)
-        ensure_pad(tokenizer)
-        return tokenizer
-
-
-class Sights:
-    """The models of a run, each looked at when it is asked for."""
-
-    def __init__(self, context: Context) -> None:
-        """`context` is the run's."""
-        config = context.config
-        reward = RewardModelStage(context)
-        finished = Part.start if config.reward_model.train else Part.classifier
-        self.policy = Sight(SFTStage(context), config.model.policy, Part.causal)
-        self.reward = Sight(reward, config.model.reward_source(), finished, reward.labels())
-        self.dpo = Sight(DPOStage(context), config.model.dpo_source(), Part.causal)
 
 
 def check_models(context: Context, stages: Sequence[Stage]) -> None:
@@ -162,11 +54,6 @@ def open_run(stages: Sequence[Stage]) -> RLStage | None:
     """The run at the end of `stages`, unless there is none or it is complete."""
     last = stages[-1]
     return last if isinstance(last, RLStage) and not last.is_done() else None
-
-
-def is_made(stage: Stage) -> bool:
-    """Whether a stage has left a result; whether that is undamaged is found out when it is read."""
-    return (stage.context.store.folder(stage) / MANIFEST).is_file()
 
 
 def _check_policy(context: Context, stages: Sequence[Stage], policy: Sight) -> None:

@@ -89,7 +89,7 @@ SPOILT: Final[dict[str, tuple[Spoil, str]]] = {
     "ends in half a file": (text("generation_config.json", '{"eos'), "generation_config.json: is dam"),
     "ends by name": (
         text("generation_config.json", '{"eos_token_id": "</s>"}'),
-        r"eos_token_id of generation_config\.json is '</s>', and must be an id",
+        r"generation_config\.json: eos_token_id = '</s>': must be an id, or a list of ids",
     ),
     "no tokenizer": (
         lambda folder: (folder / "tokenizer.json").unlink(),

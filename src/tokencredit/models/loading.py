@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from torch import nn
 
-from tokencredit.atomic import read_json
 from tokencredit.console import say
 from tokencredit.errors import UserError, require
 from tokencredit.finite import first_not_finite
@@ -26,7 +25,6 @@ from tokencredit.models.place import (
     Shape,
     check_generation,
     check_whole,
-    find_file,
     read_header,
     read_headers,
 )
@@ -37,7 +35,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel
 
-GENERATION: Final = "generation_config.json"
 CONVERSIONS: Final = "_weight_conversions"
 """Where transformers keeps what it did to names, to undo it when it saves."""
 
@@ -180,7 +177,6 @@ def read_config(place: Place, labels: int | None = None) -> PreTrainedConfig:
             config: PreTrainedConfig = AutoConfig.from_pretrained(
                 str(place.where), revision=place.revision, trust_remote_code=False, **extra
             )
-            _check_generation(place)
     except Exception as error:
         raise _unreadable(place, error) from error
     for each in ("_attn_implementation", "_experts_implementation"):
@@ -276,20 +272,6 @@ def _labels(part: Part, place: Place, headers: Headers, labels: int | None) -> i
         return labels
     shape: Shape = place.renamed(headers).get(f"{SCORE}weight", ())
     return shape[0] if len(shape) == 2 else labels
-
-
-def _check_generation(place: Place) -> None:
-    """Raise for a generation_config.json that transformers would leave aside without a word, and
-    with it the ends of responses that it names."""
-    from transformers import GenerationConfig
-
-    path = find_file(place.where, GENERATION, place.revision, fetch=False)
-    if path is None:
-        return
-    ends = GenerationConfig(**read_json(path)).eos_token_id
-    listed = ends if isinstance(ends, list) else [ends]
-    if not all(end is None or type(end) is int for end in listed):
-        raise ValueError(f"eos_token_id of {GENERATION} is {ends!r}, and must be an id, or ids")
 
 
 def _unreadable(place: Place, error: Exception) -> UserError:

@@ -129,10 +129,7 @@ def find_file(
 
 
 def check_generation(place: Place) -> None:
-    """Raise for a generation_config of a folder, or of the hub's cache, that cannot be read.
-
-    transformers goes on without it, and so without the ends of a response that it names.
-    """
+    """Raise for a generation_config that transformers would leave aside, with the ends it names."""
     path = find_file(place.where, GENERATION, place.revision, fetch=False)
     if path is None:
         return

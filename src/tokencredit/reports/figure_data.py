@@ -13,7 +13,7 @@ from tokencredit.errors import UserError
 from tokencredit.reports.cells import COMPLETE
 from tokencredit.reports.entries import Entry, Panel
 from tokencredit.reports.figures import running_mean
-from tokencredit.reports.frontier import frontier
+from tokencredit.reports.frontier import HELD_OUT, frontier, held_out, other_models
 from tokencredit.reports.marks import Mark, Shape
 from tokencredit.reports.measures import LAST, curves, fell, in_words, lacking, mean, measure
 from tokencredit.reports.runs import LoggedRun, Setting
@@ -22,10 +22,6 @@ from tokencredit.reports.tables import left_out, name_of, settings_of, task_of
 
 BY_KL: Final = ("tradeoff", "frontier")
 """Figures whose x is a distance."""
-HELD_OUT: Final = "oracle"
-"""A panel's column of the oracle's ratings on held-out prompts, of which a run has one."""
-MODELS: Final = ("sft", "dpo")
-"""Models beside the policy that an evaluation may hold; the first is where KL is 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,17 +169,16 @@ def _tradeoff_marks(group: Group) -> Iterator[Mark]:
 
 def _frontier_marks(group: Group) -> Iterator[Mark]:
     """Mean paid score at each distance with its 95 % t interval; or the oracle's, a point a run."""
-    name = HELD_OUT if group.panel.column == HELD_OUT else "score"
-    if name == HELD_OUT:
+    if group.panel.column == HELD_OUT:
         for run in group.runs:
-            x, y = (_held_out(run, f"policy/{what}") for what in ("kl", name))
+            x, y = held_out(run, "policy/kl"), held_out(run, "policy/oracle")
             if x is not None and y is not None:
                 yield group.mark(Shape.dot, f"run {run.run}", [x], [y])
-    else:
-        levels, there = frontier(group.runs)
-        if levels:
-            half = [x.high - x.mean for x in there]
-            yield group.mark(Shape.line, "mean", levels, [x.mean for x in there], half, there[0].n)
+        return
+    levels, there = frontier(group.runs)
+    if levels:
+        half = [x.high - x.mean for x in there]
+        yield group.mark(Shape.line, "mean", levels, [x.mean for x in there], half, there[0].n)
 
 
 def _model_marks(groups: Sequence[Group]) -> Iterator[Mark]:
@@ -191,20 +186,8 @@ def _model_marks(groups: Sequence[Group]) -> Iterator[Mark]:
     for source, panel in dict.fromkeys((g.source, g.panel.title) for g in groups):
         own = [g for g in groups if (g.source, g.panel.title) == (source, panel)]
         name = HELD_OUT if own[0].panel.column == HELD_OUT else "score"
-        runs = [run for group in own for run in group.runs]
-        for model in MODELS:
-            found = [[_held_out(run, f"{model}/{what}") for what in ("kl", name)] for run in runs]
-            known = [(0.0 if x is None else x, y) for x, y in found if y is not None]
-            if known:
-                x, y = (mean([pair[k] for pair in known]) for k in (0, 1))
-                where = (source, panel, model, model.upper())
-                yield Mark(*where, Shape.model, "mean", [x], [y], (), len(known))
-
-
-def _held_out(run: LoggedRun, name: str) -> float | None:
-    """A measure on held-out prompts; None without one."""
-    found = run.origin.evaluation.get(name)
-    return None if found is None else float(found["mean"])
+        for model, x, y, n in other_models([run for g in own for run in g.runs], name):
+            yield Mark(source, panel, model, model.upper(), Shape.model, "mean", [x], [y], (), n)
 
 
 def _beta_marks(group: Group) -> Iterator[Mark]:

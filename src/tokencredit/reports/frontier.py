@@ -7,14 +7,14 @@ score there is the running mean of the same steps. Runs that never come there ha
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
 
 from tokencredit.reports.figures import running_mean
 from tokencredit.reports.formats import markdown
-from tokencredit.reports.measures import LAST, at_level
+from tokencredit.reports.measures import LAST, at_level, mean
 from tokencredit.reports.runs import LoggedRun, Setting
 from tokencredit.reports.sources import Source, lengths
 from tokencredit.reports.statistics import Interval, mean_ci, paired_difference
@@ -24,6 +24,10 @@ LEVELS: Final = (2.0, 5.0, 10.0, 15.0)
 GRID: Final = 60
 """Levels at which a frontier is drawn."""
 DASH: Final = "–"
+HELD_OUT: Final = "oracle"
+"""A panel's column of the oracle's ratings on held-out prompts, of which a run has one."""
+MODELS: Final = ("sft", "dpo")
+"""Models beside the policy that an evaluation may hold; the first is where KL is 0."""
 
 
 def at_levels(
@@ -60,6 +64,24 @@ def frontier(runs: Sequence[LoggedRun]) -> tuple[list[float], list[Interval]]:
     ]
     kept = [(level, x) for level, x in zip(levels, there, strict=True) if x is not None]
     return [level for level, _ in kept], [x for _, x in kept]
+
+
+def other_models(runs: Sequence[LoggedRun], name: str) -> Iterator[tuple[str, float, float, int]]:
+    """Of SFT and DPO models: name, mean KL, mean of a held-out measure, and runs that have both."""
+    for model in MODELS:
+        found = [(held_out(run, f"{model}/kl"), held_out(run, f"{model}/{name}")) for run in runs]
+        known = [
+            (x or 0.0, y) for x, y in found if y is not None and (x is not None or model == "sft")
+        ]
+        if known:
+            kl, value = (mean([pair[k] for pair in known]) for k in (0, 1))
+            yield model, kl, value, len(known)
+
+
+def held_out(run: LoggedRun, name: str) -> float | None:
+    """The mean of a measure on held-out prompts; None without one."""
+    found = run.origin.evaluation.get(name)
+    return None if found is None else float(found["mean"])
 
 
 def equal_kl_tables(source: Source, task: str, baseline: str, beta: float | None = None) -> str:
