@@ -173,7 +173,7 @@ def test_a_stage_that_is_made_is_not_looked_at_again(
     folder = Context(config).store.folder(stage)
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text('{"sha256": {}}')
-    monkeypatch.setattr("tokencredit.preflight_models.examine", lambda *_: pytest.fail("looked"))
+    monkeypatch.setattr("tokencredit.sight.examine", lambda *_: pytest.fail("looked"))
     assert pipeline.plan(config)[0].hit
 
 
