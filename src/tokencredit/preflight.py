@@ -14,6 +14,7 @@ from tokencredit.console import say
 from tokencredit.context import Context
 from tokencredit.data.prompts import long_texts
 from tokencredit.judges.function import FunctionJudge
+from tokencredit.preflight_lengths import check_lengths
 from tokencredit.preflight_models import check_models, open_run
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.rl import RLStage
@@ -99,4 +100,5 @@ CHECKS: Final[tuple[Check, ...]] = (
     check_records,
     check_models,
     check_speech,
+    check_lengths,
 )

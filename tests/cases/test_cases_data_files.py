@@ -24,6 +24,7 @@ from tokencredit.data.splits import Corpus
 from tokencredit.errors import UserError
 
 ROWS = [review(n) for n in range(120)]
+FILE = {"name": "pairs", "source": Source.path, "path": "a.jsonl"}
 
 
 def read(path: Any, **more: Any) -> Corpus:
@@ -223,6 +224,15 @@ def test_case_17_a_split_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert rows == ROWS[:7]
 
 
+@pytest.mark.parametrize("write", [write_json, write_table, write_saved])
+def test_case_17_a_split_of_what_has_none_is_refused(
+    write: Callable[[Path], None], tmp_path: Path
+) -> None:
+    write(tmp_path / "a")
+    said = refusal(str(tmp_path / "a"), hub_split="test")
+    assert "has no splits (dataset.hub_split = 'test')" in said
+
+
 def test_case_17_values_behind_the_last_column_are_counted(tmp_path: Path) -> None:
     table = tmp_path / "a.csv"
     table.write_text(csv_of(ROWS) + "a text, with a comma,1\n", encoding="utf-8")
@@ -241,6 +251,10 @@ def test_case_17_values_behind_the_last_column_are_counted(tmp_path: Path) -> No
         ({"hub": "some/reviews"}, r"dataset\.hub = 'some/reviews': dataset\.source = package"),
         ({"revision": "v2"}, r"dataset\.revision = 'v2': dataset\.source = package does not"),
         ({"data_dir": "x"}, r"dataset\.data_dir = 'x'.*add dataset\.source=hub"),
+        ({"hub_split": "test"}, r"dataset\.hub_split = 'test': dataset\.source = package"),
+        ({**FILE, "hub": "some/reviews"}, r"dataset\.hub = 'some/reviews': .* path does not read"),
+        ({**FILE, "revision": "v2"}, r"dataset\.revision = 'v2': dataset\.source = path does not"),
+        ({**FILE, "subset": "x", "name": "mine"}, r"dataset\.subset = 'x': dataset\.source = path"),
         ({"max_bytes": 0}, r"dataset\.max_bytes = 0: must be >= 1"),
     ],
 )

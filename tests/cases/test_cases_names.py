@@ -137,7 +137,7 @@ def test_case_12_every_stage_reads_names_as_told(
     start, parse = 2, special is SpecialTokens.parse
     assert tokenizer.convert_tokens_to_ids("<|im_start|>") == start
     context = Context(config)
-    pairs, others, _ = DPOStage(context)._pairs(tokenizer)
+    pairs, others, _ = DPOStage(context).pairs(tokenizer)
     for pair in (*pairs, *others):
         assert (start in pair.prompt_ids) == (start in pair.chosen_ids) == parse
     (tmp_path / "sft").mkdir()

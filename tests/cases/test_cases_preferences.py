@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -88,6 +89,7 @@ def test_case_17_pairs_of_one_row_are_counted_one_by_one(tmp_path: Path) -> None
         {"answers": ["w", "x", "y", "z"], "ranks": [2, 1, 3, 2]},
         {"completions": [said(t) for t in "wxyz"], "rank": [2, 1, 3, 2]},
         {"answers": [[TURN, said(t)] for t in "wxyz"], "score": [1, 2, 0, 1]},
+        {"answers": json.dumps([*"wxyz"]), "scores": "[0.5, 3, -1, 0.5]"},  # as a CSV has lists
     ],
 )
 def test_case_17_ranked_answers_become_every_pair_of_different_rank(
@@ -152,10 +154,11 @@ def test_case_17_margins_are_read_and_bad_ones_counted(tmp_path: Path) -> None:
         "margin is negative": 1,
         "margins and pairs differ in number": 1,
     }
-    several = {"prompt": "Q", "chosen": "a", "rejected": ["b", "c"], "gap": [0.5, 2]}
-    path = write_jsonl(tmp_path / "b.jsonl", [several])
-    corpus = dataset(path, Format.preference, margin_column="gap").read()
-    assert [record.margin for record in corpus.parts["sft"]] == [0.5, 2.0]
+    several = {"prompt": "Q", "chosen": "a", "rejected": ["b", "c"]}
+    for name, gap in {"list": [0.5, 2], "text": "[0.5, 2]"}.items():
+        path = write_jsonl(tmp_path / f"{name}.jsonl", [several | {"gap": gap}])
+        corpus = dataset(path, Format.preference, margin_column="gap").read()
+        assert [record.margin for record in corpus.parts["sft"]] == [0.5, 2.0]
 
 
 def test_case_17_margins_enter_fingerprints_only_where_there_are_some(tmp_path: Path) -> None:

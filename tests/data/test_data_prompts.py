@@ -163,7 +163,7 @@ def test_a_conversation_goes_through_the_template() -> None:
 
 
 def test_a_conversation_without_a_template() -> None:
-    with pytest.raises(UserError, match=r"dataset\.format = 'messages'.*no chat template"):
+    with pytest.raises(UserError, match=r"the records are conversations.*no chat template"):
         prompt_ids(chat(0), train_tokenizer(), SPEC, 0)
 
 

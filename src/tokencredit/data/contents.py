@@ -106,6 +106,16 @@ def decoded(value: object) -> object:
     return found if is_message(found) or isinstance(found, list) else value
 
 
+def listed(value: object) -> object:
+    """`value`, or the list that it holds as JSON, for columns that cannot be meant as text."""
+    if not isinstance(value, str) or not value.lstrip().startswith("["):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+
+
 def conversation(value: object) -> tuple[Message, ...]:
     """The turns of a column that must hold some."""
     found = said(value, "messages")

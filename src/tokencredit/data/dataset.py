@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from tokencredit.canonical import added
 from tokencredit.data.contents import NO_ANSWER
-from tokencredit.data.files import Row, file_rows, paths_of
+from tokencredit.data.files import TRAIN, Row, file_rows, paths_of
 from tokencredit.data.preferences import TEMPLATE, check_template
 from tokencredit.data.records import COLUMNS, Dropped, Format, Record, require_columns
 from tokencredit.data.rows import NOTHING, records_of
@@ -23,6 +23,8 @@ FIRST: Final = 100
 """Rows that are asked for their columns."""
 PACKAGED: Final = (None, "stanfordnlp/imdb", "cornell-movie-review-data/rotten_tomatoes")
 """What the data sets of the package are called on the hub, which their configurations name."""
+OWN: Final = ("file", "pairs")
+"""Options for files, which name nothing on the hub."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -74,7 +76,7 @@ class Dataset:
     """Name on the hub, e.g. stanfordnlp/imdb (source=hub)."""
     subset: str | None = None
     """Configuration name on the hub."""
-    hub_split: str = "train"
+    hub_split: str = TRAIN
     """Which split of the hub's data set to read; this project makes its own splits of it."""
     revision: str | None = None
     """Commit, branch, or tag on the hub."""
@@ -137,18 +139,25 @@ class Dataset:
             f"dataset.source = {source} does not read it; add dataset.source=path, or use "
             "dataset=file (for pairs dataset=pairs)",
         )
-        of_hub = {name: getattr(self, name) for name in ("subset", "revision", "data_dir")}
-        if self.hub not in PACKAGED:
-            of_hub["hub"] = self.hub
-        for name, value in of_hub.items():
+        for name, value in self._of_hub().items():
             require(
-                value is None or self.source is not Source.package,
+                value is None or self.source is Source.hub,
                 f"dataset.{name}",
                 value,
                 f"dataset.source = {source} does not read it; add dataset.source=hub",
             )
         require(self.max_bytes >= 1, "dataset.max_bytes", self.max_bytes, "must be >= 1")
         check_template(self.template)
+
+    def _of_hub(self) -> dict[str, object]:
+        """What somebody has named for the hub, as far as it can be told from what options name."""
+        named = {name: getattr(self, name) for name in ("hub", "subset", "revision", "data_dir")}
+        if self.source is Source.path and self.hub is not None and self.name not in OWN:
+            return {}  # an option may name them, and dataset.path a copy of what lies there
+        if self.source is Source.package:
+            named["hub"] = None if self.hub in PACKAGED else self.hub
+            named["hub_split"] = None if self.hub_split == TRAIN else self.hub_split
+        return named
 
     def read(self) -> Corpus:
         """All usable records, split. Raises `UserError` for data that cannot be used."""

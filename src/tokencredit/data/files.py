@@ -35,6 +35,8 @@ OTHERS: Final = {
     b"SQLite format 3": "a database; save the table as CSV",
     b"version https://git-lfs": "a pointer of Git LFS, not the file itself; run `git lfs pull`",
 }
+TRAIN: Final = "train"
+"""The split that is read where nobody names one."""
 SAVED: Final = ("state.json", "dataset_dict.json")
 """What tells a folder that `datasets` saved from any other."""
 WILD: Final = "*?["
@@ -70,7 +72,7 @@ def stamp(value: object) -> tuple[tuple[str, int, int], ...]:
     return tuple((name, state.st_mtime_ns, state.st_size) for name, state in states)
 
 
-def file_rows(path: Path, max_bytes: int = 1 << 31, split: str = "train") -> Iterator[Row]:
+def file_rows(path: Path, max_bytes: int = 1 << 31, split: str = TRAIN) -> Iterator[Row]:
     """The rows of a file or of a folder that `datasets` saved (of one with splits, of `split`).
 
     Raises `UserError` for what cannot be read, and for a file that is compressed and would unpack
@@ -81,6 +83,7 @@ def file_rows(path: Path, max_bytes: int = 1 << 31, split: str = "train") -> Ite
             return _saved_rows(path, split)
         with path.open("rb") as file:
             head = file.read(32)
+        _check_whole(path, split)
         if head.startswith((PARQUET, ARROW_FILE, ARROW_STREAM)):
             return _table_rows(path, head, max_bytes)
         content = _unpacked(path, max_bytes) if head.startswith(GZIP) else path.read_bytes()
@@ -98,6 +101,11 @@ def file_rows(path: Path, max_bytes: int = 1 << 31, split: str = "train") -> Ite
     else:
         return _text_rows(text, path)
     raise _refused(path, rule)
+
+
+def _check_whole(path: Path, split: str) -> None:
+    if split != TRAIN:
+        raise _refused(path, f"has no splits (dataset.hub_split = {split!r}); leave that out")
 
 
 def _decoded(content: bytes, path: Path) -> str:
@@ -252,5 +260,7 @@ def _saved_rows(path: Path, split: str) -> Iterator[Row]:
             names = ", ".join(map(str, loaded))
             raise _refused(path, f"has no split {split!r} (dataset.hub_split), but {names}")
         loaded = loaded[split]
+    else:
+        _check_whole(path, split)
     for table in loaded.with_format("arrow").iter(PIECE >> 10):  # as stored: nothing is decoded
         yield from table.to_pylist()

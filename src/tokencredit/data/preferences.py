@@ -13,6 +13,7 @@ from tokencredit.data.contents import (
     Said,
     decoded,
     is_message,
+    listed,
     said,
     talk,
     text_of,
@@ -68,8 +69,8 @@ def read_ranked(number: int, row: Row) -> list[Found]:
     `ranks` counts from the best; of `scores` the highest is the best.
     """
     prompt = said(row.get("prompt"), "prompt")
-    given = answers(_first(row, RANKED), "answers")
-    ranks, scores = _first(row, RANKS), _first(row, SCORES)
+    given = answers(listed(_first(row, RANKED)), "answers")
+    ranks, scores = (listed(_first(row, names)) for names in (RANKS, SCORES))
     order = _numbers(ranks) if ranks is not None else [-score for score in _numbers(scores)]
     if len(order) != len(given):
         raise Unusable("answers and their ranks differ in number", f"row {number}")

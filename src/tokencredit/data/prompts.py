@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 
@@ -17,7 +17,10 @@ from tokencredit.streams import integer, permutation, stream_key
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from tokencredit.config import Config
     from tokencredit.models.sampling import Sampling
+
+TOO_LONG: Final = "prompt longer than the context"
 
 
 class PromptStream:
@@ -91,7 +94,7 @@ class PromptStream:
         wanted = self._within_limit(records, lengths)
         usable = [record for record, length in wanted if length <= longest]
         too_long = len(wanted) - len(usable)
-        self.dropped["prompt longer than the context"] = too_long
+        self.dropped[TOO_LONG] = too_long
         if too_long > MAX_DROPPED * len(wanted):
             raise UserError(
                 f"dataset: {too_long} of {len(wanted)} prompts leave no room for the response "
@@ -118,6 +121,11 @@ class PromptStream:
         )
         self.dropped["prompt longer than max_prompt_tokens"] = len(found) - len(wanted)
         return wanted
+
+
+def prompt_stream(config: Config, records: Sequence[Record], ids: TokenIds) -> PromptStream:
+    """The prompts of these records for the rollouts of a run."""
+    return PromptStream(records, ids, config.dataset.prompt, config.rollout, config.model.context)
 
 
 def long_texts(records: Sequence[Record], spec: PromptSpec) -> list[Record]:

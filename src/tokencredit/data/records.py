@@ -161,6 +161,6 @@ def require_columns(
     if missing:
         raise UserError(
             f"dataset: {where} has no column {', '.join(missing)}; it has "
-            f"{', '.join(map(repr, row))}. Set dataset.format ({' | '.join(Format)}), "
+            f"{', '.join(map(repr, row)) or 'none'}. Set dataset.format ({' | '.join(Format)}), "
             "dataset.text_column or dataset.label_column"
         )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from tokencredit.data.contents import check_characters, conversation, said, talk, text_of
+from tokencredit.data.contents import check_characters, conversation, listed, said, talk, text_of
 from tokencredit.data.files import EXTRA, Row
 from tokencredit.data.preferences import (
     Found,
@@ -82,7 +82,7 @@ def _margins(spec: Dataset, row: Row, count: int) -> list[float | None]:
     """The margin of each pair of a row, which names one for all or one for each."""
     if spec.margin_column is None or spec.format not in PAIRS:
         return [None] * count
-    value = row.get(spec.margin_column)
+    value = listed(row.get(spec.margin_column))
     margins = value if isinstance(value, list) else [value] * count
     if len(margins) != count:
         raise Unusable("margins and pairs differ in number", value)

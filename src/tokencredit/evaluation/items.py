@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokencredit.data.prompts import PromptStream
+from tokencredit.data.prompts import prompt_stream
 from tokencredit.data.records import Message
 from tokencredit.data.template import Refused
 from tokencredit.data.token_ids import SpecialTokens, TokenIds, check_refused
@@ -93,7 +93,7 @@ def held_out(
     config, tokenizer = run.config, load_tokenizer(folder)
     records = Context(config).corpus.parts["eval"]
     ids = TokenIds(tokenizer, config.dataset.special_tokens)
-    stream = PromptStream(records, ids, config.dataset.prompt, config.rollout, config.model.context)
+    stream = prompt_stream(config, records, ids)
     there = len(stream.records)
     require(
         count is None or count <= there,

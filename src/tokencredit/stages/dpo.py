@@ -62,7 +62,7 @@ class DPOStage(Stage):
     def _may_only_warm_up(self) -> bool:
         """Said without a tokenizer: a token has at least one byte, so a pair that has no more bytes
         than a sequence may have tokens is not left out."""
-        settings, limit = self.context.config.dpo, self._longest()
+        settings, limit = self.context.config.dpo, self.longest()
         if settings.pairs is PairSource.sampled:
             return False  # their reward model has another key since then
         records = self.context.corpus.pairs("reward")
@@ -90,7 +90,7 @@ class DPOStage(Stage):
             "dpo": config.dpo,
             "dtype": config.model.dtype,
             "lora": config.model.lora,
-            "longest": self._longest(),
+            "longest": self.longest(),
             "stage_seed": config.stage_seed,
             **config.model.quantization_inputs(),
         }
@@ -118,7 +118,7 @@ class DPOStage(Stage):
         if not self.context.config.dpo.train:
             return self._take_over(sft, out)
         tokenizer = load_tokenizer(sft)
-        pairs, held_out, counts = self._pairs(tokenizer)
+        pairs, held_out, counts = self.pairs(tokenizer)
         model, ratio, figures = self._train(sft, tokenizer, pairs, out)
         model.save_pretrained(out)
         (out / MODEL_CARD).unlink(missing_ok=True)  # peft's, which names a place on this machine
@@ -130,7 +130,8 @@ class DPOStage(Stage):
             figures |= judged_pairs(found)
         return figures | {"pairs": len(pairs), "pairs_noted": dict(counts)}
 
-    def _longest(self) -> int:
+    def longest(self) -> int:
+        """The most tokens of a pair."""
         return min(self.context.config.dpo.max_length, self.context.config.model.context)
 
     def _take_over(self, sft: Path, out: Path) -> dict[str, object]:
@@ -146,11 +147,11 @@ class DPOStage(Stage):
         check_vocabularies(out, sft)
         return {"steps": 0}
 
-    def _pairs(
+    def pairs(
         self, tokenizer: PreTrainedTokenizerBase
     ) -> tuple[list[Pair], list[Pair], Counter[str]]:
         """Pairs to learn from, held-out pairs, and what was noted of the former (`read_pairs`)."""
-        settings, corpus, limit = self.context.config.dpo, self.context.corpus, self._longest()
+        settings, corpus, limit = self.context.config.dpo, self.context.corpus, self.longest()
         ids = TokenIds(tokenizer, self.context.config.dataset.special_tokens)
         if settings.pairs is PairSource.sampled:
             folder = self.context.store.get(self.parents()["sampled_pairs"]).path
@@ -175,7 +176,7 @@ class DPOStage(Stage):
         config = self.context.config
         settings, dtype = config.dpo, config.model.dtype
         quantized = config.model.quantized(config.hardware.device.value)
-        model = load_causal(sft, dtype, context=self._longest(), quantized=quantized)
+        model = load_causal(sft, dtype, context=self.longest(), quantized=quantized)
         adapters = lora_config(config.model.lora, "CAUSAL_LM")
         seed_generators(config.stage_seed)
         frozen = None if adapters else load_causal(sft, dtype)

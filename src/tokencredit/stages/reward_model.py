@@ -94,7 +94,7 @@ class RewardModelStage(Stage):
         if whole and base_of(self.context, config.model.reward_source()).adapter() is not None:
             return 5
         alone = self.context.config.dataset.format in {Format.text, Format.messages}
-        return self.version if alone or self._from_pairs() else 4
+        return self.version if alone or self.from_pairs() else 4
 
     def parents(self) -> Mapping[str, Stage]:
         """The converted or initialised base model, where one is needed."""
@@ -112,13 +112,13 @@ class RewardModelStage(Stage):
         for split in ("reward", "eval") if train else ():
             self._records(split)  # said before anything is trained
         require(
-            config.reward_model.score_at is ScoreAt.end or not (train and self._from_pairs()),
+            config.reward_model.score_at is ScoreAt.end or not (train and self.from_pairs()),
             "reward_model.score_at",
             config.reward_model.score_at.value,
             "pairs are learnt from where answers end; use end",
         )
         prints = corpus.fingerprints
-        kind = {"objective": Objective.pairs} if self._from_pairs() else {}
+        kind = {"objective": Objective.pairs} if self.from_pairs() else {}
         return kind | {
             "reward_model": config.reward_model,
             "base": base_of(self.context, config.model.reward_source()).identity(),
@@ -143,7 +143,7 @@ class RewardModelStage(Stage):
         ids = TokenIds(tokenizer, config.dataset.special_tokens)
         if settings.train:
             ids.check(self.context.corpus.records())
-        pairs = self._from_pairs()
+        pairs = self.from_pairs()
         device = config.hardware.device.value
         quantized = config.model.quantized(device) if settings.train else None
         dtype, labels = config.model.dtype, self.labels()
@@ -173,19 +173,20 @@ class RewardModelStage(Stage):
         """The outputs that are trained; None for a finished model, which has its own."""
         if not self.context.config.reward_model.train:
             return None
-        return 1 if self._from_pairs() else 2
+        return 1 if self.from_pairs() else 2
 
     def measures(self) -> bool:
         """Whether held-out records say what is better; a finished model needs none to be used."""
-        if self.context.config.reward_model.train or self._from_pairs():
+        if self.context.config.reward_model.train or self.from_pairs():
             return True
         held_out = self.context.corpus.parts["eval"]
         return {record.label for record in held_out if record.answered} == {0, 1}
 
-    def _from_pairs(self) -> bool:
+    def from_pairs(self) -> bool:
+        """Whether it learns from pairs, and not from labels."""
         wanted = self.context.config.reward_model.objective
         return self.context.corpus.objective(wanted) is Objective.pairs
 
     def _records(self, split: str) -> tuple[Record, ...]:
         corpus = self.context.corpus
-        return corpus.pairs(split) if self._from_pairs() else corpus.labelled(split)
+        return corpus.pairs(split) if self.from_pairs() else corpus.labelled(split)

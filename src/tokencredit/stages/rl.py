@@ -13,7 +13,7 @@ from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.atomic import Damaged, write_text
 from tokencredit.canonical import canonical, differences, digest
 from tokencredit.console import say, say_once
-from tokencredit.data.prompts import PromptStream
+from tokencredit.data.prompts import PromptStream, prompt_stream
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.engine import World, compute_deterministically
 from tokencredit.errors import UserError
@@ -295,9 +295,7 @@ class RLStage(Stage):
         config = self.context.config
         records = self.context.corpus.parts[split]
         ids = TokenIds(actors.tokenizer, config.dataset.special_tokens)
-        return PromptStream(
-            records, ids, config.dataset.prompt, config.rollout, config.model.context
-        )
+        return prompt_stream(config, records, ids)
 
 
 def _tell_damage(run: RunFolder) -> None:

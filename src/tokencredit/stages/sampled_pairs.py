@@ -13,7 +13,7 @@ import torch
 
 from tokencredit.atomic import reading, write_text
 from tokencredit.data.pairs import Pair
-from tokencredit.data.prompts import PromptStream
+from tokencredit.data.prompts import prompt_stream
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.finite import check_scores
 from tokencredit.models.kernels import ready
@@ -110,9 +110,8 @@ class SampledPairsStage(Stage):
         sampling, seed = config.rollout, config.stage_seed
         special = special_ids(tokenizer, model)
         records = self.context.corpus.parts[SPLITS[name]]
-        spec, longest = config.dataset.prompt, config.model.context
         ids = TokenIds(tokenizer, config.dataset.special_tokens)
-        prompts = PromptStream(records, ids, spec, sampling, longest)
+        prompts = prompt_stream(config, records, ids)
         size = max(1, min(sampling.chunk // 2, count))
         for step in range(-(-count // size)):
             batch = prompts.batch(seed, step, 2 * size, f"pairs {name}", samples_per_prompt=2)

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from tokencredit.algorithms.algorithm import Algorithm
+from tokencredit.console import say
 from tokencredit.data.pairs import read_pairs
-from tokencredit.data.prompts import PromptStream
+from tokencredit.data.prompts import prompt_stream
 from tokencredit.data.records import Format, Record
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.errors import UserError
@@ -140,13 +141,7 @@ class SFTStage(Stage):
         """Raise now, and not after this stage, if prompts leave no room for responses."""
         config, corpus = self.context.config, self.context.corpus
         if isinstance(config.algorithm, Algorithm):
-            PromptStream(
-                corpus.parts["rl"],
-                ids,
-                config.dataset.prompt,
-                config.rollout,
-                config.model.context,
-            )
+            prompt_stream(config, corpus.parts["rl"], ids)
 
     def _fine_tune(
         self, model: PreTrainedModel, ids: TokenIds, out: Path
@@ -176,11 +171,6 @@ class SFTStage(Stage):
             processing_class=ids.tokenizer,
             callbacks=[progress_callback("sft")],
         )
-        if len(trainer.train_dataset) == 0:
-            raise UserError(
-                f"sft.max_length = {config.sft.max_length}: no prompt leaves room for its "
-                "completion; raise sft.max_length and model.context, or shorten the prompts"
-            )
         in_float32(trainer.model)
         loss = train(trainer, "sft")
         return merged(trainer.model), {"steps": steps, "loss": loss, **noted}
@@ -196,8 +186,8 @@ def demonstrations(
 ) -> tuple[int, Dataset, dict[str, object]]:
     """How many steps to train, the demonstrations they need, in TRL's columns, and what was noted.
 
-    Of pairs, that is how many were left out for what, and how many better answers are cut at
-    `sft.max_length`.
+    Of pairs, that is also how many were left out for what. `cut`: how many answers behind a prompt
+    are cut at `sft.max_length`.
     """
     import datasets
 
@@ -216,13 +206,39 @@ def demonstrations(
     some = accepted[:needed]
     if some[0].rejected is None:
         examples = [ids.example(record) for record in some]
-        rows = [_row(prompt, answer) for prompt, answer, _ in examples]
+        both = [(prompt, answer) for prompt, answer, _ in examples]
         noted.update(note for *_, notes in examples for note in notes)
-        return steps, datasets.Dataset.from_list(rows), {"noted": dict(noted)} if noted else {}
-    pairs, counts = read_pairs(some, ids, sys.maxsize)
-    rows = [_row(pair.prompt_ids, pair.chosen_ids) for pair in pairs]
-    cut = sum(len(row["input_ids"]) > sft.max_length for row in rows)
-    return steps, datasets.Dataset.from_list(rows), {"pairs_noted": {**noted, **counts}, "cut": cut}
+        cut = say_cut(both, sft)
+        found = ({"noted": dict(noted)} if noted else {}) | ({"cut": cut} if cut else {})
+    else:
+        pairs, counts = read_pairs(some, ids, sys.maxsize)
+        both = [(pair.prompt_ids, pair.chosen_ids) for pair in pairs]
+        found = {"pairs_noted": {**noted, **counts}, "cut": say_cut(both, sft)}
+    rows = [_row(prompt, answer) for prompt, answer in both]
+    return steps, datasets.Dataset.from_list(rows), found
+
+
+def say_cut(both: Sequence[tuple[list[int], list[int]]], sft: SFT, first: str = "") -> int:
+    """How many answers behind a prompt are cut at `sft.max_length`, which is said.
+
+    `both` are prompts and answers; texts have no prompt, and are cut as a matter of course. Raises
+    `UserError` if nothing is left of any answer.
+    """
+    limit = sys.maxsize if sft.packing else sft.max_length
+    asked = [(len(prompt), len(answer)) for prompt, answer in both if prompt]
+    cut = sum(prompt + answer > limit for prompt, answer in asked)
+    lost = sum(prompt >= limit for prompt, _ in asked)
+    if both and lost == len(both):
+        raise UserError(
+            f"sft.max_length = {limit}: no prompt leaves room for its completion; raise "
+            "sft.max_length and model.context, or shorten the prompts"
+        )
+    if cut:
+        say(
+            f"sft.max_length = {limit}: {cut} of {first}{len(both)} demonstrations are longer and "
+            f"lose the end of their answer, {lost} of them all of it"
+        )
+    return cut
 
 
 def _row(prompt: list[int], answer: list[int]) -> dict[str, Any]:
