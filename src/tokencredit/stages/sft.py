@@ -204,6 +204,7 @@ def demonstrations(
     # Enough records for the steps with a margin; the rest need not be tokenised.
     needed = int(1.2 * steps * sft.batch_size * sequence_tokens / mean_length) + sft.batch_size
     some = accepted[:needed]
+    found: dict[str, object]
     if some[0].rejected is None:
         examples = [ids.example(record) for record in some]
         both = [(prompt, answer) for prompt, answer, _ in examples]
