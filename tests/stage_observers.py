@@ -55,6 +55,8 @@ TEXTS = [f"<br />review {n} says it was a {LABELS[n % 4]} film" for n in range(8
 
 def rows(*origin: object) -> Iterator[dict[str, Any]]:
     """Eighty rows that say where they are from; one of them has an unusable label."""
+    # Not the folder of a test, on which the splits would depend.
+    origin = tuple(part.name if isinstance(part, Path) else part for part in origin)
     for n, text in enumerate(TEXTS):
         label, said = LABELS[n % 4], f"{text} {origin}"
         before = f"\n\nHuman: {said}" + "\n\nAssistant: No.\n\nHuman: Sure?" * (n % 2)
