@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tokencredit.reports.pair_figure import draw_pairs
@@ -80,6 +80,7 @@ def test_a_coin_is_calibrated_and_worth_ln_2() -> None:
 SCORES = st.lists(st.tuples(st.floats(-30, 30), st.floats(-30, 30)), min_size=1, max_size=30)
 
 
+@example([(0.0, 5e-324)], 0.0)
 @given(SCORES, st.floats(-50, 50))
 def test_only_differences_matter_and_their_order_does_not(
     scores: list[tuple[float, float]], shift: float

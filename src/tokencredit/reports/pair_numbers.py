@@ -89,7 +89,8 @@ def pair_numbers(chosen: Sequence[float], rejected: Sequence[float]) -> PairNumb
 def _range(margins: np.ndarray) -> tuple[float, float]:
     """Bounds for a histogram that is symmetric around 0, where the model changes its mind."""
     widest = float(np.abs(margins).max())
-    return (-widest, widest) if widest > 0 else (-1.0, 1.0)
+    # Below the smallest normal number it has no room for bars.
+    return (-widest, widest) if widest >= np.finfo(np.float64).tiny else (-1.0, 1.0)
 
 
 def _reliability(margins: np.ndarray, right: np.ndarray) -> list[ReliabilityBin]:
