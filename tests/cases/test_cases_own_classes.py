@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,14 +29,10 @@ WORDS = train_tokenizer()
 
 
 @pytest.fixture
-def place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Place:
-    """An empty folder to run commands in."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TOKENCREDIT_STORE", str(tmp_path / "store"))
+def place(place: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """The same, where plug-ins register nothing for later tests."""
     monkeypatch.setattr("tokencredit.config.COMPONENTS", {k: [*v] for k, v in COMPONENTS.items()})
-    return Place(tmp_path, monkeypatch, capfd)
+    return place
 
 
 @dataclass(slots=True, kw_only=True)

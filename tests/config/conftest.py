@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
+from ended import Ended
 from tokencredit import sweep, train
-
-
-@dataclass(frozen=True)
-class Ended:
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-    def error(self) -> str:
-        """The only error line; a traceback, or a second one, fails the test."""
-        lines = re.findall(r"^error: .*$", self.err, re.MULTILINE)
-        assert len(lines) == 1, self.err
-        assert "Traceback" not in self.err
-        assert self.code == train.USER_ERROR, self.code
-        return str(lines[0])
-
 
 Command = Callable[..., Ended]
 
