@@ -41,9 +41,11 @@ def test_second_scheme_reuses_every_stage(own: Workplace) -> None:
 def test_damaged_artifact_is_rebuilt_with_a_message(
     shared: Workplace, first: Run, fresh: Workplace
 ) -> None:
-    for stage in ("base_model", "sft"):
-        shutil.copytree(shared.store / stage, fresh.store / stage)
-    (weights,) = fresh.store.glob("sft/*/model.safetensors")
+    shutil.copytree(shared.store / "base_model", fresh.store / "base_model")
+    # Other tests may have left the SFT models of other settings beside it.
+    sft = Path("sft") / first.json("manifest.json")["parents"]["sft"]
+    shutil.copytree(shared.store / sft, fresh.store / sft)
+    weights = fresh.store / sft / "model.safetensors"
     before, content = sha256(weights), bytearray(weights.read_bytes())
     content[len(content) // 2] ^= 1
     weights.write_bytes(content)
@@ -58,13 +60,17 @@ def test_damaged_artifact_is_rebuilt_with_a_message(
 
 
 def test_plan_says_what_differs_and_survives_a_broken_manifest(
-    own: Workplace, shared: Workplace, fresh: Workplace
+    own: Workplace, shared: Workplace, first: Run, fresh: Workplace
 ) -> None:
     shutil.copytree(shared.store, fresh.store)
+    sft = fresh.store / "sft" / first.json("manifest.json")["parents"]["sft"]
+    for other in sft.parent.glob("*/manifest.json"):  # of other tests' settings
+        if other.parent != sft:
+            shutil.rmtree(other.parent)
     plan = fresh.plan("sft.learning_rate=2e-3")
     assert "inputs.sft.learning_rate: 0.001 → 0.002" in plan.out
     assert "3 hits, 2 misses" in plan.out
-    (manifest,) = fresh.store.glob("sft/*/manifest.json")
+    manifest = sft / "manifest.json"
     manifest.write_text(manifest.read_text()[:100])
     assert "miss  sft" in fresh.plan("sft.learning_rate=2e-3").out
 
