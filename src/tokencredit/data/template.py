@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MISSING: Final = (
-    "dataset: the records are conversations, and the model's tokenizer has no chat template; use a "
-    "chat model (model.policy, model.reward), or prompts and answers that are strings"
+    "dataset.format: the records are conversations (messages), and the model's tokenizer has no "
+    "chat template; use a chat model (model.policy, model.reward), or prompts and answers that are "
+    "strings"
 )
 PROBE: Final = "Zq7kVw3"
 """What an assistant says to find out what its template writes behind an answer."""
