@@ -41,6 +41,7 @@ from tokencredit.models.model import Model
 from tokencredit.models.sampling import Sampling
 from tokencredit.plugins import load_plugins, take_name
 from tokencredit.rewards.attribution import Attribution
+from tokencredit.rewards.controls import Position, Recency, Shuffled
 from tokencredit.rewards.implicit import DPPO, RTO, RTOShaped, SemiRTO
 from tokencredit.rewards.redistribute import Redistribute
 from tokencredit.rewards.scheme import Evidence, RewardScheme
@@ -184,6 +185,9 @@ COMPONENTS: Final[dict[str, list[type]]] = {
     "reward_scheme": [
         Sparse,
         Uniform,
+        Shuffled,
+        Recency,
+        Position,
         Redistribute,
         Attribution,
         RTO,

@@ -130,8 +130,15 @@ class Algorithm(Shaping):
 
     def measure(self, rollout: Rollout, shaped: Shaped) -> dict[str, float]:
         """Metrics of a rollout before its update; also part of what `next_state` gets."""
-        returns = to_go(shaped.total, rollout.response_mask, self.gamma)
-        return {"reward/return": float(returns[:, 0].double().mean())}
+        mask = rollout.response_mask
+        returns = to_go(shaped.total, mask, self.gamma).double()
+        paid, penalty = (part.double().abs().sum() for part in (shaped.rewards, shaped.penalty))
+        every = (paid + penalty).clamp(min=torch.finfo(torch.double).tiny)
+        return {
+            "reward/return": float(returns[:, 0].mean()),
+            "reward/return_sd": float(returns[mask].std(unbiased=False)),
+            "reward/kl_share": float(penalty / every),
+        }
 
     @abstractmethod
     def targets(self, rollout: Rollout, shaped: Shaped) -> Targets:

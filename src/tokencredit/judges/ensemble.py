@@ -63,6 +63,10 @@ class Ensemble(Judge):
         """Ensembles that combine alike have the same scores."""
         return ("ensemble", self.members, self.combine, self.c)
 
+    def passes(self) -> Mapping[str, float]:
+        """One of each member, which are all of one size."""
+        return {"reward_model": float(self.members)}
+
     def parents(self, context: Context) -> Mapping[str, Stage]:
         """A reward model for each member."""
         from tokencredit.stages.members import member_stages

@@ -73,6 +73,11 @@ class ImplicitJudge(Judge):
 
         return {"dpo": DPOStage(context), "sft": SFTStage(context)}
 
+    def passes(self) -> Mapping[str, float]:
+        """One of the DPO model, and one of the model that it started from where that is read."""
+        own = self.reference is Denominator.dpo
+        return {"dpo": 1.0, "sft": 1.0} if own else {"dpo": 1.0}
+
     def scoring(self) -> object:
         """One pair of models serves a judge and a scorer that read it alike."""
         return ("dpo", self.reference)

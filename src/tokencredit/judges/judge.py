@@ -72,6 +72,14 @@ class Judge(ABC):
         """What decides its scores: judges of one answer share a pass. None: that is its own."""
         return self.needs if self.needs == ("reward_model",) else None
 
+    def passes(self) -> Mapping[str, float]:
+        """How often a judgement reads prompt and response, by role of the model that reads them.
+
+        The roles are those of `parents`, and "policy". A backward pass counts as two. Only for
+        `compute/flops`: what is not declared counts nothing.
+        """
+        return dict.fromkeys(self.needs, 1.0)
+
     @abstractmethod
     def open(self, context: Context, actors: Actors) -> OpenJudge:
         """The live judge.

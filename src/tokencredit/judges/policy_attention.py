@@ -76,6 +76,10 @@ class PolicyAttentionJudge(Judge):
         if model is not None:
             check_attention(model, self.layer, self.heads)
 
+    def passes(self) -> Mapping[str, float]:
+        """One of the policy that is being trained."""
+        return {"policy": 1.0}
+
     def open(self, context: Context, actors: Actors) -> OpenJudge:
         """The policy behind a callable."""
         return self.watching(actors.policy)

@@ -27,7 +27,15 @@ COLUMNS: Final = (
 )
 METRICS: Final = {"mean_reward": "score/mean", "kl": "kl/k1", "value_loss": "value/loss"}
 """Which metric of a run each column holds; an algorithm without one leaves its column empty."""
-NOTED: Final = {"implicit_reward": "judge/implicit_reward"}
+NOTED: Final = {
+    "implicit_reward": "judge/implicit_reward",
+    "clip_fraction": "ppo/clip_fraction",
+    "explained_variance": "value/explained_variance",
+    "return_sd": "reward/return_sd",
+    "kl_share": "reward/kl_share",
+    "length": "length/mean",
+    "flops": "compute/flops",
+}
 """Further columns, of runs that have such a metric."""
 COMPLETE: Final = "complete"
 FAILED: Final = "failed"

@@ -49,10 +49,15 @@ class Redistribute(RewardScheme):
         """Check β."""
         require(0 <= self.beta <= 1, "reward_scheme.beta", self.beta, "must lie in [0, 1]")
 
+    def spread_by(self, rollout: Rollout, judgement: Judgement) -> Float[Tensor, "B T"]:
+        """What the score is spread by: the judge's evidence, here as it is."""
+        del rollout
+        return judgement.evidence
+
     def token_rewards(self, rollout: Rollout, judgement: Judgement) -> Float[Tensor, "B T"]:
         """The blend of redistributed and terminal reward."""
         mask = rollout.response_mask
-        dense = shares(judgement.evidence, mask)
+        dense = shares(self.spread_by(rollout, judgement), mask)
         sparse = last_token(mask).to(dense.dtype)
         weights = self.beta * dense + (1 - self.beta) * sparse
         return keep(judgement.scores[:, None] * weights, mask)
@@ -60,7 +65,7 @@ class Redistribute(RewardScheme):
     def measure(self, rollout: Rollout, judgement: Judgement) -> dict[str, float]:
         """How many responses have their shares from elsewhere than the evidence."""
         mask, length = rollout.response_mask, rollout.lengths
-        equal = vanishes(judgement.evidence, mask) & (length > 1)
+        equal = vanishes(self.spread_by(rollout, judgement), mask) & (length > 1)
         return {
             "credit/fallback_fraction": float(equal.double().mean()),
             "credit/single_fraction": float((length == 1).double().mean()),

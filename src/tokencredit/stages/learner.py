@@ -25,6 +25,7 @@ from tokencredit.rollout import Batch, Judgement, Prompts, Rollout
 from tokencredit.stages.actors import Actors
 from tokencredit.stages.checkpoints import Checkpoints, Progress
 from tokencredit.stages.clock import Clock
+from tokencredit.stages.compute import Compute
 from tokencredit.stages.dump import dump, require_finite
 from tokencredit.stages.evaluate import held_out
 from tokencredit.stages.finish import export_policy
@@ -43,6 +44,8 @@ class Surroundings:
     held_out: PromptStream
     """Prompts that nothing is trained on."""
     folder: Path
+    compute: Compute | None = None
+    """What a step needs, where that is to be logged."""
 
 
 @dataclass(slots=True)
@@ -68,6 +71,7 @@ class Learner:
         self.engine = Engine(actors.policy, self.algorithm, world)
         self.updater = Updater(self.engine, self.algorithm, config.seed)
         self.collector = Collector(world, judge, config.rollout.chunk)
+        self.compute = around.compute
         self.state: State = self.algorithm.initial_state()
         self.next_step = 0
         self.best: Best | None = None
@@ -141,6 +145,7 @@ class Learner:
         described = describe(rollout, judgement, rewards, targets)
         described |= self.payer.measure(rollout, self._paid(judgement), step)
         described |= self.algorithm.measure(rollout, shaped)
+        described |= {} if self.compute is None else self.compute.measure(rollout, updates)
         if tracker is not None:
             other = {"update/padding": updates.pop("update/padding")}
             if rollout.kept is not None:

@@ -23,6 +23,7 @@ from tokencredit.models.value import ValueInit, ValueKind
 from tokencredit.plugins import used_code
 from tokencredit.stages.actors import Actors, load_actors
 from tokencredit.stages.checkpoints import Checkpoints
+from tokencredit.stages.compute import Compute, stored_parameters
 from tokencredit.stages.evaluate import evaluate, report
 from tokencredit.stages.finish import (
     export_policy,
@@ -242,7 +243,13 @@ class RLStage(Stage):
             None if start is None else context.store.get(start).path,
         )
         judge = open_panel(config.judge, config.scorer, context, actors)
-        around = Surroundings(self._prompts("rl", actors), self._prompts("eval", actors), run.path)
+        read = {role for each in (config.judge, config.scorer) for role in each.passes()}
+        sizes = {
+            role: stored_parameters(context.store.get(parents[role]).path)
+            for role in read & parents.keys()
+        }
+        prompts = (self._prompts(split, actors) for split in ("rl", "eval"))
+        around = Surroundings(*prompts, run.path, Compute.of(config, actors, sizes))
         learner = Learner(config, actors, judge, around, world)
         if newest is not None:
             learner.resume(newest, Checkpoints.progress(newest))

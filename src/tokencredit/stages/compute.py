@@ -1,0 +1,81 @@
+"""How much computing a step needs: counted by a rule, so that it is the same on every machine.
+
+A pass that reads a token needs 2 N operations, one that trains on it 6 N, with N all parameters of
+the model (Kaplan et al. 2020, §2.1, there without embeddings). Padding needs nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+
+from tokencredit.algorithms.algorithm import Algorithm
+from tokencredit.judges.judge import shares_pass
+from tokencredit.models.value import ValueKind
+from tokencredit.rollout import Rollout
+
+if TYPE_CHECKING:
+    from tokencredit.config import Config
+    from tokencredit.stages.actors import Actors
+
+READ: Final = 2
+TRAINED: Final = 6
+MADE: Final = ("optimizer/steps", "ppo/skipped", "ppo/stopped")
+"""Metrics that together count the minibatches a step has computed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compute:
+    """Operations that one prompt or response token of a rollout needs."""
+
+    rollout: float
+    """To generate, score, and judge it."""
+    update: float
+    """To train on it in one epoch."""
+    minibatches: int
+    """Of an epoch."""
+
+    @classmethod
+    def of(cls, config: Config, actors: Actors, sizes: Mapping[str, int]) -> Self:
+        """The numbers of a run; `sizes` are parameters of what judge and scorer read, by role."""
+        algorithm = config.algorithm
+        assert isinstance(algorithm, Algorithm)
+        policy = actors.policy.model.num_parameters()
+        value = 0
+        if algorithm.uses_values and config.model.value.kind is not ValueKind.shared:
+            trunk = actors.policy.value_trunk
+            value = policy if trunk is None else sum(p.numel() for p in trunk.parameters())
+        known = {**sizes, "policy": policy}
+        panel = [config.judge]
+        if not shares_pass(config.judge, config.scorer):
+            panel.append(config.scorer)
+        judged = sum(n * known[role] for judge in panel for role, n in judge.passes().items())
+        reference = policy
+        greedy = (policy + judged) / algorithm.samples_per_prompt if algorithm.uses_greedy else 0
+        spoken = policy + policy + value + reference + judged + greedy
+        return cls(
+            rollout=READ * spoken,
+            update=TRAINED * (policy + value),
+            minibatches=algorithm.minibatches,
+        )
+
+    def measure(self, rollout: Rollout, updates: Mapping[str, float]) -> dict[str, float]:
+        """The metric of a step, from the counts of its minibatches: left out ones were computed."""
+        made = sum(updates[name] for name in MADE) / self.minibatches
+        tokens = float(rollout.total_lengths.sum())
+        return {"compute/flops": tokens * (self.rollout + made * self.update)}
+
+
+def stored_parameters(folder: Path) -> int:
+    """Parameters in the safetensors files below `folder`, by their headers alone."""
+    from safetensors import safe_open
+
+    total = 0
+    for path in sorted(folder.rglob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118 - not a mapping
+                total += math.prod(file.get_slice(name).get_shape())
+    return total
