@@ -62,6 +62,7 @@ def check_judges(context: Context, stages: Sequence[Stage]) -> None:
     """Judge and scorer find what they name."""
     if open_run(stages) is not None:
         config = context.config
+        config.reward_scheme.check()
         config.judge.check()
         config.scorer.check()
         if isinstance(config.judge, FunctionJudge):

@@ -60,6 +60,13 @@ CREDIT: dict[str, Try] = {
     "judge.sentence_end": Try(judged, "e", choices=RTO),
     "scorer.reference": Try(judged, "kl", choices=SCORED),
     "reward_scheme.beta": Try(paid, 0.5),
+    "reward_scheme.half_life": Try(paid, 1.0, choices=("reward_scheme=recency",)),
+    "reward_scheme.profile": Try(
+        paid,
+        [1.0] * 10,
+        {"reward_scheme.profile": [1.0, 0, 0, 0, 0, 0, 0, 0, 0, 1.0]},
+        ("reward_scheme=position",),
+    ),
     "reward_scheme.normalise": Try(paid, "raw", choices=("reward_scheme=attribution",)),
     "reward_scheme.scale": Try(paid, -0.5, choices=RTO),
     "reward_scheme.clip": Try(paid, 0.01, choices=RTO),

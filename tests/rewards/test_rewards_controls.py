@@ -76,7 +76,7 @@ def test_tenths_of_every_length_are_all_there_and_in_order() -> None:
 )
 def test_a_profile_that_is_none_is_refused(profile: list[float]) -> None:
     with pytest.raises(UserError, match=r"reward_scheme\.profile = .*tokencredit profile"):
-        Position(profile=profile)
+        Position(profile=profile).check()
 
 
 @pytest.mark.parametrize("half_life", [0.0, -1.0, float("inf"), float("nan")])

@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 
 from tokencredit.reports.entries import Panel
+from tokencredit.reports.explained import share_explained
 from tokencredit.reports.figures import running_mean
 from tokencredit.reports.measures import LAST, at_level, collapsed, curves, mean, measure
 from tokencredit.reports.runs import LoggedRun
@@ -176,8 +177,9 @@ TESTS: Final[Mapping[str, Callable[[Evidence], Finding]]] = {
     "rises_with_beta": rises_with_beta,
     "collapses_with_length": collapses_with_length,
     "higher_at_equal_kl": higher_at_equal_kl,
+    "share_explained": share_explained,
 }
-SHARES: Final = ("passes_maximum", "collapses_with_length")
+SHARES: Final = ("passes_maximum", "collapses_with_length", "share_explained")
 """Tests of shares, for which no margin can be stated."""
 JOINT: Final = ("collapses_with_length",)
 """Tests that look at all panels of a claim together."""

@@ -15,6 +15,7 @@ MEASURES: Final = {
     "oracle": "oracle's rating",
     "kl": "KL (nats)",
     "distinct_2": "distinct-2",
+    "length": "length",
 }
 
 

@@ -19,6 +19,7 @@ from tokencredit.reports.claims import (
     read_win_claims,
     unused,
 )
+from tokencredit.reports.conduct import conduct_table
 from tokencredit.reports.entries import FIGURES, WIN_RATES, Entry, WinEntry, find, find_any
 from tokencredit.reports.figure_data import figure_marks
 from tokencredit.reports.formats import cells, markdown, remarks
@@ -83,6 +84,7 @@ class Page:
             "figure": self.figure,
             "claims": self.claims,
             "held_out": self.held_out,
+            "conduct": self.conduct,
             "equal_kl": self.equal_kl,
             "wins": self.wins,
         }
@@ -147,6 +149,12 @@ class Page:
         if not self.sources:
             return "*No cells yet.*"
         return held_out_table(self.sources[0], self.task)
+
+    def conduct(self) -> str:
+        """How the runs were trained."""
+        if not self.sources:
+            return "*No cells yet.*"
+        return conduct_table(self.sources[0], self.task)
 
     def equal_kl(self, baseline: str, beta: float | None = None) -> str:
         """Paid scores at equal distances from the reference, and differences to a method there."""

@@ -61,6 +61,8 @@ class Origin:
     made: Made = field(default_factory=Made)
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     """Measures on held-out prompts."""
+    scored: int | None = None
+    """Responses that were scored to train it; None where that is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +213,7 @@ def _origin_of(path: Path, record: Mapping[str, Any], made: Made) -> Origin:
         commit=str(record.get("git_commit") or ""),
         made=made,
         evaluation=record.get("evaluation") or {},
+        scored=record.get("scored_samples"),
     )
 
 

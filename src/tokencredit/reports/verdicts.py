@@ -80,9 +80,9 @@ class Evidence:
         return [of_a[run] for run in common], [of_b[run] for run in common]
 
 
-def nothing(why: str) -> Finding:
-    """The finding where there is nothing to look at."""
-    return Finding(Verdict.undecided, why)
+def nothing(why: str, n: int = 0) -> Finding:
+    """The finding where there is nothing to look at, or nothing that can decide."""
+    return Finding(Verdict.undecided, why, n)
 
 
 def all_of(findings: Sequence[Finding]) -> Finding:

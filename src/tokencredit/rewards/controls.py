@@ -90,8 +90,13 @@ class Position(Redistribute):
     in tenth ⌊10 (t + ½) / n⌋."""
 
     def __post_init__(self) -> None:
-        """Check β and the profile."""
+        """Check β, and the profile if there is one."""
         Redistribute.__post_init__(self)
+        if self.profile:
+            self.check()
+
+    def check(self) -> None:
+        """Raise where there are no ten weights."""
         require(
             len(self.profile) == TENTHS
             and all(0 <= weight < math.inf for weight in self.profile)
@@ -104,6 +109,7 @@ class Position(Redistribute):
 
     def spread_by(self, rollout: Rollout, judgement: Judgement) -> Float[Tensor, "B T"]:
         """The weight of each token's tenth."""
+        self.check()
         mask = rollout.response_mask
         profile = torch.tensor(self.profile, dtype=judgement.scores.dtype, device=mask.device)
         return keep(profile[tenths(mask)], mask)

@@ -40,6 +40,10 @@ class RewardScheme(ABC):
         """Whether the rewards of a response always sum to its score."""
         return self.sum_preserving
 
+    def check(self) -> None:
+        """Raise for what can be known to be wrong before any work is done."""
+        return
+
     @abstractmethod
     def token_rewards(self, rollout: Rollout, judgement: Judgement) -> Float[Tensor, "B T"]:
         """One reward per response token; zero where `rollout.response_mask` is False."""

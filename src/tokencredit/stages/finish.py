@@ -10,16 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from tokencredit.algorithms.algorithm import Algorithm
+from tokencredit.algorithms.scores import Normalise
 from tokencredit.atomic import building, write_json, write_text
 from tokencredit.console import say
 from tokencredit.finite import first_not_finite, stored_tensors
 from tokencredit.models.lora import POLICY, merged_copy
 from tokencredit.stages.actors import Actors
+from tokencredit.stages.dpo_settings import PairSource
 from tokencredit.stages.evaluate import Measure, summarise
 from tokencredit.tracking.jsonl import read_steps
 from tokencredit.update import WeightsNotFinite
 
 if TYPE_CHECKING:
+    from tokencredit.config import Config
     from tokencredit.models.model import Lora
     from tokencredit.stages.rl import RLStage
     from tokencredit.stages.run_folder import RunFolder
@@ -99,11 +103,25 @@ def write_results(
         "scale": config.run.scale,
         "git_commit": run.manifest().get("git_commit"),
         "wall_seconds": round(seconds, 3),
+        "scored_samples": scored_samples(config, len(rows), with_dpo="dpo" in stage.parents()),
         "metrics": metrics,
         "evaluation": evaluation,
     }
     write_json(run.path / "results.json", results)
     return results
+
+
+def scored_samples(config: Config, steps: int, *, with_dpo: bool) -> int:
+    """Responses that were scored to train the policy, and to label the pairs of its DPO model."""
+    algorithm = config.algorithm
+    assert isinstance(algorithm, Algorithm)
+    greedy = algorithm.batch_size // algorithm.samples_per_prompt if algorithm.uses_greedy else 0
+    found = steps * (algorithm.batch_size + greedy)
+    if algorithm.normalise is Normalise.reference:
+        found += algorithm.normalise_samples
+    if with_dpo and config.dpo.train and config.dpo.pairs is PairSource.sampled:
+        found += 2 * config.dpo.prompts
+    return found
 
 
 def write_figures(run_folder: Path) -> None:
