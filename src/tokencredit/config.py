@@ -107,6 +107,7 @@ class Config:
         )
         if not isinstance(self.algorithm, Algorithm):
             return
+        self.algorithm.kl.fill(self.steps * self.algorithm.batch_size)
         horizon = self.algorithm.optimizer.schedule_steps
         require(
             horizon is None or self.steps <= horizon,

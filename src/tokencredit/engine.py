@@ -225,8 +225,17 @@ class Engine:
         if self.world.sharded:  # as DeepSpeed itself does after an overflow
             self.policy.optimizer.averaged_gradients = {}
 
-    def step(self) -> float:
-        """Clip, move the weights, forget the gradients; the gradient norm before clipping."""
+    def step(self, only: str | None = None) -> float:
+        """Clip, move the weights, forget the gradients; the gradient norm before clipping.
+
+        `only` names the parameter group that moves, with unsharded optimizer state: the others'
+        weights and moments stay as they are.
+        """
+        if only is not None:
+            assert not self.world.sharded
+            for group in self.optimizer.param_groups:
+                for parameter in group["params"] if group["name"] != only else ():
+                    parameter.grad = None
         if self.world.sharded:
             self.policy.step()
             return float(self.policy.get_global_grad_norm() or 0.0)

@@ -13,6 +13,8 @@ from typing import Final
 from tokencredit.console import say
 from tokencredit.context import Context
 from tokencredit.data.prompts import long_texts
+from tokencredit.errors import require
+from tokencredit.hardware import Sharding
 from tokencredit.judges.function import FunctionJudge
 from tokencredit.preflight_lengths import check_lengths
 from tokencredit.preflight_models import check_models, open_run
@@ -34,9 +36,18 @@ def check(context: Context, stages: Sequence[Stage]) -> None:
 
 
 def check_machine(context: Context, stages: Sequence[Stage]) -> None:
-    """The configured device and packages are here."""
-    context.config.hardware.check()
-    context.config.model.check()
+    """The configured device and packages are here, and can do what the algorithm asks."""
+    config = context.config
+    config.hardware.check()
+    config.model.check()
+    warmup = getattr(config.algorithm, "value_warmup", 0)
+    require(
+        warmup == 0 or config.hardware.sharding is Sharding.none,
+        "algorithm.value_warmup",
+        warmup,
+        "cannot train the value function alone where the optimizer's state is sharded; use "
+        "hardware.sharding=none",
+    )
 
 
 def check_places(context: Context, stages: Sequence[Stage]) -> None:

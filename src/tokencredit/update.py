@@ -72,6 +72,8 @@ class Updater:
     algorithm: Algorithm
     seed: int
     """Names the shuffling of minibatches."""
+    only: str | None = None
+    """The parameter group that moves; None: all."""
 
     def update(
         self, rollout: Rollout, targets: Targets, state: State, step: int
@@ -165,7 +167,7 @@ class Updater:
         if not math.isfinite(total):
             self.engine.discard()
             raise NotFinite(step, "loss", total)
-        norm = self.engine.step()
+        norm = self.engine.step(self.only)
         if not math.isfinite(norm):
             raise NotFinite(step, "gradient norm", norm, self.engine.blamed)
         totals.add(sums, tokens, norm)

@@ -221,6 +221,7 @@ TRIES: dict[str, Try] = {
     "algorithm.optimizer.weight_decay": loop(0.1),
     "algorithm.optimizer.max_grad_norm": loop(1e-3),
     "algorithm.optimizer.clip_norm": loop("per_group", algorithm__optimizer__max_grad_norm=1e-3),
+    "algorithm.value_warmup": loop(2),
     "algorithm.value_optimizer.beta1": loop(0.5),
     "algorithm.value_optimizer.beta2": loop(0.9),
     "algorithm.value_optimizer.weight_decay": loop(0.1),

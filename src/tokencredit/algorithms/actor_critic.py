@@ -8,6 +8,7 @@ from tokencredit.algorithms.advantages import gae
 from tokencredit.algorithms.algorithm import Algorithm, Shaped
 from tokencredit.algorithms.losses import Term, outside_by, value_loss
 from tokencredit.algorithms.optimizer import Optimizer, ValueOptimizer
+from tokencredit.canonical import added
 from tokencredit.errors import require
 from tokencredit.ops import keep
 from tokencredit.rollout import PolicyOutput, Rollout, Targets
@@ -24,6 +25,10 @@ class ActorCritic(Algorithm):
     value_coef: float = 0.1
     """Weight of the value loss."""
     value_optimizer: ValueOptimizer = field(default_factory=ValueOptimizer)
+    value_warmup: int = added(0)
+    """Rollouts of the SFT model, each like a step's, on which the value function alone is trained
+    before step 0: its own parameters move (model.value.kind; the head where it shares the policy's
+    trunk), the policy's do not."""
 
     def check(self) -> None:
         """Raise for values out of range."""
@@ -36,6 +41,7 @@ class ActorCritic(Algorithm):
             "must be null or > 0",
         )
         require(self.value_coef >= 0, "algorithm.value_coef", self.value_coef, "must be >= 0")
+        require(self.value_warmup >= 0, "algorithm.value_warmup", self.value_warmup, "must be >= 0")
         self.optimizers()  # together, the two may lack a horizon
 
     def optimizers(self) -> dict[str, Optimizer]:

@@ -61,8 +61,9 @@ class KLPenalty:
     """fixed, adaptive, or doubling."""
     target: float = 6.0
     """KL in nats a response (kl/k1) that the other two steer to."""
-    horizon: float = 10_000.0
-    """Responses over which adaptive corrects a full error."""
+    horizon: float | None = 10_000.0
+    """Responses over which adaptive corrects a full error; null: those of the whole run, steps ×
+    algorithm.batch_size (a run that gets more steps is then another one)."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -73,7 +74,16 @@ class KLPenalty:
             self.target,
             "must be > 0 nats; use algorithm.kl.controller=fixed for a constant coefficient",
         )
-        require(self.horizon > 0, "algorithm.kl.horizon", self.horizon, "must be > 0 responses")
+        require(
+            self.horizon is None or self.horizon > 0,
+            "algorithm.kl.horizon",
+            self.horizon,
+            "must be > 0 responses, or null for those of the whole run",
+        )
+
+    def fill(self, responses: int) -> None:
+        """Set a horizon that is null, to the number of responses of the run."""
+        self.horizon = float(responses) if self.horizon is None else self.horizon
 
     @property
     def reads_full(self) -> bool:
@@ -102,6 +112,7 @@ class KLPenalty:
             return coef
         if self.controller is Controller.doubling:
             return doubled_or_halved(coef, kl, self.target)
+        assert self.horizon is not None, "filled in when the configuration is loaded"
         error = min(max(kl / self.target - 1, -0.2), 0.2)
         return coef * (1 + error * responses / self.horizon)
 

@@ -87,8 +87,13 @@ class Optimizer:
         return max(self.warmup_steps, share)
 
     def rate_at(self, step: int) -> float:
-        """The learning rate of RL step `step`, which counts from 0; `learning_rate` must be set."""
+        """The learning rate of RL step `step`, which counts from 0; `learning_rate` must be set.
+
+        Negative steps are updates before the run's first: they have the peak.
+        """
         assert self.learning_rate is not None
+        if step < 0:
+            return self.learning_rate
         rising = self.warmup()
         if step < rising:
             return self.learning_rate * (step + 1) / rising

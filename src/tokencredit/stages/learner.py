@@ -32,6 +32,7 @@ from tokencredit.stages.finish import export_policy
 from tokencredit.stages.paying import Payer, warn_of_nothing
 from tokencredit.stages.rollouts import Collector
 from tokencredit.stages.samples import Said, sample_rows
+from tokencredit.stages.value_warmup import warm_up
 from tokencredit.tracking.tracker import Tracker
 from tokencredit.update import NotFinite, Updater
 
@@ -91,6 +92,7 @@ class Learner:
         self.actors.policy.train()
         self._warn()
         self._measure_reference()
+        warm_up(self)
         while self.next_step < steps:
             self.step(self.next_step, tracker)
             self.next_step += 1
@@ -130,7 +132,7 @@ class Learner:
         if rollout.kept is not None:
             self.config.rollout.check_kept(len(rollout.kept.ids))
         clock.mark("rollout")
-        rewards = self._pay(rollout, judgement)
+        rewards = self.pay(rollout, judgement)
         baseline = self._greedy_totals(prompts, step) if self.algorithm.uses_greedy else None
         shaped = self.algorithm.shape(rewards, rollout, self.state, baseline)
         targets = self.algorithm.targets(rollout, shaped)
@@ -179,10 +181,10 @@ class Learner:
         stream = (self.config.seed, "greedy", step)
         speak = partial(self.actors.answer, self.actors.policy.model, stream=stream, greedy=True)
         rollout, judgement = self.collector.collect(first, speak)
-        totals = masked_sum(self._pay(rollout, judgement), rollout.response_mask)
+        totals = masked_sum(self.pay(rollout, judgement), rollout.response_mask)
         return totals.repeat_interleave(every)
 
-    def _pay(self, rollout: Rollout, judgement: Judgement) -> Float[Tensor, "B T"]:
+    def pay(self, rollout: Rollout, judgement: Judgement) -> Float[Tensor, "B T"]:
         """The scheme's token rewards for the scores as the algorithm wants them paid."""
         place = self.folder if self.world.is_main else None
         require_finite(rollout, judgement, place, self.next_step)
