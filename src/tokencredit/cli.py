@@ -94,6 +94,25 @@ def check(
     broken_promises(scheme, found)
 
 
+@app.command()
+def profile(
+    run: Annotated[Path, typer.Argument(help="A run folder whose judge gives weights to tokens.")],
+    rollouts: Annotated[int, typer.Option(min=1, help="Responses of its SFT model.")] = 512,
+    seed: Annotated[int, typer.Option(help="Same seed, same responses.")] = 0,
+    write: Annotated[
+        Path | None, typer.Option(help="A YAML file that is to have the ten weights.")
+    ] = None,
+) -> None:
+    """Measure what a run's judge gives to each tenth of a response: reward_scheme=position."""
+    from tokencredit import profile as profiles
+
+    found = profiles.measure(run, rollouts, seed)
+    show(found.text())
+    if write is not None:
+        profiles.write(found, write)
+        say(f"wrote {write}")
+
+
 def _train(arguments: list[str]) -> None:
     from tokencredit import train as entry
 

@@ -248,7 +248,7 @@ class RLStage(Stage):
             role: stored_parameters(context.store.get(parents[role]).path)
             for role in read & parents.keys()
         }
-        prompts = (self._prompts(split, actors) for split in ("rl", "eval"))
+        prompts = (self.prompts(split, actors) for split in ("rl", "eval"))
         around = Surroundings(*prompts, run.path, Compute.of(config, actors, sizes))
         learner = Learner(config, actors, judge, around, world)
         if newest is not None:
@@ -298,7 +298,8 @@ class RLStage(Stage):
     def _oracle_folder(self) -> Path:
         return self.context.store.get(self.parents()["oracle"]).path
 
-    def _prompts(self, split: str, actors: Actors) -> PromptStream:
+    def prompts(self, split: str, actors: Actors) -> PromptStream:
+        """The prompts of one split of the data, as the policy reads them."""
         config = self.context.config
         records = self.context.corpus.parts[split]
         ids = TokenIds(actors.tokenizer, config.dataset.special_tokens)
