@@ -25,7 +25,7 @@ from rich.console import Console
 from tokencredit import config as configuration
 from tokencredit import sweep
 from tokencredit.atomic import Damaged, read_yaml
-from tokencredit.committed import STATE, committed_cell, execute_and_keep, experiments_dir
+from tokencredit.committed import PLACES, STATE, committed_cell, execute_and_keep, experiments_dir
 from tokencredit.config import Config
 from tokencredit.console import USER_ERROR, say, speaking
 from tokencredit.environment import take_over
@@ -46,6 +46,7 @@ from tokencredit.store import Plan, check_writable
 from tokencredit.tracking.jsonl import read_jsonl
 
 GROUP = "reward_scheme"
+MAIN_JOB = ("experiment=main_job", "scale=cpu")
 SHOWN = 4
 """Samples printed after a run."""
 WITH_VALUE = {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c"}
@@ -135,6 +136,7 @@ def split_arguments(arguments: list[str], request: Request) -> list[str]:
         else:
             require(not argument.startswith("="), argument, "", "write KEY=VALUE")
             overrides.append(argument)
+    overrides += main_job(overrides)
     multirun = bool({"-m", "--multirun"} & set(flags))
     check_grammar(overrides, multirun)
     request.overrides = list(overrides)
@@ -144,6 +146,14 @@ def split_arguments(arguments: list[str], request: Request) -> list[str]:
         overrides = [o for o in overrides if not o.startswith(("hydra/launcher", "hydra.launcher"))]
         overrides += ["hydra/launcher=basic", f"hydra.sweep.dir={request.scratch.name}"]
     return [*flags, *overrides]
+
+
+def main_job(overrides: Sequence[str]) -> list[str]:
+    """What is chosen where nothing is: the main job. A seed, or places, change no choice."""
+    if all(text.startswith(("seed=", *PLACES)) for text in overrides):
+        say(f"{' '.join(MAIN_JOB)}: the main job, since nothing else is chosen")
+        return list(MAIN_JOB)
+    return []
 
 
 def unreadable_yaml(error: Exception, folders: Sequence[Path]) -> UserError | None:

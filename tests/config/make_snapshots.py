@@ -19,6 +19,8 @@ from tokencredit.train import conf_dir
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 SCALES = ("paper", "cpu")
+ONE_SIZE = ("main_job",)
+"""Experiments of the shipped model alone, whose numbers stand in their own file."""
 
 
 def experiments() -> list[str]:
@@ -27,6 +29,15 @@ def experiments() -> list[str]:
     return sorted(
         path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml")
     )
+
+
+def sized() -> list[tuple[str, str]]:
+    """Every experiment with every scale at which it runs."""
+    return [
+        (name, scale)
+        for name in experiments()
+        for scale in (SCALES[1:] if name in ONE_SIZE else SCALES)
+    ]
 
 
 def composed(*overrides: str) -> tuple[DictConfig, dict[str, str]]:
@@ -70,10 +81,9 @@ def load(*overrides: str) -> Config:
 def snapshots() -> Iterator[tuple[str, list[str]]]:
     """The name of every snapshot, and the overrides it is composed from."""
     yield "default", []
-    for experiment in experiments():
-        for scale in SCALES:
-            name = f"{experiment.replace('/', '__')}__{scale}"
-            yield name, [f"experiment={experiment}", f"scale={scale}"]
+    for experiment, scale in sized():
+        name = f"{experiment.replace('/', '__')}__{scale}"
+        yield name, [f"experiment={experiment}", f"scale={scale}"]
 
 
 def main() -> None:

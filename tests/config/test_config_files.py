@@ -19,7 +19,7 @@ from tokencredit.config import COMPONENTS, Config
 from tokencredit.rewards.scheme import Evidence
 from tokencredit.train import conf_dir
 
-from .make_snapshots import SCALES, composed, experiments, load, loaded_files
+from .make_snapshots import ONE_SIZE, composed, load, loaded_files, sized
 
 CONF = conf_dir()
 FILES = sorted(path.relative_to(CONF).with_suffix("") for path in CONF.rglob("*.yaml"))
@@ -35,7 +35,7 @@ COMPANIONS = {
     "judge/implicit_sentences": ["reward_scheme=semi_rto"],
     "scorer/function": ["scorer.function=f.py:g"],
 }
-EVERY_EXPERIMENT = [(name, scale) for name in experiments() for scale in SCALES]
+EVERY_EXPERIMENT = sized()
 MOST_LEAVES = 219
 """A third of them are the numbers of the algorithm and of its optimizers."""
 
@@ -66,7 +66,9 @@ def test_every_group_of_the_design_is_there() -> None:
     assert set(wanted.split()) <= set(GROUPS)
 
 
-@pytest.mark.parametrize(("experiment", "scale"), EVERY_EXPERIMENT)
+@pytest.mark.parametrize(
+    ("experiment", "scale"), [pair for pair in EVERY_EXPERIMENT if pair[0] not in ONE_SIZE]
+)
 def test_numbers_of_an_experiment_are_really_loaded(experiment: str, scale: str) -> None:
     overrides = [f"experiment={experiment}", f"scale={scale}"]
     assert (CONF / "scaled" / f"{experiment}_{scale}.yaml").is_file()

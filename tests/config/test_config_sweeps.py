@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -13,11 +11,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from tokencredit import config as configuration
 from tokencredit.train import conf_dir
 
-from .make_snapshots import SCALES, experiments, load
+from .make_snapshots import SCALES, load, sized
 
 CELLS = {
     ("abc/positive_generation", "paper"): 50,
     ("abc/positive_generation", "cpu"): 50,
+    ("abc/controls", "paper"): 40,
+    ("abc/controls", "cpu"): 20,
     ("abc/beta_sweep", "paper"): 110,
     ("abc/beta_sweep", "cpu"): 25,
     ("abc/generation_length", "paper"): 200,
@@ -28,6 +28,7 @@ CELLS = {
     ("abc/summarisation", "cpu"): 6,
     ("abc/single_turn_dialogue", "paper"): 15,
     ("abc/single_turn_dialogue", "cpu"): 6,
+    ("main_job", "cpu"): 5,
 }
 LENGTHS = {(20, 30), (40, 60), (90, 110), (140, 160)}
 
@@ -52,7 +53,7 @@ def test_the_sweep_of_an_experiment(experiment: str, scale: str) -> None:
     assert len(found) == len({tuple(cell) for cell in found}) == CELLS[experiment, scale]
 
 
-@pytest.mark.parametrize(("experiment", "scale"), list(itertools.product(experiments(), SCALES)))
+@pytest.mark.parametrize(("experiment", "scale"), sized())
 def test_every_value_of_a_sweep_composes(experiment: str, scale: str) -> None:
     """The first cell of each value of each swept key."""
     seen: set[str] = set()
