@@ -130,13 +130,13 @@ def test_the_scheme_of_the_how_to_page_trains(folder: Path) -> None:
     arguments = [
         "train",
         "--plugin",
-        "recency.py",
-        "reward_scheme=Recency",
+        "fading.py",
+        "reward_scheme=Fading",
         "reward_scheme.decay=0.5",
     ]
     answer = run([*arguments, "dataset=file", "dataset.path=reviews.jsonl", *TINY], folder)
     assert answer.returncode == 0, answer.stderr
-    assert len(list(folder.glob("runs/Recency/*/results.json"))) == 1
+    assert len(list(folder.glob("runs/Fading/*/results.json"))) == 1
 
 
 @pytest.mark.slow
