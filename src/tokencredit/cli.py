@@ -16,6 +16,7 @@ from tokencredit.errors import UserError
 from tokencredit.evaluation.command import judge
 from tokencredit.faults import fault, users_own
 from tokencredit.reports import command as reports
+from tokencredit.scratch import temporary_folder
 
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
@@ -124,7 +125,7 @@ def main() -> None:
     """The console script; exit code 2 for a user's mistake."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        with speaking():
+        with speaking(), temporary_folder():
             take_over(os.environ)
             app()
     except (Exception, SystemExit) as error:

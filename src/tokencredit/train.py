@@ -38,6 +38,7 @@ from tokencredit.pipeline import Outcome, StageFailed, plan, result_folder
 from tokencredit.plugins import check_options, load_plugins
 from tokencredit.process import follow
 from tokencredit.rewards.scheme import RewardScheme
+from tokencredit.scratch import temporary_folder
 from tokencredit.search_path import isolate_children
 from tokencredit.stages.finish import seconds_of_steps
 from tokencredit.stages.rl import RLStage
@@ -74,7 +75,7 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach `explain` unprinted
     isolate_children()
     try:
-        with speaking():
+        with speaking(), temporary_folder():
             sys.exit(run_command(sys.argv[1:]))
     except StageFailed as failure:
         say(f"error: {failure}")
