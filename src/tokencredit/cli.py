@@ -63,12 +63,14 @@ def generate(
 @app.command()
 def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
     """Print the summary of a run and draw its figures and report.html again."""
+    from tokencredit.reports.side_by_side import print_continuations
     from tokencredit.reports.summary import closing_summary, write_report
 
     if not (run / "metrics.jsonl").is_file():
         raise UserError(f"{run}: is no run folder (it has no metrics.jsonl)")
     write_report(run)
     show(closing_summary(run))
+    print_continuations(run)
 
 
 @app.command("check-scheme")

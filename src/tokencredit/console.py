@@ -25,6 +25,16 @@ LIKE: Final = {
     "‘": "'", "’": "'", "“": '"', "”": '"', "±": "+/-", "≥": ">=", "≤": "<=", "≈": "~", "≠": "!=",
     "β": "beta", "γ": "gamma", "λ": "lambda", "μ": "u", "σ": "sigma", "Δ": "delta", "█": "#",
 }  # fmt: skip
+CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(32), *range(0x7F, 0xA0))}
+"""Control characters (C0, DEL, C1), which can move a cursor or end a line of a log."""
+DIRECTIONS: Final = {
+    code: f"<U+{code:04X}>"
+    for code in (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+}
+"""Marks that change the order in which characters are shown, and are not shown themselves."""
+ESCAPES: Final = {
+    code: shown for code, shown in {**CONTROLS, **DIRECTIONS}.items() if chr(code) not in "\n\t"
+}
 BOXES: Final = range(0x2500, 0x2580)
 BLOCKS: Final = range(0x2580, 0x25A0)
 BROKEN_PIPE: Final = 141
@@ -47,6 +57,15 @@ def say_once(message: str) -> None:
 def show(text: object = "", end: str = "\n") -> None:
     """Print an answer to standard output."""
     print(text, end=end)
+
+
+def visible(text: str) -> str:
+    r"""A model's text with escapes for what would act on a terminal or a page, unseen.
+
+    Control characters become \x1b and the like, marks of direction <U+202E> and the like; line
+    breaks and tabs stay.
+    """
+    return text.translate(ESCAPES)
 
 
 @contextmanager

@@ -299,9 +299,11 @@ def finish(config: Config, started: float, overrides: list[str]) -> None:
     folder = result_folder(outcome.last)
     if isinstance(outcome.last, RLStage):
         from tokencredit.reports.samples import render_samples
+        from tokencredit.reports.side_by_side import print_continuations
         from tokencredit.reports.summary import closing_summary
 
         print(closing_summary(folder))
+        print_continuations(folder)
         rows = read_jsonl(folder / "samples.jsonl")
         if rows:
             Console(width=None if sys.stdout.isatty() else 120).print(render_samples(rows, SHOWN))

@@ -128,30 +128,31 @@ def test_child_that_is_only_starting_dies_with_its_parent(own: Workplace, wait_u
         clean_up(process, below)
 
 
+@pytest.mark.parametrize(("number", "left"), [(signal.SIGTERM, 0), (signal.SIGKILL, 1)])
 def test_temporary_folders_of_a_run_and_of_wandb_go_with_it(
-    own: Workplace, wait_until: Wait, monkeypatch: pytest.MonkeyPatch
+    own: Workplace, wait_until: Wait, monkeypatch: pytest.MonkeyPatch, number: int, left: int
 ) -> None:
     """At once after SIGTERM; with the next command after SIGKILL."""
     place = own.folder / "temporary"
     place.mkdir()
     monkeypatch.setenv("TMPDIR", str(place))
-    arguments = ["train", *own.base, "tracking=offline", "run_dir=ended", "steps=500"]
-    for number, left in ((signal.SIGTERM, 0), (signal.SIGKILL, 1)):
-        process = own.start(*arguments, start_new_session=True)
-        below: list[psutil.Process] = []
-        try:
-            media = lambda: any(place.glob("tokencredit-*/*wandb-media"))  # noqa: E731
-            assert wait_until(lambda: process.poll() is not None or media(), 60)
-            below = workers(process.pid)
-            assert below
-            process.send_signal(number)
-            assert process.wait(10) == -number
-            assert len(list(place.iterdir())) == left
-            assert wait_until(lambda: all(map(is_over, below)), DIES_WITHIN)
-        finally:
-            clean_up(process, below)
-    own.plan(*arguments[len(own.base) + 1 :])
-    assert not list(place.iterdir())
+    arguments = ["tracking=offline", "run_dir=ended", "steps=500"]
+    process = own.start("train", *own.base, *arguments, start_new_session=True)
+    below: list[psutil.Process] = []
+    try:
+        media = lambda: any(place.glob("tokencredit-*/*wandb-media"))  # noqa: E731
+        assert wait_until(lambda: process.poll() is not None or media(), 90)
+        below = workers(process.pid)
+        assert below
+        process.send_signal(number)
+        assert process.wait(10) == -number
+        assert len(list(place.iterdir())) == left
+        assert wait_until(lambda: all(map(is_over, below)), DIES_WITHIN)
+    finally:
+        clean_up(process, below)
+    if left:
+        own.plan(*arguments)
+        assert not list(place.iterdir())
 
 
 def test_everything_below_a_killed_joblib_sweep_dies(own: Workplace, wait_until: Wait) -> None:

@@ -37,6 +37,12 @@ class RunFolder:
         return read_jsonl(file) if file.exists() else []
 
     @property
+    def evaluation(self) -> list[dict[str, Any]]:
+        """Rows of evaluation.jsonl, empty before the run has been evaluated."""
+        file = self.path / "evaluation.jsonl"
+        return read_jsonl(file) if file.exists() else []
+
+    @property
     def results(self) -> dict[str, Any]:
         """results.json, empty before the run is complete."""
         return self._object("results.json")

@@ -12,6 +12,7 @@ from tokencredit.reports.figures import plot_run
 from tokencredit.reports.pages import render
 from tokencredit.reports.run_folder import RunFolder, existing
 from tokencredit.reports.samples import sample_views
+from tokencredit.reports.side_by_side import continuations
 from tokencredit.reports.statistics import Interval, apart, mean_ci
 
 _ENDS = 10
@@ -68,6 +69,7 @@ def write_report(run_dir: str | Path) -> Path:
         gain=gain(run),
         figures=figures,
         evaluation=evaluation_table(run),
+        continuations=continuations(run),
         phases=[(name, _duration(seconds)) for name, seconds in phases(run)],
         samples=samples,
     )
