@@ -88,6 +88,16 @@ def complete_run(
             "sft/distinct_2": {"mean": 0.9, "se": 0.0, "n": 1},
             "policy/kl": {"mean": 9.5, "se": 0.2, "n": 256},
         },
+        "scorers": {
+            "reward_model": {
+                "mean": 0.75,
+                "se": 0.027,
+                "low": 0.693,
+                "high": 0.799,
+                "n": 256,
+                "tokens": 19.5,
+            }
+        },
     }
     (run / "results.json").write_text(json.dumps(results))
     (run / "manifest.json").write_text(

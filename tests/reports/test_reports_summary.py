@@ -33,6 +33,17 @@ def test_the_summary_compares_policy_and_sft(complete_run: Path) -> None:
     assert "kl - 9.500 ± 0.200 -" in lines
 
 
+def test_the_summary_and_the_report_say_how_right_the_scorers_are(
+    complete_run: Path, tmp_path: Path, write_run: Callable[..., Path]
+) -> None:
+    text, title = closing_summary(complete_run), "scorers on held-out texts"
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert "reward model 0.750 ± 0.027 [0.693, 0.799] 256 19.5" in lines
+    assert title in text and title in write_report(complete_run).read_text()
+    older = write_run(tmp_path / "older", score__mean=[1.0, 2.0])
+    assert title not in closing_summary(older) + write_report(older).read_text()
+
+
 def test_the_summary_adds_up_time_by_phase(complete_run: Path) -> None:
     lines = [line.split() for line in closing_summary(complete_run).splitlines()]
     assert ["update", "1", "min", "36", "s"] in lines

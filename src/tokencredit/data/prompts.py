@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -52,7 +52,7 @@ class PromptStream:
         """`size` rows of one step: each of its prompts, `samples_per_prompt` times in a row."""
         count = size // samples_per_prompt
         positions = range(step * count, (step + 1) * count)
-        drawn = [self._at(seed, stream, position) for position in positions]
+        drawn = self.drawn(seed, stream, positions)
         chosen = [prompt for prompt in drawn for _ in range(samples_per_prompt)]
         longest = max(len(ids) for _, ids in chosen)
         pad = self.token_ids.tokenizer.pad_token_id
@@ -74,6 +74,12 @@ class PromptStream:
             min_new=torch.full((size,), self.sampling.eos_from()),
             max_new=torch.tensor(lengths),
         )
+
+    def drawn(
+        self, seed: int, stream: str, positions: Iterable[int]
+    ) -> list[tuple[Record, list[int]]]:
+        """The records at these places of a stream, each with the ids of its prompt."""
+        return [self._at(seed, stream, position) for position in positions]
 
     def _at(self, seed: int, stream: str, position: int) -> tuple[Record, list[int]]:
         epoch, index = divmod(position, len(self.records))

@@ -99,11 +99,20 @@ def open_panel(judge: Judge, scorer: Judge, context: Context, actors: Actors) ->
         return opened
     score = open_judge(scorer, context, actors, evidence=False)
 
-    def both(rollout: Rollout) -> Judgement:
-        verdict, scored = opened(rollout), score(rollout)
-        return replace(verdict, scores=scored.scores, notes=_both(scored.notes, verdict.notes))
+    return Panel(opened, score)
 
-    return both
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """A judge whose evidence counts, and a scorer whose scores do."""
+
+    judge: OpenJudge
+    scorer: OpenJudge
+
+    def __call__(self, rollout: Rollout) -> Judgement:
+        """What both say of each response."""
+        verdict, scored = self.judge(rollout), self.scorer(rollout)
+        return replace(verdict, scores=scored.scores, notes=_both(scored.notes, verdict.notes))
 
 
 def _both(first: Notes | None, second: Notes | None) -> Notes | None:

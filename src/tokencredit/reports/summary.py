@@ -27,6 +27,7 @@ _PLACES = {
     "metrics.jsonl": "every step",
     "wandb": "the W&B copy",
 }
+SCORERS = "scorers on held-out texts cut to the length of responses, mean ± standard error"
 _MINUTE = 60
 
 
@@ -41,6 +42,9 @@ def closing_summary(run_dir: str | Path) -> str:
     table = evaluation_table(run)
     if table:
         parts.append("on held-out prompts, mean ± standard error\n" + _columns(table))
+    right = scorer_table(run)
+    if right:
+        parts.append(f"{SCORERS}\n{_columns(right)}")
     seconds = phases(run)
     if seconds:
         parts.append("time in training steps\n" + _columns([[n, _duration(s)] for n, s in seconds]))
@@ -70,6 +74,8 @@ def write_report(run_dir: str | Path) -> Path:
         figures=figures,
         evaluation=evaluation_table(run),
         continuations=continuations(run),
+        scorers=scorer_table(run),
+        scorers_title=SCORERS,
         phases=[(name, _duration(seconds)) for name, seconds in phases(run)],
         samples=samples,
     )
@@ -117,6 +123,22 @@ def evaluation_table(run: RunFolder) -> list[list[str]]:
         distance = f"{apart(policy, sft):+.1f}" if sft and policy and known else "-"
         rows.append([measure, _with_error(sft), _with_error(policy), distance])
     return rows
+
+
+def scorer_table(run: RunFolder) -> list[list[str]]:
+    """Return how often the scorers are right of short texts, header first; empty if unknown."""
+    with reading(run.path / "results.json"):
+        rows = [
+            [
+                name.replace("_", " "),
+                f"{x['mean']:.3f} ± {x['se']:.3f}",
+                f"[{x['low']:.3f}, {x['high']:.3f}]",
+                str(x["n"]),
+                f"{x['tokens']:.1f}",
+            ]
+            for name, x in run.results.get("scorers", {}).items()
+        ]
+    return [["", "accuracy", "95 % interval", "n", "tokens"], *rows] if rows else []
 
 
 def phases(run: RunFolder) -> list[tuple[str, float]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tokencredit.models.model import Lora
     from tokencredit.stages.rl import RLStage
     from tokencredit.stages.run_folder import RunFolder
+    from tokencredit.stages.scorers import Accuracy
 
 HEADLINE = ("score/mean", "reward/mean", "kl/k1", "length/mean", "credit/entropy", "value/loss")
 LAST_STEPS = 10
@@ -76,9 +77,13 @@ def write_rows(run_folder: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def write_results(
-    run: RunFolder, stage: RLStage, evaluation: dict[str, Measure], seconds: float
+    run: RunFolder,
+    stage: RLStage,
+    evaluation: dict[str, Measure],
+    seconds: float,
+    scorers: Mapping[str, Accuracy],
 ) -> dict[str, Any]:
-    """Write results.json: the last ten steps of the log, and the evaluation."""
+    """Write results.json: the last ten steps of the log, the evaluation, how right scorers are."""
     config = stage.context.config
     rows = read_steps(run.path / "metrics.jsonl")[: config.steps]
     last = rows[-LAST_STEPS:]
@@ -106,6 +111,7 @@ def write_results(
         "scored_samples": scored_samples(config, len(rows), with_dpo="dpo" in stage.parents()),
         "metrics": metrics,
         "evaluation": evaluation,
+        "scorers": dict(scorers),
     }
     write_json(run.path / "results.json", results)
     return results

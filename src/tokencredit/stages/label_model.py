@@ -114,10 +114,11 @@ def evaluate(
     records: Sequence[Record],
     settings: RewardModel,
 ) -> dict[str, object]:
-    """Accuracy on held-out records, read from their first `max_length` tokens."""
+    """Accuracy on held-out records, read from their first `max_length` tokens; a score of 0 counts
+    half."""
     import torch
 
-    right, scores = 0, []
+    right, scores = 0.0, []
     model.eval()
     writer = token_ids(tokenizer)
     records, _ = writer.accepted(records)
@@ -134,7 +135,10 @@ def evaluate(
         with torch.no_grad():
             score = sentiment(model(**batch).logits.float()).tolist()
         scores += score
-        right += sum((s > 0) == (records[i].label == 1) for s, i in zip(score, chosen, strict=True))
+        right += sum(
+            0.5 if s == 0 else (s > 0) == (records[i].label == 1)
+            for s, i in zip(score, chosen, strict=True)
+        )
     check_scores("reward_model", torch.tensor(scores))
     spread = float(torch.tensor(scores).std(unbiased=False))
     return {"accuracy": right / len(ids), "held_out": len(ids), "score_std": spread}

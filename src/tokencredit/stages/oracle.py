@@ -135,9 +135,8 @@ class OracleStage(Stage):
         bags = [features(record.text, settings.buckets) for record in train]
         labels = torch.tensor([float(record.label or 0) for record in train])
         oracle = fit(bags, labels, settings, self.context.config.stage_seed)
-        truth = torch.tensor([record.label for record in held_out])
-        right = (oracle.rate([record.text for record in held_out]) > 0).long() == truth
-        return oracle, float(right.float().mean()), len(held_out)
+        signs = torch.tensor([2.0 * (record.label or 0) - 1 for record in held_out])
+        return oracle, _right(signs * oracle.rate([r.text for r in held_out])), len(held_out)
 
     def _paired(self) -> tuple[BagOfGrams, float, int]:
         """The oracle of pairs of answers, the share of others it orders rightly, and how many.
@@ -152,7 +151,12 @@ class OracleStage(Stage):
         margins = [record.margin or 0.0 for record in train]
         oracle = fit_pairs(better, worse, settings, self.context.config.stage_seed, margins)
         chosen, rejected = (oracle.rate(texts) for texts in answers(held_out))
-        return oracle, float((chosen > rejected).float().mean()), len(held_out)
+        return oracle, _right(chosen - rejected), len(held_out)
+
+
+def _right(margins: Float[Tensor, "N"]) -> float:
+    """The share of margins above 0; those that are 0 count half."""
+    return float(torch.heaviside(margins, torch.tensor(0.5)).mean())
 
 
 def answers(records: Sequence[Record]) -> tuple[list[str], list[str]]:

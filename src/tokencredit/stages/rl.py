@@ -36,6 +36,7 @@ from tokencredit.stages.learner import Learner, Surroundings
 from tokencredit.stages.oracle import OracleStage, load_oracle
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.run_folder import RunFolder, State, hash_exports
+from tokencredit.stages.scorers import accuracies
 from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.stage import Stage
 from tokencredit.store import Plan, check_writable
@@ -219,13 +220,14 @@ class RLStage(Stage):
             if tracker is not None:
                 run.write(State.trained, prompts_dropped=learner.prompts.dropped)
             oracle = load_oracle(self._oracle_folder()) if config.oracle.enabled else None
-            rows = evaluate(config, learner.actors, learner.collector, oracle, learner.held_out)
+            speakers = learner.actors, learner.collector, oracle, learner.held_out
+            rows, right = evaluate(config, *speakers), accuracies(self.context, *speakers)
             if tracker is None:
                 return {}
             write_rows(run.path, rows)
             export_policy(learner.actors, config.model.lora, run.path)
             seconds = before + time.monotonic() - started
-            results = write_results(run, self, report(rows), seconds)
+            results = write_results(run, self, report(rows), seconds, right)
             if config.run.figures:
                 write_figures(run.path)
             run.write(State.complete, exports=hash_exports(run.path))
