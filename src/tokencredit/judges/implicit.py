@@ -12,7 +12,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from tokencredit.errors import UserError
-from tokencredit.judges.judge import Judge, OpenJudge
+from tokencredit.judges.judge import Judge, OpenJudge, Panel
 from tokencredit.ops import masked_sum
 from tokencredit.rewards.scheme import Evidence
 from tokencredit.rollout import Judgement, Notes, Rollout
@@ -100,25 +100,41 @@ class ImplicitJudge(Judge):
         self, ratio: LogRatio, beta: float, tokenizer: PreTrainedTokenizerBase
     ) -> OpenJudge:
         """The judge that reads these models."""
+        return Reading(self, ratio, beta, tokenizer)
 
-        def judge(rollout: Rollout) -> Judgement:
-            own = self.reference is Denominator.dpo
-            evidence = ratio(rollout) if own else ratio.against(rollout)
-            scores = beta * masked_sum(evidence, rollout.response_mask)
-            return Judgement(
-                scores=scores,
-                evidence=evidence,
-                notes=Notes({"implicit_reward": scores}),
-                ends=self._ends(rollout, tokenizer),
-            )
 
-        return judge
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A DPO model and its reference as an open judge."""
 
-    def _ends(
-        self, rollout: Rollout, tokenizer: PreTrainedTokenizerBase
-    ) -> Bool[Tensor, "B T"] | None:
-        if self.sentence_end is None:
+    judge: ImplicitJudge
+    ratio: LogRatio
+    beta: float
+    tokenizer: PreTrainedTokenizerBase
+
+    def __call__(self, rollout: Rollout) -> Judgement:
+        """Log-ratios of all tokens; β times their sum is the score."""
+        own = self.judge.reference is Denominator.dpo
+        evidence = self.ratio(rollout) if own else self.ratio.against(rollout)
+        scores = self.beta * masked_sum(evidence, rollout.response_mask)
+        return Judgement(
+            scores=scores,
+            evidence=evidence,
+            notes=Notes({"implicit_reward": scores}),
+            ends=self._ends(rollout),
+        )
+
+    def _ends(self, rollout: Rollout) -> Bool[Tensor, "B T"] | None:
+        if self.judge.sentence_end is None:
             return None
         from tokencredit.judges.sentences import sentence_ends
 
-        return sentence_ends(rollout, tokenizer, self.sentence_end)
+        return sentence_ends(rollout, self.tokenizer, self.judge.sentence_end)
+
+
+def dpo_models(judge: OpenJudge) -> LogRatio | None:
+    """The DPO model, and its reference, that a panel reads; None where it reads none."""
+    for part in (judge.judge, judge.scorer) if isinstance(judge, Panel) else (judge,):
+        if isinstance(part, Reading):
+            return part.ratio
+    return None

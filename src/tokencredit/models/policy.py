@@ -200,9 +200,14 @@ class Reference:
     @torch.no_grad()
     def logp(self, rollout: Rollout) -> Float[Tensor, "B T"]:
         """log π_ref of the response tokens."""
-        policy, layout = self.policy, self.policy.layout(rollout)
         with self.model() as model:
-            states, head = policy.computation.narrow(policy.states(model, layout)), head_of(model)
+            return self.under(model, rollout)
+
+    @torch.no_grad()
+    def under(self, model: PreTrainedModel, rollout: Rollout) -> Float[Tensor, "B T"]:
+        """log π of the response tokens under another model, in the distribution sampled from."""
+        policy, layout = self.policy, self.policy.layout(rollout)
+        states, head = policy.computation.narrow(policy.states(model, layout)), head_of(model)
         budget = policy.computation.logits_memory
         return layout.spread(token_logp(states, head, policy.choices(rollout), budget)[0])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from tokencredit.data.prompts import PromptStream
 from tokencredit.judges.function import decode
+from tokencredit.judges.implicit import dpo_models
 from tokencredit.ops import k1, masked_sum
 from tokencredit.reports.statistics import distinct_n
 from tokencredit.stages.actors import Actors, Stream
@@ -19,12 +21,14 @@ from tokencredit.stages.rollouts import Collector
 
 if TYPE_CHECKING:
     from tokencredit.config import Config
-    from tokencredit.rollout import Prompts
+    from tokencredit.rollout import Judgement, Prompts, Rollout
     from tokencredit.stages.settings import Evaluation
 
 Measure = dict[str, float]
 Row = dict[str, Any]
 MODELS = ("policy", "sft")
+DPO = "dpo"
+"""The third, of runs that a DPO model judges: where it is in score and distance beside them."""
 
 
 def evaluate(
@@ -36,21 +40,22 @@ def evaluate(
 ) -> list[Row]:
     """One row a held-out prompt: what policy and SFT model say, and what is said of it.
 
-    Both continue the same prompts with the same random numbers, so they can be compared in pairs.
+    So does the DPO model, where judge or scorer read one. All continue the same prompts with the
+    same random numbers, so they can be compared in pairs.
     """
     batch, stream = held_out(config.evaluation, prompts)
     trained = collector.collect(batch, partial(actors.roll_out, stream=stream))
     with actors.reference.model() as model:
         first = collector.collect(batch, partial(actors.answer, model, stream=stream))
-    for rollout, judgement in (trained, first):
+    said = {"policy": trained, "sft": first, **dpo_answers(actors, collector, batch, stream)}
+    for rollout, judgement in said.values():
         require_finite(rollout, judgement, None, config.steps)
-    policy = trained[0]
     columns: dict[str, list[Any]] = {
         "row": batch.rows.tolist(),
         "prompt": decode(actors.tokenizer, batch.ids, batch.mask),
-        "policy/kl": masked_sum(k1(policy.logp, policy.ref_logp), policy.response_mask).tolist(),
+        **{f"{name}/kl": _kl(said[name][0]) for name in said if name != "sft"},
     }
-    for name, (rollout, judgement) in zip(MODELS, (trained, first), strict=True):
+    for name, (rollout, judgement) in said.items():
         texts = decode(actors.tokenizer, rollout.response_ids, rollout.response_mask)
         columns[f"{name}/response"] = texts
         columns[f"{name}/score"] = judgement.scores.tolist()
@@ -60,6 +65,34 @@ def evaluate(
     return [
         dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
     ]
+
+
+def dpo_answers(
+    actors: Actors, collector: Collector, prompts: Prompts, stream: Stream
+) -> dict[str, tuple[Rollout, Judgement]]:
+    """What the DPO model that the judge reads says to the prompts; empty where there is none.
+
+    Its distance is that from the policy's reference, in the distribution that was sampled from.
+    """
+    models = dpo_models(collector.judge)
+    if models is None:
+        return {}
+
+    def speak(chunk: Prompts) -> Rollout:
+        with models.dpo() as model:
+            said = actors.respond(model, chunk, stream)
+            logp = actors.reference.under(model, said)
+        return replace(said, logp=logp, ref_logp=actors.reference.logp(said))
+
+    return {DPO: collector.collect(prompts, speak)}
+
+
+def _kl(rollout: Rollout) -> list[float]:
+    """Nats of each response, Σ (log π − log π_ref)."""
+    nats: list[float] = masked_sum(
+        k1(rollout.logp, rollout.ref_logp), rollout.response_mask
+    ).tolist()
+    return nats
 
 
 def held_out(settings: Evaluation, prompts: PromptStream) -> tuple[Prompts, Stream]:
@@ -75,7 +108,7 @@ def report(rows: list[Row]) -> dict[str, Measure]:
     for key, value in rows[0].items():
         if "/" in key and not isinstance(value, str):
             measures[key] = summarise(torch.tensor([float(row[key]) for row in rows]))
-    for name in MODELS:
+    for name in (model for model in (*MODELS, DPO) if f"{model}/response" in rows[0]):
         texts = [row[f"{name}/response"] for row in rows]
         measures[f"{name}/distinct_2"] = {"mean": distinct_n(texts, 2), "se": 0.0, "n": len(rows)}
     return measures
