@@ -32,7 +32,7 @@ def actors() -> Actors:
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in found.policy.model.parameters():
-            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
     return found
 
 
