@@ -53,12 +53,12 @@ def test_the_tables_by_hand(source: Source) -> None:
     ]
     scores = {row[0]: row[4:] for row in cells[:5]}
     apart = {row[0]: row[3:] for row in cells[5:]}
-    assert scores["abc"][:2] == ["8.00 [3.03, 12.97]", "17.50 [-14.27, 49.27] (2)"]
+    assert scores["abc"][:2] == ["8.000 [3.032, 12.968]", "17.500 [-14.266, 49.266] (2)"]
     assert scores["sparse"] == [
-        "4.00 [4.00, 4.00]",
-        *(f"{x}.00 [{x}.00, {x}.00]" for x in (10, 20, 30)),
+        "4.000 [4.000, 4.000]",
+        *(f"{x}.000 [{x}.000, {x}.000]" for x in (10, 20, 30)),
     ]
-    assert apart["abc"][:2] == ["+4.00 [-0.97, +8.97] (3)", "+7.50 [-24.27, +39.27] (2)"]
+    assert apart["abc"][:2] == ["+4.000 [-0.968, +8.968] (3)", "+7.500 [-24.266, +39.266] (2)"]
     assert "sparse" not in apart, "nothing minus itself"
     assert "uniform" not in apart, "there is no baseline of its lengths"
 
@@ -67,7 +67,7 @@ def test_one_run_is_no_pair_and_none_is_a_dash(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "r.csv", rising("abc", 0, 3.0, 6.0), rising("sparse", 0, 2.0, 6.0))
     text = equal_kl_tables(read_sources([path])[0], "positive_generation", "sparse")
     rows = [line for line in text.splitlines() if line.startswith("| abc")]
-    assert [x.strip() for x in rows[0].split("|")[5:-1]] == ["6.00", "15.00", "–", "–"]
+    assert [x.strip() for x in rows[0].split("|")[5:-1]] == ["6.000", "15.000", "–", "–"]
     assert [x.strip() for x in rows[1].split("|")[4:-1]] == ["–"] * 4
 
 

@@ -63,7 +63,7 @@ def test_the_first_three_prompts_stand_side_by_side(complete_run: Path, width: i
             assert prompt.strip() == f"Prompt {number}"
             assert (sft.strip(), policy.strip()) == (f"is hated {number}.", f"is loved {number}.")
     if width == 200:
-        assert "score -0.50, oracle -1.00" in text and "score +1.50, oracle +0.25" in text
+        assert "score -0.500, oracle -1.000" in text and "score +1.500, oracle +0.250" in text
     assert "3" not in text, "the fourth prompt"
 
 
@@ -72,7 +72,7 @@ def test_an_unknown_opinion_is_left_out(complete_run: Path) -> None:
     del row["policy/oracle"], row["sft/oracle"]
     write(complete_run, [row])
     (found,) = continuations(RunFolder(complete_run))
-    assert found["sft/opinion"] == "score -0.50"
+    assert found["sft/opinion"] == "score -0.500"
 
 
 def test_text_cannot_act_on_a_terminal_or_a_page(complete_run: Path) -> None:

@@ -15,6 +15,7 @@ from tokencredit.errors import UserError
 from tokencredit.evaluation.bradley_terry import strengths
 from tokencredit.evaluation.compare import Spoken, by_method, equal_length
 from tokencredit.evaluation.items import Prompting
+from tokencredit.reports.rounding import rounded, with_error
 from tokencredit.reports.scores import FACTS, SCORES, write_scores
 from tokencredit.reports.statistics import mean_ci
 from tokencredit.reports.win_tables import (
@@ -96,15 +97,15 @@ def report(spoken: Sequence[Spoken], matrix: WinMatrix) -> str:
             [
                 name,
                 str(len(runs)),
-                f"{scores.mean:.3f} ± {scores.se:.3f}",
+                with_error(scores.mean, scores.se),
                 f"{characters:.1f}",
                 f"{tokens:.1f}",
-                "–" if b is None else f"{b['b']:+.3f} ± {b['se']:.3f}",
+                "–" if b is None else with_error(b["b"], b["se"], signed=True),
             ]
         )
     head = ["method", "runs", "oracle's score", "characters", "tokens", "strength b"]
     lengths = [
-        [f"{row} against {column}", f"{matrix.rate(row, column):.3f}", f"{x.rate:.3f} ± {x.se:.3f}"]
+        [f"{row} against {column}", rounded(matrix.rate(row, column)), with_error(x.rate, x.se)]
         for (row, column), x in equal_length(spoken).items()
     ]
     parts = [

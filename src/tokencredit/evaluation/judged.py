@@ -14,6 +14,7 @@ from tokencredit.evaluation.answers import Answers, matched
 from tokencredit.evaluation.length import AtEqualLength, at_equal_length
 from tokencredit.evaluation.prompt import Outcome
 from tokencredit.evaluation.verdicts import Verdict
+from tokencredit.reports.rounding import rounded, with_error
 from tokencredit.reports.win_tables import table
 from tokencredit.reports.winrate import Against, WinMatrix, against
 
@@ -125,8 +126,8 @@ def length_table(found: Mapping[Pair, AtEqualLength], matrix: WinMatrix) -> str:
     rows = [
         [
             f"{row} against {column}",
-            f"{matrix.rate(row, column):.3f}",
-            f"{reading.rate:.3f} ± {reading.se:.3f}",
+            rounded(matrix.rate(row, column)),
+            with_error(reading.rate, reading.se),
             f"{reading.length:.1f}",
             f"{reading.other_length:.1f}",
         ]

@@ -15,9 +15,12 @@ from tokencredit.bench.report import aligned
 from tokencredit.errors import UserError
 from tokencredit.evaluation.annotations import as_json, games, lines, read_annotations
 from tokencredit.evaluation.bradley_terry import Strengths, probabilities, strengths
+from tokencredit.reports.rounding import interval, rounded
 from tokencredit.reports.winrate import win_rate
 from tokencredit.store import make_folder
 
+DIGITS = 4
+"""Of strengths, of which differences are read."""
 HEAD = ["model", "baseline", "win rate %", "prompts", "wins", "draws", "losses"]
 COLUMNS = ("first", "second", "first_wins", "second_wins")
 
@@ -52,9 +55,9 @@ def strength_table(
         rows.append(
             [
                 names[i],
-                f"{found.b[i]:+.4f}",
-                f"{found.se[i]:.4f}",
-                f"[{low:+.3f}, {high:+.3f}]",
+                rounded(found.b[i], DIGITS, signed=True),
+                rounded(found.se[i], DIGITS),
+                interval(low, high, DIGITS, signed=True),
                 f"{played:g}",
                 f"{100 * float(wins[i].sum()) / played:.1f}",
             ]

@@ -12,6 +12,7 @@ from tokencredit.reports.entries import Panel
 from tokencredit.reports.explained import share_explained
 from tokencredit.reports.figures import running_mean
 from tokencredit.reports.measures import LAST, at_level, collapsed, curves, mean, measure
+from tokencredit.reports.rounding import rounded
 from tokencredit.reports.runs import LoggedRun
 from tokencredit.reports.statistics import fisher_exact, mean_ci
 from tokencredit.reports.verdicts import (
@@ -51,7 +52,9 @@ def passes_maximum(evidence: Evidence) -> Finding:
     shares = [_passing(a[rows].mean(axis=0), b[rows].mean(axis=0))[1] for rows in draws]
     low, high = np.quantile(shares, [0.025, 0.975], method="inverted_cdf")
     top = int(b.mean(axis=0).argmax())
-    peak = f"{evidence.baseline}'s highest mean, {b.mean(axis=0)[top]:.3f} at step {top}"
+    peak = (
+        f"{evidence.baseline}'s highest mean, {rounded(float(b.mean(axis=0)[top]))} at step {top}"
+    )
     how = "is never passed" if at is None else f"is passed at step {at} ({100 * share:.0f} %)"
     ends = " to ".join("never" if math.isinf(x) else f"{100 * x:.0f} %" for x in (low, high))
     text = f"{peak}, {how}; resampled runs: {ends}"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import stdtrit
 
+from tokencredit.reports.rounding import with_interval
 from tokencredit.reports.statistics import Interval, mean_ci
 from tokencredit.reports.verdicts import (
     Evidence,
@@ -42,7 +43,7 @@ def _of_control(evidence: Evidence, control: str) -> Finding:
     parts += difference(gain)
     if share is None:
         return nothing(f"{name}: {parts}, which may be 0", gain.n)
-    text = f"{name} = {share.mean:.2f} [{share.low:.2f}, {share.high:.2f}]; {parts}"
+    text = f"{name} = {with_interval(share)}; {parts}"
     return Finding(judge(share.low, share.high, 1, above=False), text, gain.n)
 
 

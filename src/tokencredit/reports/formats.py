@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Final
 
+from tokencredit.reports.rounding import interval, rounded, with_error, with_interval
 from tokencredit.reports.sources import lengths
 from tokencredit.reports.tables import Row, Table
 
 DIGITS: Final = 4
+"""As authors' runs are told apart."""
 AUTHORS: Final = "mean ± 2 sd/√n"
 T_INTERVAL: Final = "95 % t interval"
 STATISTICS: Final = {
@@ -93,15 +95,19 @@ def _numbers(row: Row, paper: str, paired: bool) -> list[str]:
         state = "no runs" if row.setting is None else "0"
         empty = [""] * (3 if paired else 1)
         return [state, str(row.points), "", "", paper, "", *empty]
-    apart = _signed(authors[0] - row.paper[0]) if row.paper and row.comparable else ""
+    apart = (
+        rounded(authors[0] - row.paper[0], DIGITS, signed=True)
+        if row.paper and row.comparable
+        else ""
+    )
     test = ["", ""]
     if row.difference is not None:
         d = row.difference.difference
-        test = [f"{_signed(d.mean)} [{d.low:+.3f}, {d.high:+.3f}]", _p(row.difference.p)]
+        test = [with_interval(d, DIGITS, signed=True), _p(row.difference.p)]
     return [
         str(row.n),
         str(row.points),
-        f"{authors[0]:.{DIGITS}f} ± {authors[1]:.{DIGITS}f}",
+        with_error(*authors, DIGITS),
         _interval(row),
         paper,
         apart,
@@ -114,11 +120,7 @@ def _interval(row: Row) -> str:
     x = row.interval
     if x is None or x.n == 1:
         return "unknown (n = 1)"
-    return f"± {(x.high - x.low) / 2:.{DIGITS}f} [{x.low:.{DIGITS}f}, {x.high:.{DIGITS}f}]"
-
-
-def _signed(value: float) -> str:
-    return f"{round(value, DIGITS) + 0.0:+.{DIGITS}f}"
+    return f"± {rounded((x.high - x.low) / 2, DIGITS)} {interval(x.low, x.high, DIGITS)}"
 
 
 def _p(p: float) -> str:

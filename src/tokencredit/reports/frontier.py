@@ -15,6 +15,7 @@ import numpy as np
 from tokencredit.reports.figures import running_mean
 from tokencredit.reports.formats import markdown
 from tokencredit.reports.measures import LAST, at_level, mean
+from tokencredit.reports.rounding import rounded, with_interval
 from tokencredit.reports.runs import LoggedRun, Setting
 from tokencredit.reports.sources import Source, lengths
 from tokencredit.reports.statistics import Interval, mean_ci, paired_difference
@@ -141,7 +142,7 @@ def _mean(values: Mapping[int, float], n: int) -> str:
         return DASH
     x = mean_ci(list(values.values()))
     some = f" ({x.n})" if x.n < n else ""
-    return f"{x.mean:.2f} [{x.low:.2f}, {x.high:.2f}]{some}" if x.n > 1 else f"{x.mean:.2f}{some}"
+    return (with_interval(x) if x.n > 1 else rounded(x.mean)) + some
 
 
 def _apart(a: Mapping[int, float], b: Mapping[int, float]) -> str:
@@ -149,4 +150,4 @@ def _apart(a: Mapping[int, float], b: Mapping[int, float]) -> str:
     if len(common) < 2:
         return DASH
     x = paired_difference([a[run] for run in common], [b[run] for run in common]).difference
-    return f"{x.mean:+.2f} [{x.low:+.2f}, {x.high:+.2f}] ({x.n})"
+    return f"{with_interval(x, signed=True)} ({x.n})"

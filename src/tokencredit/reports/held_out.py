@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from tokencredit.reports.formats import markdown
-from tokencredit.reports.runs import LoggedRun
+from tokencredit.reports.frontier import DASH
+from tokencredit.reports.rounding import interval, rounded, with_error, with_interval
+from tokencredit.reports.runs import LoggedRun, Setting
 from tokencredit.reports.sources import Source, lengths
 from tokencredit.reports.statistics import mean_ci
 
@@ -17,6 +19,12 @@ MEASURES: Final = {
     "distinct_2": "distinct-2",
     "length": "length",
 }
+
+ROLES: Final = {"reward_model": "reward model", "oracle": "oracle"}
+ACCURACY: Final = (
+    "Accuracy on held-out texts or pairs, cut to the length of responses (ties count half; "
+    f"{DASH}: not measured with these cells), at"
+)
 
 
 def held_out_table(source: Source, task: str) -> str:
@@ -34,7 +42,31 @@ def held_out_table(source: Source, task: str) -> str:
     if known:
         reference = [_cell(known, f"sft/{m}", spread=False) for m in present]
         rows.append(["SFT", "", "", "", *reference])
-    return markdown(head, rows)
+    return f"{markdown(head, rows)}\n\n{scorers_line(groups)}"
+
+
+def scorers_line(groups: Mapping[Setting, Sequence[LoggedRun]]) -> str:
+    """How often the scorers of runs are right of texts as short as responses, by their lengths."""
+    by_length: dict[str, list[LoggedRun]] = {}
+    for setting, runs in groups.items():
+        by_length.setdefault(lengths(setting), []).extend(runs)
+    parts = []
+    for tokens, runs in by_length.items():
+        said = ", ".join(f"{name} {_right(runs, role)}" for role, name in ROLES.items())
+        parts.append(f"{tokens} tokens: {said}")
+    return f"{ACCURACY} {'; '.join(parts)}."
+
+
+def _right(runs: Sequence[LoggedRun], role: str) -> str:
+    """The accuracy of one scorer with Wilson's interval; of several the mean, with Student's."""
+    origins = [run.origin for run in runs if role in run.origin.scorers]
+    found = list({origin.made.stage_seed: origin.scorers[role] for origin in origins}.values())
+    if not found:
+        return DASH
+    if len(found) == 1:
+        x = found[0]
+        return f"{with_error(x['mean'], x['se'])} {interval(x['low'], x['high'])} of {x['n']}"
+    return f"{with_interval(mean_ci([x['mean'] for x in found]))} of {len(found)} models"
 
 
 def _cell(runs: Sequence[LoggedRun], name: str, *, spread: bool = True) -> str:
@@ -42,4 +74,4 @@ def _cell(runs: Sequence[LoggedRun], name: str, *, spread: bool = True) -> str:
     if not values:
         return ""
     x = mean_ci(values)
-    return f"{x.mean:.2f} [{x.low:.2f}, {x.high:.2f}]" if spread and x.n > 1 else f"{x.mean:.2f}"
+    return with_interval(x) if spread and x.n > 1 else rounded(x.mean)

@@ -61,6 +61,8 @@ class Origin:
     made: Made = field(default_factory=Made)
     evaluation: Mapping[str, Any] = field(default_factory=dict)
     """Measures on held-out prompts."""
+    scorers: Mapping[str, Any] = field(default_factory=dict)
+    """Accuracy of reward model and oracle at the length of responses, by role."""
     scored: int | None = None
     """Responses that were scored to train it; None where that is unknown."""
 
@@ -213,6 +215,7 @@ def _origin_of(path: Path, record: Mapping[str, Any], made: Made) -> Origin:
         commit=str(record.get("git_commit") or ""),
         made=made,
         evaluation=record.get("evaluation") or {},
+        scorers=record.get("scorers") or {},
         scored=record.get("scored_samples"),
     )
 

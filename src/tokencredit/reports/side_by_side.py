@@ -13,6 +13,7 @@ from rich.text import Text
 
 from tokencredit.atomic import reading
 from tokencredit.console import visible
+from tokencredit.reports.rounding import rounded
 from tokencredit.reports.run_folder import RunFolder
 
 Row = Mapping[str, Any]
@@ -69,9 +70,10 @@ def continuations_table(rows: Sequence[Row]) -> Table:
 
 
 def _opinion(row: Row, model: str) -> str:
-    """What is thought of a response, e.g. `score +1.50, oracle -0.25`."""
+    """What is thought of a response, e.g. `score +1.500, oracle -0.250`."""
     known = {name: row.get(f"{model}/{key}") for key, name in OPINIONS.items()}
-    return ", ".join(f"{name} {value:+.2f}" for name, value in known.items() if value is not None)
+    said = {name: rounded(x, signed=True) for name, x in known.items() if x is not None}
+    return ", ".join(f"{name} {value}" for name, value in said.items())
 
 
 def _ending(text: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from tokencredit.atomic import reading, write_bytes
 from tokencredit.reports.figures import plot_run
 from tokencredit.reports.pages import render
+from tokencredit.reports.rounding import interval, rounded, with_error
 from tokencredit.reports.run_folder import RunFolder, existing
 from tokencredit.reports.samples import sample_views
 from tokencredit.reports.side_by_side import continuations
@@ -93,9 +94,9 @@ def score_ends(run: RunFolder) -> list[list[str]]:
     kl_first, kl_last = _ends(run, "kl/k1")
     for name, score, kl in (("first", first, kl_first), ("last", last, kl_last)):
         if score is not None:
-            distance = f"{kl.mean:.2f}" if kl else "-"
+            distance = rounded(kl.mean) if kl else "-"
             label = f"{name} {score.n} step{'s' if score.n > 1 else ''}"
-            rows.append([label, f"{score.mean:+.3f}", _interval(score), distance])
+            rows.append([label, rounded(score.mean, signed=True), _interval(score), distance])
     return rows
 
 
@@ -104,7 +105,8 @@ def gain(run: RunFolder) -> str:
     first, last = _ends(run, "score/mean")
     if first is None or last is None or min(first.n, last.n) == 1:
         return "too few steps to compare"
-    return f"{last.mean - first.mean:+.3f}, {apart(last, first):+.1f} standard errors apart"
+    gained = rounded(last.mean - first.mean, signed=True)
+    return f"{gained}, {apart(last, first):+.1f} standard errors apart"
 
 
 def evaluation_table(run: RunFolder) -> list[list[str]]:
@@ -131,8 +133,8 @@ def scorer_table(run: RunFolder) -> list[list[str]]:
         rows = [
             [
                 name.replace("_", " "),
-                f"{x['mean']:.3f} ± {x['se']:.3f}",
-                f"[{x['low']:.3f}, {x['high']:.3f}]",
+                with_error(x["mean"], x["se"]),
+                interval(x["low"], x["high"]),
                 str(x["n"]),
                 f"{x['tokens']:.1f}",
             ]
@@ -181,13 +183,13 @@ def _places(run: RunFolder) -> list[tuple[str, Path]]:
 
 
 def _interval(x: Interval) -> str:
-    return f"[{x.low:+.3f}, {x.high:+.3f}]" if x.n > 1 else "unknown (n = 1)"
+    return interval(x.low, x.high, signed=True) if x.n > 1 else "unknown (n = 1)"
 
 
 def _with_error(x: Interval | None) -> str:
     if x is None:
         return "-"
-    return f"{x.mean:.3f} ± {x.se:.3f}" if x.n > 1 and x.se > 0 else f"{x.mean:.3f}"
+    return with_error(x.mean, x.se) if x.n > 1 and x.se > 0 else rounded(x.mean)
 
 
 def _duration(seconds: float) -> str:

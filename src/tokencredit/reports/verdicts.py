@@ -11,6 +11,7 @@ import numpy as np
 
 from tokencredit.reports.entries import Panel
 from tokencredit.reports.measures import measure
+from tokencredit.reports.rounding import rounded, with_interval
 from tokencredit.reports.runs import LoggedRun
 from tokencredit.reports.statistics import (
     Interval,
@@ -138,7 +139,7 @@ def _paired(
 
 def difference(x: Interval) -> str:
     """A difference with its interval."""
-    return f"{x.mean:+.3f} [{x.low:+.3f}, {x.high:+.3f}]"
+    return with_interval(x, signed=True)
 
 
 def smaller_spread(evidence: Evidence) -> Finding:
@@ -149,5 +150,5 @@ def smaller_spread(evidence: Evidence) -> Finding:
         return nothing(f"{name}: {len(a)} pairs of runs")
     x = spread_ratio(a, b)
     verdict = judge(x.low, x.high, 1, above=False, margin=evidence.margin)
-    sds = f"{np.std(a, ddof=1):.3f} / {np.std(b, ddof=1):.3f}"
-    return Finding(verdict, f"{name} = {sds} = {x.mean:.2f} [{x.low:.2f}, {x.high:.2f}]", x.n)
+    sds = " / ".join(rounded(float(np.std(values, ddof=1))) for values in (a, b))
+    return Finding(verdict, f"{name} = {sds} = {with_interval(x)}", x.n)

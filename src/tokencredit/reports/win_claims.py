@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tokencredit.errors import require
+from tokencredit.reports.rounding import rounded, with_interval
 from tokencredit.reports.scores import Comparison
 from tokencredit.reports.verdicts import Finding, Verdict, all_of, judge, nothing
 from tokencredit.reports.winrate import Against
@@ -55,7 +56,8 @@ def _over(found: Against | None, other: str, margin: float | None) -> Finding:
         return nothing(f"against {other}: no seed in common")
     seeds = found.seeds
     if seeds is None:
-        return Finding(Verdict.undecided, f"against {other}: {found.rate.mean:.3f}, one run", 1)
+        return Finding(
+            Verdict.undecided, f"against {other}: {rounded(found.rate.mean)}, one run", 1
+        )
     verdict = judge(seeds.low, seeds.high, HALF, above=True, margin=margin)
-    text = f"against {other}: {seeds.mean:.3f} [{seeds.low:.3f}, {seeds.high:.3f}]"
-    return Finding(verdict, text, seeds.n)
+    return Finding(verdict, f"against {other}: {with_interval(seeds)}", seeds.n)

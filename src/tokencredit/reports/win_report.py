@@ -11,6 +11,7 @@ from typing import Final
 from tokencredit.reports.cells import COMPLETE
 from tokencredit.reports.entries import WinEntry
 from tokencredit.reports.formats import Format, with_remarks
+from tokencredit.reports.rounding import interval, rounded
 from tokencredit.reports.runs import holds_runs, read_csv
 from tokencredit.reports.scores import Comparison
 from tokencredit.reports.winrate import Against, WinMatrix, left_out
@@ -102,19 +103,19 @@ def win_remarks(table: WinTable) -> list[str]:
 def _cell(table: WinTable, row: str, column: str) -> str:
     digits, matrix = table.entry.digits, table.matrix
     paper = table.entry.rate(row, column)
-    parts = [] if paper is None else [f"({paper:.{digits}f})"]
+    parts = [] if paper is None else [f"({rounded(paper, digits)})"]
     if matrix is not None and (row, column) in matrix.cells:
-        text = f"{matrix.rate(row, column):.{digits}f}"
+        text = rounded(matrix.rate(row, column), digits)
         parts = [f"{text} {_interval(matrix.cells[row, column], digits)}", *parts]
     elif row == column:
-        parts = [f"{0.5:.{digits}f}"]
+        parts = [rounded(0.5, digits)]
     return " ".join(parts) or "–"
 
 
 def _interval(found: Against, digits: int) -> str:
     if found.seeds is None:
-        return f"± {found.rate.se:.{digits}f}"
-    return f"[{found.seeds.low:.{digits}f}, {found.seeds.high:.{digits}f}]"
+        return f"± {rounded(found.rate.se, digits)}"
+    return interval(found.seeds.low, found.seeds.high, digits)
 
 
 def _csv(tables: Sequence[WinTable]) -> str:

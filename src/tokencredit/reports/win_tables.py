@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
+from tokencredit.reports.rounding import DIGITS, interval, rounded, with_error
 from tokencredit.reports.winrate import Against, WinMatrix
 
 CORNER: Final = "Win Rate"
@@ -28,14 +29,14 @@ LONG: Final = (
 )
 
 
-def markdown(matrix: WinMatrix, *, errors: bool = False, digits: int = 3) -> str:
+def markdown(matrix: WinMatrix, *, errors: bool = False, digits: int = DIGITS) -> str:
     """The matrix as a Markdown table; with `errors` each rate ± its standard error over prompts."""
 
     def cell(row: str, column: str) -> str:
-        text = f"{matrix.rate(row, column):.{digits}f}"
+        rate = matrix.rate(row, column)
         if errors and row != column:
-            text += f" ± {matrix.cells[row, column].rate.se:.{digits}f}"
-        return text
+            return with_error(rate, matrix.cells[row, column].rate.se, digits)
+        return rounded(rate, digits)
 
     return table(
         [CORNER, *matrix.names],
@@ -43,16 +44,15 @@ def markdown(matrix: WinMatrix, *, errors: bool = False, digits: int = 3) -> str
     )
 
 
-def seeds_markdown(matrix: WinMatrix, digits: int = 3) -> str:
+def seeds_markdown(matrix: WinMatrix, digits: int = DIGITS) -> str:
     """Mean and t interval over seeds of every pair that has several; empty if none has."""
     rows = []
     for i, row in enumerate(matrix.names):
         for column in matrix.names[i + 1 :]:
             seeds = matrix.cells[row, column].seeds
             if seeds is not None:
-                interval = f"[{seeds.low:.{digits}f}, {seeds.high:.{digits}f}]"
-                mean = f"{seeds.mean:.{digits}f}"
-                rows.append([f"{row} against {column}", str(seeds.n), mean, interval])
+                mean, ends = rounded(seeds.mean, digits), interval(seeds.low, seeds.high, digits)
+                rows.append([f"{row} against {column}", str(seeds.n), mean, ends])
     return table(["over seeds", "pairs", "mean", "95 % t interval"], rows) if rows else ""
 
 
@@ -62,10 +62,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(_escaped(cell) for cell in line) + " |" for line in lines)
 
 
-def wide_csv(matrix: WinMatrix, digits: int = 3) -> str:
+def wide_csv(matrix: WinMatrix, digits: int = DIGITS) -> str:
     """The rates alone, in the columns of the paper's table."""
     rows = [
-        [row, *(f"{matrix.rate(row, column):.{digits}f}" for column in matrix.names)]
+        [row, *(rounded(matrix.rate(row, column), digits) for column in matrix.names)]
         for row in matrix.names
     ]
     return _csv([[CORNER, *matrix.names], *rows])
