@@ -20,6 +20,8 @@ from tokencredit.faults import chain, fault, users_own
 from tokencredit.helptext import conf_dir, groups
 
 CAUSES = (HydraException, OmegaConfBaseException, yaml.MarkedYAMLError)
+EXTRAS = {"optuna": "optuna", "ray": "ray", "submitit": "submitit"}
+"""What brings Hydra's plug-ins whose names begin so."""
 INTERNAL = re.compile(r"(full_key|object_type|reference_type)[:=]")
 
 
@@ -56,7 +58,11 @@ def _missing_option(text: str) -> str | None:
             return None
         names = [*field_names(Config), "experiment", "scale"]
         return f"{wrong[1]}: there is no such key or group{_nearest(wrong[1], names)}"
-    group, _, name = found[1].partition("/")
+    own = found[1].startswith("hydra/")  # Hydra's groups have a stroke in their names
+    group, _, name = found[1].rpartition("/") if own else found[1].partition("/")
+    extra = EXTRAS.get(name.partition("_")[0]) if own else None
+    if extra is not None:
+        return f"{group} = {name!r}: is not installed; pip install 'tokencredit[{extra}]' brings it"
     if group == "experiment":
         options = [option for option, _ in groups([conf_dir()])[group]]
     else:

@@ -22,7 +22,7 @@ from tokencredit.errors import UserError
 from tokencredit.helptext import conf_dir, groups
 
 NUMBERS: Final = (int, float)  # bool is an int
-TEXTS: Final = frozenset({"dataset.path"})
+TEXTS: Final = frozenset({"dataset.path", "sweep.objective"})
 """Keys of texts, or lists of texts, of which their schema cannot say so."""
 AT: Final = re.compile(r"(?:at(?: input)?:?|input) '(.*)'", re.DOTALL)
 LONGEST: Final = 200

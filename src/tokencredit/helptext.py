@@ -17,7 +17,7 @@ Groups (choose with GROUP=OPTION; * marks the default)
 """
 TAIL = """
 Keys (set with KEY=VALUE; all of them: `tokencredit train --cfg job`, explained in docs/config.md)
-  steps seed stage_seed run_dir runs_dir store experiments_dir sweep.recompute
+  steps seed stage_seed run_dir runs_dir store experiments_dir sweep.recompute sweep.objective
   rollout.* sft.* reward_model.* oracle.* evaluation.* run.* and those of each group: reward_scheme.beta=1
 
 Commands
@@ -28,6 +28,7 @@ Commands
   tokencredit train --plugin my_scheme.py --config-dir my_conf reward_scheme=mine
   tokencredit train model=smollm2_135m steps=3 sft.max_tokens=20000 reward_model.max_tokens=20000
   tokencredit train -m experiment=abc/positive_generation scale=cpu hydra/launcher=joblib
+  tokencredit train -m hydra/sweeper=optuna sweep.objective=policy/oracle 'reward_scheme.beta=interval(0,1)'
 
 Flags
   -m, --multirun      every combination of comma-separated values, each a run of its own

@@ -4,31 +4,60 @@ from __future__ import annotations
 
 import json
 import os
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
-from rich.console import Console
-from rich.table import Table
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from tokencredit.atomic import naming, reading
+from tokencredit.console import say
+from tokencredit.errors import UserError
+from tokencredit.objective import KEY, Measures, Unknown, listed
 from tokencredit.tracking.jsonl import read_jsonl
 
 CELLS = "cells.jsonl"
+FAILED: Final = "failed"
 FOLDERS: list[Path] = []
 """The folder of the sweep that this process has started."""
+ADAPTIVE: Final = ("optuna", "ax", "nevergrad")
+"""Sweepers that choose each cell by the objective of those before."""
+NO_BEST: Final = "No trials are completed yet"
+"""What Optuna says at the end of a sweep in which every cell failed."""
 
 
 class Remember(Callback):
     """Notes where Hydra puts the sweep, in the process that starts it."""
 
+    def __init__(self, *, plan: bool = False) -> None:
+        """With `plan` a sweeper writes to no storage: its cells are not run."""
+        self.plan = plan
+
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Called by Hydra once, before the first cell."""
+        """Called by Hydra once, before the first cell and before it makes the sweeper."""
         FOLDERS.append(Path(config.hydra.sweep.dir))
+        sweeper, name = config.hydra.sweeper, adaptive(config.hydra)
+        if self.plan and sweeper.get("storage") is not None:
+            with open_dict(config):
+                sweeper.storage = None
+        if self.plan and name:
+            say(f"hydra/sweeper={name} chooses cells by the results of others; these are examples")
+        elif name:
+            for sense, objective in zip(
+                directions(sweeper), listed(config.sweep.objective), strict=False
+            ):
+                say(f"sweep: {sense}s {objective}")
+
+
+class Refused(BaseException):
+    """Ends a sweep before its first cell: after an `Exception` Hydra starts the next cell."""
+
+    def __init__(self, mistake: UserError) -> None:
+        """`mistake` is what the command ends with."""
+        super().__init__(mistake)
+        self.mistake = mistake
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,10 +67,13 @@ class Cell:
     number: int
     overrides: list[str]
     state: str
-    """done, done before, or failed."""
-    folder: str
-    seconds: float
+    """done, done before, done (committed), or failed."""
+    folder: str = ""
+    """Of its results, or its committed CSV."""
+    seconds: float = 0.0
     error: str = ""
+    measures: Measures = field(default_factory=dict)
+    """The numbers that the closing table shows."""
 
 
 def record(sweep: Path, cell: Cell) -> None:
@@ -76,18 +108,40 @@ def cells(sweep: Path) -> list[Cell]:
         return sorted((Cell(**row) for row in read_jsonl(path)), key=lambda cell: cell.number)
 
 
-def print_table(found: Sequence[Cell], started: float) -> int:
-    """Print the closing table; the number of failed cells."""
-    shared = set.intersection(*(set(c.overrides) for c in found)) if len(found) > 1 else set[str]()
-    table = Table("cell", "overrides", "state", "seconds", "folder", title="sweep")
-    for cell in found:
-        style = "red" if cell.state == "failed" else None
-        place = cell.error or cell.folder
-        own = " ".join(override for override in cell.overrides if override not in shared)
-        seconds = f"{cell.seconds:.0f}"
-        table.add_row(str(cell.number), own, cell.state, seconds, place, style=style)
-    width = None if Console().is_terminal else 160
-    Console(width=width).print(table)
-    failed = sum(cell.state == "failed" for cell in found)
-    print(f"{len(found)} cells, {failed} failed, {time.monotonic() - started:.0f} s")
-    return failed
+def adaptive(settings: Mapping[str, Any]) -> str:
+    """The sweeper of Hydra's settings if it chooses cells by results; else an empty text."""
+    target = str(settings["sweeper"]["_target_"])
+    return next((name for name in ADAPTIVE if f"hydra_{name}_sweeper" in target), "")
+
+
+def directions(sweeper: DictConfig) -> list[str]:
+    """Whether each objective of a sweeper is minimised or maximised, as far as it has a setting."""
+    found = sweeper.get("direction")
+    several = list(found) if OmegaConf.is_list(found) else [found] if found is not None else []
+    return [str(getattr(sense, "name", sense)) for sense in several]
+
+
+def check_sweeper(settings: DictConfig, wanted: Sequence[str]) -> None:
+    """Raise `Unknown` where the sweeper chooses by numbers and is not told by which."""
+    name, senses = adaptive(settings), directions(settings.sweeper)
+    if name and not wanted:
+        raise Unknown(
+            f"{KEY} = None: hydra/sweeper={name} chooses by a number of results.json; name it, "
+            f"for instance {KEY}=policy/oracle"
+        )
+    if name == "optuna" and len(senses) != len(wanted):
+        raise Unknown(
+            f"{KEY} = {', '.join(wanted)}: {len(wanted)} name(s), and hydra.sweeper.direction has "
+            f"{len(senses)} ({', '.join(senses)}); give each its direction"
+        )
+
+
+def begun(sweep: Path) -> bool:
+    """Whether a cell of the sweep has ended well."""
+    return any(cell.state != FAILED for cell in cells(sweep))
+
+
+def gave_up(error: Exception) -> bool:
+    """Whether a sweeper ended the sweep because of cells that failed, which is said already."""
+    failed = bool(FOLDERS) and any(cell.state == FAILED for cell in cells(FOLDERS[-1]))
+    return failed and (isinstance(error, UserError) or NO_BEST in str(error))

@@ -11,7 +11,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import cast
@@ -23,9 +22,9 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from tokencredit import config as configuration
-from tokencredit import sweep
+from tokencredit import objective, sweep, sweep_table
 from tokencredit.atomic import Damaged, read_yaml
-from tokencredit.committed import PLACES, STATE, committed_cell, execute_and_keep, experiments_dir
+from tokencredit.committed import PLACES, execute_and_keep, experiments_dir
 from tokencredit.config import Config
 from tokencredit.console import USER_ERROR, say, speaking
 from tokencredit.environment import take_over
@@ -37,6 +36,7 @@ from tokencredit.helptext import conf_dir, help_text
 from tokencredit.pipeline import Outcome, StageFailed, plan, result_folder
 from tokencredit.plugins import check_options, load_plugins
 from tokencredit.process import follow
+from tokencredit.request import Request
 from tokencredit.rewards.scheme import RewardScheme
 from tokencredit.scratch import temporary_folder
 from tokencredit.search_path import isolate_children
@@ -44,6 +44,7 @@ from tokencredit.stages.finish import seconds_of_steps
 from tokencredit.stages.rl import RLStage
 from tokencredit.stages.run_folder import RunFolder
 from tokencredit.store import Plan, check_writable
+from tokencredit.sweep_cell import run_cell
 from tokencredit.tracking.jsonl import read_jsonl
 
 GROUP = "reward_scheme"
@@ -53,21 +54,6 @@ SHOWN = 4
 WITH_VALUE = {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c"}
 WITH_VALUE |= {"--package", "-p", "--info", "-i"}
 PLAIN_FLAGS = {"-m", "--multirun", "--run", "-r", "--resolve", "--version", "--hydra-help"}
-
-
-@dataclass(slots=True)
-class Request:
-    """What the command line asks for besides the configuration."""
-
-    plugins: list[str] = field(default_factory=list)
-    overrides: list[str] = field(default_factory=list)
-    """As they were typed."""
-    plan_only: bool = False
-    plans: list[Plan] = field(default_factory=list)
-    """Filled in while a sweep is planned."""
-    mistakes: int = 0
-    """Cells that could not even be planned."""
-    scratch: tempfile.TemporaryDirectory[str] | None = None
 
 
 def main() -> None:
@@ -106,13 +92,25 @@ def run_command(arguments: list[str]) -> int:
         check_options(more_folders(sys.argv[1:]))
         configuration.register()
         load_plugins(task.request.plugins)
-        hydra.main(config_path=str(conf_dir()), config_name="train", version_base="1.3")(task)()
+        run_hydra(task)
         if task.failure is not None:
             raise task.failure
         return close_sweep(task.request, started)
     finally:
         if task.request.scratch is not None:
             task.request.scratch.cleanup()
+
+
+def run_hydra(task: Task) -> None:
+    """Compose and call the task; an error that a whole sweep ends with leaves as what it means."""
+    try:
+        hydra.main(config_path=str(conf_dir()), config_name="train", version_base="1.3")(task)()
+    except sweep.Refused as refused:
+        raise refused.mistake from None
+    except Exception as error:
+        if not sweep.gave_up(error):
+            raise
+        say(f"the sweeper ended the sweep: {error}")
 
 
 def split_arguments(arguments: list[str], request: Request) -> list[str]:
@@ -146,6 +144,7 @@ def split_arguments(arguments: list[str], request: Request) -> list[str]:
         request.scratch = tempfile.TemporaryDirectory(prefix="tokencredit-")
         overrides = [o for o in overrides if not o.startswith(("hydra/launcher", "hydra.launcher"))]
         overrides += ["hydra/launcher=basic", f"hydra.sweep.dir={request.scratch.name}"]
+        overrides += ["+hydra.callbacks.sweep.plan=true"]
     return [*flags, *overrides]
 
 
@@ -223,14 +222,13 @@ class Task:
         self.failure: Exception | None = None
         self.process = os.getpid()
 
-    def __call__(self, composed: DictConfig) -> None:
-        """Run or plan one configuration."""
+    def __call__(self, composed: DictConfig) -> objective.Value:
+        """Run or plan one configuration; what it is worth to a sweeper."""
         if os.getpid() != self.process:  # a launcher's worker, which would outlive us
             follow(self.process)
             load_plugins(self.request.plugins)  # their classes have come alone, without the files
         if HydraConfig.get().mode is RunMode.MULTIRUN:
-            self._cell(composed)
-            return
+            return run_cell(HydraConfig.get(), composed, self.request, self._load)
         try:
             config = self._load(composed)
             if self.request.plan_only:
@@ -241,6 +239,7 @@ class Task:
             self.failure = users_own(error) or UserError(f"ended by {error!r}")
         except Exception as error:  # raised again by main: Hydra would print lines of its own
             self.failure = error
+        return None
 
     def _load(self, composed: DictConfig) -> Config:
         check_meaning(self.request.overrides, composed)
@@ -253,44 +252,8 @@ class Task:
         if config.store == "store":
             config.store = configuration.default_store()
         config.experiments_dir = experiments_dir(config.experiments_dir)
+        objective.check(config)
         return config
-
-    def _cell(self, composed: DictConfig) -> None:
-        """One cell of a sweep. Whatever goes wrong in it is recorded, and the sweep goes on."""
-        hydra_config = HydraConfig.get()
-        folder = Path(hydra_config.sweep.dir)
-        number, overrides = int(hydra_config.job.num), list(hydra_config.overrides.task)
-        began = time.monotonic()
-        state, error, place = "done", "", ""
-        try:
-            config = self._load(composed)
-            require(config.run_dir is None, "run_dir", config.run_dir, "cannot be set in a sweep")
-            kept = committed_cell(config)
-            if self.request.plan_only:
-                self.request.plans += plan(config) if kept is None else [kept]
-                return
-            state, place = STATE, "" if kept is None else kept.state.removeprefix(f"{STATE}: ")
-            if kept is None:
-                outcome = execute_and_keep(config, overrides)
-                state = "done" if outcome.seconds else "done before"
-                place = str(result_folder(outcome.last))
-        except (Exception, SystemExit) as problem:
-            known = explain(problem)
-            if known is None:
-                raise
-            state, error = "failed", str(known)
-            self.request.mistakes += 1
-            say(f"cell {number} ({' '.join(overrides)}) failed: {error}")
-        seconds = time.monotonic() - began
-        cell = sweep.Cell(
-            number=number,
-            overrides=overrides,
-            state=state,
-            folder=place,
-            seconds=seconds,
-            error=error,
-        )
-        sweep.record(folder, cell)
 
 
 def finish(config: Config, started: float, overrides: list[str]) -> None:
@@ -335,7 +298,9 @@ def close_sweep(request: Request, started: float) -> int:
         unique = {(item.name, item.key): item for item in request.plans}
         print_plans(list(unique.values()))
         return USER_ERROR if request.mistakes else 0
-    return 1 if sweep.print_table(sweep.cells(sweep.FOLDERS[-1]), started) else 0
+    failed = sweep_table.print_table(sweep.cells(sweep.FOLDERS[-1]), started)
+    sweep_table.print_best(sweep.FOLDERS[-1])
+    return 1 if failed else 0
 
 
 def print_plans(plans: list[Plan]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tokencredit import config as configuration
-from tokencredit import sweep, train
+from tokencredit import sweep, sweep_cell, train
 from tokencredit.config import Config
 from tokencredit.errors import UserError
 from tokencredit.pipeline import Outcome
@@ -44,8 +44,8 @@ class Pipeline:
 @pytest.fixture
 def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
     made = Pipeline(tmp_path)
-    monkeypatch.setattr(train, "execute_and_keep", made)
-    monkeypatch.setattr(train, "result_folder", lambda _: tmp_path)
+    monkeypatch.setattr(sweep_cell, "execute_and_keep", made)
+    monkeypatch.setattr(sweep_cell, "result_folder", lambda _: tmp_path)
     return made
 
 
@@ -69,10 +69,10 @@ def test_field_B40_a_poisoned_cell_is_counted_and_alone_run_again(
 def test_field_B40_a_cell_that_is_not_recorded_would_be_seen(
     entry: Command, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unrecorded(task: train.Task, composed: Any) -> None:
-        train.execute_and_keep(task._load(composed), [])
+    def unrecorded(_: Any, composed: Any, __: Any, load: Any) -> None:
+        sweep_cell.execute_and_keep(load(composed), [])
 
-    monkeypatch.setattr(train.Task, "_cell", unrecorded)
+    monkeypatch.setattr(train, "run_cell", unrecorded)
     ended = entry(*SWEEP)
     assert ended.code != 0 and "1 failed" not in ended.out and states() == {}
 

@@ -49,8 +49,12 @@ def mean_ci(values: Sequence[float], level: float = 0.95) -> Interval:
     mean = float(array.mean())
     if n == 1:
         return Interval(mean, mean, mean, 0.0, 1)
-    se = float(array.std(ddof=1)) / math.sqrt(n)
-    half = float(stdtrit(n - 1, (1 + level) / 2)) * se
+    return from_error(mean, float(array.std(ddof=1)) / math.sqrt(n), n, level)
+
+
+def from_error(mean: float, se: float, n: int, level: float = 0.95) -> Interval:
+    """Return Student's t interval of a mean of n values that is known with its standard error."""
+    half = float(stdtrit(n - 1, (1 + level) / 2)) * se if n > 1 else 0.0
     return Interval(mean, mean - half, mean + half, se, n)
 
 

@@ -102,6 +102,13 @@ def held_out(settings: Evaluation, prompts: PromptStream) -> tuple[Prompts, Stre
     return batch, ("evaluation", settings.stream)
 
 
+def names(*, oracle: bool) -> list[str]:
+    """The numbers of a `report`, with an oracle or without."""
+    rated = ("score", "length", "oracle") if oracle else ("score", "length")
+    own = [f"{model}/{what}" for model in MODELS for what in rated]
+    return ["policy/kl", *own, *(f"{model}/distinct_2" for model in MODELS)]
+
+
 def report(rows: list[Row]) -> dict[str, Measure]:
     """Mean and standard error of every number, and distinct-2 of each model's responses."""
     measures: dict[str, Measure] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from tokencredit.errors import require
 
@@ -32,10 +33,24 @@ class Evaluation:
 
 @dataclass(slots=True, kw_only=True)
 class Sweep:
-    """How a sweep treats cells that are there already; not part of any key."""
+    """What a sweep is for, and how it treats cells that are there; not part of any key."""
 
     recompute: bool = False
     """Run cells again that are kept in experiments_dir; what lies in runs_dir is still reused."""
+    objective: Any = None
+    """What Hydra's sweeper is told of a cell: the name of a number of results.json, such as
+    policy/oracle, or a list of names; NaN for a cell that failed."""
+
+    def __post_init__(self) -> None:
+        """Check the kind of the objective; `tokencredit.objective` knows which names there are."""
+        several = self.objective if isinstance(self.objective, list) else [self.objective]
+        require(
+            self.objective is None
+            or (bool(several) and all(isinstance(name, str) and name for name in several)),
+            "sweep.objective",
+            self.objective,
+            "must be null, the name of a number of results.json, or a list of such names",
+        )
 
 
 @dataclass(slots=True, kw_only=True)
