@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -12,9 +11,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from tokencredit.atomic import read_text, reading
 from tokencredit.data.records import Dropped
 from tokencredit.errors import UserError
+from tokencredit.evaluation.csv_files import csv_rows
 from tokencredit.reports.winrate import win_rate
 from tokencredit.tracking.jsonl import read_objects
 
@@ -127,9 +126,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         raise UserError(f"--annotations {path}: there is no such file")
     if path.suffix == ".json":
         return read_objects(path, "--annotations")
-    text = read_text(path)
-    with reading(path):
-        return [dict(row) for row in csv.DictReader(text.splitlines(keepends=True))]
+    return [dict(row) for _, row in csv_rows(path)]
 
 
 def _players(row: Mapping[str, Any], path: Path) -> tuple[str, str]:

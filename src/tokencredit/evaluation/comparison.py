@@ -61,6 +61,14 @@ def run(request: Request) -> str:
         models += joining
     require(len(models) >= 2, "RUN_OR_MODEL", len(models), "name at least two models")
     check_distinct(models, named=request.names is not None)
+    methods = list(dict.fromkeys(model.name for model in models))
+    require(
+        len(methods) > 1 or request.oracle == NO_ORACLE,
+        "RUN_OR_MODEL" if request.names is None else "--names",
+        ",".join(methods),
+        f"all {len(models)} models are seeds of one method, and there is none to compare it with; "
+        "add one (--with-sft), or give each a name of its own with --names",
+    )
     for note in check_pairs(models):
         say(note)
     oracle = _oracle(request, models)

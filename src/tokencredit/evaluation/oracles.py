@@ -81,13 +81,13 @@ def _function(spec: str, runs: Sequence[Run]) -> Oracle:
         content = judge.identity()
     except UserError as error:
         raise UserError(str(error).replace("judge.function", "--oracle")) from error
-    columns = [name for name, needed in further(judge.load()).items() if needed]
+    columns = [name for name, needed in further(judge.load(), offsets=True).items() if needed]
     require(
         not columns,
         "--oracle",
         spec,
-        f"its parameter {', '.join(columns)} takes columns of data, which a comparison has not; "
-        "give it a default",
+        f"its parameter {', '.join(columns)} takes columns of data or places of tokens, which a "
+        "comparison has not; write a function of prompts and responses",
     )
     assert isinstance(content, dict)
     for run in runs:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tokencredit.atomic import read_text, reading, write_text
+from tokencredit.atomic import write_text
 from tokencredit.bench.report import aligned
 from tokencredit.errors import UserError
 from tokencredit.evaluation.annotations import as_json, games, lines, read_annotations
@@ -87,14 +86,12 @@ def read_games(path: Path) -> tuple[list[str], np.ndarray]:
     """Players and wins[i, j] from a CSV of pairs; a draw counts half for both."""
     if not path.is_file():
         raise UserError(f"--games {path}: there is no such file")
-    text = read_text(path)
-    with reading(path):
-        rows = list(csv.DictReader(text.splitlines()))
-    if not rows or not set(COLUMNS) <= set(rows[0]):
+    rows = csv_rows(path)
+    if not rows or not set(COLUMNS) <= set(rows[0][1]):
         raise UserError(f"--games {path}: needs rows and the columns {', '.join(COLUMNS)}")
-    names = list(dict.fromkeys(row[key] for row in rows for key in ("first", "second")))
+    names = list(dict.fromkeys(row[key] for _, row in rows for key in ("first", "second")))
     wins = np.zeros((len(names), len(names)))
-    for number, row in enumerate(rows, start=2):
+    for number, row in rows:
         i, j = names.index(row["first"]), names.index(row["second"])
         try:
             first, second = float(row["first_wins"]), float(row["second_wins"])

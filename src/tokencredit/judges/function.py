@@ -225,10 +225,10 @@ class FunctionJudge(Judge):
         return Judgement(scores=values.to(mask.device), evidence=matrix.to(mask.device))
 
 
-def further(function: Callable[..., Any]) -> dict[str, bool]:
+def further(function: Callable[..., Any], *, offsets: bool = False) -> dict[str, bool]:
     """The parameters behind prompts and responses, and whether the function needs them.
 
-    `offsets` is not among them, nor is what `*args` or `**kwargs` would take.
+    What `*args` or `**kwargs` would take is not among them, and `offsets` only if wanted.
     """
     try:
         parameters = list(inspect.signature(function).parameters.values())[2:]
@@ -237,7 +237,7 @@ def further(function: Callable[..., Any]) -> dict[str, bool]:
     return {
         parameter.name: parameter.default is inspect.Parameter.empty
         for parameter in parameters
-        if parameter.name != OFFSETS
+        if (offsets or parameter.name != OFFSETS)
         and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     }
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 from tokencredit.atomic import read_yaml, reading
 from tokencredit.errors import UserError, require
 from tokencredit.reports.courses import JOINT, SHARES, TESTS
-from tokencredit.reports.entries import FOLDER, STATISTICS, Panel, build
+from tokencredit.reports.entries import FOLDER, STATISTICS, Panel
 from tokencredit.reports.formats import markdown
 from tokencredit.reports.measures import in_words, measure
 from tokencredit.reports.runs import LoggedRun
+from tokencredit.reports.schema import build
 from tokencredit.reports.scores import Comparison
 from tokencredit.reports.sources import Source
 from tokencredit.reports.tables import task_of

@@ -11,7 +11,7 @@ import typer
 from tokencredit.atomic import write_bytes
 from tokencredit.console import say, show
 from tokencredit.errors import UserError, require
-from tokencredit.reports.entries import FIGURES, TABLES, WinEntry, find, find_any, listing
+from tokencredit.reports.entries import FIGURES, TABLES, WinEntry, find, find_any, is_own, listing
 from tokencredit.reports.formats import SUFFIX, Format, render
 from tokencredit.reports.scores import Comparison, find_comparisons
 from tokencredit.reports.sources import Source, read_sources
@@ -120,6 +120,11 @@ def sources(name: str, runs: list[Path] | None) -> list[Source]:
     """The runs that are named, or the committed ones of the paper."""
     if runs:
         return read_sources(runs)
+    if is_own(name):
+        raise UserError(
+            f"--runs: {name} is of your own; name its runs: a folder of runs (--runs runs), a run "
+            "CSV, or a folder of them"
+        )
     folder = EXPERIMENTS / name.partition("/")[0]
     if not folder.is_dir():
         raise UserError(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tokencredit.reports.entries import Entry
 from tokencredit.reports.figures import COLOURS
-from tokencredit.reports.marks import Mark, Shape
+from tokencredit.reports.marks import Mark, Shape, as_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,7 +54,7 @@ def fill(
             _panel(axes, entry, own)
             several = len(sources) > 1
             heading = " · ".join(filter(None, (title, source if several else "")))
-            axes.set_title(heading if not single else "", fontsize=11)
+            axes.set_title(as_text(heading) if not single or entry.own else "", fontsize=11)
         for axes in line if not same else line[:1]:
             place = list(line).index(axes)
             column = next(p.column for p in entry.panels if p.title == titles[place])
@@ -193,7 +193,8 @@ def _legend(figure: Figure, entry: Entry, marks: Sequence[Mark]) -> None:
         style: Any = {"linestyle": DASHES[place % len(DASHES)], "linewidth": 2.2}
         if entry.kind == "by_beta":
             style = {"linestyle": "none", "marker": "o", "markersize": 7}
-        handles.append(Line2D([], [], color=COLOURS[number % len(COLOURS)], label=name, **style))
+        style["color"] = COLOURS[number % len(COLOURS)]
+        handles.append(Line2D([], [], label=as_text(name), **style))
     handles += [Line2D([], [], label=name, **MODELS[method]) for method, name in models.items()]
     shapes = {mark.shape for mark in marks}
     sign: Any = {"color": "#555555", "linestyle": "none"}

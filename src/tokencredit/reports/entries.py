@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final
 
 from tokencredit.atomic import read_yaml, reading
 from tokencredit.errors import UserError, require
 from tokencredit.reports.runs import LoggedRun, Setting
+from tokencredit.reports.schema import build
 
 FOLDER: Final = Path(__file__).parent / "catalogue"
 FIGURES: Final = ("curves", "tradeoff", "frontier", "by_beta")
@@ -18,7 +18,6 @@ TABLES: Final = ("table", WIN_RATES)
 KINDS: Final = ("table", *FIGURES)
 STATISTICS: Final = ("mean", "last", "at_kl")
 BANDS: Final = ("sd", "se")
-Schema = TypeVar("Schema")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -88,6 +87,8 @@ class Entry:
     """Of curves: methods of which every run is drawn."""
     guide: float | None = None
     """Of a trade-off: the slope of a dashed line."""
+    own: bool = field(default=False, init=False)
+    """Whether it is a file of one's own, whose names are shown as they are."""
 
     def __post_init__(self) -> None:
         """Check the names."""
@@ -100,6 +101,12 @@ class Entry:
         require(self.band in BANDS, "band", self.band, f"must be one of {', '.join(BANDS)}")
         require(self.smooth >= 1, "smooth", self.smooth, "must be >= 1 step")
         require(bool(self.panels), "panels", self.panels, "must not be empty")
+        _check_methods(self.methods)
+
+    @property
+    def has_paper(self) -> bool:
+        """Whether any panel has numbers of a paper."""
+        return any(panel.paper for panel in self.panels)
 
     @property
     def tasks(self) -> list[str]:
@@ -128,6 +135,7 @@ class WinEntry:
 
     def __post_init__(self) -> None:
         """The paper's rows must make a square whose names are those of methods."""
+        _check_methods(self.methods)
         unknown = [name for name in self.paper if name not in self.methods]
         require(not unknown, "paper", unknown, "each row must be one of methods")
         for name, row in self.paper.items():
@@ -146,6 +154,12 @@ class WinEntry:
         return self.paper[row][list(self.paper).index(column)]
 
 
+def _check_methods(methods: object) -> None:
+    named = isinstance(methods, dict) and all(isinstance(x, str) for x in methods.values())
+    rule = "must name each method and what it is called, e.g. {abc: ABC, sparse: Sparse}"
+    require(named and bool(methods), "methods", methods, rule)
+
+
 def find(name: str, kinds: tuple[str, ...]) -> Entry:
     """The entry of that name, of kinds that are made from the curves of runs."""
     entry = find_any(name, kinds)
@@ -155,7 +169,7 @@ def find(name: str, kinds: tuple[str, ...]) -> Entry:
 
 def find_any(name: str, kinds: tuple[str, ...]) -> Entry | WinEntry:
     """The entry of that name in the catalogue, or in a YAML file of one's own."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+    path = Path(name) if is_own(name) else FOLDER / f"{name}.yaml"
     named = listing(kinds)
     if not path.is_file():
         raise UserError(f"{name}: there is no such entry; there are {', '.join(named)}")
@@ -163,7 +177,14 @@ def find_any(name: str, kinds: tuple[str, ...]) -> Entry | WinEntry:
     if entry.kind not in kinds:
         what = "figure" if entry.kind in FIGURES else "table"
         raise UserError(f"{name}: is a {what}; `tokencredit {what} {name}` makes it")
+    if isinstance(entry, Entry):
+        entry.own = is_own(name)
     return entry
+
+
+def is_own(name: str) -> bool:
+    """Whether a name is that of a file of one's own, not of the catalogue."""
+    return name.endswith((".yaml", ".yml"))
 
 
 def listing(kinds: tuple[str, ...]) -> dict[str, Entry | WinEntry]:
@@ -188,22 +209,3 @@ def read_entry(path: Path) -> Entry | WinEntry:
             raise UserError(f"{path}: panels: must be a list")
         built = [build(Panel, panel, path) for panel in panels]
         return build(Entry, {**tree, "panels": built}, path)
-
-
-def build(schema: type[Schema], given: Mapping[str, Any], path: Path) -> Schema:
-    """An instance of a dataclass from a mapping; names the key that is unknown or missing."""
-    known = {item.name: item for item in fields(schema)}  # type: ignore[arg-type]
-    unknown = [name for name in given if name not in known]
-    needed = [
-        name
-        for name, item in known.items()
-        if item.default is MISSING and item.default_factory is MISSING and name not in given
-    ]
-    if unknown or needed:
-        wrong = [f"{name}: unknown key" for name in unknown]
-        wrong += [f"{name}: is missing" for name in needed]
-        raise UserError(f"{path}: {'; '.join(wrong)}; {schema.__name__} has: {', '.join(known)}")
-    try:
-        return schema(**given)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None

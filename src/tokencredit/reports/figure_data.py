@@ -11,6 +11,7 @@ import numpy as np
 
 from tokencredit.errors import UserError
 from tokencredit.reports.cells import COMPLETE
+from tokencredit.reports.conditions import missing
 from tokencredit.reports.entries import Entry, Panel
 from tokencredit.reports.figures import running_mean
 from tokencredit.reports.frontier import HELD_OUT, frontier, held_out, other_models
@@ -61,11 +62,9 @@ def figure_marks(
     panels = [replace(p, points=points) if points is not None else p for p in entry.panels]
     groups = [g for source in sources for panel in panels for g in _groups(entry, panel, source)]
     if not groups:
-        raise UserError(
-            f"{entry.title}: there are no runs of {' or '.join(entry.tasks)} to draw; give some "
-            "with --runs"
-        )
-    said: list[str] = []
+        why = "; ".join(text for panel in panels for text in missing(entry, panel, sources))
+        raise UserError(f"{entry.title}: there is nothing to draw: {why}; give others with --runs")
+    said = [text for p in panels if entry.own for text in missing(entry, p, sources)]
     for group in groups:
         said += _said(group)
     for source in sources:
@@ -73,8 +72,9 @@ def figure_marks(
         said += [f"{source.name}: {text}" for text in notes(source, tasks)]
         said += left_out(source, entry)
         shown = {group.panel.title for group in groups if group.source == source.name}
-        missing = [panel.title for panel in panels if panel.title not in shown]
-        said += [f"{source.name}: no runs for {', '.join(missing)}"] if missing and shown else []
+        absent = [panel.title for panel in panels if panel.title not in shown]
+        if absent and shown and not entry.own:  # of one's own, it is said with the reason
+            said.append(f"{source.name}: no runs for {', '.join(absent)}")
     if all(lacking_column(group) for group in groups):
         raise UserError(f"{entry.title}: {lacking_column(groups[0])}; nothing can be drawn")
     marks = [mark for group in groups for mark in MARKS[entry.kind](group)]

@@ -6,8 +6,10 @@ import csv
 import io
 from collections.abc import Sequence
 from enum import Enum
+from itertools import compress
 from typing import Final
 
+from tokencredit.reports.entries import Entry
 from tokencredit.reports.rounding import interval, rounded, with_error, with_interval
 from tokencredit.reports.sources import lengths
 from tokencredit.reports.tables import Row, Table
@@ -21,16 +23,27 @@ STATISTICS: Final = {
     "last": "mean of the last ten of the first points of each run",
     "at_kl": "smoothed over ten steps, where each run first comes there",
 }
+PAPER_COLUMNS: Final = ("paper_mean", "paper_half")
 CSV_COLUMNS: Final = (
     *("panel", "source", "task", "method", "beta", "min_new_tokens", "max_new_tokens", "points"),
-    *("n", "mean", "authors_half", "t_low", "t_high", "sd", "paper_mean", "paper_half"),
+    *("n", "mean", "authors_half", "t_low", "t_high", "sd", *PAPER_COLUMNS),
     *("paired_difference", "paired_low", "paired_high", "paired_p", "pairs"),
     *("ended_below_start", "not_averaged"),
 )
+GREEK: Final = {
+    "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "varepsilon", "η": "eta",
+    "θ": "theta", "κ": "kappa", "λ": "lambda", "μ": "mu", "π": "pi", "ρ": "rho", "σ": "sigma",
+    "τ": "tau", "φ": "varphi", "Δ": "Delta", "Σ": "Sigma", "Π": "Pi",
+}  # fmt: skip
 LATEX: Final = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$",
-    "±": r"$\pm$", "√": r"$\surd$", "β": r"$\beta$", "–": "--", "−": "$-$",
+    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": "$<$", ">": "$>$", "|": "$|$", "±": r"$\pm$", "√": r"$\surd$", "–": "--", "−": "$-$",
+    "×": r"$\times$", "≤": r"$\leq$", "≥": r"$\geq$", "≠": r"$\neq$", "→": r"$\to$",
+    "½": r"$\frac{1}{2}$", "²": "$^2$", "₁": "$_1$", "₂": "$_2$", "…": r"\dots{}",
+    **{letter: f"$\\{name}$" for letter, name in GREEK.items()},
 }  # fmt: skip
+"""Letters that LaTeX reads as commands, or that its usual fonts have not in text."""
 
 
 class Format(str, Enum):
@@ -63,7 +76,8 @@ def with_remarks(
 def remarks(table: Table) -> list[str]:
     """What the numbers are, where the runs are from, and everything a reader must know."""
     entry = table.entry
-    lines = [f"{entry.title}: {STATISTICS[entry.statistic]}. Paper: {entry.source}."]
+    whose = "Source" if entry.own and not entry.has_paper else "Paper"
+    lines = [f"{entry.title}: {STATISTICS[entry.statistic]}. {whose}: {entry.source}."]
     if any(row.paper and row.n and not row.comparable for row in table.rows):
         lines.append("At scale cpu models and rewards are others than the paper's: no difference.")
     for source in table.sources:
@@ -76,25 +90,33 @@ def cells(table: Table) -> tuple[list[str], list[list[str]]]:
     """Head and rows as text."""
     entry, several = table.entry, len(table.sources) > 1
     head = ["", "method", *(["runs of"] if several else []), "n", "points", AUTHORS, T_INTERVAL]
-    head += ["paper", "minus paper"]
-    head += [f"minus {entry.baseline}, paired", "p"] if entry.baseline else []
+    head += ["paper", "minus paper"] if entry.has_paper else []
+    head += [f"minus {_baseline(entry)}, paired", "p"] if entry.baseline else []
     head += ["ended below start"]
     rows, before = [], None
     for row in table.rows:
         block = row.panel if row.panel != before else ""
         before = row.panel
         beside = [row.source] if several else []
-        paper = " ± ".join(f"{value:.{entry.digits}f}" for value in row.paper)
-        rows.append([block, row.method, *beside, *_numbers(row, paper, bool(entry.baseline))])
+        rows.append([block, row.method, *beside, *_numbers(row, entry)])
     return head, rows
 
 
-def _numbers(row: Row, paper: str, paired: bool) -> list[str]:
+def _baseline(entry: Entry) -> str:
+    """What the baseline is called in the head of a table."""
+    name = str(entry.baseline)
+    return entry.methods.get(name, name) if entry.own else name
+
+
+def _numbers(row: Row, entry: Entry) -> list[str]:
+    paired = bool(entry.baseline)
+    paper = " ± ".join(f"{value:.{entry.digits}f}" for value in row.paper)
     authors, interval = row.authors, row.interval
     if authors is None or interval is None:
         state = "no runs" if row.setting is None else "0"
         empty = [""] * (3 if paired else 1)
-        return [state, str(row.points), "", "", paper, "", *empty]
+        theirs = [paper, ""] if entry.has_paper else []
+        return [state, str(row.points), "", "", *theirs, *empty]
     apart = (
         rounded(authors[0] - row.paper[0], DIGITS, signed=True)
         if row.paper and row.comparable
@@ -109,8 +131,7 @@ def _numbers(row: Row, paper: str, paired: bool) -> list[str]:
         str(row.points),
         with_error(*authors, DIGITS),
         _interval(row),
-        paper,
-        apart,
+        *([paper, apart] if entry.has_paper else []),
         *(test if paired else []),
         f"{row.measured.fallen} of {row.n}",
     ]
@@ -146,8 +167,13 @@ def _latex(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     for number, row in enumerate(rows):
         if number and row[0]:
             lines.append(r"\midrule")
-        lines.append(" & ".join(map(_escape, row)) + r" \\")
+        lines.append(_protected(" & ".join(map(_escape, row))) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
+
+
+def _protected(line: str) -> str:
+    """A bracket at its beginning would be read as an argument of the line before."""
+    return "{}" + line if line.startswith("[") else line
 
 
 def _escape(text: str) -> str:
@@ -158,16 +184,18 @@ def to_csv(table: Table) -> str:
     """Every number at full precision, one line a row; paired differences are to the baseline."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
+    kept = [table.entry.has_paper or name not in PAPER_COLUMNS for name in CSV_COLUMNS]
+    writer.writerow(compress(CSV_COLUMNS, kept))
     for row in table.rows:
-        writer.writerow([row.panel, row.source, *_identity(row), *_values(row)])
+        values = [row.panel, row.source, *_identity(row), *_values(row)]
+        writer.writerow(compress(values, kept))
     return text.getvalue()
 
 
 def _identity(row: Row) -> list[object]:
     s = row.setting
     if s is None:
-        return ["", row.method.partition(" ")[0], "", "", "", row.points, 0]
+        return ["", row.key, "", "", "", row.points, 0]
     low, high = lengths(s).split("–")
     return [s.task, s.method, "" if s.beta is None else s.beta, low, high, row.points, row.n]
 

@@ -46,3 +46,9 @@ class Mark:
     """Half the height of the band, for each x; empty without one."""
     n: int
     """Runs behind it."""
+
+
+def as_text(name: str) -> str:
+    """A name as matplotlib shows it: it takes dollars for formulas, and hides a leading stroke."""
+    shown = name.replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown

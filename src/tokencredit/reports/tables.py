@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from tokencredit.errors import UserError
+from tokencredit.reports.conditions import missing
 from tokencredit.reports.entries import Entry, Panel
 from tokencredit.reports.measures import Measured, in_words, measure
 from tokencredit.reports.runs import LoggedRun, Setting
@@ -32,6 +34,8 @@ class Row:
     difference: PairedTest | None = None
     """To the baseline, paired by run."""
     scale: str = ""
+    key: str = ""
+    """The method, by whatever name it is shown."""
 
     @property
     def n(self) -> int:
@@ -68,11 +72,15 @@ def make_table(entry: Entry, sources: Sequence[Source], points: int | None = Non
     """The table of an entry; `points` overrides how many first steps are used."""
     panels = [replace(p, points=points) if points is not None else p for p in entry.panels]
     rows = [row for panel in panels for row in _rows(entry, panel, sources)]
+    lacking = [text for p in panels if entry.own for text in missing(entry, p, sources)]
+    if not rows:
+        raise UserError(f"{entry.title}: {'; '.join(lacking)}")
     said = [
         f"{row.panel}, {row.method}, not averaged: {text}"
         for row in rows
         for text in in_words(row.measured.without)
     ]
+    said += lacking
     for source in sources:
         tasks = {task_of(panel, source): None for panel in entry.panels}
         said += [f"{source.name}: {text}" for text in notes(source, tasks)]
@@ -102,7 +110,7 @@ def _rows(entry: Entry, panel: Panel, sources: Sequence[Source]) -> Iterator[Row
             yield from found
         elif paper:
             base = panel.points if isinstance(panel.points, int) else panel.points["paper"]
-            yield Row("", panel.title, name_of(entry, method), None, base, paper)
+            yield Row("", panel.title, name_of(entry, method), None, base, paper, key=method)
 
 
 def _of_source(entry: Entry, panel: Panel, source: Source, method: str) -> Iterator[Row]:
@@ -120,6 +128,7 @@ def _of_source(entry: Entry, panel: Panel, source: Source, method: str) -> Itera
             measured,
             None if method == entry.baseline else _paired(measured.values, baseline),
             runs[0].origin.scale,
+            method,
         )
 
 
@@ -141,9 +150,13 @@ def task_of(panel: Panel, source: Source) -> str:
 def name_of(
     entry: Entry, method: str, setting: Setting | None = None, among: Sequence[Setting] = ()
 ) -> str:
-    """A method's name, the paper's name for it, and what sets it apart from others of its name."""
+    """A method's name, the paper's name for it, and what sets it apart from others of its name.
+
+    In an entry of one's own it is the name that stands there.
+    """
     called = entry.methods[method]
     name = method if called.lower() == method else f"{method} ({called})"
+    name = called if entry.own else name
     return name if setting is None or len(among) < 2 else f"{name}, {_apart(setting, among)}"
 
 

@@ -87,7 +87,8 @@ def win_cells(table: WinTable) -> tuple[list[str], list[list[str]]]:
 def win_remarks(table: WinTable) -> list[str]:
     """What the numbers are and everything that a reader must know."""
     entry, comparison, matrix = table.entry, table.comparison, table.matrix
-    lines = [f"{entry.title}. In parentheses the paper's: {entry.source}."]
+    theirs = "In parentheses the paper's" if entry.paper else "Source"
+    lines = [f"{entry.title}. {theirs}: {entry.source}."]
     if comparison is not None and matrix is not None:
         facts = comparison.facts
         oracle = facts.get("oracle", {}).get("name")
@@ -121,7 +122,8 @@ def _interval(found: Against, digits: int) -> str:
 def _csv(tables: Sequence[WinTable]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
+    theirs = any(table.entry.paper for table in tables)
+    writer.writerow(CSV_COLUMNS if theirs else CSV_COLUMNS[:-1])
     for table in tables:
         place = "" if table.comparison is None else table.comparison.place
         for row in table.names:
@@ -129,7 +131,8 @@ def _csv(tables: Sequence[WinTable]) -> str:
                 if row != column:
                     paper = table.entry.rate(row, column)
                     ours = _numbers(table.matrix, row, column)
-                    writer.writerow([place, row, column, *ours, "" if paper is None else paper])
+                    beside = ["" if paper is None else paper] if theirs else []
+                    writer.writerow([place, row, column, *ours, *beside])
     return text.getvalue()
 
 
