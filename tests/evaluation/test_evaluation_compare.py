@@ -277,6 +277,7 @@ def test_mistakes_are_explained_before_any_work(place: Path, tmp_path: Path) -> 
         ([a, bare], "no config.json"),
         ([a, a], "two models are called 'sparse'"),
         ([a, b, "--names", "one"], "--names"),
+        ([a, b, "--names", "x,x"], "--names = 'x': all 2 models are seeds of one method"),
         ([a, b, "--prompts", 4000], "--prompts = 4000: the evaluation split of"),
         ([a, b, "--oracle", "nowhere"], "--oracle = 'nowhere'"),
         ([a, b, "--oracle", "absent.py:f"], "--oracle"),

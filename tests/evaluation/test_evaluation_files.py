@@ -13,6 +13,7 @@ from tokencredit.errors import UserError
 from tokencredit.evaluation.annotations import games, read_annotations, share_of
 from tokencredit.evaluation.answers import matched, read_answers
 from tokencredit.evaluation.export import file_name
+from tokencredit.evaluation.verdict_report import read_games
 
 HEAD = "prompt_index,baseline,model,preference\n"
 
@@ -74,6 +75,18 @@ def test_verdicts_over_a_baseline_are_games(tmp_path: Path) -> None:
     assert wins.tolist() == [[0, 0.5, 1], [1.5, 0, 0], [0, 0, 0]]
 
 
+def test_a_csv_may_begin_with_its_name_as_pages_show_it(tmp_path: Path) -> None:
+    verdicts, played = tmp_path / "verdicts.csv", tmp_path / "games.csv"
+    verdicts.write_text(f"# verdicts.csv\n#\n{HEAD}0,b,m,2\n1,b,m,1\n2,b,m,0\n", "utf-8")
+    assert read_annotations([verdicts])[0][0].shares == [1.0, 0.0, 0.5]
+    head = "# games.csv\nfirst,second,first_wins,second_wins,draws\n"
+    played.write_text(f"{head}N,E,8,4,0\nE,S,4,2,1\n", "utf-8")
+    assert read_games(played)[1].tolist() == [[0, 8, 0], [4, 0, 4.5], [0, 2.5, 0]]
+    played.write_text(f"{head}N,E,8,4,0\nE,S,4,-2,1\n", "utf-8")
+    with pytest.raises(UserError, match="line 4: two players"):
+        read_games(played)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
@@ -121,6 +134,21 @@ def test_answers_are_matched_by_prompt(tmp_path: Path) -> None:
     assert list(answers) == ["a", "other", "b"]
     items, left = matched(read_answers([first, third]))
     assert left == 2 and [answers["a"][item].output for item in items] == ["1"]
+
+
+def test_equal_generators_of_two_files_are_told_apart_by_names(tmp_path: Path) -> None:
+    row = {"row": 7, "prompt": "p", "policy/response": "new", "sft/response": "old"}
+    paths = [write(tmp_path / "a.jsonl", row), write(tmp_path / "b.jsonl", row)]
+    answers = read_answers(paths, ["abc", "sft", "rto", "sft2"])
+    (item,), _ = matched(answers)
+    said = {name: own[item].output for name, own in answers.items()}
+    assert said == {"abc": "new", "sft": "old", "rto": "new", "sft2": "old"}
+    with pytest.raises(
+        UserError, match="'policy'; tell them apart with --names.* policy, sft, pol"
+    ):
+        read_answers(paths)
+    with pytest.raises(UserError, match="each differently"):
+        read_answers(paths, ["abc", "sft", "rto", "sft"])
 
 
 def test_an_evaluation_of_a_run_holds_two_models(tmp_path: Path) -> None:

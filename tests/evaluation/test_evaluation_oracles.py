@@ -124,3 +124,13 @@ def test_a_bad_function_is_explained(body: str, words: str, place: Path, tmp_pat
         tmp_path / "o",
     )
     assert "--oracle" in said and words in said
+
+
+def test_a_function_that_reads_places_of_tokens_is_refused_before_any_answer(
+    place: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "told.py"
+    file.write_text("def f(prompts, responses, offsets):\n    return [0.0] * len(responses)\n")
+    out = ["--prompts", 4, "--out", tmp_path / "o"]
+    said = mistake(place / "sparse", place / "abc", "--oracle", f"{file}:f", *out)
+    assert "its parameter offsets" in said and not (tmp_path / "o" / "generations.jsonl").exists()

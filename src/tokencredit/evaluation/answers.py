@@ -44,9 +44,9 @@ Answers = dict[str, dict[str, Answer]]
 def read_answers(paths: Sequence[Path], names: Sequence[str] | None = None) -> Answers:
     """All answers of all files. `names` renames the generators, in the order they come in.
 
-    Raises `UserError` for a file without answers, and for one generator in two files.
+    Raises `UserError` for a file without answers, and for two generators of one name.
     """
-    found: Answers = {}
+    found: list[tuple[str, dict[str, Answer]]] = []
     for path in paths:
         own: Answers = {}
         seen: Counter[tuple[str, str]] = Counter()
@@ -57,22 +57,22 @@ def read_answers(paths: Sequence[Path], names: Sequence[str] | None = None) -> A
                 seen[place] += 1
                 own.setdefault(answer.generator, {})[item] = answer
         require(bool(own), "--answers", str(path), "holds no answers")
-        both = sorted(own.keys() & found.keys())
-        if both:
+        both = [name for name, _ in found if name in own]
+        found += own.items()
+        if both and names is None:
             raise UserError(
-                f"--answers {path}: an earlier file also has answers of {both[0]!r}; give each "
-                "generator one file and a name of its own"
+                f"--answers {path}: an earlier file also has answers of {both[0]!r}; tell them "
+                f"apart with --names, a name for each of {', '.join(name for name, _ in found)}"
             )
-        found |= own
     if names is None:
-        return found
+        return dict(found)
     require(
         len(names) == len(found) == len(set(names)),
         "--names",
         ",".join(names),
-        f"name each of {', '.join(found)}, each differently",
+        f"name each of {', '.join(name for name, _ in found)}, each differently",
     )
-    return dict(zip(names, found.values(), strict=True))
+    return {name: own for name, (_, own) in zip(names, found, strict=True)}
 
 
 def matched(answers: Answers) -> tuple[list[str], int]:

@@ -13,7 +13,7 @@ from tokencredit.console import show
 from tokencredit.errors import require
 from tokencredit.evaluation.command_compare import compare
 from tokencredit.evaluation.command_llm import llm
-from tokencredit.evaluation.options import Names, named
+from tokencredit.evaluation.options import Apart, named
 
 judge = typer.Typer(
     help="Who wins: win rates, strengths, and an LLM as judge.", no_args_is_help=True
@@ -101,7 +101,7 @@ def export(
     answers: AnswerFiles,
     form: Annotated[Form, typer.Option("--format", help="Whose files to write.")],
     out: Annotated[Path, typer.Option(help="Folder; one file a generator.")] = Path("export"),
-    names: Names = None,
+    names: Apart = None,
 ) -> None:
     """Write answers as AlpacaEval's model_outputs.json or MT-Bench's answer files (one turn)."""
     from tokencredit.evaluation.answers import read_answers

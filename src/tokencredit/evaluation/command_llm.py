@@ -9,7 +9,7 @@ import typer
 
 from tokencredit.console import show
 from tokencredit.errors import UserError
-from tokencredit.evaluation.options import Names, named
+from tokencredit.evaluation.options import Apart, named
 
 AnswerFiles = Annotated[
     list[Path],
@@ -67,7 +67,7 @@ def llm(  # noqa: PLR0913, PLR0917 - one for each option
     base_url: BaseURL,
     model: ModelName,
     more: More = None,
-    names: Names = None,
+    names: Apart = None,
     template: TemplateName = "instruction",
     both_orders: Both = False,
     seed: Seed = 0,

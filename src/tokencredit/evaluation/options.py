@@ -10,6 +10,12 @@ Names = Annotated[
     str | None,
     typer.Option(help="Names in their order, with commas; one name twice: two seeds of a method."),
 ]
+Apart = Annotated[
+    str | None,
+    typer.Option(
+        "--names", help="Names of the generators in their order, with commas, no two alike."
+    ),
+]
 
 
 def named(names: str | None) -> list[str] | None:

@@ -14,6 +14,7 @@ from tokencredit.bench.report import aligned
 from tokencredit.errors import UserError
 from tokencredit.evaluation.annotations import as_json, games, lines, read_annotations
 from tokencredit.evaluation.bradley_terry import Strengths, probabilities, strengths
+from tokencredit.evaluation.csv_files import csv_rows
 from tokencredit.reports.rounding import interval, rounded
 from tokencredit.reports.winrate import win_rate
 from tokencredit.store import make_folder
