@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
@@ -29,6 +30,8 @@ class Answer:
     delay: float = 0.0
     refusal: str | None = None
     finish: str = "stop"
+    reasoning: str | None = None
+    """Beside the text, as servers with a reasoning parser return it."""
     body: str | None = None
     """Sent as it is, in place of a completion or an error."""
 
@@ -97,6 +100,8 @@ def content(answer: Answer, request: Mapping[str, Any]) -> dict[str, Any]:
     if answer.status != 200:
         return {"error": {"message": f"no: {answer.status} for key {KEY}", "code": "x"}}
     message = {"role": "assistant", "content": answer.text, "refusal": answer.refusal}
+    if answer.reasoning is not None:
+        message |= {"reasoning": answer.reasoning, "reasoning_content": answer.reasoning}
     return {
         "id": "1",
         "object": "chat.completion",
@@ -138,3 +143,39 @@ def results(out: Path) -> dict[str, Any]:
     """What it wrote."""
     found: dict[str, Any] = json.loads((out / "results.json").read_text(encoding="utf-8"))
     return found
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Behaviour], JudgeServer]]:
+    """A function that starts a judge of some behaviour; all are closed at the end."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    started: list[JudgeServer] = []
+
+    def start(behaviour: Behaviour) -> JudgeServer:
+        started.append(JudgeServer(behaviour))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.close()
+
+
+@pytest.fixture
+def answer_files(tmp_path: Path) -> Callable[..., list[str]]:
+    """A function that writes answers of `good` and `bad` to n prompts; their paths."""
+
+    def write(count: int = 6) -> list[str]:
+        paths = []
+        for name, word in (("good", "right"), ("bad", "wrong")):
+            rows = [
+                {"instruction": f"question {k}", "output": f"{word} answer {k}" + " more" * (k % 3)}
+                for k in range(count)
+            ]
+            path = tmp_path / f"{name}.jsonl"
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            paths.append(str(path))
+        return paths
+
+    return write

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from case_machine import Place
+from judge_server import answer_files, serve
+
+__all__ = ["answer_files", "serve"]
 
 
 @pytest.fixture

@@ -33,14 +33,17 @@ class Judged:
     identical: int
     """Prompts of a pair with the same answer twice: a draw that nobody was asked about."""
 
-    def matrix(self) -> WinMatrix:
-        """Win rates of all pairs, each over its own prompts."""
+    def matrix(self, notes: Sequence[str] = ()) -> WinMatrix:
+        """Win rates of all pairs, each over its own prompts.
+
+        Raises `UserError`, with `notes` on the replies, where there is no verdict on a pair.
+        """
         cells: dict[Pair, Against] = {}
         for (row, column), found in self.shares.items():
             if not found:
+                reasons = ", ".join(f"{n} {why}" for why, n in self.left_out.items())
                 raise UserError(
-                    f"judge: no verdict between {row} and {column}: "
-                    f"{', '.join(f'{n} {why}' for why, n in self.left_out.items())}"
+                    "; ".join([f"judge: no verdict between {row} and {column}: {reasons}", *notes])
                 )
             cells[row, column] = against([list(found.values())])
             cells[column, row] = cells[row, column].mirrored()

@@ -10,9 +10,10 @@ from itertools import combinations
 from tokencredit.canonical import digest
 from tokencredit.errors import UserError, require
 from tokencredit.evaluation.answers import Answers, matched
-from tokencredit.evaluation.endpoint import Endpoint, Reply
+from tokencredit.evaluation.endpoint import Endpoint, OnlyOdd
 from tokencredit.evaluation.endpoint_settings import EndpointSettings, without_user
-from tokencredit.evaluation.prompt import JudgeTemplate, Outcome, parse
+from tokencredit.evaluation.prompt import REMINDER, JudgeTemplate, Outcome, parse
+from tokencredit.evaluation.reply import Reply
 from tokencredit.evaluation.verdicts import Verdict, VerdictFile
 from tokencredit.streams import stream_key
 
@@ -48,6 +49,8 @@ class Question:
     """One request: two answers in one order."""
 
     key: str
+    unlimited: str
+    """The key's hash with the length limit left out."""
     item: str
     first: str
     second: str
@@ -87,9 +90,20 @@ def _question(item: str, names: tuple[str, str], answers: Answers, asking: Askin
         "base_url": without_user(endpoint.base_url),
         "model": endpoint.model,
         "temperature": endpoint.temperature,
-        "max_tokens": endpoint.max_tokens,
     }
-    return Question(key=digest(content), item=item, first=names[0], second=names[1], text=text)
+    return Question(
+        key=digest(content | {"max_tokens": endpoint.max_tokens}),
+        unlimited=digest(content),
+        item=item,
+        first=names[0],
+        second=names[1],
+        text=text,
+    )
+
+
+def known(file: VerdictFile, question: Question, asking: Asking) -> Verdict | None:
+    """The verdict on a question that need not be asked."""
+    return file.get(question.key, question.unlimited, again=asking.again)
 
 
 def ask_all(
@@ -101,9 +115,9 @@ def ask_all(
     What is answered is on the disk before anything else happens, so a run that is killed or fails
     goes on where it stopped. Raises `UserError` when the endpoint cannot be used.
     """
-    open_keys = dict.fromkeys(q.key for q in asked if file.get(q.key, again=asking.again) is None)
-    pending = {q.key: q for q in asked if q.key in open_keys}
-    done = len({q.key for q in asked}) - len(pending)
+    found = {q.key: known(file, q, asking) for q in asked}
+    pending = {q.key: q for q in asked if found[q.key] is None}
+    done = len(found) - len(pending)
     answered: dict[str, Verdict] = {}
     pool = ThreadPoolExecutor(asking.concurrency)
     try:
@@ -115,22 +129,31 @@ def ask_all(
             answered[verdict.key] = verdict
             done += 1
             tell(done)
-            _check_rejections(answered, asking)
+            _check_useless(answered, asking)
     finally:
         endpoint.stopped.set()
         pool.shutdown(wait=True, cancel_futures=True)
-    verdicts = [_as_asked(answered.get(q.key) or _known(file, q.key), q) for q in asked]
-    return verdicts, list(answered.values())
+    found |= answered
+    return [_as_asked(found[q.key], q) for q in asked], list(answered.values())
 
 
 def _ask(question: Question, asking: Asking, endpoint: Endpoint, file: VerdictFile) -> Verdict:
-    """Put one question, again if the reply cannot be read; the verdict is stored."""
+    """Put one question, again if the reply cannot be read; the verdict is stored.
+
+    Put again, it says so: the same request would have the same reply, paid for twice.
+    """
     replies: list[Reply] = []
-    outcome = Outcome.unparsable
+    outcome, before = Outcome.unparsable, file.spent(question.key)
     while len(replies) <= asking.parse_retries and outcome is Outcome.unparsable:
-        reply = endpoint.ask(question.text)
+        number = before + len(replies) + 1
+        again = REMINDER.format(number=number) if number > 1 else ""
+        reply = _reply(question.text + again, endpoint)
+        if reply.rejected is not None and replies:  # what was paid for counts
+            break
         replies.append(reply)
         outcome = _outcome(reply)
+        if reply.cut:
+            break
     verdict = Verdict(
         key=question.key,
         item=question.item,
@@ -143,33 +166,56 @@ def _ask(question: Question, asking: Asking, endpoint: Endpoint, file: VerdictFi
         prompt_tokens=sum(reply.prompt_tokens for reply in replies),
         completion_tokens=sum(reply.completion_tokens for reply in replies),
         model=replies[-1].model,
+        question=question.unlimited,
+        cut=replies[-1].cut,
+        odd=sum(reply.odd for reply in replies),
+        own_temperature=replies[-1].own_temperature,
     )
     file.add(verdict)
     return verdict
 
 
+def _reply(text: str, endpoint: Endpoint) -> Reply:
+    """The reply to a request; one that only gets what cannot be read is turned down like others."""
+    try:
+        return endpoint.ask(text)
+    except OnlyOdd as error:
+        return Reply(str(error), rejected=200, attempts=error.attempts, odd=error.odd)
+
+
 def _outcome(reply: Reply) -> Outcome:
     if reply.rejected is not None:
         return Outcome.rejected
+    if reply.cut:
+        return Outcome.unparsable
     return Outcome.refusal if reply.refused else parse(reply.text)
 
 
-def _known(file: VerdictFile, key: str) -> Verdict:
-    verdict = file.get(key)
-    assert verdict is not None, "every question is known or was asked"
-    return verdict
-
-
-def _as_asked(verdict: Verdict, question: Question) -> Verdict:
+def _as_asked(verdict: Verdict | None, question: Question) -> Verdict:
     """A verdict on the same texts may have been given under other names."""
+    assert verdict is not None, "every question is known or was asked"
     return replace(verdict, item=question.item, first=question.first, second=question.second)
 
 
-def _check_rejections(answered: Mapping[str, Verdict], asking: Asking) -> None:
-    """Raise if the endpoint has taken none of the first requests: then the fault is not theirs."""
-    if len(answered) == 3 and all(v.outcome is Outcome.rejected for v in answered.values()):
-        said = next(iter(answered.values())).reply
+def _check_useless(answered: Mapping[str, Verdict], asking: Asking) -> None:
+    """Raise if none of the first requests was taken, or all replies were cut: so will others be."""
+    if len(answered) != 3:
+        return
+    where = f"--base-url = {without_user(asking.endpoint.base_url)!r}: "
+    if all(v.outcome is Outcome.rejected for v in answered.values()):
+        said = next(iter(answered.values())).reply.removeprefix(where)
         raise UserError(
-            f"--base-url = {without_user(asking.endpoint.base_url)!r}: took none of the first "
-            f"three requests ({said}); check --model, --temperature, --max-tokens, and the template"
+            f"{where}took none of the first three requests ({said}); check --base-url, --model, "
+            "--temperature, --max-tokens, and the template"
         )
+    if all(v.cut for v in answered.values()):
+        raise UserError(f"{where}none of the first three replies ended; {too_short(asking)}")
+
+
+def too_short(asking: Asking) -> str:
+    """What helps where replies were cut."""
+    limit = asking.endpoint.max_tokens
+    return (
+        f"--max-tokens = {limit} cut them before their verdict, and reasoning counts, too: give "
+        f"--ask-again --max-tokens {8 * limit}, and only questions without a verdict are asked"
+    )

@@ -25,7 +25,14 @@ from tokencredit.evaluation.judged import (
     lengths,
     outcomes,
 )
-from tokencredit.evaluation.llm_judge import Asking, Question, ask_all, questions
+from tokencredit.evaluation.llm_judge import (
+    Asking,
+    Question,
+    ask_all,
+    known,
+    questions,
+    too_short,
+)
 from tokencredit.evaluation.position import position
 from tokencredit.evaluation.verdicts import Verdict, VerdictFile
 from tokencredit.reports.win_tables import markdown, plain, table
@@ -67,11 +74,11 @@ def _ask(
     asked: Sequence[Question], asking: Asking, file: VerdictFile
 ) -> tuple[list[Verdict], list[Verdict]]:
     total = len({question.key for question in asked})
-    known = total - len({q.key for q in asked if file.get(q.key, again=asking.again) is None})
-    say(f"{total} questions, {known} of them answered before")
+    there = total - len({q.key for q in asked if known(file, q, asking) is None})
+    say(f"{total} questions, {there} of them answered before")
     endpoint = Endpoint(asking.endpoint)
     try:
-        with Progress(max(total, 1), known, "judge") as bar:
+        with Progress(max(total, 1), there, "judge") as bar:
             return ask_all(asked, asking, endpoint, file, lambda n: bar.update(n - 1, {}))
     except KeyboardInterrupt:
         say("interrupted; what was answered is kept, and the same command goes on from there")
@@ -88,7 +95,9 @@ def _write(
     costs: Mapping[str, Cost],
     out: Path,
 ) -> str:
-    matrix, order, equal = found.matrix(), position(verdicts), lengths(answers, found.shares)
+    notes = _notes(verdicts, asking)
+    matrix, order = found.matrix(notes), position(verdicts)
+    equal = lengths(answers, found.shares)
     counts = outcomes(verdicts)
     judge = f"{asking.endpoint.model} ({asking.template.name})"
     write_json(
@@ -103,6 +112,7 @@ def _write(
             ],
             "strengths": strength_summary(matrix),
             "outcomes": counts,
+            **_oddities(verdicts),
             "left_out": dict(found.left_out),
             "identical_answers": found.identical,
             "position": order.plain(),
@@ -121,11 +131,34 @@ def _write(
             table(["order of the answers", "95 % Wilson interval"], order.rows()),
             f"verdicts: {', '.join(told)}; identical answers: {found.identical}",
             f"prompts of a pair left out: {sum(found.left_out.values())}",
+            *notes,
             f"cost: {costs['all'].text()}\nof that now: {costs['now'].text()}",
         ]
     )
     write_text(out / "report.md", text + "\n")
     return "\n\n".join([text, "\n".join(map(str, [out / "report.md", *paths]))])
+
+
+def _oddities(verdicts: Sequence[Verdict]) -> dict[str, int]:
+    """How many replies were cut, odd, or made without the temperature that was asked for."""
+    rows = {verdict.key: verdict for verdict in verdicts}.values()
+    return {
+        "cut": sum(verdict.cut for verdict in rows),
+        "odd": sum(verdict.odd for verdict in rows),
+        "own_temperature": sum(verdict.own_temperature for verdict in rows),
+    }
+
+
+def _notes(verdicts: Sequence[Verdict], asking: Asking) -> list[str]:
+    """What must be said of the replies, a line each."""
+    found = _oddities(verdicts)
+    told = {
+        "cut": f"replies that did not end are no verdicts: {too_short(asking)}",
+        "odd": "answers were no chat completion; the questions were put again",
+        "own_temperature": f"replies at the endpoint's own temperature: it takes none, so "
+        f"--temperature = {asking.endpoint.temperature:g} was left out",
+    }
+    return [f"{count} {told[name]}" for name, count in found.items() if count]
 
 
 def _settings(asking: Asking) -> dict[str, Any]:

@@ -17,7 +17,26 @@ PLACEHOLDERS: Final = ("prompt", "answer_a", "answer_b")
 SHIPPED: Final = ("dialogue", "instruction", "sentiment")
 
 VERDICT: Final = re.compile(
-    r"^[\s*_#>`]*verdict[\s*_`]*:[\s*_`\"'(\[]*([AB])[\s*_`\"')\].]*$", re.IGNORECASE
+    r"^[\s*_#>`]*(?:final\s+)?verdict[\s*_`]*:[\s*_`\"'(\[{$]*(?:\\boxed\{)?"
+    r"(?:the\s+)?(?:(?:answer|response|assistant|option|output)\s+)?[\s*_`\"'(\[]*([AB])"
+    r"[\s*_`\"')\]}$.]*$",
+    re.IGNORECASE,
+)
+_TAG: Final = r"(think|thinking|thoughts?|reason|reasoning|analysis|scratchpad|reflection)"
+THOUGHT: Final = re.compile(rf"[<\[◁]{_TAG}[>\]▷].*?[<\[◁]/\1[>\]▷]", re.IGNORECASE | re.DOTALL)
+"""What a model says to itself before it answers."""
+THOUGHT_BEFORE: Final = re.compile(
+    rf".*(?:[<\[◁]/{_TAG}[>\]▷]|<\|channel\|>final<\|message\|>)", re.IGNORECASE | re.DOTALL
+)
+"""The same where the chat template wrote its beginning, so that the reply holds its end alone."""
+THOUGHT_AFTER: Final = re.compile(
+    rf"^\s*(?:[<\[◁]{_TAG}[>\]▷]|<\|channel\|>analysis).*",
+    re.IGNORECASE | re.DOTALL | re.MULTILINE,
+)
+"""The same where it begins a line and does not end."""
+REMINDER: Final = (
+    "\n\n(This is request {number}: an earlier reply had no verdict that could be read. End with "
+    "one line that holds nothing but `Verdict: A` or `Verdict: B`.)"
 )
 REFUSAL: Final = re.compile(
     r"\b(?:I(?:['’]m| am) (?:sorry|unable)|I (?:cannot|can['’]t|won['’]t|will not|must decline)"
@@ -87,9 +106,19 @@ def _check(template: JudgeTemplate, name: str) -> None:
         raise UserError(f"--template = {name!r}: must hold {wanted} and no other; it holds {has}")
 
 
+def answered(reply: str) -> str:
+    """What a reply says after its reasoning, which may hold verdicts that it gives up again."""
+    for reasoning in (THOUGHT, THOUGHT_BEFORE, THOUGHT_AFTER):
+        reply = reasoning.sub("", reply)
+    return reply
+
+
 def parse(reply: str) -> Outcome:
-    """A or B from the only verdict line; two lines that differ, or none, are no verdict."""
-    said = {found[1].upper() for line in reply.splitlines() if (found := VERDICT.match(line))}
+    """A or B from the only verdict line behind the reasoning; two lines that differ, or none, are
+    no verdict.
+    """
+    last = answered(reply)
+    said = {found[1].upper() for line in last.splitlines() if (found := VERDICT.match(line))}
     if len(said) == 1:
         return Outcome(said.pop())
-    return Outcome.refusal if not said and REFUSAL.search(reply) else Outcome.unparsable
+    return Outcome.refusal if not said and REFUSAL.search(last) else Outcome.unparsable

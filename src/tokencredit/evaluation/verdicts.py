@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,6 +43,14 @@ class Verdict:
     completion_tokens: int
     model: str
     """The judge as the endpoint names it."""
+    question: str = ""
+    """Hash of the same, the length limit left out."""
+    cut: bool = False
+    """The length limit ended the reply, which is unparsable for that reason."""
+    odd: int = 0
+    """Requests, of the attempts, that were answered with what is no chat completion."""
+    own_temperature: bool = False
+    """The endpoint takes no temperature, so it replied at its own."""
 
     @property
     def winner(self) -> str | None:
@@ -70,26 +79,47 @@ class VerdictFile(Closing):
         path = folder / FILE
         self._writer = JsonlWriter(path)
         try:
-            self._known = {row.get("key"): _read(row, path) for row in read_jsonl(path)}
+            self._known: dict[str, Verdict] = {}
+            self._decided: dict[str, Verdict] = {}  # by question
+            self._spent: Counter[str] = Counter()
+            for row in read_jsonl(path):
+                self._know(_read(row, path))
         except UserError:
             self.close()
             raise
 
-    def get(self, key: str, *, again: bool = False) -> Verdict | None:
-        """The verdict of that key. A rejected request cost nothing and is none; with `again`,
-        refusals and unparsable replies are none either.
+    def get(self, key: str, question: str = "", *, again: bool = False) -> Verdict | None:
+        """The verdict of that key. A rejected request cost nothing and is none.
+
+        With `again`, refusals and unparsable replies are none either, but for those that the length
+        limit cut and would cut again; and a verdict on the question under another limit counts.
         """
         found = self._known.get(key)
-        if found is None or found.outcome is Outcome.rejected:
-            return None
-        return None if again and found.outcome in FAILED else found
+        if found is not None and found.outcome is Outcome.rejected:
+            found = None
+        if not again:
+            return found
+        if found is None or (found.outcome in FAILED and not found.cut):
+            return self._decided.get(question)
+        return found
+
+    def spent(self, key: str) -> int:
+        """How many replies to that request were paid for and held no verdict."""
+        return self._spent[key]
 
     def add(self, verdict: Verdict) -> None:
         """Append a verdict; on the disk when this returns."""
         with self._writing:
-            self._known[verdict.key] = verdict
+            self._know(verdict)
             self._writer.write(asdict(verdict) | {"outcome": verdict.outcome.value})
             self._writer.flush()
+
+    def _know(self, verdict: Verdict) -> None:
+        self._known[verdict.key] = verdict
+        if verdict.outcome in FAILED:
+            self._spent[verdict.key] += verdict.requests
+        if verdict.question and verdict.winner is not None:
+            self._decided[verdict.question] = verdict
 
     def close(self) -> None:
         """Close the file and let others have it; closing twice is allowed."""
