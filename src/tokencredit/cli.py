@@ -15,6 +15,7 @@ from tokencredit.environment import take_over
 from tokencredit.errors import UserError
 from tokencredit.evaluation.command import judge
 from tokencredit.faults import fault, users_own
+from tokencredit.redaction import redacted
 from tokencredit.reports import command as reports
 from tokencredit.scratch import temporary_folder
 
@@ -136,7 +137,7 @@ def main() -> None:
         mistake = known or users_own(error)
         if mistake is None:
             raise
-        say(f"error: {mistake}")
+        say(f"error: {redacted(str(mistake))}")
         sys.exit(USER_ERROR)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from tokencredit.errors import UserError
+from tokencredit.redaction import redacted
 from tokencredit.user_files import is_users
 
 REMEDIES: Final = {
@@ -112,7 +113,7 @@ def users_place(error: BaseException) -> str:
 
 def shortened(text: str) -> str:
     """`text` on one line, cut behind so many characters that it can still be read."""
-    line = " ".join(text.split())
+    line = redacted(" ".join(text.split()))
     return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
 
 

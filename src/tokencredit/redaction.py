@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 HIDDEN: Final = "<key>"
 SHORT: Final = 6
 """Secrets of fewer characters are cut out where they stand alone; they may be parts of words."""
-SECRET_VARIABLE: Final = re.compile(r"(?:_KEY|TOKEN|SECRET|PASSWORD)$")
+SECRET_VARIABLE: Final = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD)$")
 URL_VARIABLE: Final = re.compile(r"(?:_PROXY|_URL|_ENDPOINT|_INDEX)$", re.IGNORECASE)
 SECRET_PARAMETER: Final = re.compile(r"key|token|secret|pass|auth|sig", re.IGNORECASE)
 SHORTEST_OF_ENVIRONMENT: Final = 8
@@ -65,7 +65,7 @@ def secrets_of_url(url: str) -> list[str]:
     return [value for value in dict.fromkeys([*found, *map(unquote, found)]) if value]
 
 
-def without_secrets(text: str) -> str:
+def redacted(text: str) -> str:
     """`text` without the secrets that the environment holds, each shown as its variable's name."""
     names: dict[str, str] = {}
     for variable, value in os.environ.items():

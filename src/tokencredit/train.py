@@ -36,6 +36,7 @@ from tokencredit.helptext import conf_dir, help_text
 from tokencredit.pipeline import Outcome, StageFailed, plan, result_folder
 from tokencredit.plugins import check_options, load_plugins
 from tokencredit.process import follow
+from tokencredit.redaction import redacted
 from tokencredit.request import Request
 from tokencredit.rewards.scheme import RewardScheme
 from tokencredit.scratch import temporary_folder
@@ -73,7 +74,7 @@ def main() -> None:
         mistake = explain(error) or unreadable_yaml(error, more_folders(sys.argv[1:]))
         if mistake is None:
             raise
-        say(f"error: {mistake}")
+        say(f"error: {redacted(str(mistake))}")
         for folder in sweep.FOLDERS:
             sweep.forget(folder)
         sys.exit(USER_ERROR)

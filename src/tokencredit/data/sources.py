@@ -77,7 +77,7 @@ def hub_rows(
         loaded = datasets.load_dataset(name, subset, split=split, revision=revision, **folder)
     except Exception as error:
         raise UserError(
-            f"dataset.hub = {name!r} (split {split!r}): cannot be loaded from the hub: {error}. "
+            f"dataset.hub = {name!r} (split {split!r}): cannot be loaded from the hub: {redacted(str(error))}. "
             "Check the name and the network, or use dataset.source=package or dataset.source=path"
         ) from error
     return (dict(row) for row in loaded)

@@ -16,6 +16,7 @@ from tokencredit.errors import UserError, require
 from tokencredit.models.base import folder_identity
 from tokencredit.models.loading import check_language_model
 from tokencredit.models.model import check_folder
+from tokencredit.redaction import redacted
 from tokencredit.reports.winrate import Seed
 from tokencredit.stages.run_folder import RunFolder
 from tokencredit.store import MANIFEST
@@ -186,6 +187,8 @@ def from_hub(place: str) -> Path:
         folder = Path(snapshot_download(hub["name"], revision=hub["revision"], allow_patterns=KEPT))
     except Exception as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{place}: cannot be had from the hub, nor its cache ({said})") from error
+        raise UserError(
+            f"{place}: cannot be had from the hub, nor its cache ({redacted(said)})"
+        ) from error
     check_folder(folder, place)
     return folder

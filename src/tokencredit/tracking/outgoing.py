@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from tokencredit.redaction import redacted
+
 _SECRET_KEY = re.compile(
     r"(^|_)(api_?key|password|passwd|secret|credentials?|(access|auth|bearer|hf|hub)_token)$"
 )
-_SECRET_VARIABLE = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")
-_SHORTEST_SECRET = 8
 
 TABLE_COLUMNS: Final = ("step", "row", "prompt", "response", "score", "token_rewards")
 
@@ -49,8 +48,4 @@ def without_secrets(config: Mapping[str, Any]) -> dict[str, Any]:
 def one_line(error: Exception) -> str:
     """Return `error` as one line; secrets of the environment are replaced by their names."""
     kind = "" if type(error) is ConnectionError else f"{type(error).__name__}: "
-    text = " ".join(f"{kind}{error}".split())
-    for name, value in os.environ.items():
-        if len(value) >= _SHORTEST_SECRET and _SECRET_VARIABLE.search(name):
-            text = text.replace(value, f"${name}")
-    return text[:200]
+    return " ".join(redacted(f"{kind}{error}").split())[:200]
