@@ -144,7 +144,7 @@ def test_equal_generators_of_two_files_are_told_apart_by_names(tmp_path: Path) -
     said = {name: own[item].output for name, own in answers.items()}
     assert said == {"abc": "new", "sft": "old", "rto": "new", "sft2": "old"}
     with pytest.raises(
-        UserError, match="'policy'; tell them apart with --names.* policy, sft, pol"
+        UserError, match=r"'policy'; tell them apart with --names.* policy, sft, pol"
     ):
         read_answers(paths)
     with pytest.raises(UserError, match="each differently"):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
+from tokencredit import sheets
 from tokencredit.bench.report import SHOWN, summary
 from tokencredit.bench.workload import HEAD_WIDTH, Work
 
@@ -89,8 +88,4 @@ def rows_of(results: Sequence[tuple[Point, Mapping[str, Any]]]) -> list[dict[str
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows as CSV."""
-    file = io.StringIO()
-    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return file.getvalue()
+    return sheets.csv_text([COLUMNS, *([row[name] for name in COLUMNS] for row in rows)])

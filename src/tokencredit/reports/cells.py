@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from tokencredit.atomic import check_keys, read_json, read_yaml, reading, write_json, write_text
+from tokencredit.sheets import csv_text
 from tokencredit.tracking.jsonl import read_steps
 
 COLUMNS: Final = (
@@ -61,20 +60,18 @@ def write_cell(
         config = read_yaml(run / "config.yaml")
         lengths = [config["rollout"][name] for name in ("min_new_tokens", "max_new_tokens")]
         fixed = [task, record["scheme"], config["reward_scheme"].get("beta", ""), *lengths, seed]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     noted = {column: metric for column, metric in NOTED.items() if rows and metric in rows[0]}
-    writer.writerow([*COLUMNS, *noted])
+    lines: list[Sequence[object]] = [[*COLUMNS, *noted]]
     for row in rows:
         measured, more = (
             [row.get(metric, "") for metric in group.values()] for group in (METRICS, noted)
         )
-        writer.writerow([*fixed, row["step"], *measured, seed, record["status"], *more])
+        lines.append([*fixed, row["step"], *measured, seed, record["status"], *more])
     if not rows:  # it failed in its first step, and must be counted all the same
-        writer.writerow([*fixed, "", *[""] * len(METRICS), seed, record["status"]])
+        lines.append([*fixed, "", *[""] * len(METRICS), seed, record["status"]])
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{record['config_hash']}.csv"
-    write_text(path, text.getvalue())
+    write_text(path, csv_text(lines))
     extra = {} if provenance is None else {"provenance": dict(provenance)}
     write_json(path.with_suffix(".json"), {**record, **extra})
     return path

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from enum import Enum
 from itertools import compress
@@ -13,6 +11,7 @@ from tokencredit.reports.entries import Entry
 from tokencredit.reports.rounding import interval, rounded, with_error, with_interval
 from tokencredit.reports.sources import lengths
 from tokencredit.reports.tables import Row, Table
+from tokencredit.sheets import csv_text
 
 DIGITS: Final = 4
 """As authors' runs are told apart."""
@@ -182,14 +181,9 @@ def _escape(text: str) -> str:
 
 def to_csv(table: Table) -> str:
     """Every number at full precision, one line a row; paired differences are to the baseline."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     kept = [table.entry.has_paper or name not in PAPER_COLUMNS for name in CSV_COLUMNS]
-    writer.writerow(compress(CSV_COLUMNS, kept))
-    for row in table.rows:
-        values = [row.panel, row.source, *_identity(row), *_values(row)]
-        writer.writerow(compress(values, kept))
-    return text.getvalue()
+    rows = [[row.panel, row.source, *_identity(row), *_values(row)] for row in table.rows]
+    return csv_text([list(compress(line, kept)) for line in [CSV_COLUMNS, *rows]])
 
 
 def _identity(row: Row) -> list[object]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from tokencredit.reports.figure_data import figure_marks
 from tokencredit.reports.figures import STYLE
 from tokencredit.reports.marks import Mark
 from tokencredit.reports.sources import Source
+from tokencredit.sheets import csv_text
 
 PANEL: Final = (3.5, 2.9)
 ALONE: Final = (7.6, 4.3)
@@ -35,15 +35,15 @@ def write_figure(
 
 def to_csv(marks: Sequence[Mark]) -> str:
     """Everything that is drawn, one line a point."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["source", "panel", "method", "what", "shape", "n", "x", "y", "spread"])
+    rows: list[Sequence[object]] = [
+        ["source", "panel", "method", "what", "shape", "n", "x", "y", "spread"]
+    ]
     for mark in marks:
         fixed = [mark.source, mark.panel, mark.name, mark.what, mark.shape.value, mark.n]
         spreads: Sequence[float | str] = mark.spread or [""] * len(mark.x)
         for x, y, spread in zip(mark.x, mark.y, spreads, strict=True):
-            writer.writerow([*fixed, x, y, spread])
-    return text.getvalue()
+            rows.append([*fixed, x, y, spread])
+    return csv_text(rows)
 
 
 def pictures(entry: Entry, marks: Sequence[Mark]) -> tuple[bytes, bytes]:

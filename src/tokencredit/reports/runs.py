@@ -21,6 +21,7 @@ from tokencredit.reports.cells import (
     describe_run,
 )
 from tokencredit.reports.recipes import Made, made_of
+from tokencredit.sheets import as_written
 from tokencredit.stages.run_folder import RunFolder
 from tokencredit.tracking.jsonl import read_steps
 
@@ -182,10 +183,10 @@ def _check_steps(steps: Sequence[int], name: str) -> None:
 
 
 def _setting(row: Mapping[str, str]) -> Setting:
-    method = row["method"].strip()
+    method = as_written(row["method"]).strip()
     beta = float(row["beta"]) if row["beta"] not in {"", None} else None
     lengths = (int(row["min_new_tokens"]), int(row["max_new_tokens"]))
-    return Setting(row["task"].strip(), ALIASES.get(method, method), beta, lengths)
+    return Setting(as_written(row["task"]).strip(), ALIASES.get(method, method), beta, lengths)
 
 
 def _header(path: Path) -> dict[str, int]:

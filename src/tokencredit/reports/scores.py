@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any, Final
 from tokencredit.atomic import read_json, reading, write_text
 from tokencredit.errors import UserError
 from tokencredit.reports.winrate import Seed, WinMatrix, win_matrix
+from tokencredit.sheets import as_written, csv_text
 
 SCORES: Final = "scores.csv"
 FACTS: Final = "comparison.json"
@@ -61,12 +61,11 @@ class Comparison:
 
 def write_scores(lines: Iterable[Line], path: Path) -> None:
     """Write scores, each so that it is read back exactly."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for method, seed, prompt, score in lines:
-        writer.writerow([method, "" if seed is None else seed, prompt, repr(float(score))])
-    write_text(path, text.getvalue())
+    rows = [
+        [method, "" if seed is None else seed, prompt, repr(float(score))]
+        for method, seed, prompt, score in lines
+    ]
+    write_text(path, csv_text([COLUMNS, *rows]))
 
 
 def find_comparisons(paths: Sequence[Path]) -> list[Comparison]:
@@ -122,7 +121,7 @@ def _line(path: Path, number: int, row: Mapping[str, str]) -> Line:
         score = float(row["score"])
         if not math.isfinite(score):
             raise ValueError(f"{score} is no score")
-        return row["method"], seed, int(row["prompt"]), score
+        return as_written(row["method"]), seed, int(row["prompt"]), score
     except (KeyError, TypeError, ValueError) as error:
         columns = ", ".join(COLUMNS)
         raise UserError(f"{path}, line {number}: {error}; the columns are {columns}") from None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -15,6 +13,7 @@ from tokencredit.reports.rounding import interval, rounded
 from tokencredit.reports.runs import holds_runs, read_csv
 from tokencredit.reports.scores import Comparison
 from tokencredit.reports.winrate import Against, WinMatrix, left_out
+from tokencredit.sheets import csv_text
 
 CORNER: Final = "row beats column"
 OVER_PROMPTS: Final = "± the standard error over prompts, where a single pair of models met"
@@ -120,10 +119,8 @@ def _interval(found: Against, digits: int) -> str:
 
 
 def _csv(tables: Sequence[WinTable]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     theirs = any(table.entry.paper for table in tables)
-    writer.writerow(CSV_COLUMNS if theirs else CSV_COLUMNS[:-1])
+    rows: list[Sequence[object]] = [CSV_COLUMNS if theirs else CSV_COLUMNS[:-1]]
     for table in tables:
         place = "" if table.comparison is None else table.comparison.place
         for row in table.names:
@@ -132,8 +129,8 @@ def _csv(tables: Sequence[WinTable]) -> str:
                     paper = table.entry.rate(row, column)
                     ours = _numbers(table.matrix, row, column)
                     beside = ["" if paper is None else paper] if theirs else []
-                    writer.writerow([place, row, column, *ours, *beside])
-    return text.getvalue()
+                    rows.append([place, row, column, *ours, *beside])
+    return csv_text(rows)
 
 
 def _numbers(matrix: WinMatrix | None, row: str, column: str) -> list[object]:

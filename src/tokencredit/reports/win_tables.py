@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
 from tokencredit.reports.rounding import DIGITS, interval, rounded, with_error
 from tokencredit.reports.winrate import Against, WinMatrix
+from tokencredit.sheets import csv_text
 
 CORNER: Final = "Win Rate"
 LONG: Final = (
@@ -68,7 +67,7 @@ def wide_csv(matrix: WinMatrix, digits: int = DIGITS) -> str:
         [row, *(rounded(matrix.rate(row, column), digits) for column in matrix.names)]
         for row in matrix.names
     ]
-    return _csv([[CORNER, *matrix.names], *rows])
+    return csv_text([[CORNER, *matrix.names], *rows])
 
 
 def long_csv(matrix: WinMatrix) -> str:
@@ -79,7 +78,7 @@ def long_csv(matrix: WinMatrix) -> str:
         over = ("", "", "") if seeds is None else (seeds.n, seeds.low, seeds.high)
         counts = (rate.n, rate.wins, rate.draws, rate.losses)
         rows.append([row, column, rate.mean, rate.se, rate.low, rate.high, *counts, *over])
-    return _csv(rows)
+    return csv_text(rows)
 
 
 def plain(matrix: WinMatrix) -> dict[str, Any]:
@@ -93,12 +92,6 @@ def plain(matrix: WinMatrix) -> dict[str, Any]:
 def _plain(found: Against) -> dict[str, Any]:
     over = None if found.seeds is None else asdict(found.seeds)
     return {"over_prompts": asdict(found.rate), "over_seeds": over}
-
-
-def _csv(rows: Sequence[Sequence[object]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
 
 
 def _escaped(cell: str) -> str:

@@ -1,0 +1,37 @@
+"""CSV files, whose cells a spreadsheet shows and does not compute."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+FORMULA: Final = re.compile(r"[=+\-@\t\n＝＋－＠]")
+"""How a cell begins that spreadsheets take for a formula."""
+NUMBER: Final = re.compile(r"[+-]?(?:[\d\s.,±\[\]%–]*(?:e[+-]?\d+)?|inf|nan)", re.IGNORECASE)
+QUOTE: Final = "'"
+"""Before such a text: spreadsheets then show it as it is."""
+
+
+def csv_text(rows: Iterable[Sequence[object]]) -> str:
+    """Rows as CSV. Texts that begin like formulas, and are no numbers, get an apostrophe before;
+    carriage returns, which would end the row where they are not quoted, become line ends.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([_cell(value) for value in row] for row in rows)
+    return text.getvalue()
+
+
+def as_written(cell: str) -> str:
+    """The text that `csv_text` was given for a cell."""
+    return cell[1:] if cell[:1] == QUOTE and FORMULA.match(cell, 1) else cell
+
+
+def _cell(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    text = value.replace("\r", "\n")
+    return QUOTE + text if FORMULA.match(text) and not NUMBER.fullmatch(text) else text
