@@ -10,7 +10,10 @@ from typing import Final
 
 FORMULA: Final = re.compile(r"[=+\-@\t\n＝＋－＠]")
 """How a cell begins that spreadsheets take for a formula."""
-NUMBER: Final = re.compile(r"[+-]?(?:[\d\s.,±\[\]%–]*(?:e[+-]?\d+)?|inf|nan)", re.IGNORECASE)
+NUMBER: Final = re.compile(
+    r"[+-]?(?:(?:[\d\s.,±\[\]%–]|(?<=[\[\s])[+-])*(?:e[+-]?\d+)?|inf|nan)", re.IGNORECASE
+)
+"""Numbers, with what stands beside them in tables: an error, an interval."""
 QUOTE: Final = "'"
 """Before such a text: spreadsheets then show it as it is."""
 
