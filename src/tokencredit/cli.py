@@ -14,6 +14,7 @@ from tokencredit.console import USER_ERROR, say, show, speaking
 from tokencredit.environment import take_over
 from tokencredit.errors import UserError
 from tokencredit.evaluation.command import judge
+from tokencredit.evaluation.options import Plugins
 from tokencredit.faults import fault, users_own
 from tokencredit.redaction import redacted
 from tokencredit.reports import command as reports
@@ -45,30 +46,39 @@ def plan(context: typer.Context) -> None:
 
 
 @app.command()
-def generate(
+def generate(  # noqa: PLR0913, PLR0917 - one for each option
     run: Annotated[Path, typer.Argument(help="A run folder, or any Hugging Face model folder.")],
     prompt: Annotated[list[str], typer.Option(help="Text to continue; repeatable.")],
     samples: Annotated[int, typer.Option(min=1, help="Continuations of each prompt.")] = 1,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest continuation.")] = 32,
     temperature: Annotated[float, typer.Option(min=0.01, help="Logits are divided by this.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Same seed, same text.")] = 0,
+    plugin: Plugins = None,
 ) -> None:
     """Try a trained policy: continue prompts with it."""
+    from tokencredit.plugins import load_plugins
     from tokencredit.try_policy import continuations
 
+    load_plugins(plugin or [])
     for text, replies in continuations(run, prompt, samples, max_new_tokens, temperature, seed):
         for reply in replies:
             show((typer.style(text, bold=True) if sys.stdout.isatty() else text) + reply)
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder.")], plugin: Plugins = None
+) -> None:
     """Print the summary of a run and draw its figures and report.html again."""
+    from tokencredit.plugins import load_plugins
     from tokencredit.reports.side_by_side import print_continuations
     from tokencredit.reports.summary import closing_summary, write_report
+    from tokencredit.trust import check_folder
 
     if not (run / "metrics.jsonl").is_file():
         raise UserError(f"{run}: is no run folder (it has no metrics.jsonl)")
+    load_plugins(plugin or [])
+    check_folder(run)
     write_report(run)
     show(closing_summary(run))
     print_continuations(run)

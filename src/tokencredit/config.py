@@ -39,7 +39,7 @@ from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.judges.same import SameAsJudge
 from tokencredit.models.model import Model
 from tokencredit.models.sampling import Sampling
-from tokencredit.plugins import load_plugins, take_name
+from tokencredit.plugins import NAMED, load_plugins, take_name
 from tokencredit.rewards.attribution import Attribution
 from tokencredit.rewards.controls import Position, Recency, Shuffled
 from tokencredit.rewards.implicit import DPPO, RTO, RTOShaped, SemiRTO
@@ -53,6 +53,7 @@ from tokencredit.stages.reward_model import RewardModel
 from tokencredit.stages.settings import Evaluation, Run, Sweep
 from tokencredit.stages.sft import SFT
 from tokencredit.tracking.tracking import Tracking
+from tokencredit.trust import check_named
 from tokencredit.versions import fill_later_fields, load_kept, written_by
 
 
@@ -307,17 +308,20 @@ def dump(config: Config) -> str:
 
 
 def read(path: Path | TextIO) -> Config:
-    """The configuration that `dump` wrote; its plug-ins are imported first.
+    """The configuration that `dump` wrote, of the process that has composed it: its plug-ins are
+    imported first.
 
-    Of a file: `Damaged` where it holds none; a key that only another version has, or that this one
-    misses, is an error that names it and the version that wrote the file.
+    Of a file: an error unless the command line names its plug-ins, too (`trust`); `Damaged` where
+    it holds none; a key that only another version has, or that this one misses, is an error that
+    names it and the version that wrote the file.
     """
     if not isinstance(path, Path):  # from the process that has just composed it
         tree = cast(DictConfig, OmegaConf.load(path))
         load_plugins(list(tree.get("plugins", [])))
         return load(_typed(tree))
     kept = load_kept(path)
-    load_plugins(list(kept.get("plugins") or []))
+    check_named([str(name) for name in kept.get("plugins") or []], path)
+    load_plugins(list(NAMED))
     try:
         with reading(path):
             return load(_typed(kept))

@@ -20,6 +20,8 @@ ENTRY_POINTS = "tokencredit.plugins"
 OURS: Final = "tokencredit"
 REGISTERED: Final[list[tuple[str, type]]] = []
 """The group and class of every registration, in order."""
+NAMED: Final[list[str]] = []
+"""What this command line names, or that of the process that has started this one."""
 _BY_PLUGIN: Final[dict[str, list[tuple[str, type]]]] = {}
 """By plug-in: those that its import has made."""
 
@@ -28,6 +30,7 @@ def load_plugins(plugins: list[str]) -> None:
     """Import every plug-in named on the command line, then those that installed packages offer."""
     from tokencredit import config as configuration
 
+    NAMED[:] = plugins
     owners: dict[tuple[str, str], tuple[str, type]] = {}
     for plugin in plugins:
         before = len(REGISTERED)
@@ -114,6 +117,15 @@ def used_code(components: Iterable[object], plugins: Sequence[str]) -> list[obje
     return found + [_module_identity(name) for name in names if name not in covered]
 
 
+def located(plugin: str) -> tuple[Root, str] | None:
+    """The root of a file or module, and the name it is imported as; None if it lies in no file."""
+    if plugin.endswith(".py"):
+        root = Root.of_file(Path(plugin).expanduser().resolve())
+        return root, names_of(root.file)[1]
+    module = import_module(plugin)
+    return None if getattr(module, "__file__", None) is None else (root_of(plugin, module), plugin)
+
+
 def _import(plugin: str) -> str:
     """Import a plug-in; the name of its module."""
     if plugin.endswith(".py"):
@@ -138,14 +150,10 @@ def _module_identity(name: str) -> object:
 
 def _modules_of(plugin: str, names: Iterable[str]) -> set[str]:
     """Those of the named modules that a plug-in is made of."""
-    if plugin.endswith(".py"):
-        root = Root.of_file(Path(plugin).expanduser().resolve())
-        own = names_of(root.file)[1]
-    else:
-        module = import_module(plugin)
-        if getattr(module, "__file__", None) is None:
-            return {plugin} & set(names)
-        root, own = root_of(plugin, module), plugin
+    found = located(plugin)
+    if found is None:
+        return {plugin} & set(names)
+    root, own = found
     files = {root.file, *root.files().values(), *(path for _, path in LOADED.get(own, ()))}
     return {name for name in names if name == own or _file_of(name) in files}
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tokencredit.console import show
-from tokencredit.evaluation.options import Names, named
+from tokencredit.evaluation.options import Names, Plugins, named
 
 Models = Annotated[
     list[str],
@@ -83,6 +83,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one for each option
     device: DeviceName = "cpu",
     out: Out = Path("judged"),
     keep: Keep = None,
+    plugin: Plugins = None,
 ) -> None:
     """Win rates of models over the same held-out prompts, scored by an oracle.
 
@@ -93,7 +94,9 @@ def compare(  # noqa: PLR0913, PLR0917 - one for each option
     """
     from tokencredit.evaluation import comparison
     from tokencredit.evaluation.generations import Speaking
+    from tokencredit.plugins import load_plugins
 
+    load_plugins(plugin or [])
     request = comparison.Request(
         models=models,
         names=named(names),

@@ -17,6 +17,14 @@ Apart = Annotated[
     ),
 ]
 
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A plug-in that a run's config.yaml names: its code is run only if named here, too; "
+        "repeatable."
+    ),
+]
+
 
 def named(names: str | None) -> list[str] | None:
     """The names of --names."""

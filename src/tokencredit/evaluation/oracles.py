@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import torch
 
-from tokencredit.atomic import read_json
+from tokencredit.atomic import check_keys, read_json
 from tokencredit.canonical import digest, file_sha256
 from tokencredit.errors import UserError, require
 from tokencredit.evaluation.players import Run, from_hub
@@ -21,6 +22,7 @@ from tokencredit.models.model import Dtype, check_folder, load_tokenizer
 from tokencredit.models.place import Place
 from tokencredit.stages.oracle import load_oracle
 from tokencredit.store import MANIFEST
+from tokencredit.user_files import Root
 
 Rate = Callable[[Sequence[str], Sequence[str]], list[float]]
 """From prompts and answers to a score of each answer."""
@@ -91,9 +93,8 @@ def _function(spec: str, runs: Sequence[Run]) -> Oracle:
     )
     assert isinstance(content, dict)
     for run in runs:
-        for own in (run.config.judge, run.config.scorer):
-            used = _identity(own) if isinstance(own, FunctionJudge) else {}
-            if used and all(used[k] == content[k] for k in ("name", "content")):
+        for used in _functions(run):
+            if all(used[k] == content[k] for k in ("name", "content")):
                 raise UserError(f"--oracle = {spec!r}: {run.path} was trained on it; use another")
 
     def rate(prompts: Sequence[str], answers: Sequence[str]) -> list[float]:
@@ -106,12 +107,23 @@ def _function(spec: str, runs: Sequence[Run]) -> Oracle:
     return Oracle(spec, made_of if isinstance(made_of, str) else digest(made_of), rate)
 
 
-def _identity(judge: FunctionJudge) -> dict[str, object]:
-    """What a run's function is made of; nothing where it is not there any more."""
-    try:
-        return cast(dict[str, object], judge.identity())
-    except UserError:
-        return {}
+def _functions(run: Run) -> Iterator[Mapping[str, object]]:
+    """What the functions that a run was paid by are made of: as its manifest has it, or as their
+    files are now. They are not run: only this command line names code.
+    """
+    place = run.path / MANIFEST
+    identity = check_keys(run.manifest.get("identity", {}), place, {})
+    recorded = check_keys(identity.get("inputs", {}), place, {})
+    for role in ("judge", "scorer"):
+        known = recorded.get(role)
+        if isinstance(known, Mapping) and "content" in known:
+            yield known
+        own = getattr(run.config, role)
+        named, _, name = str(getattr(own, "function", "")).rpartition(":")
+        file = Path(named).expanduser()
+        if isinstance(own, FunctionJudge) and named.endswith(".py") and file.is_file():
+            with suppress(UserError):  # what it imports has the name of an installed module
+                yield {"name": name, "content": Root.of_file(file.resolve()).identity()}
 
 
 def _classifier(spec: str, folder: Path, device: str) -> Oracle:

@@ -11,6 +11,7 @@ import typer
 from tokencredit.atomic import write_bytes
 from tokencredit.console import say, show
 from tokencredit.errors import UserError, require
+from tokencredit.evaluation.options import Plugins
 from tokencredit.reports.entries import FIGURES, TABLES, WinEntry, find, find_any, is_own, listing
 from tokencredit.reports.formats import SUFFIX, Format, render
 from tokencredit.reports.scores import Comparison, find_comparisons
@@ -43,8 +44,12 @@ def table(
     out: Out = None,
     points: Points = None,
     form: Form = Format.markdown,
+    plugin: Plugins = None,
 ) -> None:
     """Print a table of a paper with the numbers of runs; without a name, list the tables."""
+    from tokencredit.plugins import load_plugins
+
+    load_plugins(plugin or [])
     if name is None:
         _list(TABLES)
         return

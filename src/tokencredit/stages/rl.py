@@ -18,6 +18,7 @@ from tokencredit.data.token_ids import TokenIds
 from tokencredit.engine import World, compute_deterministically
 from tokencredit.errors import UserError
 from tokencredit.judges.judge import open_panel
+from tokencredit.kept_code import keep_code
 from tokencredit.models.model import RewardReads
 from tokencredit.models.value import ValueInit, ValueKind
 from tokencredit.plugins import used_code
@@ -279,6 +280,7 @@ class RLStage(Stage):
         from tokencredit import config as configuration
 
         config = self.context.config
+        code = keep_code(config, run.path)
         run.write(
             State.running,
             key=self.key,
@@ -294,6 +296,7 @@ class RLStage(Stage):
             filtered=dict(self.context.corpus.dropped.filtered),
             failed=None,
             exports=None,
+            **({"code": code} if code else {}),
         )
         write_text(run.path / "config.yaml", configuration.dump(config))
 

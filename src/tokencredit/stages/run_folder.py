@@ -32,7 +32,7 @@ FILES = (
     "samples.jsonl",
     "report.html",
 )
-FOLDERS = ("policy", "value", "policy_best", "value_best", "checkpoints", "figures")
+FOLDERS = ("policy", "value", "policy_best", "value_best", "checkpoints", "figures", "code")
 COMMIT = "TOKENCREDIT_COMMIT"
 
 
