@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
+from tokencredit import __version__
 from tokencredit.bench.command import bench
-from tokencredit.console import USER_ERROR, say, show, speaking
+from tokencredit.console import USER_ERROR, say, show, speaking, visible
 from tokencredit.environment import take_over
 from tokencredit.errors import UserError
 from tokencredit.evaluation.command import judge
@@ -23,7 +24,6 @@ from tokencredit.scratch import temporary_folder
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 app = typer.Typer(
-    help="Token-level credit in RLHF: which tokens earned the preference?",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -31,6 +31,21 @@ app = typer.Typer(
 app.add_typer(bench, name="bench")
 app.add_typer(judge, name="judge")
 reports.register(app)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        show(f"tokencredit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Token-level credit in RLHF: which tokens earned the preference?"""
 
 
 @app.command(context_settings=PASS_ON)
@@ -41,7 +56,10 @@ def train(context: typer.Context) -> None:
 
 @app.command(context_settings=PASS_ON)
 def plan(context: typer.Context) -> None:
-    """Say which stages of `train` with the same arguments would be reused or run, and why."""
+    """Say which stages of `train` with the same arguments would be reused or run, and why.
+
+    `plan --help` explains what it prints.
+    """
     _train(["--plan", *context.args])
 
 
@@ -62,7 +80,8 @@ def generate(  # noqa: PLR0913, PLR0917 - one for each option
     load_plugins(plugin or [])
     for text, replies in continuations(run, prompt, samples, max_new_tokens, temperature, seed):
         for reply in replies:
-            show((typer.style(text, bold=True) if sys.stdout.isatty() else text) + reply)
+            asked = visible(text)
+            show((typer.style(asked, bold=True) if sys.stdout.isatty() else asked) + visible(reply))
 
 
 @app.command()

@@ -18,6 +18,7 @@ from tokencredit.config import COMPONENTS, Config, field_names, unknown_key
 from tokencredit.errors import UserError
 from tokencredit.faults import chain, fault, users_own
 from tokencredit.helptext import conf_dir, groups
+from tokencredit.plugins import is_ours
 
 CAUSES = (HydraException, OmegaConfBaseException, yaml.MarkedYAMLError)
 EXTRAS = {"optuna": "optuna", "ray": "ray", "submitit": "submitit"}
@@ -68,7 +69,7 @@ def _missing_option(text: str) -> str | None:
     else:
         listed = re.search(r"Available options in '[^']*':\n((?:\s+.+\n?)+)", text)
         names = [line.strip() for line in listed[1].splitlines()] if listed else []
-        classes = {component.__name__ for component in COMPONENTS.get(group, [])}
+        classes = {kind.__name__ for kind in COMPONENTS.get(group, []) if is_ours(kind)}
         options = [option for option in names if option and option not in classes]
     known = f"; options: {', '.join(options)}" if options else ""
     return f"{group} = {name!r}: there is no such option{_nearest(name, options)}{known}"

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+import textwrap
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 HEAD = """\
@@ -13,8 +15,21 @@ Trains SFT → reward model → RL from one configuration, pays each token by a 
 policy on held-out prompts, and keeps every stage for the next run. `tokencredit plan` with the same
 arguments says what would be reused and what would run.
 
-Groups (choose with GROUP=OPTION; * marks the default)
 """
+PLAN = """\
+tokencredit plan [--plugin FILE_OR_MODULE]… [-m] [GROUP=OPTION]… [KEY=VALUE]…
+
+Says what `tokencredit train` with the same arguments would do, and does nothing of it: no model is
+loaded, trained, or written. What `train` would refuse before its first stage, `plan` refuses in the
+same words, with exit code 2.
+
+One line a stage, parents first, and a line with the sum
+  hit   STAGE  KEY  FOLDER       its result is there and undamaged, and would be reused
+  miss  STAGE  KEY  STATE        it would run, or go on from where it stopped
+          KEY: OLD → NEW         below a miss: each input in which the nearest kept result differs
+
+"""
+GROUPS = "Groups (choose with GROUP=OPTION; * marks the default)\n"
 TAIL = """
 Keys (set with KEY=VALUE; all of them: `tokencredit train --cfg job`, explained in docs/config.md)
   steps seed stage_seed run_dir runs_dir store experiments_dir sweep.recompute sweep.objective
@@ -37,6 +52,8 @@ Flags
   --cfg job           print the composed configuration and stop
   --hydra-help        Hydra's own flags
 """
+SENTENCE_END = re.compile(r"[.?!]\)?$|\w=\S+$")
+"""A line ends there with its sentence, or with an example of KEY=VALUE."""
 HIDDEN = {"scaled", "hydra"}
 PLAIN_DEFAULT = {"experiment": "null"}
 
@@ -48,16 +65,26 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else here.parent.parent / "conf"
 
 
-def help_text(folders: Iterable[Path]) -> str:
-    """The whole text; `folders` hold the groups, the project's own first."""
+def help_text(folders: Sequence[Path], *, plan: bool = False, width: int | None = None) -> str:
+    """The whole text of `train`, or of `plan`; `folders` hold the groups, the project's own first.
+
+    Descriptions that are wider than `width` columns go on below; None: lines of any length.
+    """
     lines = []
-    defaults = chosen_defaults(next(iter(folders)) / "train.yaml")
+    defaults = chosen_defaults(folders[0] / "train.yaml")
     for group, options in sorted(groups(folders).items()):
         lines.append(f"  {group}")
         for name, about in options:
             mark = "*" if defaults.get(group) == name else " "
-            lines.append(f"   {mark} {name:<28} {about}".rstrip())
-    return HEAD + "\n".join(lines) + "\n" + TAIL
+            line = f"   {mark} {name:<28} {about}".rstrip()
+            lines += line_of(line, width) if width else [line]
+    tail = TAIL.replace("  tokencredit train", "  tokencredit plan") if plan else TAIL
+    return (PLAN if plan else HEAD) + GROUPS + "\n".join(lines) + "\n" + tail
+
+
+def line_of(text: str, width: int) -> list[str]:
+    """An option's line, broken where it is too wide; its description stays in one column."""
+    return textwrap.wrap(text, max(width, 60), subsequent_indent=" " * 34, break_on_hyphens=False)
 
 
 def groups(folders: Iterable[Path]) -> dict[str, list[tuple[str, str]]]:
@@ -72,12 +99,17 @@ def groups(folders: Iterable[Path]) -> dict[str, list[tuple[str, str]]]:
 
 
 def first_comment(path: Path) -> str:
-    """The first comment line of a YAML file that is no directive and no command."""
+    """The first sentence of a YAML file's first comment that is no directive and no command."""
+    found: list[str] = []
     for line in path.read_text(encoding="utf-8").splitlines():
         text = line.removeprefix("#").strip()
         if line.startswith("#") and text and not text.startswith(("@package", "tokencredit ")):
-            return text
-    return ""
+            found.append(text)
+            if SENTENCE_END.search(text):
+                break
+        elif found:
+            break
+    return " ".join(found)
 
 
 def chosen_defaults(path: Path) -> dict[str, str]:

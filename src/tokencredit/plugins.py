@@ -62,12 +62,12 @@ def take_name(group: str, known: list[type], component: type) -> None:
     """
     REGISTERED.append((group, component))
     name, place = component.__name__, component.__module__
-    if place.startswith(f"{OURS}."):
+    if is_ours(component):
         return
     owner = getattr(sys.modules.get(place), "__file__", None) or place
     option = conf_dir() / group / f"{name}.yaml"
     for other in [other for other in known if other.__name__ == name and other is not component]:
-        if other.__module__.startswith(f"{OURS}."):
+        if is_ours(other):
             taken = f"class {other.__module__}.{name}"
             raise UserError(_taken(owner, group, name, taken))
         known.remove(other)
@@ -80,6 +80,11 @@ def _taken(owner: str, group: str, name: str, by: str) -> str:
         f"{owner}: registers the {group} {name!r}, which is the name of the built-in {by}; give "
         "the class another name"
     )
+
+
+def is_ours(component: type) -> bool:
+    """Whether a component is the package's own."""
+    return component.__module__.startswith(f"{OURS}.")
 
 
 def check_options(folders: Iterable[Path]) -> None:

@@ -7,6 +7,7 @@ own: `--plugin FILE_OR_MODULE` (repeatable) and `--plan`, which only says what w
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -21,8 +22,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.console import Console
 
+from tokencredit import __version__, objective, sweep, sweep_table
 from tokencredit import config as configuration
-from tokencredit import objective, sweep, sweep_table
 from tokencredit.atomic import Damaged, read_yaml
 from tokencredit.committed import PLACES, execute_and_keep, experiments_dir
 from tokencredit.config import Config
@@ -33,6 +34,7 @@ from tokencredit.explain import explain
 from tokencredit.faults import chain, users_own
 from tokencredit.grammar import check_grammar, check_meaning
 from tokencredit.helptext import conf_dir, help_text
+from tokencredit.models.called import shown_name
 from tokencredit.pipeline import Outcome, StageFailed, plan, result_folder
 from tokencredit.plugins import check_options, load_plugins
 from tokencredit.process import follow
@@ -41,6 +43,7 @@ from tokencredit.request import Request
 from tokencredit.rewards.scheme import RewardScheme
 from tokencredit.scratch import temporary_folder
 from tokencredit.search_path import isolate_children
+from tokencredit.spelling import class_name, spelled
 from tokencredit.stages.finish import seconds_of_steps
 from tokencredit.stages.rl import RLStage
 from tokencredit.stages.run_folder import RunFolder
@@ -54,7 +57,7 @@ SHOWN = 4
 """Samples printed after a run."""
 WITH_VALUE = {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c"}
 WITH_VALUE |= {"--package", "-p", "--info", "-i"}
-PLAIN_FLAGS = {"-m", "--multirun", "--run", "-r", "--resolve", "--version", "--hydra-help"}
+PLAIN_FLAGS = {"-m", "--multirun", "--run", "-r", "--resolve", "--hydra-help"}
 
 
 def main() -> None:
@@ -84,7 +87,12 @@ def run_command(arguments: list[str]) -> int:
     """Do what the arguments say; the exit code, unless an exception tells more."""
     started = time.monotonic()
     if {"--help", "-h"} & set(arguments):
-        print(help_text([conf_dir(), *more_folders(arguments)]))
+        folders = [conf_dir(), *more_folders(arguments)]
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        print(help_text(folders, plan="--plan" in arguments, width=width))
+        return 0
+    if "--version" in arguments:
+        print(f"tokencredit {__version__}")
         return 0
     take_over(os.environ)
     task = Task(Request(), started)
@@ -93,6 +101,8 @@ def run_command(arguments: list[str]) -> int:
         check_options(more_folders(sys.argv[1:]))
         configuration.register()
         load_plugins(task.request.plugins)
+        sys.argv = spelled(sys.argv, more_folders(sys.argv[1:]))
+        task.request.overrides = spelled(task.request.overrides, more_folders(sys.argv[1:]))
         run_hydra(task)
         if task.failure is not None:
             raise task.failure
@@ -192,6 +202,7 @@ def named_scheme(name: str, folders: Sequence[Path]) -> RewardScheme:
     }
     if name not in options:
         classes = configuration.COMPONENTS[GROUP]
+        name = class_name(GROUP, name)
         known = ", ".join([*sorted(options), *(kind.__name__ for kind in classes)])
         if name not in {kind.__name__ for kind in classes}:
             raise UserError(
@@ -247,8 +258,9 @@ class Task:
         config = configuration.load(composed)
         choices = HydraConfig.get().runtime.choices
         config.run.experiment = choices.get("experiment")
-        config.run.scale = choices["scale"]
+        config.run.scale = choices["scale"] if config.run.experiment else None
         config.run.scheme = choices.get("method") or choices["reward_scheme"]
+        config.model.name = shown_name(config.model)
         config.plugins = list(self.request.plugins)
         if config.store == "store":
             config.store = configuration.default_store()

@@ -73,7 +73,7 @@ def load(*overrides: str) -> Config:
     tree, choices = composed(*overrides)
     config = configuration.load(tree)
     config.run.experiment = choices["experiment"]
-    config.run.scale = choices["scale"]
+    config.run.scale = choices["scale"] if config.run.experiment else None
     config.run.scheme = choices["reward_scheme"]
     return config
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import re
 import shlex
+from pathlib import Path
 
+from typer.testing import CliRunner
+
+from tokencredit import __version__
+from tokencredit.cli import app
 from tokencredit.config import Config, field_names
-from tokencredit.train import conf_dir
+from tokencredit.helptext import SENTENCE_END, conf_dir, first_comment, help_text
 
 from .conftest import Command
 from .make_snapshots import composed
@@ -40,3 +45,39 @@ def test_help_shows_commands_that_compose(entry: Command) -> None:
             continue  # its files are the reader's own
         pairs = (word.partition("=") for word in words if "=" in word)
         composed(*(f"{key}={value.partition(',')[0]}" for key, _, value in pairs))
+
+
+def test_plan_has_help_of_its_own(entry: Command) -> None:
+    text = entry("--plan", "--help").out
+    assert text.startswith("tokencredit plan ")
+    for part in ("hit ", "miss ", "exit code 2", "  tokencredit plan reward_scheme=sparse"):
+        assert part in text, part
+    assert "Trains SFT" not in text and "\n  tokencredit train" not in text
+
+
+def test_the_version_is_said(entry: Command) -> None:
+    assert entry("--version").out == f"tokencredit {__version__}\n"
+    said = CliRunner().invoke(app, ["--version"])
+    assert (said.exit_code, said.output) == (0, f"tokencredit {__version__}\n")
+
+
+def test_descriptions_are_whole_sentences(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "# @package _global_\n# A scheme that pays\n# twice. And more.\n# Else.\na: 1\n"
+    )
+    assert first_comment(path) == "A scheme that pays twice. And more."
+    path.write_text("# For reviews:  dataset.path=x.jsonl\n# Then this.\na: 1\n# no comment\n")
+    assert first_comment(path) == "For reviews:  dataset.path=x.jsonl"
+    path.write_text("a: 1\n# cut where\n\n# it ends\n")
+    assert first_comment(path) == "cut where"
+    for option in conf_dir().glob("*/**/*.yaml"):
+        about = first_comment(option)
+        assert SENTENCE_END.search(about), (option, about)
+
+
+def test_a_narrow_terminal_gets_all_words_of_a_description() -> None:
+    wide, narrow = (help_text([conf_dir()], width=width) for width in (None, 80))
+    assert narrow.split() == wide.split()
+    lines = narrow.partition("Keys (set")[0].partition("Groups (choose")[2].splitlines()
+    assert max(map(len, lines)) <= 80

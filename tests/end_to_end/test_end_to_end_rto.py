@@ -73,3 +73,4 @@ def test_dpo_alone_leaves_a_model_and_its_figures(own: Workplace) -> None:
 def test_reviews_are_no_pairs(own: Workplace) -> None:
     said = own.train("reward_scheme=rto").error()
     assert "have no rejected answer; preference learning needs pairs" in said
+    assert "dpo.pairs=sampled" in said

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from tokencredit.console import visible
 from tokencredit.reports.samples import render_samples, samples_html
 
 Rows = list[dict[str, Any]]
@@ -97,5 +98,24 @@ def test_the_terminal_shows_the_last_rows_and_no_control_characters(sample_rows:
     assert "-0.50" in shown
     assert "+1.25" not in shown
     assert "\x1b[2J" not in shown
-    assert "␛[2J" in shown
+    assert r"\x1b[2J" in shown
     assert "+1.25" not in _terminal(sample_rows, 0)
+
+
+UNSEEN = "a\x00\x07\x08\x1b[31m\r\x7f\x85\x9b2J\u202etxt\u2066b\u2069\u200fé日\U0001f600\n\tend"
+
+
+def test_nothing_unseen_reaches_terminal_or_page(sample_rows: Rows) -> None:
+    rows = [sample_rows[0] | {"prompt": UNSEEN, "tokens": [UNSEEN, "\x1b]0;title\x07"]}]
+    console = Console(file=io.StringIO(), width=200)  # no terminal: no escapes of rich's own
+    console.print(render_samples(rows, 1))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    page = samples_html(rows)
+    for text in (shown, page, visible(UNSEEN)):
+        assert not re.search(
+            r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]", text
+        )
+    for escape in (r"\x1b[31m", r"\x0d", r"\x7f", r"\x85", r"\x9b2J", r"\x07", "U+202E", "U+2066"):
+        assert escape in shown and escape in page, escape
+    assert "é日😀" in shown and "é日😀" in page and "\n\tend" in page
+    assert "é日😀\n\tend" in visible(UNSEEN)  # what people write stays

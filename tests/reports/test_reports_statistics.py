@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from tokencredit.reports.statistics import (
@@ -11,6 +12,7 @@ from tokencredit.reports.statistics import (
     apart,
     authors_interval,
     distinct_n,
+    distinct_n_error,
     fisher_exact,
     mean_ci,
     paired_difference,
@@ -155,3 +157,34 @@ def test_fisher_by_hand() -> None:
     assert fisher_exact(1, 10, 11, 14) == pytest.approx(0.00275946, abs=1e-8)
     assert fisher_exact(2, 4, 2, 4) == pytest.approx(1.0)
     assert fisher_exact(0, 4, 0, 9) == 1.0
+
+
+def test_the_error_of_distinct_n_is_the_jackknife_of_hand() -> None:
+    texts = ["a b c", "a b", "c d a b"]  # ab bc | ab | cd da ab: 4 of 6
+    left = [3 / 4, 4 / 5, 2 / 3]
+    mean = sum(left) / 3
+    by_hand = math.sqrt(2 / 3 * sum((x - mean) ** 2 for x in left))
+    assert distinct_n_error(texts, 2) == pytest.approx(by_hand, rel=1e-12)
+    assert distinct_n_error(texts[::-1], 2) == pytest.approx(by_hand, rel=1e-12)
+
+
+def test_the_error_of_distinct_n_without_spread() -> None:
+    assert distinct_n_error([], 2) == distinct_n_error(["a b c"], 2) == 0.0
+    assert distinct_n_error(["a", "b", ""], 2) == 0.0
+    assert distinct_n_error(["a b", "a b"], 2) == 0.0
+    assert distinct_n_error(["a b", "c"], 2) > 0
+
+
+def test_the_error_of_distinct_n_is_the_spread_of_corpora() -> None:
+    draw = np.random.default_rng(0)
+    weights = 1 / np.arange(1, 301)
+
+    def corpus() -> list[str]:
+        words = draw.choice(300, (64, 16), p=weights / weights.sum())
+        sizes = draw.integers(3, 17, 64)
+        return [" ".join(map(str, row[:size])) for row, size in zip(words, sizes, strict=True)]
+
+    corpora = [corpus() for _ in range(150)]
+    spread = np.std([distinct_n(texts, 2) for texts in corpora], ddof=1)
+    error = np.mean([distinct_n_error(texts, 2) for texts in corpora])
+    assert 0.8 * spread < error < 1.25 * spread

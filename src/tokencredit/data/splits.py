@@ -99,8 +99,11 @@ class Corpus:
             )
         return records
 
-    def pairs(self, split: str) -> tuple[Record, ...]:
-        """The records of a split, which must all be preference pairs."""
+    def pairs(self, split: str, otherwise: str = "") -> tuple[Record, ...]:
+        """The records of a split, which must all be preference pairs.
+
+        `otherwise` is what somebody without pairs can do, as the error shall say it.
+        """
         records = self.parts[split]
         require(
             bool(records),
@@ -113,7 +116,7 @@ class Corpus:
             raise UserError(
                 f"dataset: {single} of {len(records)} records of the {split} split have no "
                 "rejected answer; preference learning needs pairs (dataset=hh_helpful, "
-                "hh_harmless, or a file with the columns chosen and rejected)"
+                "hh_harmless, or a file with the columns chosen and rejected)" + otherwise
             )
         return records
 

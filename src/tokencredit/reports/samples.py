@@ -9,6 +9,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from tokencredit.console import visible
 from tokencredit.reports.pages import render
 
 Row = Mapping[str, Any]
@@ -57,9 +58,13 @@ def sample_views(rows: Sequence[Row]) -> list[dict[str, Any]]:
             "step": row["step"],
             "row": row["row"],
             "score": f"{row['score']:+.3f}",
-            "prompt": row["prompt"],
+            "prompt": visible(row["prompt"]),
             "tokens": [
-                {"text": token, "style": _css(row["rewards"][t] / scale), "title": _hover(row, t)}
+                {
+                    "text": visible(token),
+                    "style": _css(row["rewards"][t] / scale),
+                    "title": _hover(row, t),
+                }
                 for t, token in enumerate(row["tokens"])
             ],
         }
@@ -68,8 +73,8 @@ def sample_views(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _printable(text: str) -> str:
-    """Return `text` with control characters as visible pictures: a model may emit an escape."""
-    return text.translate({code: 0x2400 + code for code in range(32) if code != ord("\n")})
+    """Return `text` as a cell of a terminal's table shows it: a tab has no place to move to."""
+    return visible(text).replace("\t", "␉")
 
 
 def _largest_reward(rows: Sequence[Row]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -148,14 +149,41 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
     Words are what white space separates, no n-gram spans two texts, and texts too short for any
     give 0.
     """
+    grams = [gram for row in _grams(texts, n) for gram in row]
+    return len(set(grams)) / len(grams) if grams else 0.0
+
+
+def distinct_n_error(texts: Sequence[str], n: int) -> float:
+    """Return the standard error of `distinct_n` by the jackknife over texts.
+
+    The ratio is one number of a whole corpus: each text is left out in turn, and the spread of what
+    is left is multiplied by (k - 1) / k for k texts (Efron and Stein 1981). 0 for fewer than two
+    texts, whose spread is unknown.
+    """
+    rows = _grams(texts, n)
+    k = len(rows)
+    if k < 2:
+        return 0.0
+    total = sum(map(len, rows))
+    holders = Counter(gram for row in rows for gram in set(row))
+    alone = [sum(holders[gram] == 1 for gram in set(row)) for row in rows]
+    left = np.array(
+        [
+            (len(holders) - own) / (total - len(row)) if total > len(row) else 0.0
+            for row, own in zip(rows, alone, strict=True)
+        ]
+    )
+    return math.sqrt((k - 1) / k * float(((left - left.mean()) ** 2).sum()))
+
+
+def _grams(texts: Sequence[str], n: int) -> list[list[tuple[str, ...]]]:
+    """The word n-grams of each text."""
     if n < 1:
         raise ValueError(f"n = {n}: must be at least 1")
-    grams = [
-        tuple(words[start : start + n])
+    return [
+        [tuple(words[start : start + n]) for start in range(len(words) - n + 1)]
         for words in map(str.split, texts)
-        for start in range(len(words) - n + 1)
     ]
-    return len(set(grams)) / len(grams) if grams else 0.0
 
 
 def _in_standard_errors(difference: float, se: float, n: int) -> float:

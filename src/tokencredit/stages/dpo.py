@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from tokencredit.console import say
 from tokencredit.data.pairs import Pair, read_pairs, usable
@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 MODEL_CARD = "README.md"
+NO_PAIRS: Final = (
+    "; or let the SFT model write the pairs, which the reward model orders (dpo.pairs=sampled)"
+)
 
 
 class DPOStage(Stage):
@@ -65,7 +68,7 @@ class DPOStage(Stage):
         settings, limit = self.context.config.dpo, self.longest()
         if settings.pairs is PairSource.sampled:
             return False  # their reward model has another key since then
-        records = self.context.corpus.pairs("reward")
+        records = self.context.corpus.pairs("reward", NO_PAIRS)
         short = sum(len(f"{r.text}{r.rejected}".encode(errors="replace")) <= limit for r in records)
         return may_only_warm_up(settings, short, 2 * limit)
 
@@ -97,7 +100,7 @@ class DPOStage(Stage):
         if config.dpo.pairs is PairSource.sampled:
             return given
         for split in ("reward", "eval"):
-            corpus.pairs(split)  # said before anything is trained
+            corpus.pairs(split, NO_PAIRS)  # said before anything is trained
         require(
             not corpus.margins,
             "dataset.margin_column",

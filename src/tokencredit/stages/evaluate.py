@@ -13,7 +13,7 @@ from tokencredit.data.prompts import PromptStream
 from tokencredit.judges.function import decode
 from tokencredit.judges.implicit import dpo_models
 from tokencredit.ops import k1, masked_sum
-from tokencredit.reports.statistics import distinct_n
+from tokencredit.reports.statistics import distinct_n, distinct_n_error
 from tokencredit.stages.actors import Actors, Stream
 from tokencredit.stages.dump import require_finite
 from tokencredit.stages.oracle import BagOfGrams
@@ -110,14 +110,18 @@ def names(*, oracle: bool) -> list[str]:
 
 
 def report(rows: list[Row]) -> dict[str, Measure]:
-    """Mean and standard error of every number, and distinct-2 of each model's responses."""
+    """Mean and standard error of every number, and distinct-2 of each model's responses.
+
+    The standard error of distinct-2 is the jackknife's over responses.
+    """
     measures: dict[str, Measure] = {}
     for key, value in rows[0].items():
         if "/" in key and not isinstance(value, str):
             measures[key] = summarise(torch.tensor([float(row[key]) for row in rows]))
     for name in (model for model in (*MODELS, DPO) if f"{model}/response" in rows[0]):
         texts = [row[f"{name}/response"] for row in rows]
-        measures[f"{name}/distinct_2"] = {"mean": distinct_n(texts, 2), "se": 0.0, "n": len(rows)}
+        error = distinct_n_error(texts, 2)
+        measures[f"{name}/distinct_2"] = {"mean": distinct_n(texts, 2), "se": error, "n": len(rows)}
     return measures
 
 

@@ -72,8 +72,8 @@ class Run:
     """Draw figures and the HTML report at the end."""
     experiment: str | None = None
     """Filled in: the experiment's name."""
-    scale: str = "paper"
-    """Filled in: the experiment's scale."""
+    scale: str | None = None
+    """Filled in: the experiment's scale; null: a run of no experiment."""
     scheme: str = ""
     """Filled in: the reward scheme's name."""
 
