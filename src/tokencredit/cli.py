@@ -91,9 +91,18 @@ def report(
     """Print the summary of a run and draw its figures and report.html again."""
     from tokencredit.plugins import load_plugins
     from tokencredit.reports.side_by_side import print_continuations
+    from tokencredit.reports.stage_report import (
+        is_stage_folder,
+        stage_summary,
+        write_stage_report,
+    )
     from tokencredit.reports.summary import closing_summary, write_report
     from tokencredit.trust import check_folder
 
+    if is_stage_folder(run):
+        write_stage_report(run)
+        show(stage_summary(run))
+        return
     if not (run / "metrics.jsonl").is_file():
         raise UserError(f"{run}: is no run folder (it has no metrics.jsonl)")
     load_plugins(plugin or [])

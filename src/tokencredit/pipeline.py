@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,13 @@ from tokencredit.console import say
 from tokencredit.context import Context
 from tokencredit.errors import UserError
 from tokencredit.process import run_stage
+from tokencredit.reports.times import budget
 from tokencredit.stages.dpo import DPOStage
 from tokencredit.stages.rl import RLStage
+from tokencredit.stages.run_folder import RunFolder
 from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.stage import Stage
+from tokencredit.stages.supervised import report_stage
 from tokencredit.store import Plan
 
 INTERRUPTED = {-2: "interrupted", -9: "killed", -15: "terminated"}
@@ -92,6 +96,8 @@ def execute(config: Config) -> Outcome:
         took = time.monotonic() - started
         seconds[stage.name] = seconds.get(stage.name, 0.0) + took
         say(f"{stage.name} {stage.key}: done in {took:.0f} s")
+    if not isinstance(stages[-1], RLStage):
+        report_stage(stages[-1], anew=stages[-1].name in seconds)
     return Outcome(stages[-1], seconds)
 
 
@@ -105,6 +111,14 @@ def _is_there(context: Context, stage: Stage) -> bool:
 def result_folder(stage: Stage) -> Path:
     """Where the result of a stage lies, or will lie."""
     return stage.folder if isinstance(stage, RLStage) else stage.context.store.folder(stage)
+
+
+def spent(outcome: Outcome, total: float) -> str:
+    """Seconds of every part of the command; `make train` adds those of the installation."""
+    ran = "rl" in outcome.seconds
+    session = RunFolder(result_folder(outcome.last)).manifest().get("session", {}) if ran else {}
+    install = float(os.environ.get("TOKENCREDIT_INSTALL_SECONDS", "0"))
+    return budget(outcome.seconds, total, session, install)
 
 
 class StageFailed(UserError):

@@ -23,6 +23,7 @@ from tokencredit.stages.rl import RLStage
 from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.speech import check_template, say_spelt
 from tokencredit.stages.stage import Stage
+from tokencredit.stages.supervised import check_report_folder
 from tokencredit.store import check_kinds, check_writable
 from tokencredit.tracking.wandb_mirror import check_key
 
@@ -61,11 +62,13 @@ def check_places(context: Context, stages: Sequence[Stage]) -> None:
     run = open_run(stages)
     if run is not None:
         run.check_folder()
+    else:
+        check_report_folder(stages[-1])
 
 
 def check_tracking(context: Context, stages: Sequence[Stage]) -> None:
     """A run that must be mirrored has a key for that."""
-    if open_run(stages) is not None:
+    if open_run(stages) is not None or not isinstance(stages[-1], RLStage):
         check_key(context.config.tracking)
 
 

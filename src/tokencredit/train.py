@@ -35,18 +35,18 @@ from tokencredit.faults import chain, users_own
 from tokencredit.grammar import check_grammar, check_meaning
 from tokencredit.helptext import conf_dir, help_text
 from tokencredit.models.called import shown_name
-from tokencredit.pipeline import Outcome, StageFailed, plan, result_folder
+from tokencredit.pipeline import StageFailed, plan, result_folder, spent
 from tokencredit.plugins import check_options, load_plugins
 from tokencredit.process import follow
 from tokencredit.redaction import redacted
+from tokencredit.reports.stage_report import stage_summary
 from tokencredit.request import Request
 from tokencredit.rewards.scheme import RewardScheme
 from tokencredit.scratch import temporary_folder
 from tokencredit.search_path import isolate_children
 from tokencredit.spelling import class_name, spelled
-from tokencredit.stages.finish import seconds_of_steps
 from tokencredit.stages.rl import RLStage
-from tokencredit.stages.run_folder import RunFolder
+from tokencredit.stages.supervised import report_folder
 from tokencredit.store import Plan, check_writable
 from tokencredit.sweep_cell import run_cell
 from tokencredit.tracking.jsonl import read_jsonl
@@ -286,21 +286,8 @@ def finish(config: Config, started: float, overrides: list[str]) -> None:
         print()
     else:
         print(f"{outcome.last.name}: {folder}")
-    print(budget(outcome, time.monotonic() - started))
-
-
-def budget(outcome: Outcome, total: float) -> str:
-    """Seconds of every part of the command; `make train` adds those of the installation."""
-    parts = {name: took for name, took in outcome.seconds.items() if name != "rl"}
-    if "rl" in outcome.seconds:
-        run = RunFolder(result_folder(outcome.last))
-        parts[f"{run.rows()} RL steps"] = seconds_of_steps(run.path)
-    parts["rest"] = max(0.0, total - sum(parts.values()))
-    install = float(os.environ.get("TOKENCREDIT_INSTALL_SECONDS", "0"))
-    if install:
-        parts = {"install": install, **parts}
-    listed = ", ".join(f"{name.replace('_', ' ')} {took:.0f} s" for name, took in parts.items())
-    return f"budget: {listed}, total {total + install:.0f} s"
+        print(stage_summary(report_folder(outcome.last)))
+    print(spent(outcome, time.monotonic() - started))
 
 
 def close_sweep(request: Request, started: float) -> int:

@@ -18,7 +18,7 @@ from tokencredit.reports.summary import closing_summary, write_report
 
 def test_the_summary_tells_then_and_now(complete_run: Path) -> None:
     text = closing_summary(complete_run)
-    assert text.startswith("abc: 24 steps, seed 3, complete, 2 min 30 s in all\n")
+    assert text.startswith("abc: 24 steps, seed 3, complete, 2 min 30 s of RL\n")
     # Ten values, five of each kind: variance 10 * 0.25 / 9, so se 1/6; t(0.975, 9) = 2.262157.
     half = 2.262157 / 6
     assert f"first 10 steps   +0.500   [{0.5 - half:+.3f}, {0.5 + half:+.3f}]   2.25" in text
@@ -47,7 +47,9 @@ def test_the_summary_and_the_report_say_how_right_the_scorers_are(
 def test_the_summary_adds_up_time_by_phase(complete_run: Path) -> None:
     lines = [line.split() for line in closing_summary(complete_run).splitlines()]
     assert ["update", "1", "min", "36", "s"] in lines
-    assert ["generate", "48.0", "s"] in lines
+    assert ["generate", "48", "s"] in lines
+    assert ["loading,", "evaluation,", "files", "6", "s"] in lines
+    assert ["together", "2", "min", "30", "s"] in lines  # 96 + 48 + 6 = 150
     assert not any("peak" in word for words in lines for word in words)
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import base64
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from tokencredit.atomic import reading, write_bytes
 from tokencredit.reports.figures import plot_run
-from tokencredit.reports.pages import render
+from tokencredit.reports.loss_figure import draw_losses
+from tokencredit.reports.pages import columns, embedded, render
 from tokencredit.reports.rounding import interval, rounded, with_error
 from tokencredit.reports.run_folder import RunFolder, existing
 from tokencredit.reports.samples import sample_views
 from tokencredit.reports.side_by_side import continuations
+from tokencredit.reports.stage_report import sections
+from tokencredit.reports.stages import curves_of
 from tokencredit.reports.statistics import Interval, apart, mean_ci
+from tokencredit.reports.times import duration, stage_times
 
 _ENDS = 10
 _REPORT_SAMPLES = 24
@@ -29,7 +31,6 @@ _PLACES = {
     "wandb": "the W&B copy",
 }
 SCORERS = "scorers on held-out texts cut to the length of responses, mean ± standard error"
-_MINUTE = 60
 
 
 def closing_summary(run_dir: str | Path) -> str:
@@ -39,21 +40,22 @@ def closing_summary(run_dir: str | Path) -> str:
     """
     run = RunFolder(run_dir)
     parts = [_headline(run)]
-    parts.append(_columns([*score_ends(run), [gain(run)]]))
+    parts.append(columns([*score_ends(run), [gain(run)]]))
     table = evaluation_table(run)
     if table:
-        parts.append("on held-out prompts, mean ± standard error\n" + _columns(table))
+        parts.append("on held-out prompts, mean ± standard error\n" + columns(table))
     right = scorer_table(run)
     if right:
-        parts.append(f"{SCORERS}\n{_columns(right)}")
-    seconds = phases(run)
+        parts.append(f"{SCORERS}\n{columns(right)}")
+    seconds = stage_times(run)
     if seconds:
-        parts.append("time in training steps\n" + _columns([[n, _duration(s)] for n, s in seconds]))
+        parts.append("time of the RL stage\n" + columns(seconds))
+    parts += [f"{title}\n{columns(rows)}" for title, rows in sections(run.manifest)]
     warnings = run.manifest.get("warnings", [])
     if warnings:
-        parts.append("warnings\n" + _columns([[str(text)] for text in warnings]))
+        parts.append("warnings\n" + columns([[str(text)] for text in warnings]))
     here = [[os.path.relpath(path), _PLACES[name]] for name, path in _places(run)]
-    parts.append("where things lie\n" + _columns(here))
+    parts.append("where things lie\n" + columns(here))
     return "\n\n".join(parts) + "\n"
 
 
@@ -62,22 +64,23 @@ def write_report(run_dir: str | Path) -> Path:
     run = RunFolder(run_dir)
     with reading(run.path / "samples.jsonl"):
         samples = sample_views(run.samples[-_REPORT_SAMPLES:])
-    figures = [
-        {"name": path.stem, "data": base64.b64encode(path.read_bytes()).decode()}
-        for path in plot_run(run.path)
-    ]
+    drawn, curves = plot_run(run.path), curves_of(run.manifest.get("figures", {}))
+    if curves:
+        drawn.append(run.path / "figures" / "loss.png")
+        draw_losses(curves, drawn[-1])
     page = render(
         "report.html",
         title=f"{run.scheme} · {run.path.resolve().name}",
         lead=_headline(run),
         ends=score_ends(run),
         gain=gain(run),
-        figures=figures,
+        figures=embedded(drawn),
+        sections=sections(run.manifest),
         evaluation=evaluation_table(run),
         continuations=continuations(run),
         scorers=scorer_table(run),
         scorers_title=SCORERS,
-        phases=[(name, _duration(seconds)) for name, seconds in phases(run)],
+        phases=stage_times(run),
         samples=samples,
     )
     write_bytes(run.path / "report.html", page.encode())
@@ -143,17 +146,6 @@ def scorer_table(run: RunFolder) -> list[list[str]]:
     return [["", "accuracy", "95 % interval", "n", "tokens"], *rows] if rows else []
 
 
-def phases(run: RunFolder) -> list[tuple[str, float]]:
-    """Return the seconds of each phase, summed over `time/*_seconds` of all steps."""
-    totals: dict[str, float] = {}
-    for row in run.timings:
-        for key, seconds in row.items():
-            if key.startswith("time/") and key.endswith("_seconds"):
-                name = key.removeprefix("time/").removesuffix("_seconds").replace("_", " ")
-                totals[name] = totals.get(name, 0.0) + seconds
-    return sorted(totals.items(), key=lambda item: -item[1])
-
-
 def _headline(run: RunFolder) -> str:
     results, manifest = run.results, run.manifest
     with reading(run.path / "results.json"):
@@ -165,7 +157,7 @@ def _headline(run: RunFolder) -> str:
             "{model} on {dataset}, {hardware}".format_map(names) if names else "",
             f"seed {seed}" if seed is not None else "",
             str(state) if state else "",
-            f"{_duration(results['wall_seconds'])} in all" if "wall_seconds" in results else "",
+            f"{duration(results['wall_seconds'])} of RL" if "wall_seconds" in results else "",
         ]
     return ", ".join(fact for fact in facts if fact)
 
@@ -190,20 +182,3 @@ def _with_error(x: Interval | None) -> str:
     if x is None:
         return "-"
     return with_error(x.mean, x.se) if x.n > 1 and x.se > 0 else rounded(x.mean)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < _MINUTE:
-        return f"{seconds:.1f} s"
-    return f"{int(seconds) // _MINUTE} min {int(seconds) % _MINUTE:02d} s"
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> str:
-    """Return `rows` with their columns aligned; a row of one cell is a line of its own."""
-    table = [row for row in rows if len(row) > 1]
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))] if table else []
-    lines = []
-    for row in rows:
-        cells = row if len(row) == 1 else [c.ljust(w) for c, w in zip(row, widths, strict=True)]
-        lines.append(("  " + "   ".join(cells)).rstrip())
-    return "\n".join(lines)

@@ -32,12 +32,12 @@ from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.stage import Stage
 from tokencredit.stages.training import (
     may_only_warm_up,
-    progress_callback,
     seed_generators,
     step_count,
     train,
     trainer_settings,
 )
+from tokencredit.stages.watching import progress_callback
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -197,7 +197,7 @@ class DPOStage(Stage):
             [progress_callback("dpo")],
         )
         in_float32(trainer.model)
-        figures: dict[str, object] = {"steps": steps, "loss": train(trainer, "dpo")}
+        figures: dict[str, object] = {"steps": steps, **train(trainer, "dpo")}
         trained = trainer.model
         if frozen is None:
             opened = adapter_of(trained, POLICY), adapter_of(trained, None)

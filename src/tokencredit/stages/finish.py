@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,12 +131,15 @@ def scored_samples(config: Config, steps: int, *, with_dpo: bool) -> int:
 
 
 def write_figures(run_folder: Path) -> None:
-    """Draw the figures and the report; a failure to draw does not lose a finished run."""
-    try:
-        from tokencredit.reports.figures import plot_run
-        from tokencredit.reports.summary import write_report
+    """Draw the figures and the report of a run."""
+    from tokencredit.reports.summary import write_report
 
-        plot_run(run_folder)
-        write_report(run_folder)
+    drawing(write_report, run_folder)
+
+
+def drawing(write: Callable[[Path], object], run_folder: Path) -> None:
+    """Call `write` with a run's folder; a failure to draw does not lose a finished run."""
+    try:
+        write(run_folder)
     except Exception as error:
         say(f"figures: not drawn ({type(error).__name__}: {error}); the numbers are complete")

@@ -13,7 +13,8 @@ from tokencredit.data.token_ids import TokenIds, token_ids
 from tokencredit.finite import check_scores
 from tokencredit.models.lora import adapted, merged
 from tokencredit.models.sequences import ScoreAt
-from tokencredit.stages.training import progress_callback, step_count, train, trainer_settings
+from tokencredit.stages.training import step_count, train, trainer_settings
+from tokencredit.stages.watching import progress_callback
 from tokencredit.streams import integer, permutation, stream_key
 
 if TYPE_CHECKING:
@@ -50,8 +51,7 @@ def fit_labels(
         data_collator=DataCollatorWithPadding(ids.tokenizer),
         callbacks=[progress_callback("reward model")],
     )
-    loss = train(trainer, "reward_model")
-    figures: dict[str, object] = {"steps": steps, "loss": loss}
+    figures: dict[str, object] = {"steps": steps, **train(trainer, "reward_model")}
     return merged(trainer.model), figures | ({"noted": dict(noted)} if noted else {})
 
 

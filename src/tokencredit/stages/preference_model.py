@@ -22,7 +22,8 @@ from tokencredit.finite import check_scores
 from tokencredit.models.lora import adapted, in_float32, merged
 from tokencredit.models.sequences import ScoreAt
 from tokencredit.stages.label_model import sentiment
-from tokencredit.stages.training import progress_callback, step_count, train, trainer_settings
+from tokencredit.stages.training import step_count, train, trainer_settings
+from tokencredit.stages.watching import progress_callback
 from tokencredit.streams import permutation, stream_key
 
 if TYPE_CHECKING:
@@ -54,8 +55,9 @@ def fit_pairs(
     adapters = adapted(model, config.model.lora, "SEQ_CLS")
     trainer = reward_trainer(adapters, ids.tokenizer, pairs, arguments, settings.centre)
     in_float32(trainer.model)
-    figures = {"steps": steps, "loss": train(trainer, "reward_model"), "pairs": len(pairs)}
-    return merged(trainer.model), figures | {"pairs_noted": noted}
+    trained = train(trainer, "reward_model")
+    figures: dict[str, object] = {"steps": steps, "pairs": len(pairs), "pairs_noted": noted}
+    return merged(trainer.model), figures | trained
 
 
 def fitting(

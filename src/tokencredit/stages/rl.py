@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import ClassVar
 
 from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.atomic import Damaged, write_text
@@ -22,7 +22,9 @@ from tokencredit.kept_code import keep_code
 from tokencredit.models.model import RewardReads
 from tokencredit.models.value import ValueInit, ValueKind
 from tokencredit.plugins import used_code
+from tokencredit.reports.stages import curves_of
 from tokencredit.stages.actors import Actors, load_actors
+from tokencredit.stages.before import figures_before
 from tokencredit.stages.checkpoints import Checkpoints
 from tokencredit.stages.compute import Compute, stored_parameters
 from tokencredit.stages.evaluate import evaluate, report
@@ -34,6 +36,7 @@ from tokencredit.stages.finish import (
     write_rows,
 )
 from tokencredit.stages.learner import Learner, Surroundings
+from tokencredit.stages.mirrored import facts, headline, labelled, stage_numbers
 from tokencredit.stages.oracle import OracleStage, load_oracle
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.run_folder import RunFolder, State, hash_exports
@@ -215,6 +218,7 @@ class RLStage(Stage):
         learner = self._learner(run, world, newest)
         tracker = self._tracker(run, learner, newest)
         before = seconds_of_steps(run.path) if tracker else 0.0  # of sessions that ended early
+        first = learner.next_step
         with nullcontext() if tracker is None else tracker:
             with _remembering_failure(run, tracker):
                 learner.train(tracker, Checkpoints(run.path))
@@ -227,12 +231,16 @@ class RLStage(Stage):
                 return {}
             write_rows(run.path, rows)
             export_policy(learner.actors, config.model.lora, run.path)
+            took = round(seconds_of_steps(run.path) - before, 3)
+            session = {"steps": config.steps - first, "step_seconds": took}
             seconds = before + time.monotonic() - started
             results = write_results(run, self, report(rows), seconds, right)
             if config.run.figures:
                 write_figures(run.path)
-            run.write(State.complete, exports=hash_exports(run.path))
-            tracker.close(results["metrics"] | results["evaluation"])
+            session["all_seconds"] = round(seconds - before, 3)
+            run.write(State.complete, exports=hash_exports(run.path), session=session)
+            learnt = stage_numbers(figures_before(self.context.store, self))
+            tracker.close(headline(results) | learnt)
         return results
 
     def _learner(self, run: RunFolder, world: World, newest: Path | None) -> Learner:
@@ -265,16 +273,18 @@ class RLStage(Stage):
         if not learner.world.is_main:
             return None
         config = self.context.config
-        return Tracker(
+        tracker = Tracker(
             run.path,
-            config.tracking,
+            labelled(config, self.name),
             self.key,
             f"{config.run.scheme or type(config.reward_scheme).__name__} seed {config.seed}",
-            cast(dict[str, Any], canonical(config)),
+            facts(config, self.key),
             None if newest is None else Checkpoints.progress(newest).offsets,
             config.steps,
             learner.next_step,
         )
+        tracker.curves(curves_of(figures_before(self.context.store, self)))
+        return tracker
 
     def _write_identity(self, run: RunFolder) -> None:
         from tokencredit import config as configuration
@@ -294,6 +304,7 @@ class RLStage(Stage):
             weights={role: self.context.store.sha256(s) for role, s in self.parents().items()},
             dropped=dict(self.context.corpus.dropped.counts),
             filtered=dict(self.context.corpus.dropped.filtered),
+            figures=figures_before(self.context.store, self),
             failed=None,
             exports=None,
             **({"code": code} if code else {}),

@@ -21,17 +21,18 @@ from tokencredit.models.loading import load_causal
 from tokencredit.models.lora import adapted, in_float32, merged
 from tokencredit.models.model import load_tokenizer
 from tokencredit.models.padding import ensure_pad, fit_embeddings
+from tokencredit.stages.held_out import held_out_loss
 from tokencredit.stages.speech import departures
 from tokencredit.stages.stage import Stage
 from tokencredit.stages.training import (
     Training,
     may_only_warm_up,
-    progress_callback,
     seed_generators,
     step_count,
     train,
     trainer_settings,
 )
+from tokencredit.stages.watching import progress_callback
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -172,8 +173,11 @@ class SFTStage(Stage):
             callbacks=[progress_callback("sft")],
         )
         in_float32(trainer.model)
-        loss = train(trainer, "sft")
-        return merged(trainer.model), {"steps": steps, "loss": loss, **noted}
+        figures = {"steps": steps, **train(trainer, "sft"), **noted}
+        others = answered_once(self.context.corpus.parts["eval"])
+        rows = config.sft.micro_batch_size or config.sft.batch_size
+        figures |= held_out_loss(trainer.model, others, ids, config.sft.max_length, rows)
+        return merged(trainer.model), figures
 
 
 def answered_once(records: Sequence[Record]) -> list[Record]:

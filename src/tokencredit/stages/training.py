@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import math
 import shutil
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from tokencredit.algorithms.optimizer import Course
-from tokencredit.console import say
 from tokencredit.errors import UserError, require
 from tokencredit.finite import first_not_finite
-
-if TYPE_CHECKING:
-    from transformers import TrainerCallback
+from tokencredit.stages.watching import LossCurve
 
 
 @dataclass(slots=True, kw_only=True)
@@ -140,31 +136,8 @@ def may_only_warm_up(training: Training, sequences: int, longest: float) -> bool
     return training.schedule is not Course.constant and warmup_steps(training, fewest) >= fewest
 
 
-def progress_callback(label: str, seconds_between: float = 5.0) -> TrainerCallback:
-    """A callback that prints a line with the time left every few seconds."""
-    from transformers import TrainerCallback
-
-    class Lines(TrainerCallback):  # type: ignore[misc]
-        """Steps done, of how many, and the time left."""
-
-        started = last = 0.0
-
-        def on_train_begin(self, *_: Any, **__: Any) -> None:
-            self.started = self.last = time.monotonic()
-
-        def on_step_end(self, _args: Any, state: Any, _control: Any, **__: Any) -> None:
-            now = time.monotonic()
-            if now - self.last < seconds_between and state.global_step < state.max_steps:
-                return
-            self.last = now
-            left = (now - self.started) / state.global_step * (state.max_steps - state.global_step)
-            say(f"{label}: step {state.global_step}/{state.max_steps}, {left:.0f} s left")
-
-    return Lines()
-
-
-def train(trainer: Any, stage: str) -> float:
-    """Run a borrowed trainer without its chatter; its loss.
+def train(trainer: Any, stage: str) -> dict[str, object]:
+    """Run a borrowed trainer without its chatter; its mean `loss`, and the `curve` of it.
 
     Raises UserError where loss or weights are not finite afterwards, or no weight has moved.
     """
@@ -172,7 +145,7 @@ def train(trainer: Any, stage: str) -> float:
 
     trainer.remove_callback(PrinterCallback)  # prints raw dictionaries
     _rise_from_above_zero(trainer)
-    before = _bits(trainer.model)
+    before, curve = _bits(trainer.model), LossCurve(trainer)
     loss = float(trainer.train().metrics["train_loss"])
     shutil.rmtree(trainer.args.output_dir, ignore_errors=True)  # made, and left empty
     if not math.isfinite(loss):
@@ -190,7 +163,7 @@ def train(trainer: Any, stage: str) -> float:
             f"model.dtype=bfloat16), raise {stage}.max_tokens or {stage}.epochs, or look for texts "
             "of which nothing is learnt"
         )
-    return loss
+    return {"loss": loss, "curve": curve.points()}
 
 
 def _rise_from_above_zero(trainer: Any) -> None:

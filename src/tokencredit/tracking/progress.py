@@ -41,6 +41,11 @@ class Progress(Closing):
             self._bar = _bar(console)
             self._task = self._bar.add_task(label, total=total, completed=start, facts="")
 
+    @property
+    def is_live(self) -> bool:
+        """Whether standard error is a terminal, on which one line is drawn again and again."""
+        return self._bar is not None
+
     def __enter__(self) -> Self:
         """Start the display."""
         if self._bar is not None:

@@ -88,6 +88,10 @@ class Tracker:
             self._files[SAMPLES].write(row)
         self._mirror.samples(step, rows)
 
+    def curves(self, curves: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+        """Mirror the loss curves (`step`, `loss`) of the stages before this one, by name."""
+        self._mirror.curves(self._next, curves)
+
     def state(self) -> dict[str, int]:
         """Return the length in bytes of each file, once these bytes are on the disk."""
         for file in self._files.values():

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from tokencredit.canonical import added
 from tokencredit.errors import require
 
 _FORBIDDEN_IN_NAMES = frozenset("/\\#?%:")
-_LONGEST_NAME = 128
-_LONGEST_TAG = 64
+LONGEST_NAME = 128
+LONGEST_TAG = 64
 _LONGEST_WAIT_SECONDS = 600
 
 
@@ -46,14 +47,20 @@ class Tracking:
     """Longest wait for W&B in seconds, once when a run starts and once when it ends."""
 
     tags: list[str] = field(default_factory=list)
-    """W&B tags of the run."""
+    """W&B tags of the run; scheme, model, data, algorithm, and experiment are added."""
+
+    group: str | None = added(None)
+    """W&B group; null: the experiment, else scheme, model, and data."""
+
+    job_type: str | None = added(None)
+    """W&B job type; null: the last stage of the run (rl, dpo, or sft)."""
 
     def __post_init__(self) -> None:
         """Check every field; raises UserError."""
         for key, name in (("project", self.project), ("entity", self.entity)):
             if name is not None:
-                fits = 0 < len(name) <= _LONGEST_NAME and not _FORBIDDEN_IN_NAMES & set(name)
-                rule = f"must have 1 to {_LONGEST_NAME} characters, none of / \\ # ? % :"
+                fits = 0 < len(name) <= LONGEST_NAME and not _FORBIDDEN_IN_NAMES & set(name)
+                rule = f"must have 1 to {LONGEST_NAME} characters, none of / \\ # ? % :"
                 require(fits, f"tracking.{key}", name, rule)
         require(
             0 < self.timeout_seconds <= _LONGEST_WAIT_SECONDS,
@@ -61,10 +68,18 @@ class Tracking:
             self.timeout_seconds,
             f"must lie in (0, {_LONGEST_WAIT_SECONDS}] seconds",
         )
+        for key, text in (("group", self.group), ("job_type", self.job_type)):
+            fits = text is None or 0 < len(text) <= LONGEST_NAME
+            require(
+                fits,
+                f"tracking.{key}",
+                text,
+                f"must be null or have 1 to {LONGEST_NAME} characters",
+            )
         for index, tag in enumerate(self.tags):
             require(
-                0 < len(tag) <= _LONGEST_TAG,
+                0 < len(tag) <= LONGEST_TAG,
                 f"tracking.tags[{index}]",
                 tag,
-                f"must have 1 to {_LONGEST_TAG} characters",
+                f"must have 1 to {LONGEST_TAG} characters",
             )

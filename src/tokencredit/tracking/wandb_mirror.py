@@ -79,6 +79,25 @@ class WandbMirror:
 
         self._guard(log_table)
 
+    def curves(self, step: int, curves: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+        """Mirror the loss curves of stages before this one as charts, each over its own steps.
+
+        They are logged with `step`, the next of the run. An online run that goes on has them.
+        """
+
+        def log_charts(run: Any) -> None:
+            import wandb
+
+            if run.starting_step > 0:
+                return
+            for name, curve in curves.items():
+                points = [list(point) for point in zip(curve["step"], curve["loss"], strict=True)]
+                table = wandb.Table(columns=["step", "loss"], data=points)
+                chart = wandb.plot.line(table, "step", "loss", title=f"training loss: {name}")
+                run.log({f"stage/{name}/curve": chart}, step=step)
+
+        self._guard(log_charts)
+
     def finish(self, summary: Mapping[str, Any], exit_code: int = 0) -> None:
         """Write `summary` and close; uploading is given up after `tracking.timeout_seconds`."""
 
@@ -167,6 +186,8 @@ class _Session:
             project=self.tracking.project,
             entity=self.tracking.entity,
             tags=self.tracking.tags,
+            group=self.tracking.group,
+            job_type=self.tracking.job_type,
             id=self.run_id,
             name=self.name,
             config=self.config,
