@@ -259,8 +259,9 @@ class RLStage(Stage):
             role: stored_parameters(context.store.get(parents[role]).path)
             for role in read & parents.keys()
         }
-        prompts = (self.prompts(split, actors) for split in ("rl", "eval"))
-        around = Surroundings(*prompts, run.path, Compute.of(config, actors, sizes))
+        prompts, held_out = (self.prompts(split, actors) for split in ("rl", "eval"))
+        compute = Compute.of(config, actors, sizes)
+        around = Surroundings(prompts, held_out, run.path, compute)
         learner = Learner(config, actors, judge, around, world)
         if newest is not None:
             learner.resume(newest, Checkpoints.progress(newest))
