@@ -41,8 +41,8 @@ from tokencredit.models.model import Model
 from tokencredit.models.sampling import Sampling
 from tokencredit.plugins import NAMED, load_plugins, take_name
 from tokencredit.rewards.attribution import Attribution
-from tokencredit.rewards.controls import Position, Recency, Shuffled
-from tokencredit.rewards.implicit import DPPO, RTO, RTOShaped, SemiRTO
+from tokencredit.rewards.controls import CONTROLS
+from tokencredit.rewards.implicit import IMPLICIT
 from tokencredit.rewards.redistribute import Redistribute
 from tokencredit.rewards.scheme import Evidence, RewardScheme
 from tokencredit.rewards.sparse import Sparse
@@ -184,19 +184,7 @@ COMPONENTS: Final[dict[str, list[type]]] = {
         FunctionJudge,
     ],
     "scorer": [RewardModelJudge, Ensemble, ImplicitJudge, FunctionJudge, SameAsJudge],
-    "reward_scheme": [
-        Sparse,
-        Uniform,
-        Shuffled,
-        Recency,
-        Position,
-        Redistribute,
-        Attribution,
-        RTO,
-        DPPO,
-        SemiRTO,
-        RTOShaped,
-    ],
+    "reward_scheme": [Sparse, Uniform, *CONTROLS, Redistribute, Attribution, *IMPLICIT],
     "algorithm": [PPO, PPOPenalty, Reinforce, RLOO, GRPO, ReMax, SupervisedOnly, PreferenceOnly],
     "hardware": [Hardware],
     "tracking": [Tracking],

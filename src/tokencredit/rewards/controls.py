@@ -120,3 +120,6 @@ def tenths(mask: Bool[Tensor, "B T"]) -> Int[Tensor, "B T"]:
     length = mask.sum(dim=1, keepdim=True).clamp(min=1)
     middle = TENTHS * (2 * torch.arange(mask.shape[1], device=mask.device) + 1)
     return (middle // (2 * length)).clamp(max=TENTHS - 1)
+
+
+CONTROLS: Final = (Shuffled, Recency, Position)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import torch
 from jaxtyping import Bool, Float
@@ -180,3 +180,6 @@ class RTOShaped(Implicit):
     def at_end(self, paid: Float[Tensor, "B T"], judgement: Judgement) -> Float[Tensor, "B"]:
         """R − what was paid."""
         return judgement.scores - paid.sum(dim=1)
+
+
+IMPLICIT: Final = (RTO, DPPO, SemiRTO, RTOShaped)
