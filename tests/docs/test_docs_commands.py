@@ -7,10 +7,13 @@ import shlex
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
+
+from paper_runs import write_run_folder
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -51,7 +54,10 @@ def commands() -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty folder with the files that the pages show, and a small data file."""
+    """An empty folder with the files that the pages show, a small data file, and some runs.
+
+    Of a CSV the first line, which names it, is kept: whoever copies the example copies it too.
+    """
     place = tmp_path_factory.mktemp("pages")
     for language, mark in (("python", "#"), ("yaml", "#"), ("csv", "#")):
         for _, text in blocks(language):
@@ -59,7 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             if first.startswith(f"{mark} ") and first.endswith((".py", ".yaml", ".csv")):
                 path = place / first.removeprefix(mark).strip()
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(rest, encoding="utf-8")
+                path.write_text(text if language == "csv" else rest, encoding="utf-8")
     for paper in ("abc", "rto"):
         shutil.copytree(ROOT / "experiments" / paper, place / "experiments" / paper)
     words = (("awful dull boring waste", 0), ("good great wonderful charming", 1))
@@ -70,6 +76,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     (place / "reviews.jsonl").write_text("\n".join(lines), encoding="utf-8")
     pairs = [f'{{"prompt": "Q{n}: ", "chosen": "yes", "rejected": "no"}}' for n in range(90)]
+    for number, (scheme, seed) in enumerate((s, n) for s in ("abc", "sparse") for n in range(3)):
+        key, curve = f"{number:016x}", [0.1 * step + seed for step in range(60)]
+        run = place / "runs" / scheme / key
+        write_run_folder(run, curve, key=key, scheme=scheme, seed=seed, experiment=None)
     (place / "pairs.jsonl").write_text("\n".join(pairs), encoding="utf-8")
     return place
 
@@ -97,6 +107,9 @@ def test_a_shown_command_is_accepted(
     if words[0] == "train" and "--help" not in words:
         words[0] = "plan"
     answer = run(words, folder)
+    if "hydra/sweeper=optuna" in words and find_spec("optuna") is None:
+        assert answer.returncode == 2 and "tokencredit[optuna]" in answer.stderr
+        return
     if "hardware=gpu" in words and not torch.cuda.is_available():
         assert answer.returncode == 2, answer.stderr
         assert "error: hardware.device = 'cuda': torch finds no such device" in answer.stderr

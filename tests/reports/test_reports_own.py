@@ -136,3 +136,16 @@ def test_a_file_of_ones_own_needs_its_runs_and_a_name_for_each_method(runs: Path
     assert "is of your own; name its runs" in said(runs)
     answer = made(runs, "--runs", str(runs), methods="[abc, sparse]")
     assert "methods = ['abc', 'sparse']: must name each method" in str(answer.exception)
+
+
+def test_runs_that_a_table_of_ones_own_does_not_show_need_not_belong_together(runs: Path) -> None:
+    for number, beta in enumerate((0.1, 0.9)):
+        identity = {"inputs": {"beta": beta}}
+        write_run_folder(
+            runs / "rto" / f"b{number}", [0.0] * 40, key=f"b{number}", scheme="rto",
+            seed=7 + number, experiment=None, identity=identity,
+        )  # fmt: skip
+    answer = made(runs, "--runs", str(runs))
+    assert answer.exit_code == 0 and "not shown: 4 runs of imdb, rto" in answer.output
+    mixed = made(runs, "--runs", str(runs), methods="{sparse: S, rto: R}")
+    assert "runs of imdb, rto" in str(mixed.exception) and "beta" in str(mixed.exception)

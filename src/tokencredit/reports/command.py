@@ -12,7 +12,16 @@ from tokencredit.atomic import write_bytes
 from tokencredit.console import say, show
 from tokencredit.errors import UserError, require
 from tokencredit.evaluation.options import Plugins
-from tokencredit.reports.entries import FIGURES, TABLES, WinEntry, find, find_any, is_own, listing
+from tokencredit.reports.entries import (
+    FIGURES,
+    TABLES,
+    Entry,
+    WinEntry,
+    find,
+    find_any,
+    is_own,
+    listing,
+)
 from tokencredit.reports.formats import SUFFIX, Format, render
 from tokencredit.reports.scores import Comparison, find_comparisons
 from tokencredit.reports.sources import Source, read_sources
@@ -77,7 +86,8 @@ def figure(
     entry = find(name, FIGURES)
     require(out is not None, "--out", out, "name a folder")
     assert out is not None
-    written, notes = write_figure(entry, sources(name, runs), out, Path(name).stem, points)
+    found = sources(name, runs, entry)
+    written, notes = write_figure(entry, found, out, Path(name).stem, points)
     for note in notes:
         show(f"Note: {note}.")
     for path in written:
@@ -121,10 +131,13 @@ def page(
         show(f"wrote {path}")
 
 
-def sources(name: str, runs: list[Path] | None) -> list[Source]:
-    """The runs that are named, or the committed ones of the paper."""
+def sources(name: str, runs: list[Path] | None, entry: Entry | None = None) -> list[Source]:
+    """The runs that are named, or the committed ones of the paper.
+
+    A folder of one's own runs may hold others that an entry does not show.
+    """
     if runs:
-        return read_sources(runs)
+        return read_sources(runs, entry.shows) if entry and entry.own else read_sources(runs)
     if is_own(name):
         raise UserError(
             f"--runs: {name} is of your own; name its runs: a folder of runs (--runs runs), a run "
@@ -148,7 +161,7 @@ def _made(name: str, runs: list[Path] | None, points: int | None) -> Callable[[F
         require(points is None, "--points", points, "win rates are of answers, not of steps")
         tables = make_win_tables(entry, comparisons(name, entry.task, runs))
         return lambda form: render_wins(tables, form)
-    made = make_table(entry, sources(name, runs), points)
+    made = make_table(entry, sources(name, runs, entry), points)
     return lambda form: render(made, form)
 
 

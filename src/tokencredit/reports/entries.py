@@ -108,6 +108,12 @@ class Entry:
         """Whether any panel has numbers of a paper."""
         return any(panel.paper for panel in self.panels)
 
+    def shows(self, setting: Setting) -> bool:
+        """Whether runs of this setting are in any panel."""
+        return setting.method in self.methods and any(
+            setting.task in panel.tasks and panel.takes(setting) for panel in self.panels
+        )
+
     @property
     def tasks(self) -> list[str]:
         """The first name of every task, once."""

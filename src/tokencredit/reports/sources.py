@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -43,8 +43,13 @@ class Source:
         return "; ".join(parts)
 
 
-def read_sources(paths: Sequence[Path]) -> list[Source]:
-    """The runs of each path; those that may be averaged with earlier ones join them."""
+def read_sources(
+    paths: Sequence[Path], compared: Callable[[Setting], bool] = lambda _: True
+) -> list[Source]:
+    """The runs of each path; those that may be averaged with earlier ones join them.
+
+    Runs of settings that are `compared` must belong together; of others nothing is shown.
+    """
     sources: list[Source] = []
     for path in paths:
         runs = read_runs(path)
@@ -56,8 +61,9 @@ def read_sources(paths: Sequence[Path]) -> list[Source]:
             host.name = f"{host.name} + {_name(path)}"
         host.runs = _each_once([*host.runs, *runs])
     for source in sources:
-        _check_unmixed(source)
-        _check_scorers(source)
+        own = Source(source.name, [run for run in source.runs if compared(run.setting)])
+        _check_unmixed(own)
+        _check_scorers(own)
     return sources
 
 

@@ -93,10 +93,7 @@ def left_out(source: Source, entry: Entry) -> list[str]:
     found = []
     for task in dict.fromkeys(task_of(panel, source) for panel in entry.panels):
         for setting, runs in source.of(task).items():
-            shown = setting.method in entry.methods and any(
-                task in panel.tasks and panel.takes(setting) for panel in entry.panels
-            )
-            if not shown:
+            if not entry.shows(setting):
                 found.append(f"{source.name}: not shown: {len(runs)} runs of {label(setting)}")
     return found
 
