@@ -43,7 +43,6 @@ Commands
   tokencredit train --plugin my_scheme.py --config-dir my_conf reward_scheme=mine
   tokencredit train model=smollm2_135m steps=3 sft.max_tokens=20000 reward_model.max_tokens=20000
   tokencredit train -m experiment=abc/positive_generation scale=cpu hydra/launcher=joblib
-  tokencredit train -m hydra/sweeper=optuna sweep.objective=policy/oracle 'reward_scheme.beta=interval(0,1)'
 
 Flags
   -m, --multirun      every combination of comma-separated values, each a run of its own

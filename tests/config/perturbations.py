@@ -308,6 +308,10 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
         "takes two processes and DeepSpeed, which need seconds to start",
         "test_zero2_is_deepspeed_and_halves_the_optimizer",
     ),
+    "sweep.objective": (
+        "it is what Hydra's sweeper is told of a run",
+        "test_case_16_the_objective_is_returned_and_a_failed_cell_is_nan",
+    ),
     "scorer.sentence_end": (
         "only a judge's ends are read; a scorer's are left alone",
         "test_only_the_judge_says_where_sentences_end",

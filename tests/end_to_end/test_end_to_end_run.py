@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tokencredit import config as configuration
+from tokencredit import objective
 from tokencredit.hardware import Hardware
 
 from .conftest import STEPS, Run, Workplace
@@ -88,6 +90,8 @@ def test_results_follow_their_schema(first: Run) -> None:
     last = [row["score/mean"] for row in first.rows()[-10:]]
     assert results["metrics"]["score/mean"]["mean"] == pytest.approx(sum(last) / 10, rel=1e-5)
     assert results["metrics"]["score/mean"]["n"] == 10
+    config = configuration.read(first.folder / "config.yaml")
+    assert set(objective.names(config)) == set(objective.measures(first.folder))
     for name in ("policy/score", "sft/score", "policy/oracle", "sft/oracle", "policy/kl"):
         measure = results["evaluation"][name]
         assert set(measure) == {"mean", "se", "n"}
@@ -129,8 +133,6 @@ def test_field_B36_exported_policy_is_a_plain_model_and_the_value_head_reloads(f
 
 
 def test_config_of_a_run_is_what_it_was_run_with(first: Run, shared: Workplace) -> None:
-    from tokencredit import config as configuration
-
     configuration.register()
     config = configuration.read(first.folder / "config.yaml")
     assert config.steps == STEPS
