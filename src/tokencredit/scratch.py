@@ -2,7 +2,7 @@
 
 Libraries make temporary files of their own (W&B a folder for media), and a process that is killed
 leaves them behind. Here they all lie in a folder of the command: it goes when the command ends,
-also by SIGTERM, and that of a command that was killed goes with the next one.
+also by a signal, and that of a command that was killed goes with the next one.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ VARIABLE: Final = "TMPDIR"
 """Names the folder for temporary files to programs in any language."""
 NAME: Final = re.compile(r"tokencredit-(?P<host>[0-9a-f]{8})-[0-9]+-[a-z0-9_]{8}")
 """A hash of the machine's name, the process, and what no other folder has."""
+SIGNALS: Final = (signal.SIGTERM, signal.SIGHUP)
+"""What ends a process from outside, if nobody has said otherwise."""
 ATTEMPTS: Final = 5
 """Tries where another command sweeps at the same moment, or a child still writes."""
 
@@ -42,7 +44,7 @@ def temporary_folder() -> Iterator[None]:
         yield
         return
     folder, held = made
-    with _removing_at_sigterm(folder):
+    with _removing_at_signals(folder):
         try:
             sweep(folder.parent)
             os.environ[VARIABLE] = tempfile.tempdir = str(folder)
@@ -112,15 +114,13 @@ def _remove(folder: Path) -> None:
 
 
 @contextmanager
-def _removing_at_sigterm(folder: Path) -> Iterator[None]:
-    """Within, SIGTERM removes the folder before it ends the process, unless it is ignored.
+def _removing_at_signals(folder: Path) -> Iterator[None]:
+    """Within, `SIGNALS` remove the folder before they end the process, unless they are ignored.
 
     Nothing is raised, so that no code of the user's or a library's can hold it up.
     """
     main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
+    deadly = [number for number in SIGNALS if signal.getsignal(number) is signal.SIG_DFL]
     process = os.getpid()
 
     def end(number: int, _: FrameType | None) -> None:
@@ -129,11 +129,13 @@ def _removing_at_sigterm(folder: Path) -> Iterator[None]:
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
 
-    signal.signal(signal.SIGTERM, end)
+    for number in deadly if main else ():
+        signal.signal(number, end)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in deadly if main else ():
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _host() -> str:

@@ -64,13 +64,14 @@ def command(place: Path) -> Iterator[subprocess.Popen[str]]:
     process.communicate()
 
 
-def test_sigterm_ends_a_command_and_its_temporary_files_at_once(
-    place: Path, command: subprocess.Popen[str]
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_command_and_its_temporary_files_at_once(
+    place: Path, command: subprocess.Popen[str], number: int
 ) -> None:
     (folder,) = place.iterdir()
     assert len(list(folder.iterdir())) == 2
-    command.terminate()
-    assert command.wait(10) == -signal.SIGTERM
+    command.send_signal(number)
+    assert command.wait(10) == -number
     assert not list(place.iterdir())
 
 

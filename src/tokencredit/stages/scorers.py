@@ -78,7 +78,7 @@ def accuracies(
     if _pays_by_reward_model(context):
         judge = collector.judge
         alone = replace(collector, judge=judge.scorer if isinstance(judge, Panel) else judge)
-        scores = [_scores(alone, actors, answers.prompts, rollout) for rollout in answers.said]
+        scores = [_scores(alone, answers.prompts, rollout) for rollout in answers.said]
         found[REWARD_MODEL] = _accuracy(REWARD_MODEL, answers, scores)
     if oracle is not None:
         texts = (decode(actors.tokenizer, r.response_ids, r.response_mask) for r in answers.said)
@@ -136,12 +136,11 @@ def _rollout(
     return replace(said, rows=prompts.rows, min_new=prompts.min_new, finished=finished)
 
 
-def _scores(collector: Collector, actors: Actors, prompts: Prompts, said: Rollout) -> Tensor:
+def _scores(collector: Collector, prompts: Prompts, said: Rollout) -> Tensor:
     """The scores of what was said, through the passes that responses take."""
 
     def speak(chunk: Prompts) -> Rollout:
-        part = said[chunk.groups.cpu()].trimmed().to(chunk.ids.device)
-        return actors.score(part) if actors.score_all else part
+        return said[chunk.groups.cpu()].trimmed().to(chunk.ids.device)
 
     return collector.collect(prompts, speak)[1].scores
 
@@ -155,6 +154,7 @@ def _accuracy(name: str, answers: Answers, numbers: Sequence[Tensor]) -> Accurac
 
 
 def _pays_by_reward_model(context: Context) -> bool:
+    """And by nothing that only the policy's own responses have."""
     config = context.config
     scorer = config.judge if isinstance(config.scorer, SameAsJudge) else config.scorer
-    return REWARD_MODEL in scorer.parents(context)
+    return REWARD_MODEL in scorer.parents(context) and not scorer.reads_reference()
