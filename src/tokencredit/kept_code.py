@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -82,7 +83,8 @@ def _copy(root: Root, module: str, place: Path) -> tuple[dict[Path, str], list[s
             continue
         copy = place / inside
         make_folder(copy.parent)
-        shutil.copyfile(file, copy)
+        with suppress(shutil.SameFileError):  # the run goes on with its own copy
+            shutil.copyfile(file, copy)
         sums[copy] = file_sha256(copy)
     return sums, left
 

@@ -67,6 +67,12 @@ def test_scheme_of_the_users_own_runs_alone_and_in_sweeps(
         assert not any(row["rewards"][1:-1])
     assert "5 hits, 0 misses" in own.plan(*plugin, "reward_scheme=halves", "steps=2").out
 
+    error = own.run("generate", str(single.folder), "--prompt", "the").error()
+    assert "--plugin halves.py" in error
+    own.run("generate", str(single.folder), "--prompt", "the", "--plugin", "halves.py").ok()
+    (kept,) = single.json("manifest.json")["code"]
+    assert (single.folder / kept["file"]).read_bytes() == (own.folder / "halves.py").read_bytes()
+
     swept = own.train(
         *plugin, "-m", "reward_scheme=halves", "reward_scheme.first=0.25,0.5", "steps=2"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import sys
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from tokencredit.cli import app
 from tokencredit.errors import UserError
 from tokencredit.judges.function import FunctionJudge
 from tokencredit.kept_code import keep_code, unchanged
-from tokencredit.plugins import load_plugins
+from tokencredit.plugins import NAMED, load_plugins
 
 PLUGIN = """\
 from pathlib import Path
@@ -179,34 +180,35 @@ def test_case_14_the_function_that_paid_a_run_is_known_without_running_it(
     own = tmp_path / "own.py"
     own.write_text("def score(prompts, responses):\n    return [0.0] * len(responses)\n")
 
-    def compare(oracle: Path) -> tuple[Result, bool]:
+    def compare(oracle: Path) -> Result:
         command = ["judge", "compare", case.run, case.other, "--oracle", f"{oracle}:score"]
-        answer = case.invoke(*command, *flags, "--out", tmp_path / "out")
-        return answer, "own" in answer.output
+        return case.invoke(*command, *flags, "--out", tmp_path / "out")
 
     manifest: dict[str, Any] = read_json(case.run / "manifest.json")
     identity = FunctionJudge(function=f"{copy}:score").identity()
     write_json(
         case.run / "manifest.json", manifest | {"identity": {"inputs": {"scorer": identity}}}
     )
-    assert "was trained on it" in str(compare(copy)[0].exception)
+    assert "was trained on it" in str(compare(copy).exception)
     case.mark.unlink(missing_ok=True)
-    Path("mine_is_gone").touch()
     (case.run / "code" / "0_mine" / "mine.py").write_text("")
-    assert compare(own)[0].exit_code == 0
+    assert compare(own).exit_code == 0
     assert not case.mark.exists(), "pay.py of the working folder was run"
 
 
-def test_case_14_a_process_of_our_own_is_handed_its_list(tmp_path: Path) -> None:
+def test_case_14_a_process_of_our_own_is_handed_its_list(case: Case) -> None:
     """What a command passes to a worker needs no naming a second time."""
-    import io
-
-    (tmp_path / "mine.py").write_text("")
+    copy = str(case.run / "code" / "0_mine" / "mine.py")
+    text = (case.run / "config.yaml").read_text("utf-8").replace("- mine.py", f"- {copy}")
     load_plugins([])
-    text = "components: {}\nplugins: [%s]\n" % (tmp_path / "mine.py")
-    with pytest.raises(Exception, match=r"."):
-        configuration.read(io.StringIO(text))  # there is no more in it
-    from tokencredit.plugins import NAMED
+    assert configuration.read(io.StringIO(text)).plugins == [copy] == NAMED
+    assert case.mark.exists()
 
-    assert [str(tmp_path / "mine.py")] == NAMED
-    load_plugins([])
+
+def test_case_14_a_run_goes_on_with_its_own_copy(case: Case) -> None:
+    copy = str(case.run / "code" / "0_mine" / "mine.py")
+    load_plugins([copy])
+    config = configuration.read(case.run / "config.yaml")
+    config.plugins, config.scorer = [copy], config.judge
+    (entry,) = keep_code(config, case.run)
+    assert unchanged(entry, case.run) and "FACTOR" in Path(copy).read_text("utf-8")
