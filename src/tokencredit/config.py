@@ -308,7 +308,7 @@ def read(path: Path | TextIO) -> Config:
         load_plugins(list(tree.get("plugins", [])))
         return load(_typed(tree))
     kept = load_kept(path)
-    check_named([str(name) for name in kept.get("plugins") or []], path)
+    check_named(kept.get("plugins"), path)
     load_plugins(list(NAMED))
     try:
         with reading(path):

@@ -42,11 +42,12 @@ def keep_code(config: Config, run: Path) -> list[dict[str, Any]]:
             continue
         root, module = found
         place = run / FOLDER / f"{number}_{root.file.stem}"
+        main = place / root.file.relative_to(root.folders[0].resolve())
         sums, left = _copy(root, module, place)
         kept.append(
             {
                 "named": named,
-                "file": (place / _within(root.file, root)).relative_to(run).as_posix(),
+                "file": main.relative_to(run).as_posix(),
                 "sha256": {path.relative_to(run).as_posix(): own for path, own in sums.items()},
                 "left_out": left,
             }

@@ -34,15 +34,14 @@ class Secrets:
     """Texts that must not be kept or shown, and what stands in their place."""
 
     names: Mapping[str, str]
-    """By the secret: what is written for it."""
+    """By the secret: what is written for it, without backslashes."""
 
     def redact(self, text: str) -> str:
         """`text` without the secrets, in every spelling; the longest secrets first."""
         for secret in sorted(self.names, key=len, reverse=True):
             name = self.names[secret]
             plain, packed = _patterns(secret)
-            text = plain.sub(lambda _, name=name: name, text)
-            text = _without(packed, text, name)
+            text = _without(packed, plain.sub(name, text), name)
         return text
 
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from tokencredit.atomic import read_json, read_yaml
+from tokencredit.atomic import read_json, read_yaml, reading
 from tokencredit.canonical import file_sha256
 from tokencredit.errors import UserError
 from tokencredit.kept_code import unchanged
@@ -25,13 +25,15 @@ CODE: Final = "code"
 """The entry of a run's manifest that lists copies."""
 
 
-def check_named(plugins: Iterable[str], config: Path) -> None:
-    """Raise unless this command line names every plug-in of a run's configuration.
+def check_named(plugins: Any, config: Path) -> None:
+    """Raise unless this command line names every plug-in that a run's configuration lists.
 
     A copy, and a file that has been moved, go by their name.
     """
     given = {_short(name) for name in NAMED}
-    missing = [name for name in plugins if _short(name) not in given]
+    with reading(config):
+        named = [str(name) for name in plugins or ()]
+    missing = [name for name in named if _short(name) not in given]
     if not missing:
         return
     run = config.parent
@@ -47,10 +49,7 @@ def check_folder(run: Path) -> None:
     """The same of a run's folder, whose configuration need not be there."""
     path = run / "config.yaml"
     if path.is_file():
-        kept = read_yaml(path)
-        check_named(
-            map(str, (kept.get("plugins") if isinstance(kept, Mapping) else ()) or ()), path
-        )
+        check_named(read_yaml(path).get("plugins"), path)
 
 
 def _short(plugin: str) -> str:

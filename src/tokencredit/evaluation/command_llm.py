@@ -92,8 +92,8 @@ def llm(  # noqa: PLR0913, PLR0917 - one for each option
     """
     from tokencredit.evaluation import llm_run
     from tokencredit.evaluation.endpoint_settings import EndpointSettings
-    from tokencredit.evaluation.llm_judge import Asking
     from tokencredit.evaluation.prompt import load_template
+    from tokencredit.evaluation.questions import Asking
 
     asking = Asking(
         endpoint=EndpointSettings(

@@ -25,15 +25,9 @@ from tokencredit.evaluation.judged import (
     lengths,
     outcomes,
 )
-from tokencredit.evaluation.llm_judge import (
-    Asking,
-    Question,
-    ask_all,
-    known,
-    questions,
-    too_short,
-)
+from tokencredit.evaluation.llm_judge import ask_all, known, too_short
 from tokencredit.evaluation.position import position
+from tokencredit.evaluation.questions import Asking, Question, questions
 from tokencredit.evaluation.verdicts import Verdict, VerdictFile
 from tokencredit.reports.win_tables import markdown, plain, table
 from tokencredit.store import check_writable

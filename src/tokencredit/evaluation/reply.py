@@ -48,7 +48,7 @@ def read_completion(answer: Any) -> Reply:
     if not isinstance(choices, list) or not choices:
         said = said_by(getattr(answer, "error", None))
         raise OddAnswer(f"no list of choices{': ' if said else ''}{said}")
-    message = getattr(choices[0], "message", None)
+    message: Any = getattr(choices[0], "message", None)
     if not hasattr(message, "content"):
         raise OddAnswer("a choice without a message")
     refusal, reason = getattr(message, "refusal", None), getattr(choices[0], "finish_reason", None)
