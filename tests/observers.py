@@ -271,6 +271,9 @@ class Anything:
     def __call__(self, *_: Any, **__: Any) -> Any:
         return Anything()
 
+    def __rsub__(self, _: Any) -> Any:
+        return Anything()
+
     def __enter__(self) -> Any:
         return self
 

@@ -150,7 +150,7 @@ def asked(config: Config, place: Path, stage: type[Stage]) -> Any:
         patch.setitem(vars(transformers), "Trainer", Trainer)
         patch.setitem(vars(transformers), "TrainingArguments", dict)
         for name in ("sft", "label_model", "preference_model", "dpo"):
-            patch.setattr(f"tokencredit.stages.{name}.train", lambda *_: 1.0)
+            patch.setattr(f"tokencredit.stages.{name}.train", lambda *_: {"loss": 1.0})
         figures = stage(Context(config)).run(out)
     given = [
         [settings["args"], list(settings["train_dataset"]), adapters(settings["model"])]
@@ -179,7 +179,7 @@ def reward_trained(config: Config, place: Path) -> Any:
 def preferred(config: Config, place: Path) -> Any:
     """What DPO asks of its trainer and reports; reviews and their beginnings are its pairs."""
 
-    def pairs(corpus: Corpus, split: str) -> list[Record]:
+    def pairs(corpus: Corpus, split: str, otherwise: str = "") -> list[Record]:
         return [
             replace(r, prompt=r.text[:20], completion=r.text[20:], rejected=r.text[20:40])
             for r in corpus.parts[split]

@@ -238,6 +238,8 @@ TRIES: dict[str, Try] = {
     "tracking.entity": Try(mirrored, "someone", OFFLINE),
     "tracking.timeout_seconds": Try(mirrored, 3.0, OFFLINE),
     "tracking.tags": Try(mirrored, ["a"], OFFLINE),
+    "tracking.group": Try(mirrored, "mine", OFFLINE),
+    "tracking.job_type": Try(mirrored, "probe", OFFLINE),
     "rollout.min_new_tokens": Try(rolled, 12),
     "rollout.max_new_tokens": Try(rolled, 12),
     "rollout.eos_masked_before": Try(rolled, 1),

@@ -71,6 +71,8 @@ def read_offline() -> Callable[[Path], dict[str, Any]]:
             kind = record.WhichOneof("record_type")
             if kind == "run" and "id" not in found:
                 found["id"], found["name"] = record.run.run_id, record.run.display_name
+                found["group"], found["job"] = record.run.run_group, record.run.job_type
+                found["tags"] = list(record.run.tags)
                 found["config"] = _items(record.run.config.update)
             elif kind == "history":
                 found["rows"].append(_items(record.history.item))
