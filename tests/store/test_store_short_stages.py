@@ -73,7 +73,9 @@ def test_one_step_has_half_of_the_learning_rate(
     name, change = KINDS[kind]
     config = short(replace(change(pair_config(place), place), store=str(tmp_path)))
     stage = next(s for s in all_stages(Context(config)) if s.name == name)
-    assert build(stage).manifest["figures"]["steps"] == 1  # fails if no weight had moved
+    figures = build(stage).manifest["figures"]
+    assert figures["steps"] == 1  # fails if no weight had moved
+    assert figures["curve"] == {"step": [1], "loss": [pytest.approx(figures["loss"], rel=1e-5)]}
     assert rates[-1] == pytest.approx(0.5)
 
 
@@ -100,7 +102,10 @@ def test_only_a_warm_up_of_all_steps_is_another(
     config = replace(labelled(pair_config(place), place), store=str(tmp_path))
     sft = replace(config.sft, learning_rate=1e-2, **numbers)
     stage = SFTStage(Context(replace(config, sft=sft)))
-    assert build(stage).manifest["figures"]["steps"] == 3
+    figures = build(stage).manifest["figures"]
+    assert figures["steps"] == 3
+    assert sum(figures["curve"]["loss"]) / 3 == pytest.approx(figures["loss"], rel=1e-5)
+    assert figures["held_out_loss"] > 0
     assert rates == pytest.approx(expected)
 
 

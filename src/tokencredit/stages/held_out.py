@@ -30,7 +30,7 @@ def held_out_loss(
     where no token is left.
     """
     both = _demonstrations(records[:RECORDS], ids)
-    cut = [(prompt, answer[: longest - len(prompt)]) for prompt, answer in both]
+    cut = [(prompt, answer[: max(longest - len(prompt), 0)]) for prompt, answer in both]
     kept = sorted((pair for pair in cut if pair[1]), key=lambda pair: len(pair[0]) + len(pair[1]))
     total, count = torch.zeros(()), 0
     model.eval()
