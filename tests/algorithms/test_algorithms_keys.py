@@ -30,6 +30,7 @@ ELSEWHERE = {
     "epochs": "passes of the update",
     "minibatches": "optimizer steps of a pass",
     "normalise_samples": "responses that are scored before the first step",
+    "value_warmup": "rollouts before the first step",
     "optimizer.eps": "Adam",
     "optimizer.beta1": "Adam",
     "optimizer.beta2": "Adam",
