@@ -54,7 +54,7 @@ def run_cell(
         seconds = time.monotonic() - began
         sweep.record(folder, cell(state=sweep.FAILED, seconds=seconds, error=str(known)))
         if request.counts_failures():  # Optuna counts exceptions
-            raise known from problem
+            raise known from None
         return objective.of_failed(wanted, sweep.adaptive(settings))
     done = cell(state=state, folder=place, measures=shown(wanted, found))
     sweep.record(folder, replace(done, seconds=time.monotonic() - began))

@@ -72,8 +72,9 @@ def make_table(entry: Entry, sources: Sequence[Source], points: int | None = Non
     """The table of an entry; `points` overrides how many first steps are used."""
     panels = [replace(p, points=points) if points is not None else p for p in entry.panels]
     rows = [row for panel in panels for row in _rows(entry, panel, sources)]
-    lacking = [text for p in panels if entry.own for text in missing(entry, p, sources)]
-    if not rows:
+    unsaid = entry.own or not rows
+    lacking = [text for p in panels if unsaid for text in missing(entry, p, sources)]
+    if entry.own and not rows:
         raise UserError(f"{entry.title}: {'; '.join(lacking)}")
     said = [
         f"{row.panel}, {row.method}, not averaged: {text}"
