@@ -14,6 +14,7 @@ from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.atomic import read_json, reading
 from tokencredit.config import Config
 from tokencredit.errors import UserError
+from tokencredit.judges.implicit import ImplicitJudge
 from tokencredit.stages import evaluate
 from tokencredit.stages.finish import HEADLINE
 
@@ -62,7 +63,8 @@ def names(config: Config) -> list[str]:
         return []
     valued = config.algorithm.uses_values
     last = [name for name in HEADLINE if valued or name != VALUE_LOSS]
-    return [*evaluate.names(oracle=config.oracle.enabled), *last, *WHOLE]
+    dpo = any(isinstance(each, ImplicitJudge) for each in (config.judge, config.scorer))
+    return [*evaluate.names(oracle=config.oracle.enabled, dpo=dpo), *last, *WHOLE]
 
 
 def check(config: Config) -> None:

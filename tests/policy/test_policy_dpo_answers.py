@@ -19,9 +19,10 @@ from tokencredit.models.log_ratio import LogRatio, as_it_is
 from tokencredit.models.sampling import Sampling
 from tokencredit.ops import k1, masked_sum
 from tokencredit.stages.actors import Actors
-from tokencredit.stages.evaluate import dpo_answers, report
+from tokencredit.stages.evaluate import dpo_answers, names, report
 from tokencredit.stages.rollouts import Collector
 
+RATED = ("score", "length", "oracle")
 STREAM = ("evaluation", 0)
 PROMPTS = make_prompts([3, 5, 2, 4], min_new=3, max_new=[6, 6, 6, 6])
 
@@ -92,3 +93,11 @@ def test_the_report_has_its_numbers_where_there_are_any() -> None:
     full = report([row | {"dpo/kl": 2.0, "dpo/score": 3.0, "dpo/response": "a b a b"}])
     assert (full["dpo/kl"]["mean"], full["dpo/score"]["mean"]) == (2, 3)
     assert full["dpo/distinct_2"]["mean"] == full["sft/distinct_2"]["mean"]
+
+
+def test_all_of_its_numbers_can_be_named() -> None:
+    row = {f"{model}/{what}": 1.0 for model in ("policy", "sft", "dpo") for what in RATED}
+    said = {f"{model}/response": "a b" for model in ("policy", "sft", "dpo")}
+    full = report([row | said | {"policy/kl": 1.0, "dpo/kl": 2.0}])
+    assert set(full) == set(names(oracle=True, dpo=True))
+    assert {n for n in full if "dpo" not in n} == set(names(oracle=True, dpo=False))

@@ -102,11 +102,13 @@ def held_out(settings: Evaluation, prompts: PromptStream) -> tuple[Prompts, Stre
     return batch, ("evaluation", settings.stream)
 
 
-def names(*, oracle: bool) -> list[str]:
-    """The numbers of a `report`, with an oracle or without."""
+def names(*, oracle: bool, dpo: bool) -> list[str]:
+    """The numbers of a `report`, with an oracle and a DPO model or without."""
     rated = ("score", "length", "oracle") if oracle else ("score", "length")
-    own = [f"{model}/{what}" for model in MODELS for what in rated]
-    return ["policy/kl", *own, *(f"{model}/distinct_2" for model in MODELS)]
+    models = (*MODELS, DPO) if dpo else MODELS
+    moved = [f"{model}/kl" for model in models if model != "sft"]
+    own = [f"{model}/{what}" for model in models for what in rated]
+    return [*moved, *own, *(f"{model}/distinct_2" for model in models)]
 
 
 def report(rows: list[Row]) -> dict[str, Measure]:
