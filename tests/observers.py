@@ -40,6 +40,7 @@ from tokencredit.models.scorer import Scorer
 from tokencredit.ops import keep, masked_sum
 from tokencredit.rollout import Judgement, Rollout
 from tokencredit.stages.actors import load_actors
+from tokencredit.stages.compute import Compute
 from tokencredit.stages.finish import export_policy
 from tokencredit.stages.learner import Learner, Surroundings
 from tokencredit.store import Store
@@ -244,7 +245,8 @@ class EvenJudge:
 def learn(config: Config, place: Path) -> SimpleNamespace:
     """The RL loop from its first step to its last: log, judge, learner, and forward passes."""
     actors = load_actors(config, place / "model", place / "reward")
-    around = Surroundings(prompts_of(config, "rl"), prompts_of(config, "eval"), place)
+    compute = Compute.of(config, actors, dict.fromkeys(("reward_model", "dpo", "sft"), 1000))
+    around = Surroundings(prompts_of(config, "rl"), prompts_of(config, "eval"), place, compute)
     log, judge, world = Log(), EvenJudge(), World(config.hardware)
     learner = Learner(config, actors, judge, around, world)
     forwards: list[int] = []

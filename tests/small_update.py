@@ -103,7 +103,7 @@ def gradients(
     updater, found = updater_of(actors, algorithm, micro_batch), []
     parameters = list(actors.policy.parameters())
 
-    def spy() -> float:
+    def spy(_: str | None) -> float:
         if not found:
             parts = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters]
             found.append(torch.cat([part.flatten() for part in parts]))

@@ -143,7 +143,7 @@ def test_case_12_every_stage_reads_names_as_told(
     (tmp_path / "sft").mkdir()
     SFTStage(context).run(tmp_path / "sft")
     actors = load_actors(config, tmp_path / "sft")
-    prompts = RLStage(context)._prompts("rl", actors).batch(0, 0, 4)
+    prompts = RLStage(context).prompts("rl", actors).batch(0, 0, 4)
     assert bool((prompts.ids == start).any()) == parse
     made: list[TokenIds] = []
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from builders import make_judgement, make_rollout
+from schemes import scheme_of
 from tokencredit import config as configuration
 from tokencredit.atomic import read_json
 from tokencredit.check_scheme import check_scheme, examine
@@ -33,6 +34,8 @@ from tokencredit.stages.settings import Run
 from tokencredit.train import more_folders
 
 LENGTHS = [4, 1, 3, 6]
+BUILT_IN = len(COMPONENTS["reward_scheme"])
+"""Schemes before any plug-in."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -177,7 +180,7 @@ def test_schemes_of_our_own_keep_their_promises_in_training(scheme: type[RewardS
     judgement = replace(judgement, evidence=1e3 * evidence, scores=1e3 * judgement.scores)
     ends = rollout.response_mask & (torch.arange(8) % 2 == 0)
     judgement = replace(judgement, ends=ends)
-    made = payer(scheme())
+    made = payer(scheme_of(scheme))
     assert not made.users
     assert made.pay(rollout, judgement, 0).shape == rollout.response_mask.shape
 
@@ -282,7 +285,7 @@ def test_schemes_with_a_built_ins_name_are_refused(kept: Path, name: str, taken:
     text = str(caught.value)
     assert text.startswith("--plugin mine_plugin.py") and taken in text
     assert str(kept / "mine_plugin.py") in text and "another name" in text
-    assert name not in {kind.__name__ for kind in COMPONENTS["reward_scheme"][8:]}
+    assert name not in {kind.__name__ for kind in COMPONENTS["reward_scheme"][BUILT_IN:]}
 
 
 def test_schemes_of_one_name_in_two_plugins_are_refused(kept: Path) -> None:

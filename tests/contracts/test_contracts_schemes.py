@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from builders import make_judgement, make_rollout
+from schemes import scheme_of
 from tokencredit.config import COMPONENTS
 from tokencredit.ops import keep, masked_sum
 from tokencredit.rewards.redistribute import Redistribute
@@ -17,7 +18,7 @@ from tokencredit.rollout import Judgement, Rollout
 
 LENGTHS = [4, 1, 3, 6]
 SCHEMES: list[RewardScheme] = [
-    *(component() for component in COMPONENTS["reward_scheme"]),
+    *(scheme_of(kind) for kind in COMPONENTS["reward_scheme"]),
     *(Redistribute(beta=beta) for beta in (0.0, 0.3, 1.0)),
 ]
 

@@ -23,6 +23,7 @@ from builders import (
 from named_tests import names_of_tests
 from observers import furnish, learn
 from policies import run_config
+from schemes import scheme_of
 from strangers import reading, said, weights
 from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.algorithms.optimizer import Optimizer
@@ -117,7 +118,7 @@ def test_every_detail_has_a_key_or_needs_none_and_a_test() -> None:
 def test_options_that_the_page_names_exist() -> None:
     text = (DOCS / "ppo-details.md").read_text(encoding="utf-8")
     options = re.findall(r"`algorithm=(\w+)`", text)
-    assert len(options) == 3
+    assert len(options) == 4
     assert all((conf_dir() / "algorithm" / f"{name}.yaml").is_file() for name in options)
 
 
@@ -155,7 +156,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         found[kind.__name__] = set(row) - {"step"}
     rollout = make_rollout([3, 1])
     for scheme in COMPONENTS["reward_scheme"]:
-        found[scheme.__name__] = set(scheme().measure(rollout, make_judgement(rollout)))
+        found[scheme.__name__] = set(scheme_of(scheme).measure(rollout, make_judgement(rollout)))
     read = reading("own", "wordpiece", weights(1.0))(said("own", [("the", " was")], [False]))
     assert read.notes is not None
     found["text in tokens of its own"] = {f"judge/{name}" for name in read.notes.columns}

@@ -16,7 +16,7 @@ OPTIONS = {
     "strengths": "games annotations prior out",
     "export": "format out names",
     "compare": "names with-sft with-dpo keep prompts prompts-file oracle store temperature top-p max-new-tokens "
-    "seed batch device out",
+    "seed batch device plugin out",
     "llm": "answers base-url model names template both-orders seed limit temperature max-tokens "
     "key-variable concurrency requests-per-minute timeout retries parse-retries ask-again price-in "
     "price-out out",

@@ -283,10 +283,10 @@ def test_sft_learns_the_chosen_answer_and_its_end_alone(
 ) -> None:
     seen: list[dict[str, Tensor]] = []
 
-    def look(trainer: Any, _: str) -> float:
+    def look(trainer: Any, _: str) -> dict[str, object]:
         rows = [trainer.train_dataset[n] for n in range(len(trainer.train_dataset))]
         seen.append(trainer.data_collator(rows))
-        return 0.0
+        return {"loss": 0.0}
 
     monkeypatch.setattr(sft, "train", look)
     context = Context(pair_config(place))

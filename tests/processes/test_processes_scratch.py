@@ -29,6 +29,7 @@ while os.getppid() != 1:
     open(os.path.join(folder, str(number)), "w").close()
 '''
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may have been started with nohup
 with temporary_folder():
     kept = tempfile.TemporaryDirectory(prefix="tokencredit-")
     subprocess.Popen([sys.executable, "-c", WRITES])
