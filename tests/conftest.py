@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -28,6 +29,16 @@ settings.load_profile("tests")
 def one_thread() -> None:
     """One thread: other numbers of threads change the last bits."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def own_command_line() -> Iterator[None]:
+    """The plug-ins that a test's commands name are not those of the next test."""
+    from tokencredit.plugins import NAMED
+
+    before = list(NAMED)
+    yield
+    NAMED[:] = before
 
 
 @pytest.fixture(scope="session")
