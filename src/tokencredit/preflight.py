@@ -62,7 +62,7 @@ def check_places(context: Context, stages: Sequence[Stage]) -> None:
     run = open_run(stages)
     if run is not None:
         run.check_folder()
-    else:
+    elif not isinstance(stages[-1], RLStage):
         check_report_folder(stages[-1])
 
 

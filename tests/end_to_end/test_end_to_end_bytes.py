@@ -66,7 +66,8 @@ for name, overrides in json.loads(sys.argv[1]).items():
 def manifest(folder: Path) -> dict[str, Any]:
     """The manifest of an artifact or of a run, without what is timed."""
     found: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    found.pop("seconds", None)
+    for timed in ("seconds", "session"):
+        found.pop(timed, None)
     exports = found.pop("exports", {})
     return found | {"exports": {n: value for n, value in exports.items() if n not in TIMED}}
 

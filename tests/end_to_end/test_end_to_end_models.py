@@ -208,7 +208,9 @@ def test_supervised_only_stops_after_sft_and_can_be_left_out(own: Workplace) -> 
     ended = own.supervised().train().ok()
     assert "sft" in ended.out
     assert "reward_model" not in ended.err
-    assert not (own.folder / "runs").exists()
+    (left,) = (own.folder / "runs").glob("*/*")
+    assert left.parent.name == "sft" and (left / "stage.json").is_file()
+    assert not (left / "metrics.jsonl").exists()
     plan = own.supervised().plan("sft.train=false").out
     assert "1 hits, 1 misses" in plan
     keys = dict(line.split()[1:3] for line in plan.splitlines() if line.startswith(("hit", "miss")))
