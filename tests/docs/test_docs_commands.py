@@ -66,8 +66,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 path = place / first.removeprefix(mark).strip()
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text if language == "csv" else rest, encoding="utf-8")
-    for paper in ("abc", "rto"):
-        shutil.copytree(ROOT / "experiments" / paper, place / "experiments" / paper)
+    for part in ("abc", "rto", "main_job"):
+        shutil.copytree(ROOT / "experiments" / part, place / "experiments" / part)
+    shutil.copy(ROOT / "experiments" / "main_job.md.j2", place / "experiments")
     words = (("awful dull boring waste", 0), ("good great wonderful charming", 1))
     lines = [
         f'{{"text": "review {n} says it was a {text} film, {" ".join([text] * 9)} {n}", "label": {label}}}'
