@@ -144,10 +144,13 @@ def profile(
     write: Annotated[
         Path | None, typer.Option(help="A YAML file that is to have the ten weights.")
     ] = None,
+    plugin: Plugins = None,
 ) -> None:
     """Measure what a run's judge gives to each tenth of a response: reward_scheme=position."""
     from tokencredit import profile as profiles
+    from tokencredit.plugins import load_plugins
 
+    load_plugins(plugin or [])
     found = profiles.measure(run, rollouts, seed)
     show(found.text())
     if write is not None:

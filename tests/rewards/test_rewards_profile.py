@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from typer.testing import CliRunner
 
 from builders import make_judgement, make_rollout, mask_of
+from tokencredit.cli import app
 from tokencredit.errors import UserError
 from tokencredit.profile import Profile, mean_by_tenth, measure, write
 from tokencredit.rewards.controls import Position
@@ -85,3 +87,11 @@ def test_shown_as_bars_and_as_an_override() -> None:
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is no run folder \(it has no config\.yaml\)"):
         measure(tmp_path, 8, 0)
+
+
+def test_a_plugin_is_imported_before_the_run_is_read(tmp_path: Path) -> None:
+    """A run that names a plug-in is refused with a command that has this flag."""
+    missing = tmp_path / "gone.py"
+    found = CliRunner().invoke(app, ["profile", str(tmp_path), "--plugin", str(missing)])
+    assert isinstance(found.exception, UserError)
+    assert f"--plugin {missing}" in str(found.exception)
