@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from tokencredit.reports.formats import markdown
-from tokencredit.reports.frontier import DASH
+from tokencredit.reports.frontier import DASH, named_cells
 from tokencredit.reports.measures import mean
 from tokencredit.reports.runs import LoggedRun
-from tokencredit.reports.sources import Source, lengths
+from tokencredit.reports.sources import Source
 
 MEANS: Final = {
     "clip_fraction": ("tokens clipped", "{:.0%}"),
@@ -33,8 +33,7 @@ def conduct_table(source: Source, task: str) -> str:
     head += ["scored samples", "operations"]
     rows = []
     for setting, runs in source.of(task).items():
-        beta = "" if setting.beta is None else f"{setting.beta:g}"
-        row = [setting.method, beta, lengths(setting), str(len(runs))]
+        row = [*named_cells(setting), str(len(runs))]
         row += [
             _over(runs, lambda run, column=column: _mean(run, column), form)  # type: ignore[misc]
             for column, (_, form) in MEANS.items()

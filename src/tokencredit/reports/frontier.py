@@ -96,7 +96,7 @@ def equal_kl_tables(source: Source, task: str, baseline: str, beta: float | None
     there = {setting: at_levels(runs, LEVELS) for setting, runs in groups.items()}
     rows, apart = [], []
     for setting, values in there.items():
-        fixed = _fixed(setting)
+        fixed = named_cells(setting)
         n = len(groups[setting])
         rows.append([*fixed, str(n), *(_mean(level, n) for level in values)])
         other = _baseline(groups, setting, baseline, beta)
@@ -118,7 +118,8 @@ def equal_kl_tables(source: Source, task: str, baseline: str, beta: float | None
     return "\n\n".join([scores, tables[0], differences, tables[1]])
 
 
-def _fixed(setting: Setting) -> list[str]:
+def named_cells(setting: Setting) -> list[str]:
+    """The cells by which tables name a setting: method, β, and range of response tokens."""
     beta = "" if setting.beta is None else f"{setting.beta:g}"
     return [setting.method, beta, lengths(setting)]
 

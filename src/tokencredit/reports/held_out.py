@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from tokencredit.reports.formats import markdown
-from tokencredit.reports.frontier import DASH
+from tokencredit.reports.frontier import DASH, named_cells
 from tokencredit.reports.rounding import interval, rounded, with_error, with_interval
 from tokencredit.reports.runs import LoggedRun, Setting
 from tokencredit.reports.sources import Source, lengths
@@ -36,8 +36,7 @@ def held_out_table(source: Source, task: str) -> str:
     rows = []
     for setting, runs in groups.items():
         finished = [run for run in runs if run.origin.evaluation]
-        beta = "" if setting.beta is None else f"{setting.beta:g}"
-        fixed = [setting.method, beta, lengths(setting), str(len(finished))]
+        fixed = [*named_cells(setting), str(len(finished))]
         rows.append([*fixed, *(_cell(finished, f"policy/{m}") for m in present)])
     if known:
         reference = [_cell(known, f"sft/{m}", spread=False) for m in present]

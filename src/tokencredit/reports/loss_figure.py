@@ -14,9 +14,16 @@ if TYPE_CHECKING:
 Curves = Mapping[str, Mapping[str, Sequence[float]]]
 
 
-def draw_losses(curves: Curves, path: Path) -> None:
-    """Write one panel a stage; `curves` has `step` and `loss` of each, by name."""
+def draw_losses(curves: Curves, folder: Path) -> list[Path]:
+    """Write figures/loss.png in a run's folder, one panel a stage, and return what was written.
+
+    `curves` has `step` and `loss` of each stage, by name; without any there is no figure.
+    """
+    if not curves:
+        return []
+    path = folder / "figures" / "loss.png"
     _save(path, _draw, curves)
+    return [path]
 
 
 def _draw(figure: Figure, curves: Curves) -> None:

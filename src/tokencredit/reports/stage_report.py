@@ -63,12 +63,9 @@ def stage_headline(folder: Path) -> str:
 
 def write_stage_report(folder: Path) -> Path:
     """Write report.html of such a run, with its loss curves, and return its path."""
-    record, drawn = _record(folder), []
+    record = _record(folder)
     with reading(folder / RECORD):
-        curves = curves_of(record["figures"])
-        if curves:
-            drawn.append(folder / "figures" / "loss.png")
-            draw_losses(curves, drawn[0])
+        drawn = draw_losses(curves_of(record["figures"]), folder)
         page = render(
             "stage.html",
             title=f"{record['stage']} · {record['key']}",

@@ -64,10 +64,10 @@ def write_report(run_dir: str | Path) -> Path:
     run = RunFolder(run_dir)
     with reading(run.path / "samples.jsonl"):
         samples = sample_views(run.samples[-_REPORT_SAMPLES:])
-    drawn, curves = plot_run(run.path), curves_of(run.manifest.get("figures", {}))
-    if curves:
-        drawn.append(run.path / "figures" / "loss.png")
-        draw_losses(curves, drawn[-1])
+    drawn = [
+        *plot_run(run.path),
+        *draw_losses(curves_of(run.manifest.get("figures", {})), run.path),
+    ]
     page = render(
         "report.html",
         title=f"{run.scheme} · {run.path.resolve().name}",
