@@ -16,11 +16,11 @@ from tokencredit.data.sources import Source
 from tokencredit.judges.ensemble import Ensemble
 from tokencredit.judges.implicit import ImplicitJudge
 from tokencredit.models.architecture import Architecture
-from tokencredit.models.model import Lora, ModelSource, Pretrained
+from tokencredit.models.lora import Lora
+from tokencredit.models.model import ModelSource, Pretrained
 from tokencredit.pipeline import all_stages
 from tokencredit.rewards.implicit import RTO
-from tokencredit.stages.dpo_settings import DPO, PairSource
-from tokencredit.stages.reward_model import RewardModel
+from tokencredit.settings import DPO, PairSource, RewardModel
 from tokencredit.stages.stage import Stage
 from tokencredit.store import Artifact
 

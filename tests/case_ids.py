@@ -14,9 +14,9 @@ from tokencredit.data.records import Record
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.evaluation.items import Item, Prompting
 from tokencredit.models.sampling import Sampling
+from tokencredit.settings import SFT, RewardModel
 from tokencredit.stages.label_model import examples
-from tokencredit.stages.reward_model import RewardModel
-from tokencredit.stages.sft import SFT, demonstrations
+from tokencredit.stages.sft import demonstrations
 
 WHOLE = RewardModel(min_length=500, max_length=500, max_tokens=None)
 

@@ -17,9 +17,7 @@ from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.models.model import Model, ModelSource, Pretrained, PretrainedReward
 from tokencredit.pipeline import all_stages, plan
 from tokencredit.rewards.sparse import Sparse
-from tokencredit.stages.oracle import Oracle
-from tokencredit.stages.reward_model import RewardModel
-from tokencredit.stages.sft import SFT
+from tokencredit.settings import SFT, Oracle, RewardModel
 from tokencredit.tracking.tracking import Tracking
 
 

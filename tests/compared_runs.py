@@ -28,7 +28,8 @@ from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.models.model import Model
 from tokencredit.models.sampling import Sampling
 from tokencredit.rewards.sparse import Sparse
-from tokencredit.stages.oracle import Oracle, OracleStage
+from tokencredit.settings import Oracle
+from tokencredit.stages.oracle import OracleStage
 from tokencredit.tracking.jsonl import read_jsonl
 from tokencredit.tracking.tracking import Tracking
 

@@ -16,11 +16,10 @@ from tokencredit.data.splits import Corpus, fingerprint
 from tokencredit.hardware import Hardware
 from tokencredit.judges.implicit import ImplicitJudge
 from tokencredit.judges.reward_model import RewardModelJudge
-from tokencredit.models.model import Lora, Model, ModelSource, Pretrained
+from tokencredit.models.lora import Lora
+from tokencredit.models.model import Model, ModelSource, Pretrained
 from tokencredit.rewards.implicit import RTO
-from tokencredit.stages.dpo_settings import DPO
-from tokencredit.stages.reward_model import RewardModel
-from tokencredit.stages.sft import SFT
+from tokencredit.settings import DPO, SFT, RewardModel
 from tokencredit.tracking.tracking import Tracking
 
 LORA = Lora(enabled=True, r=4, alpha=8)

@@ -17,8 +17,8 @@ from tokencredit.hardware import Hardware
 from tokencredit.judges.attention import AttentionJudge
 from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.models.computation import Computation
-from tokencredit.models.lora import adapted, add_value_adapter
-from tokencredit.models.model import Lora, Model
+from tokencredit.models.lora import Lora, adapted, add_value_adapter
+from tokencredit.models.model import Model
 from tokencredit.models.policy import PolicyWithValue, SpecialIds
 from tokencredit.models.sampling import Sampling
 from tokencredit.models.trunk import backbone

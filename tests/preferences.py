@@ -18,9 +18,7 @@ from tokencredit.hardware import Hardware
 from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.models.model import Model, ModelSource, Pretrained
 from tokencredit.rewards.sparse import Sparse
-from tokencredit.stages.oracle import Oracle
-from tokencredit.stages.reward_model import RewardModel
-from tokencredit.stages.sft import SFT
+from tokencredit.settings import SFT, Oracle, RewardModel
 from tokencredit.tracking.tracking import Tracking
 
 GOOD, BAD = ("good", "wonderful", "touching"), ("bad", "awful", "boring")

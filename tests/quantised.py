@@ -13,8 +13,7 @@ from transformers import PreTrainedModel
 from builders import tiny_causal, train_tokenizer
 from policies import run_config
 from tokencredit.config import Config
-from tokencredit.models.lora import merged
-from tokencredit.models.model import Lora
+from tokencredit.models.lora import Lora, merged
 from tokencredit.models.quantization import NF4, Quantization, Quantized, quantized_layers
 from tokencredit.stages.actors import Actors, load_actors
 

@@ -19,28 +19,20 @@ from tokencredit.judges.function import FunctionJudge
 from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.models.architecture import Architecture
 from tokencredit.models.base import base_of
-from tokencredit.models.model import (
-    Autocast,
-    Dtype,
-    Lora,
-    Model,
-    ModelSource,
-    Pretrained,
-    RewardReads,
-)
+from tokencredit.models.lora import Lora
+from tokencredit.models.model import Autocast, Dtype, Model, ModelSource, Pretrained, RewardReads
 from tokencredit.models.quantization import NF4, Quantization
 from tokencredit.models.sampling import Sampling
 from tokencredit.models.value import Value, ValueKind
 from tokencredit.rewards.redistribute import Redistribute
 from tokencredit.rewards.uniform import Uniform
+from tokencredit.settings import DPO, SFT, Evaluation, Oracle, PairSource, RewardModel
 from tokencredit.stages.dpo import DPOStage
-from tokencredit.stages.dpo_settings import DPO, PairSource
-from tokencredit.stages.oracle import Oracle, OracleStage
-from tokencredit.stages.reward_model import RewardModel, RewardModelStage
+from tokencredit.stages.oracle import OracleStage
+from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.rl import RLStage
 from tokencredit.stages.sampled_pairs import SampledPairsStage
-from tokencredit.stages.settings import Evaluation
-from tokencredit.stages.sft import SFT, SFTStage
+from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.stage import Stage
 from tokencredit.tracking.tracking import Tracking
 

@@ -47,11 +47,7 @@ from tokencredit.rewards.redistribute import Redistribute
 from tokencredit.rewards.scheme import Evidence, RewardScheme
 from tokencredit.rewards.sparse import Sparse
 from tokencredit.rewards.uniform import Uniform
-from tokencredit.stages.dpo_settings import DPO
-from tokencredit.stages.oracle import Oracle
-from tokencredit.stages.reward_model import RewardModel
-from tokencredit.stages.settings import Evaluation, Run, Sweep
-from tokencredit.stages.sft import SFT
+from tokencredit.settings import DPO, SFT, Evaluation, Oracle, RewardModel, Run, Sweep
 from tokencredit.tracking.tracking import Tracking
 from tokencredit.trust import check_named
 from tokencredit.versions import fill_later_fields, load_kept, written_by

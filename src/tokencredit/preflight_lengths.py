@@ -19,9 +19,9 @@ from tokencredit.errors import UserError
 from tokencredit.models.base import base_of
 from tokencredit.models.model import Pretrained, load_tokenizer
 from tokencredit.models.padding import ensure_pad
+from tokencredit.settings import PairSource
 from tokencredit.sight import is_made
 from tokencredit.stages.dpo import DPOStage
-from tokencredit.stages.dpo_settings import PairSource
 from tokencredit.stages.preference_model import fitting
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.rl import RLStage

@@ -30,7 +30,7 @@ from tokencredit.rewards.redistribute import Redistribute
 from tokencredit.rewards.scheme import Evidence
 from tokencredit.rewards.sparse import Sparse
 from tokencredit.rollout import Judgement, Rollout
-from tokencredit.stages.settings import Run
+from tokencredit.settings import Run
 
 WORDS = train_tokenizer()
 TEXTS = ("good", "the movie was bad", " ok")

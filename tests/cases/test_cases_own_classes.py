@@ -22,8 +22,8 @@ from tokencredit.rewards.promises import MEASURED
 from tokencredit.rewards.scheme import Evidence, RewardScheme
 from tokencredit.rewards.sparse import Sparse
 from tokencredit.rollout import Judgement, Notes, Rollout
+from tokencredit.settings import Run
 from tokencredit.stages.paying import Payer
-from tokencredit.stages.settings import Run
 
 WORDS = train_tokenizer()
 

@@ -19,8 +19,8 @@ from tokencredit.data.records import Format, Record
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.errors import UserError
 from tokencredit.pipeline import execute, plan
-from tokencredit.stages.dpo_settings import DPO
-from tokencredit.stages.sft import SFT, demonstrations
+from tokencredit.settings import DPO, SFT
+from tokencredit.stages.sft import demonstrations
 
 Row = Callable[[int], dict[str, Any]]
 LONG = " film" * 250

@@ -25,9 +25,9 @@ from tokencredit.data.splits import Corpus, Splits
 from tokencredit.errors import UserError
 from tokencredit.ops import pair_loss
 from tokencredit.pipeline import plan
-from tokencredit.stages.oracle import Oracle, OracleStage, fit_pairs
+from tokencredit.settings import Oracle, RewardModel
+from tokencredit.stages.oracle import OracleStage, fit_pairs
 from tokencredit.stages.preference_model import reward_trainer
-from tokencredit.stages.reward_model import RewardModel
 from tokencredit.stages.sft import answered_once
 from tokencredit.stages.training import trainer_settings
 

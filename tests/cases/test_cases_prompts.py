@@ -26,8 +26,7 @@ from tokencredit.judges.same import SameAsJudge
 from tokencredit.models.sampling import Sampling
 from tokencredit.pipeline import plan
 from tokencredit.rewards.sparse import Sparse
-from tokencredit.stages.oracle import Oracle
-from tokencredit.stages.sft import SFT
+from tokencredit.settings import SFT, Oracle
 
 EVEN = Splits(sft=0.2, reward=0.2, rl=0.2, oracle=0.2, eval=0.2)
 

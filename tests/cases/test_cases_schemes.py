@@ -28,9 +28,9 @@ from tokencredit.rewards.promises import REMEDIES, vanishing
 from tokencredit.rewards.scheme import Evidence, RewardScheme
 from tokencredit.rewards.sparse import Sparse
 from tokencredit.rollout import Judgement, Rollout, Targets
+from tokencredit.settings import Run
 from tokencredit.stages.paying import FIRST, Payer, warn_of_nothing
 from tokencredit.stages.run_folder import RunFolder, State
-from tokencredit.stages.settings import Run
 from tokencredit.train import more_folders
 
 LENGTHS = [4, 1, 3, 6]

@@ -23,8 +23,9 @@ from tokencredit.errors import UserError
 from tokencredit.evaluation.items import Item, Prompting
 from tokencredit.models.model import RewardReads
 from tokencredit.models.sampling import Sampling
+from tokencredit.settings import SFT
 from tokencredit.stages.reward_model import RewardModelStage
-from tokencredit.stages.sft import SFT, SFTStage, demonstrations
+from tokencredit.stages.sft import SFTStage, demonstrations
 
 Rows = Callable[[int, bool], dict[str, Any]]
 """A row by its number, and whether a template refuses it."""

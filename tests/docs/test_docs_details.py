@@ -45,7 +45,7 @@ from tokencredit.rewards.attribution import Attribution
 from tokencredit.rewards.implicit import RTO
 from tokencredit.rewards.scheme import RewardScheme
 from tokencredit.rewards.sparse import Sparse
-from tokencredit.stages.settings import Evaluation
+from tokencredit.settings import Evaluation
 from tokencredit.train import conf_dir
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -20,8 +20,8 @@ from tokencredit.models.log_ratio import LogRatio, adapter_of, as_it_is
 from tokencredit.models.lora import POLICY, lora_config
 from tokencredit.ops import masked_sum
 from tokencredit.reports.statistics import wilson
-from tokencredit.stages.dpo_settings import DPO, PairLoss, loss_settings
-from tokencredit.stages.pair_training import judged_pairs, margins, pair_trainer
+from tokencredit.settings import DPO, PairLoss
+from tokencredit.stages.pair_training import judged_pairs, loss_settings, margins, pair_trainer
 from tokencredit.stages.training import trainer_settings
 
 PAIRS = [

@@ -16,7 +16,7 @@ from tokencredit.data.pairs import as_rollout
 from tokencredit.models.sampling import Sampling
 from tokencredit.models.scorer import open_scorer
 from tokencredit.pipeline import all_stages
-from tokencredit.stages.dpo_settings import DPO, PairSource
+from tokencredit.settings import DPO, PairSource
 from tokencredit.stages.sampled_pairs import (
     SampledPairsStage,
     load_sampled,

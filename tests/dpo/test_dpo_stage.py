@@ -21,9 +21,9 @@ from tokencredit.data.records import Record
 from tokencredit.errors import UserError
 from tokencredit.models.loading import load_causal
 from tokencredit.pipeline import all_stages
+from tokencredit.settings import DPO, PairLoss, PairSource
 from tokencredit.stages.actors import load_actors
 from tokencredit.stages.dpo import DPOStage
-from tokencredit.stages.dpo_settings import DPO, PairLoss, PairSource
 from tokencredit.stages.sft import SFTStage
 from tokencredit.store import Artifact
 

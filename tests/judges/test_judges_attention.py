@@ -28,8 +28,8 @@ from tokencredit.models.scorer import Scorer
 from tokencredit.models.sequences import ScoreAt
 from tokencredit.rewards.redistribute import Redistribute, shares
 from tokencredit.rollout import Rollout
+from tokencredit.settings import RewardModel
 from tokencredit.stages.label_model import examples
-from tokencredit.stages.reward_model import RewardModel
 
 every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
 ENDED = [False, True, True, True, True]

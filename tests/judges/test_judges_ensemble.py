@@ -29,9 +29,10 @@ from tokencredit.pipeline import all_stages
 from tokencredit.rewards.redistribute import Redistribute
 from tokencredit.rewards.scheme import Evidence
 from tokencredit.rewards.sparse import Sparse
+from tokencredit.settings import RewardModel
 from tokencredit.stages.label_model import examples
 from tokencredit.stages.members import member_stages
-from tokencredit.stages.reward_model import RewardModel, RewardModelStage
+from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.stage import Stage
 from tokencredit.tracking.tracking import Tracking
 from tokencredit.worker import run as work

@@ -24,7 +24,7 @@ from tokencredit.rewards.implicit import RTO
 from tokencredit.rewards.scheme import RewardScheme
 from tokencredit.rewards.sparse import Sparse
 from tokencredit.rollout import Judgement, Rollout
-from tokencredit.stages.settings import Run
+from tokencredit.settings import Run
 
 WORDS = train_tokenizer()
 

@@ -24,8 +24,8 @@ from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.models.scorer import Scorer
 from tokencredit.rewards.scheme import Evidence
 from tokencredit.rollout import Judgement, Notes, Rollout
+from tokencredit.settings import Run
 from tokencredit.stages.actors import Actors
-from tokencredit.stages.settings import Run
 
 NOWHERE: Context = cast(Any, SimpleNamespace(config=SimpleNamespace(run=Run())))
 

@@ -15,9 +15,9 @@ from tokencredit.data.records import Record
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.models.scorer import Scorer
 from tokencredit.rollout import Rollout
+from tokencredit.settings import RewardModel
 from tokencredit.stages import label_model
 from tokencredit.stages.label_model import evaluate, examples
-from tokencredit.stages.reward_model import RewardModel
 
 TURNS: Any = (
     {"role": "user", "content": "was the movie good"},

@@ -18,8 +18,8 @@ from tokencredit.models.computation import Computation
 from tokencredit.models.log_ratio import LogRatio, as_it_is
 from tokencredit.rewards.implicit import DPPO, RTO, Implicit, SemiRTO
 from tokencredit.rollout import Judgement
-from tokencredit.stages.dpo_settings import DPO, loss_settings
-from tokencredit.stages.pair_training import judged_pairs, margins, pair_trainer
+from tokencredit.settings import DPO
+from tokencredit.stages.pair_training import judged_pairs, loss_settings, margins, pair_trainer
 from tokencredit.stages.training import train, trainer_settings
 
 CASES = [TokenMDP(), TokenMDP(eos=0), TokenMDP(eos=2, prompts=2)]

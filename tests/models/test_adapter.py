@@ -21,8 +21,8 @@ from tokencredit.errors import UserError
 from tokencredit.models.adapter import find_adapter
 from tokencredit.models.base import folder_identity
 from tokencredit.models.loading import load_causal, load_classifier
-from tokencredit.models.lora import adapted
-from tokencredit.models.model import Dtype, Lora, check_folder, load_tokenizer
+from tokencredit.models.lora import Lora, adapted
+from tokencredit.models.model import Dtype, check_folder, load_tokenizer
 from tokencredit.models.scorer import Scorer
 
 IDS = torch.randint(2, 300, (3, 9), generator=torch.Generator().manual_seed(0))

@@ -22,12 +22,12 @@ from tokencredit.models.loading import load_causal, load_classifier
 from tokencredit.models.lora import adapted, merged
 from tokencredit.models.model import Dtype, ModelSource, Pretrained
 from tokencredit.models.quantization import NF4, Quantization
+from tokencredit.settings import DPO, SFT, RewardModel
 from tokencredit.stages import dpo as dpo_module
 from tokencredit.stages.dpo import DPOStage
-from tokencredit.stages.dpo_settings import DPO
-from tokencredit.stages.reward_model import RewardModel, RewardModelStage
+from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.rl import RLStage
-from tokencredit.stages.sft import SFT, SFTStage
+from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.stage import Stage
 
 

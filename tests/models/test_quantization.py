@@ -16,8 +16,8 @@ from builders import tiny_classifier
 from quantised import NAMES, ON_CPU, QLORA, packed_bits, qlora_actors, qlora_config, same, saved
 from tokencredit.errors import UserError
 from tokencredit.models.loading import load_causal, load_classifier
-from tokencredit.models.lora import adapted, in_float32, merged, merged_copy
-from tokencredit.models.model import Dtype, Lora, Model
+from tokencredit.models.lora import Lora, adapted, in_float32, merged, merged_copy
+from tokencredit.models.model import Dtype, Model
 from tokencredit.models.quantization import (
     NF4,
     ComputeFormat,

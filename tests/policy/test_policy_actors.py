@@ -14,7 +14,8 @@ from tokencredit.algorithms.kl import Estimator, KLPenalty
 from tokencredit.algorithms.ppo import PPO
 from tokencredit.errors import UserError
 from tokencredit.hardware import Hardware
-from tokencredit.models.model import Autocast, Lora
+from tokencredit.models.lora import Lora
+from tokencredit.models.model import Autocast
 from tokencredit.models.sampling import Sampling
 from tokencredit.models.value import Value, ValueKind
 from tokencredit.rollout import Rollout

@@ -19,7 +19,7 @@ from tokencredit.judges.ensemble import Ensemble
 from tokencredit.judges.function import FunctionJudge
 from tokencredit.judges.implicit import Denominator, ImplicitJudge
 from tokencredit.judges.policy_attention import PolicyAttentionJudge
-from tokencredit.models.model import Lora
+from tokencredit.models.lora import Lora
 from tokencredit.models.value import Value, ValueKind
 from tokencredit.stages.compute import Compute, stored_parameters
 

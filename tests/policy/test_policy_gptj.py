@@ -20,7 +20,8 @@ from policies import LENGTHS, alone, rolled, run_config
 from small_update import ALGORITHMS, actors_for, rollout_of, small, targets_of, update, updater_of
 from tokencredit.algorithms.optimizer import Optimizer
 from tokencredit.models.loading import load_causal, load_classifier
-from tokencredit.models.model import Dtype, Lora
+from tokencredit.models.lora import Lora
+from tokencredit.models.model import Dtype
 from tokencredit.models.scorer import Scorer
 from tokencredit.models.value import Value, ValueKind
 from tokencredit.stages.actors import load_actors

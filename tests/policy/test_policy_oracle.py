@@ -10,7 +10,8 @@ import torch
 
 from tokencredit.errors import UserError
 from tokencredit.ops import pair_loss
-from tokencredit.stages.oracle import BagOfGrams, Oracle, features, fit, fit_pairs
+from tokencredit.settings import Oracle
+from tokencredit.stages.oracle import BagOfGrams, features, fit, fit_pairs
 
 SIZE = 4096
 

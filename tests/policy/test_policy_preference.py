@@ -28,13 +28,15 @@ from tokencredit.data.sources import Source
 from tokencredit.data.splits import Objective
 from tokencredit.errors import UserError
 from tokencredit.models.loading import load_classifier
-from tokencredit.models.model import Dtype, Lora, ModelSource, Pretrained, load_tokenizer
+from tokencredit.models.lora import Lora
+from tokencredit.models.model import Dtype, ModelSource, Pretrained, load_tokenizer
 from tokencredit.models.scorer import Scorer
 from tokencredit.ops import pair_loss
+from tokencredit.settings import RewardModel
 from tokencredit.stages import sft
 from tokencredit.stages.oracle import OracleStage
 from tokencredit.stages.preference_model import reward_trainer, score_pairs, within
-from tokencredit.stages.reward_model import RewardModel, RewardModelStage
+from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.training import trainer_settings
 
 ROLES: dict[str, dict[str, Any]] = {

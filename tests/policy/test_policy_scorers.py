@@ -27,10 +27,10 @@ from tokencredit.judges.same import SameAsJudge
 from tokencredit.models.sampling import Sampling
 from tokencredit.reports.statistics import wilson
 from tokencredit.rollout import Judgement, Rollout
+from tokencredit.settings import Evaluation
 from tokencredit.stages.evaluate import held_out
 from tokencredit.stages.rollouts import Collector
 from tokencredit.stages.scorers import Accuracy, accuracies, held_out_answers
-from tokencredit.stages.settings import Evaluation
 
 COUNT, LONGEST = 6, 6
 

@@ -12,11 +12,11 @@ from builders import tiny_classifier, train_tokenizer
 from tokencredit.data.records import Record
 from tokencredit.data.splits import Objective
 from tokencredit.reports.pair_numbers import pair_numbers
+from tokencredit.settings import Oracle, RewardModel
 from tokencredit.stages import oracle as stages
 from tokencredit.stages.label_model import evaluate
-from tokencredit.stages.oracle import BagOfGrams, Oracle, OracleStage, features
+from tokencredit.stages.oracle import BagOfGrams, OracleStage, features
 from tokencredit.stages.pair_training import judged_pairs
-from tokencredit.stages.reward_model import RewardModel
 
 GOOD, BAD = "a wonderful film", "an awful film"
 

@@ -15,8 +15,8 @@ from policies import LORA, alone, make_policy, rolled, run_config, stir
 from tokencredit.algorithms.reinforce import Reinforce
 from tokencredit.errors import UserError
 from tokencredit.models.critic import restore_value
-from tokencredit.models.lora import VALUE, belongs_to_value, using
-from tokencredit.models.model import Lora, Model
+from tokencredit.models.lora import VALUE, Lora, belongs_to_value, using
+from tokencredit.models.model import Model
 from tokencredit.models.policy import PolicyWithValue
 from tokencredit.models.value import Value, ValueHead, ValueInit, ValueKind
 from tokencredit.stages.actors import load_actors

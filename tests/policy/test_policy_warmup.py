@@ -20,13 +20,13 @@ from tokencredit.data.dataset import Dataset, PromptSpec
 from tokencredit.data.sources import Source
 from tokencredit.engine import World
 from tokencredit.errors import UserError
-from tokencredit.models.model import Lora
+from tokencredit.models.lora import Lora
 from tokencredit.models.sampling import Sampling
 from tokencredit.models.value import Value, ValueKind
 from tokencredit.rollout import Judgement, Rollout
+from tokencredit.settings import Evaluation
 from tokencredit.stages.actors import load_actors
 from tokencredit.stages.learner import Learner, Surroundings
-from tokencredit.stages.settings import Evaluation
 from tokencredit.stages.value_warmup import warm_up
 
 

@@ -24,9 +24,9 @@ from tokencredit.context import Context
 from tokencredit.errors import UserError
 from tokencredit.hardware import Hardware
 from tokencredit.pipeline import Outcome
+from tokencredit.settings import Run, Sweep
 from tokencredit.stages.rl import RLStage
 from tokencredit.stages.run_folder import RunFolder, State
-from tokencredit.stages.settings import Run, Sweep
 from tokencredit.tracking.jsonl import to_line
 
 from .test_store_keys import config as config_of

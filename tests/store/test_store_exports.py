@@ -24,9 +24,9 @@ from tokencredit.errors import UserError
 from tokencredit.evaluation.players import players
 from tokencredit.models.sampling import Sampling
 from tokencredit.reports.run_folder import RunFolder as Reported
+from tokencredit.settings import Evaluation, Run
 from tokencredit.stages.rl import RLStage
 from tokencredit.stages.run_folder import RunFolder, hash_exports
-from tokencredit.stages.settings import Evaluation, Run
 from tokencredit.stages.training import seed_generators
 from tokencredit.store import MANIFEST
 from tokencredit.tracking.tracking import Tracking, WandbMode

@@ -18,7 +18,7 @@ from tokencredit.config import Config
 from tokencredit.context import Context
 from tokencredit.errors import UserError
 from tokencredit.finite import check_scores, first_not_finite, stored_tensors
-from tokencredit.models.model import Lora
+from tokencredit.models.lora import Lora
 from tokencredit.stages.checkpoints import Checkpoints, Progress
 from tokencredit.stages.finish import export_policy
 from tokencredit.stages.stage import Stage

@@ -23,15 +23,13 @@ from tokencredit.hardware import Hardware
 from tokencredit.judges.attention import AttentionJudge
 from tokencredit.judges.function import FunctionJudge
 from tokencredit.judges.reward_model import RewardModelJudge
-from tokencredit.models.model import Dtype, Lora, Model, ModelSource, Pretrained
+from tokencredit.models.lora import Lora
+from tokencredit.models.model import Dtype, Model, ModelSource, Pretrained
 from tokencredit.models.sampling import LogprobMask, Sampling
 from tokencredit.rewards.redistribute import Redistribute
 from tokencredit.rewards.uniform import Uniform
-from tokencredit.stages.oracle import Oracle
-from tokencredit.stages.reward_model import RewardModel
+from tokencredit.settings import SFT, Evaluation, Oracle, RewardModel, Run, Sweep
 from tokencredit.stages.rl import RLStage
-from tokencredit.stages.settings import Evaluation, Run, Sweep
-from tokencredit.stages.sft import SFT
 from tokencredit.tracking.tracking import Tracking
 
 STAGES = ("sft", "reward_model", "oracle", "rl")

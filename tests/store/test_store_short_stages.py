@@ -19,11 +19,12 @@ from tokencredit.context import Context
 from tokencredit.errors import UserError
 from tokencredit.models.model import Dtype
 from tokencredit.pipeline import all_stages
+from tokencredit.settings import DPO, SFT, Oracle
 from tokencredit.stages.dpo import DPOStage
-from tokencredit.stages.dpo_settings import DPO
-from tokencredit.stages.oracle import Oracle, fit, fit_pairs
-from tokencredit.stages.sft import SFT, SFTStage
-from tokencredit.stages.training import Training, may_only_warm_up, step_count, warmup_steps
+from tokencredit.stages.oracle import fit, fit_pairs
+from tokencredit.stages.sft import SFTStage
+from tokencredit.stages.training import may_only_warm_up, step_count, warmup_steps
+from tokencredit.training_settings import Training
 
 
 @pytest.fixture(scope="module")

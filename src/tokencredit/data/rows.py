@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from tokencredit.data.contents import check_characters, conversation, listed, said, talk, text_of
 from tokencredit.data.files import EXTRA, Row
@@ -26,14 +26,27 @@ from tokencredit.data.records import (
 )
 from tokencredit.data.transcripts import human_turns, read_transcripts
 
-if TYPE_CHECKING:
-    from tokencredit.data.dataset import Dataset
-
-Reader = Callable[["Dataset", int, Row], list[Found]]
 NOTHING: Final = "empty prompt or completion"
 
 
-def records_of(spec: Dataset, number: int, row: Row, dropped: Dropped) -> list[Record]:
+class Columns(Protocol):
+    """What a data set's settings say about reading one of its rows (see `Dataset`)."""
+
+    format: Format
+    text_column: str
+    label_column: str | None
+    positive: list[str]
+    negative: list[str]
+    margin_column: str | None
+    plain_text: bool
+    template: str
+    single_turn: bool
+
+
+Reader = Callable[[Columns, int, Row], list[Found]]
+
+
+def records_of(spec: Columns, number: int, row: Row, dropped: Dropped) -> list[Record]:
     """The records that row `number` holds; what is of no use is counted in `dropped`."""
     kept = []
     for found in _found(spec, number, row):
@@ -51,7 +64,7 @@ def records_of(spec: Dataset, number: int, row: Row, dropped: Dropped) -> list[R
     return kept
 
 
-def _found(spec: Dataset, number: int, row: Row) -> list[Found]:
+def _found(spec: Columns, number: int, row: Row) -> list[Found]:
     try:
         if EXTRA in row:
             raise Unusable("more values than the header names columns", f"row {number}")
@@ -68,7 +81,7 @@ def _found(spec: Dataset, number: int, row: Row) -> list[Found]:
     ]
 
 
-def _label(spec: Dataset, row: Row) -> int | None:
+def _label(spec: Columns, row: Row) -> int | None:
     if not spec.label_column:
         return None
     value = row.get(spec.label_column)
@@ -78,7 +91,7 @@ def _label(spec: Dataset, row: Row) -> int | None:
     return label
 
 
-def _margins(spec: Dataset, row: Row, count: int) -> list[float | None]:
+def _margins(spec: Columns, row: Row, count: int) -> list[float | None]:
     """The margin of each pair of a row, which names one for all or one for each."""
     if spec.margin_column is None or spec.format not in PAIRS:
         return [None] * count
@@ -89,7 +102,7 @@ def _margins(spec: Dataset, row: Row, count: int) -> list[float | None]:
     return [margin_of(margin) for margin in margins]
 
 
-def _text(spec: Dataset, number: int, row: Row) -> Record:
+def _text(spec: Columns, number: int, row: Row) -> Record:
     raw = text_of(row.get(spec.text_column), spec.text_column)
     text = plain_text(raw) if spec.plain_text else raw
     if not text.strip():

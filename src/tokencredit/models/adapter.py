@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tokencredit.atomic import read_json
+from tokencredit.atomic import read_json, write_json
 from tokencredit.canonical import digest, file_sha256
 from tokencredit.errors import UserError
 from tokencredit.models.fit import Faults, Part
+from tokencredit.models.lora import POLICY, merged
 from tokencredit.models.place import Place, find_file, read_header
 
 if TYPE_CHECKING:
@@ -126,8 +127,6 @@ class Adapter:
 
     def merged_into(self, base: PreTrainedModel) -> PreTrainedModel:
         """The base with this adapter merged into it: a plain model."""
-        from tokencredit.models.lora import POLICY, merged
-
         model = self.put_on(base)
         fill_adapter(model, self.weights, self.name, POLICY)
         whole = merged(model)
@@ -211,3 +210,17 @@ def fill_adapter(model: nn.Module, path: Path, what: str, name: str) -> None:
 
     check_adapter(model, path, what, name)
     set_peft_model_state_dict(model, load_file(path), adapter_name=name)
+
+
+def name_base(folder: Path, base: str) -> None:
+    """Name the model beneath a saved adapter `base`, and write its modules in alphabetical order.
+
+    peft writes where the base lies on this machine, and the modules in the order of a set.
+    """
+    path = folder / CONFIG
+    if path.is_file():
+        settings = read_json(path)
+        modules = settings.get("target_modules")
+        if isinstance(modules, list):
+            settings["target_modules"] = sorted(modules)
+        write_json(path, settings | {"base_model_name_or_path": base})

@@ -14,14 +14,13 @@ from tokencredit.models.adapter import WEIGHTS, fill_adapter
 from tokencredit.models.loading import load_causal, load_classifier, load_folder, load_into
 from tokencredit.models.lora import VALUE, merged_copy
 from tokencredit.models.model import Dtype
+from tokencredit.models.policy import PolicyWithValue
 from tokencredit.models.quantization import Quantized
 from tokencredit.models.trunk import backbone
 from tokencredit.models.value import Value, ValueHead, ValueInit, ValueKind
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from tokencredit.models.policy import PolicyWithValue
 
 HEAD: Final = "value_head.safetensors"
 ADAPTER: Final = "adapter"

@@ -6,13 +6,11 @@ import copy
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tokencredit.atomic import read_json, write_json
-from tokencredit.errors import UserError
-from tokencredit.models.adapter import CONFIG
-from tokencredit.models.model import Lora
+from tokencredit.errors import UserError, require
 from tokencredit.models.quantization import (
     forget,
     is_quantized,
@@ -33,6 +31,30 @@ VALUE: Final = "value"
 """Name of a second adapter on the same weights, under which they serve the value function."""
 DPO: Final = "dpo"
 """Name of a frozen adapter on the same weights, under which they are the DPO model."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Lora:
+    """Low-rank adapters in place of full fine-tuning."""
+
+    enabled: bool = False
+    """Train adapters only; the reference is then the same model with adapters off."""
+    r: int = 16
+    """Rank."""
+    alpha: int = 32
+    """Scale numerator."""
+    dropout: float = 0.0
+    """Dropout of the adapter input; must be 0 in the RL stage, where ratios must start at 1."""
+    rslora: bool = False
+    """Scale alpha / sqrt(r) in place of alpha / r."""
+    merge: bool = True
+    """Merge the adapter into the exported policy."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        require(self.r >= 1, "model.lora.r", self.r, "must be >= 1")
+        require(self.alpha >= 1, "model.lora.alpha", self.alpha, "must be >= 1")
+        require(0 <= self.dropout < 1, "model.lora.dropout", self.dropout, "must lie in [0, 1)")
 
 
 def adapted(model: PreTrainedModel, lora: Lora, task: str = "CAUSAL_LM") -> PreTrainedModel:
@@ -68,20 +90,6 @@ def add_frozen(model: PreTrainedModel, folder: Path, name: str) -> None:
 def lora_config(lora: Lora, task: str) -> LoraConfig | None:
     """What peft and TRL are told of the adapters; None without."""
     return _config(lora, task) if lora.enabled else None
-
-
-def name_base(folder: Path, base: str) -> None:
-    """Name the model beneath a saved adapter `base`, and write its modules in alphabetical order.
-
-    peft writes where the base lies on this machine, and the modules in the order of a set.
-    """
-    path = folder / CONFIG
-    if path.is_file():
-        settings = read_json(path)
-        modules = settings.get("target_modules")
-        if isinstance(modules, list):
-            settings["target_modules"] = sorted(modules)
-        write_json(path, settings | {"base_model_name_or_path": base})
 
 
 def belongs_to_value(name: str) -> bool:

@@ -12,6 +12,7 @@ from tokencredit.errors import UserError, require
 from tokencredit.models.adapter import CONFIG, find_adapter
 from tokencredit.models.architecture import Architecture
 from tokencredit.models.fit import first_line
+from tokencredit.models.lora import Lora
 from tokencredit.models.quantization import NF4, Quantization, Quantized, check_installed
 from tokencredit.models.value import Value, ValueKind
 
@@ -144,30 +145,6 @@ class PretrainedReward(Pretrained):
         """As for other models; and the head's name is read where a source has names."""
         Pretrained.check(self, key)
         self.check_read(key, "head", ModelSource.path, ModelSource.hub)
-
-
-@dataclass(slots=True, kw_only=True)
-class Lora:
-    """Low-rank adapters in place of full fine-tuning."""
-
-    enabled: bool = False
-    """Train adapters only; the reference is then the same model with adapters off."""
-    r: int = 16
-    """Rank."""
-    alpha: int = 32
-    """Scale numerator."""
-    dropout: float = 0.0
-    """Dropout of the adapter input; must be 0 in the RL stage, where ratios must start at 1."""
-    rslora: bool = False
-    """Scale alpha / sqrt(r) in place of alpha / r."""
-    merge: bool = True
-    """Merge the adapter into the exported policy."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        require(self.r >= 1, "model.lora.r", self.r, "must be >= 1")
-        require(self.alpha >= 1, "model.lora.alpha", self.alpha, "must be >= 1")
-        require(0 <= self.dropout < 1, "model.lora.dropout", self.dropout, "must lie in [0, 1)")
 
 
 @dataclass(slots=True, kw_only=True)

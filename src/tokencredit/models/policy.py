@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 
 from tokencredit.models.choices import Choices
 from tokencredit.models.computation import Computation
-from tokencredit.models.critic import save_value
 from tokencredit.models.layout import Layout, hidden_states
 from tokencredit.models.logprob import token_kl, token_logp
 from tokencredit.models.lora import VALUE, belongs_to_value, check_reference, same_adapter, using
@@ -160,10 +158,6 @@ class PolicyWithValue(nn.Module):
         checkpoint(self.model, contexts if self.has_value_adapter else None)
         if self.value_trunk is not None:
             checkpoint(self.value_trunk)
-
-    def save_value(self, folder: Path) -> None:
-        """Write the value function to `folder`, which is there and empty."""
-        save_value(self, folder)
 
     def _values(self, states: Float[Tensor, "N d"], layout: Layout) -> Float[Tensor, "N"]:
         if self.value_trunk is not None:

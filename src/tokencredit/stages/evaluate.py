@@ -22,7 +22,7 @@ from tokencredit.stages.rollouts import Collector
 if TYPE_CHECKING:
     from tokencredit.config import Config
     from tokencredit.rollout import Judgement, Prompts, Rollout
-    from tokencredit.stages.settings import Evaluation
+    from tokencredit.settings import Evaluation
 
 Measure = dict[str, float]
 Row = dict[str, Any]

@@ -15,16 +15,16 @@ from tokencredit.algorithms.scores import Normalise
 from tokencredit.atomic import building, write_json, write_text
 from tokencredit.console import say
 from tokencredit.finite import first_not_finite, stored_tensors
-from tokencredit.models.lora import POLICY, merged_copy
+from tokencredit.models.critic import save_value
+from tokencredit.models.lora import POLICY, Lora, merged_copy
+from tokencredit.settings import PairSource
 from tokencredit.stages.actors import Actors
-from tokencredit.stages.dpo_settings import PairSource
 from tokencredit.stages.evaluate import Measure, summarise
 from tokencredit.tracking.jsonl import read_steps
 from tokencredit.update import WeightsNotFinite
 
 if TYPE_CHECKING:
     from tokencredit.config import Config
-    from tokencredit.models.model import Lora
     from tokencredit.stages.rl import RLStage
     from tokencredit.stages.run_folder import RunFolder
     from tokencredit.stages.scorers import Accuracy
@@ -50,7 +50,7 @@ def export_policy(actors: Actors, lora: Lora, run_folder: Path, name: str = "pol
         actors.tokenizer.save_pretrained(partial)
     if actors.policy.uses_values:
         with _exporting(run_folder / name.replace("policy", "value")) as partial:
-            actors.policy.save_value(partial)
+            save_value(actors.policy, partial)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from tokencredit.config import Config
-    from tokencredit.stages.reward_model import RewardModel
+    from tokencredit.settings import RewardModel
 
 
 def fit_labels(

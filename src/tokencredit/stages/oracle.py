@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
@@ -17,40 +16,15 @@ from torch import Tensor
 from tokencredit.atomic import write_json
 from tokencredit.data.records import Record
 from tokencredit.data.splits import Objective
-from tokencredit.errors import UserError, require
+from tokencredit.errors import UserError
 from tokencredit.models.loading import load_into
 from tokencredit.models.place import Place, read_header
 from tokencredit.ops import pair_loss
+from tokencredit.settings import Oracle
 from tokencredit.stages.stage import Stage
 from tokencredit.streams import permutation, stream_key
 
 WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
-
-
-@dataclass(slots=True, kw_only=True)
-class Oracle:
-    """The classifier that evaluates policies and that no policy is trained on."""
-
-    enabled: bool = True
-    """Train and use it; needs labels or pairs, as the reward model does."""
-    buckets: int = 2**18
-    """Size of the hash table of n-grams."""
-    epochs: int = 6
-    """Passes over the oracle split."""
-    learning_rate: float = 0.02
-    """Step size of Adam."""
-    batch_size: int = 64
-    """Reviews, or pairs, of one step."""
-    l2: float = 1e-5
-    """Weight decay towards 0."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        require(self.buckets >= 1024, "oracle.buckets", self.buckets, "must be >= 1024")
-        require(self.epochs >= 1, "oracle.epochs", self.epochs, "must be >= 1")
-        require(self.learning_rate > 0, "oracle.learning_rate", self.learning_rate, "must be > 0")
-        require(self.batch_size >= 1, "oracle.batch_size", self.batch_size, "must be >= 1")
-        require(self.l2 >= 0, "oracle.l2", self.l2, "must be >= 0")
 
 
 def features(text: str, buckets: int) -> list[int]:

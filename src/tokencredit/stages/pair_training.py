@@ -12,10 +12,20 @@ from torch import Tensor
 from tokencredit.data.pairs import Pair, as_rollout
 from tokencredit.models.log_ratio import LogRatio
 from tokencredit.ops import masked_sum
+from tokencredit.settings import DPO
 
 if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def loss_settings(settings: DPO) -> dict[str, Any]:
+    """What TRL's DPOConfig calls the loss."""
+    return {
+        "beta": settings.beta,
+        "loss_type": [settings.loss.value],
+        "label_smoothing": settings.label_smoothing,
+    }
 
 
 def pair_trainer(

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from tokencredit.config import Config
     from tokencredit.reports.pair_numbers import PairNumbers
-    from tokencredit.stages.reward_model import RewardModel
+    from tokencredit.settings import RewardModel
 
 ROWS: Final = 16
 """Pairs scored in one forward pass."""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from tokencredit.canonical import added
 from tokencredit.data.records import Format, Record
 from tokencredit.data.splits import Objective
 from tokencredit.data.token_ids import TokenIds
@@ -23,55 +21,10 @@ from tokencredit.stages.members import member_seed
 from tokencredit.stages.preference_model import evaluate_pairs, fit_pairs
 from tokencredit.stages.speech import departures
 from tokencredit.stages.stage import Stage
-from tokencredit.stages.training import Training, seed_generators
+from tokencredit.stages.training import seed_generators
 
 if TYPE_CHECKING:
     from tokencredit.context import Context
-
-
-@dataclass(slots=True, kw_only=True)
-class RewardModel(Training):
-    """The classifier that pays: logit(positive) − logit(negative), or its single output."""
-
-    train: bool = True
-    """False: `model.reward` is a finished classifier and is used as it is."""
-    objective: Objective = added(Objective.auto)
-    """labels: two outputs, cross-entropy; pairs: one output, Bradley–Terry; auto: pairs where the
-    records are pairs. The oracle learns from the same."""
-    centre: float | None = added(None)
-    """Weight of the mean of (score chosen + score rejected)², which holds scores around 0; pairs
-    alone do not say where they lie. TRL suggests 0.01; null: none. Not used with labels."""
-    epochs: float = 2.0
-    """Passes over the data."""
-    batch_size: int = 32
-    """Sequences, or pairs, of one optimizer step."""
-    max_length: int = 128
-    """Longest sequence, in tokens. Pairs with a longer one are left out, and counted."""
-    min_length: int = 8
-    """Training texts are cut to a length drawn from [min_length, max_length] tokens, so that the
-    model also knows short responses; set it to max_length for whole texts only. Not for pairs."""
-    held_out: int = 1000
-    """Held-out texts or pairs to measure accuracy on; `max_tokens` limits their tokens too."""
-    score_at: ScoreAt = added(ScoreAt.end)
-    """end, or before_end: read one token before the end token, which training texts then lack; for
-    finished classifiers (train=false) whose pad token was their end token."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        self.check("reward_model")
-        require(
-            1 <= self.min_length <= self.max_length,
-            "reward_model.min_length",
-            self.min_length,
-            f"must lie between 1 and reward_model.max_length = {self.max_length}",
-        )
-        require(self.held_out >= 1, "reward_model.held_out", self.held_out, "must be >= 1")
-        require(
-            self.centre is None or self.centre > 0,
-            "reward_model.centre",
-            self.centre,
-            "must be null or > 0",
-        )
 
 
 class RewardModelStage(Stage):

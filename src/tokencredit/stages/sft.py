@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -21,11 +20,11 @@ from tokencredit.models.loading import load_causal
 from tokencredit.models.lora import adapted, in_float32, merged
 from tokencredit.models.model import load_tokenizer
 from tokencredit.models.padding import ensure_pad, fit_embeddings
+from tokencredit.settings import SFT
 from tokencredit.stages.held_out import held_out_loss
 from tokencredit.stages.speech import departures
 from tokencredit.stages.stage import Stage
 from tokencredit.stages.training import (
-    Training,
     may_only_warm_up,
     seed_generators,
     step_count,
@@ -42,26 +41,6 @@ IGNORED: Final = -100
 """The label of a token that the loss leaves out."""
 OWN_PROMPTS: Final = (Format.messages, Format.prompt_completion)
 """Formats of one answer behind a prompt."""
-
-
-@dataclass(slots=True, kw_only=True)
-class SFT(Training):
-    """Supervised fine-tuning of the policy."""
-
-    train: bool = True
-    """False: the policy starts from `model.policy` as it is (one that is fine-tuned already)."""
-    batch_size: int = 32
-    """Sequences of one optimizer step."""
-    max_length: int = 64
-    """Longest sequence, in tokens; prompts are beginnings of texts, so beginnings are enough."""
-    max_tokens: int | None = 250_000
-    """Stop after about this many training tokens, if that is less than `epochs`; null: never."""
-    packing: bool = False
-    """Join texts and cut them into pieces of max_length; else one text a sequence."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        self.check("sft")
 
 
 class SFTStage(Stage):

@@ -1,0 +1,248 @@
+"""Settings of the stages, as the configuration holds them: nothing here trains or loads a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from tokencredit.canonical import added
+from tokencredit.data.splits import Objective
+from tokencredit.errors import require
+from tokencredit.models.sequences import ScoreAt
+from tokencredit.training_settings import Training
+
+
+@dataclass(slots=True, kw_only=True)
+class SFT(Training):
+    """Supervised fine-tuning of the policy."""
+
+    train: bool = True
+    """False: the policy starts from `model.policy` as it is (one that is fine-tuned already)."""
+    batch_size: int = 32
+    """Sequences of one optimizer step."""
+    max_length: int = 64
+    """Longest sequence, in tokens; prompts are beginnings of texts, so beginnings are enough."""
+    max_tokens: int | None = 250_000
+    """Stop after about this many training tokens, if that is less than `epochs`; null: never."""
+    packing: bool = False
+    """Join texts and cut them into pieces of max_length; else one text a sequence."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        self.check("sft")
+
+
+@dataclass(slots=True, kw_only=True)
+class RewardModel(Training):
+    """The classifier that pays: logit(positive) − logit(negative), or its single output."""
+
+    train: bool = True
+    """False: `model.reward` is a finished classifier and is used as it is."""
+    objective: Objective = added(Objective.auto)
+    """labels: two outputs, cross-entropy; pairs: one output, Bradley–Terry; auto: pairs where the
+    records are pairs. The oracle learns from the same."""
+    centre: float | None = added(None)
+    """Weight of the mean of (score chosen + score rejected)², which holds scores around 0; pairs
+    alone do not say where they lie. TRL suggests 0.01; null: none. Not used with labels."""
+    epochs: float = 2.0
+    """Passes over the data."""
+    batch_size: int = 32
+    """Sequences, or pairs, of one optimizer step."""
+    max_length: int = 128
+    """Longest sequence, in tokens. Pairs with a longer one are left out, and counted."""
+    min_length: int = 8
+    """Training texts are cut to a length drawn from [min_length, max_length] tokens, so that the
+    model also knows short responses; set it to max_length for whole texts only. Not for pairs."""
+    held_out: int = 1000
+    """Held-out texts or pairs to measure accuracy on; `max_tokens` limits their tokens too."""
+    score_at: ScoreAt = added(ScoreAt.end)
+    """end, or before_end: read one token before the end token, which training texts then lack; for
+    finished classifiers (train=false) whose pad token was their end token."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        self.check("reward_model")
+        require(
+            1 <= self.min_length <= self.max_length,
+            "reward_model.min_length",
+            self.min_length,
+            f"must lie between 1 and reward_model.max_length = {self.max_length}",
+        )
+        require(self.held_out >= 1, "reward_model.held_out", self.held_out, "must be >= 1")
+        require(
+            self.centre is None or self.centre > 0,
+            "reward_model.centre",
+            self.centre,
+            "must be null or > 0",
+        )
+
+
+class PairSource(str, Enum):
+    """Where preference pairs come from."""
+
+    dataset = "dataset"
+    """The records of the data set, which must be pairs."""
+    sampled = "sampled"
+    """Two continuations of each prompt by the SFT model, the one with the higher score of the
+    reward model first (the controlled sentiment task of Rafailov et al. 2023)."""
+
+
+class PairLoss(str, Enum):
+    """TRL's losses in the margin β (Σρ of chosen − Σρ of rejected)."""
+
+    sigmoid = "sigmoid"
+    """−log σ(margin): DPO."""
+    robust = "robust"
+    """The same, unbiased where a share `label_smoothing` of the pairs is the wrong way round."""
+    hinge = "hinge"
+    """max(0, 1 − margin)."""
+    ipo = "ipo"
+    """The squared distance of the mean log-ratios a token from 1 / 2β."""
+
+
+@dataclass(slots=True, kw_only=True)
+class DPO(Training):
+    """Direct preference optimisation: the model behind judge=implicit, and algorithm=dpo."""
+
+    train: bool = True
+    """False: `model.dpo` is a DPO model already, made from what `model.policy` names."""
+    batch_size: int = 32
+    """Pairs of one optimizer step."""
+    max_length: int = 256
+    """Longest prompt and response, in tokens, within model.context; pairs with a longer one
+    are dropped and counted."""
+    beta: float = 0.1
+    """β, the strength of the tie to the SFT model."""
+    loss: PairLoss = PairLoss.sigmoid
+    """sigmoid, robust, hinge, or ipo."""
+    label_smoothing: float = 0.0
+    """Share of the pairs that are the wrong way round (loss=robust)."""
+    pairs: PairSource = PairSource.dataset
+    """dataset, or sampled."""
+    prompts: int = 2000
+    """Prompts that are continued twice (pairs=sampled)."""
+    held_out: int = 500
+    """Held-out pairs on which accuracy and margin are measured."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        self.check("dpo")
+        require(self.beta > 0, "dpo.beta", self.beta, "must be > 0")
+        require(self.prompts >= 1, "dpo.prompts", self.prompts, "must be >= 1")
+        require(self.held_out >= 1, "dpo.held_out", self.held_out, "must be >= 1")
+        share, robust = self.label_smoothing, self.loss is PairLoss.robust
+        require(
+            0 <= share < 0.5 and (robust or share == 0),
+            "dpo.label_smoothing",
+            share,
+            "must lie in [0, 0.5), and be 0 unless dpo.loss=robust",
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class Oracle:
+    """The classifier that evaluates policies and that no policy is trained on."""
+
+    enabled: bool = True
+    """Train and use it; needs labels or pairs, as the reward model does."""
+    buckets: int = 2**18
+    """Size of the hash table of n-grams."""
+    epochs: int = 6
+    """Passes over the oracle split."""
+    learning_rate: float = 0.02
+    """Step size of Adam."""
+    batch_size: int = 64
+    """Reviews, or pairs, of one step."""
+    l2: float = 1e-5
+    """Weight decay towards 0."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        require(self.buckets >= 1024, "oracle.buckets", self.buckets, "must be >= 1024")
+        require(self.epochs >= 1, "oracle.epochs", self.epochs, "must be >= 1")
+        require(self.learning_rate > 0, "oracle.learning_rate", self.learning_rate, "must be > 0")
+        require(self.batch_size >= 1, "oracle.batch_size", self.batch_size, "must be >= 1")
+        require(self.l2 >= 0, "oracle.l2", self.l2, "must be >= 0")
+
+
+@dataclass(slots=True, kw_only=True)
+class Evaluation:
+    """What is measured after training, on prompts that nothing was trained on."""
+
+    prompts: int = 256
+    """Held-out prompts, each continued once by the policy and once by the SFT model."""
+    every: int | None = None
+    """Steps between evaluations on these prompts during training, of which the best policy is kept
+    in policy_best/; null: none."""
+    stream: int = 0
+    """Names the random numbers of the evaluation; the same for every `seed`, so runs are paired."""
+
+    def __post_init__(self) -> None:
+        """Check the counts."""
+        require(self.prompts >= 2, "evaluation.prompts", self.prompts, "must be >= 2")
+        require(
+            self.every is None or self.every >= 1,
+            "evaluation.every",
+            self.every,
+            "must be null (only at the end) or >= 1 step",
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class Sweep:
+    """What a sweep is for, and how it treats cells that are there; not part of any key."""
+
+    recompute: bool = False
+    """Run cells again that are kept in experiments_dir; what lies in runs_dir is still reused."""
+    objective: Any = None
+    """What Hydra's sweeper is told of a cell: the name of a number of results.json, such as
+    policy/oracle, or a list of names; NaN for a cell that failed."""
+
+    def __post_init__(self) -> None:
+        """Check the kind of the objective; `tokencredit.objective` knows which names there are."""
+        several = self.objective if isinstance(self.objective, list) else [self.objective]
+        require(
+            self.objective is None
+            or (bool(several) and all(isinstance(name, str) and name for name in several)),
+            "sweep.objective",
+            self.objective,
+            "must be null, the name of a number of results.json, or a list of such names",
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """Cadences and names; nothing in here changes a result, so nothing is part of the key."""
+
+    save_every: int = 25
+    """Steps between checkpoints."""
+    sample_every: int = 20
+    """Steps between saved samples."""
+    samples: int = 8
+    """Responses saved each time."""
+    resume_inexact: bool = False
+    """Continue under other threads than the run began with; the result is marked."""
+    function_seconds: float | None = 600.0
+    """Longest time that one call of your own function or scheme may take; null: as long as it
+    likes."""
+    figures: bool = True
+    """Draw figures and the HTML report at the end."""
+    experiment: str | None = None
+    """Filled in: the experiment's name."""
+    scale: str | None = None
+    """Filled in: the experiment's scale; null: a run of no experiment."""
+    scheme: str = ""
+    """Filled in: the reward scheme's name."""
+
+    def __post_init__(self) -> None:
+        """Check the counts."""
+        require(self.save_every >= 1, "run.save_every", self.save_every, "must be >= 1 step")
+        require(self.sample_every >= 1, "run.sample_every", self.sample_every, "must be >= 1 step")
+        require(self.samples >= 0, "run.samples", self.samples, "must be >= 0")
+        require(
+            self.function_seconds is None or self.function_seconds > 0,
+            "run.function_seconds",
+            self.function_seconds,
+            "must be null (as long as it likes) or > 0",
+        )
