@@ -26,11 +26,14 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from tokencredit.judges.given import Given
+from tokencredit.models.actors import Actors
 from tokencredit.models.dropout import disable_dropout
+from tokencredit.models.model import Model
 from tokencredit.models.policy import PolicyWithValue, Reference, SpecialIds
 from tokencredit.models.sampling import Sampling
+from tokencredit.models.sequences import ScoreAt
 from tokencredit.rollout import Judgement, Prompts, Rollout
-from tokencredit.stages.actors import Actors
 
 EOS, PAD = "<|endoftext|>", "<|pad|>"
 EOS_ID, PAD_ID = 0, 1
@@ -141,6 +144,13 @@ def tiny_actors(
 def speaking(tokenizer: Any) -> Actors:
     """Actors of which a judge that reads text alone needs the tokenizer."""
     return replace(tiny_actors(), tokenizer=tokenizer)
+
+
+def handed(**settings: Any) -> Given:
+    """What a judge is handed where it reads no artifact and no column, but for these settings."""
+    usual: dict[str, Any] = {"scheme": None, "seconds": None, "column_names": list}
+    parts = {"model": Model(), "score_at": ScoreAt.end, "beta": 0.1, "device": "cpu"}
+    return Given(**{"folder": Path, "columns": dict, **usual, **parts, **settings})
 
 
 def make_prompts(

@@ -15,9 +15,9 @@ from tokencredit.algorithms.optimizer import Optimizer
 from tokencredit.algorithms.ppo import PPO
 from tokencredit.engine import Engine, World
 from tokencredit.hardware import Hardware
+from tokencredit.models.actors import Actors
 from tokencredit.ops import k1, keep, masked_sum
 from tokencredit.rollout import Rollout, Targets
-from tokencredit.stages.actors import Actors
 from tokencredit.update import Updater
 
 FAST = Optimizer(learning_rate=3e-3, weight_decay=0.01)

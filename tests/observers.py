@@ -32,18 +32,18 @@ from tokencredit.data.prompts import PromptStream
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.engine import Engine, World
 from tokencredit.errors import UserError
-from tokencredit.judges.judge import open_panel
+from tokencredit.judges.panel import open_panel
 from tokencredit.models.computation import Computation
 from tokencredit.models.log_ratio import LogRatio, as_it_is
 from tokencredit.models.products import chunks
 from tokencredit.models.scorer import Scorer
 from tokencredit.ops import keep, masked_sum
+from tokencredit.rl.load import load_actors
 from tokencredit.rollout import Judgement, Rollout
-from tokencredit.stages.actors import load_actors
+from tokencredit.stages.catalogue import given_of
 from tokencredit.stages.compute import Compute
 from tokencredit.stages.finish import export_policy
 from tokencredit.stages.learner import Learner, Surroundings
-from tokencredit.store import Store
 from tokencredit.tracking.wandb_mirror import WandbMirror
 
 Observer = Callable[[Config, Path], Any]
@@ -186,18 +186,17 @@ def judged(config: Config, place: Path) -> Any:
     rollout = make_rollout([4, 1, 9, 3])
     passes: list[int] = []
 
-    def opened(_: Context, __: Any, member: int = 0) -> Scorer:
+    def opened(folder: Path, *_: Any) -> Scorer:
+        member = int(folder.name.rpartition("_")[2]) if folder.name[-1].isdigit() else 0
         scorer = Scorer(tiny_classifier(seed=1 + member), PAD_ID, config.reward_model.score_at)
         scorer.backbone.register_forward_hook(lambda *_: passes.append(1))
         return scorer
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tokencredit.models.scorer.open_reader", opened)
-        patch.setattr("tokencredit.models.log_ratio.open_log_ratio", lambda *_: two_models())
-        patch.setattr(Store, "get", lambda *_: SimpleNamespace(path=place / "model"))
-        panel = open_panel(
-            config.judge, config.scorer, Context(config), speaking(train_tokenizer())
-        )
+        patch.setattr("tokencredit.judges.retokenised.open_reader", opened)
+        patch.setattr("tokencredit.judges.implicit.open_log_ratio", lambda *_: two_models())
+        handed = replace(given_of(Context(config)), folder=Path)
+        panel = open_panel(config.judge, config.scorer, handed, speaking(train_tokenizer()))
         return [plain(panel(rollout)), config.judge.gives().value, len(passes)]
 
 

@@ -13,9 +13,10 @@ from transformers import PreTrainedModel
 from builders import tiny_causal, train_tokenizer
 from policies import run_config
 from tokencredit.config import Config
+from tokencredit.models.actors import Actors
 from tokencredit.models.lora import Lora, merged
 from tokencredit.models.quantization import NF4, Quantization, Quantized, quantized_layers
-from tokencredit.stages.actors import Actors, load_actors
+from tokencredit.rl.load import load_actors
 
 QLORA = Lora(enabled=True, r=4, alpha=8)
 ON_CPU = Quantized(NF4(), "cpu")

@@ -17,9 +17,9 @@ from builders import make_prompts, tiny_actors
 from learning import TASK
 from tokencredit.engine import Engine, World
 from tokencredit.hardware import Hardware, Sharding
+from tokencredit.models.actors import Actors
 from tokencredit.ops import k1, keep, masked_sum
 from tokencredit.rollout import Judgement, Prompts, Rollout
-from tokencredit.stages.actors import Actors
 from tokencredit.stages.checkpoints import Checkpoints, Progress
 from tokencredit.stages.rollouts import Collector, Speaker
 from tokencredit.update import Updater

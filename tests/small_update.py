@@ -14,10 +14,10 @@ from tokencredit.algorithms.optimizer import Optimizer
 from tokencredit.config import COMPONENTS
 from tokencredit.engine import Engine, World
 from tokencredit.hardware import Hardware
+from tokencredit.models.actors import Actors
 from tokencredit.models.sampling import Sampling
 from tokencredit.ops import keep, masked_sum
 from tokencredit.rollout import Rollout, Targets
-from tokencredit.stages.actors import Actors
 from tokencredit.update import Updater
 
 ALGORITHMS: list[type[Algorithm]] = [

@@ -18,7 +18,6 @@ from tokencredit.judges.attention import AttentionJudge
 from tokencredit.judges.function import FunctionJudge
 from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.models.architecture import Architecture
-from tokencredit.models.base import base_of
 from tokencredit.models.lora import Lora
 from tokencredit.models.model import Autocast, Dtype, Model, ModelSource, Pretrained, RewardReads
 from tokencredit.models.quantization import NF4, Quantization
@@ -27,6 +26,7 @@ from tokencredit.models.value import Value, ValueKind
 from tokencredit.rewards.redistribute import Redistribute
 from tokencredit.rewards.uniform import Uniform
 from tokencredit.settings import DPO, SFT, Evaluation, Oracle, PairSource, RewardModel
+from tokencredit.stages.base_model import base_of
 from tokencredit.stages.dpo import DPOStage
 from tokencredit.stages.oracle import OracleStage
 from tokencredit.stages.reward_model import RewardModelStage

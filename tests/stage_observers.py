@@ -28,7 +28,6 @@ from tokencredit.data.pairs import Pair
 from tokencredit.data.records import Record
 from tokencredit.data.splits import Corpus
 from tokencredit.errors import UserError
-from tokencredit.models.base import base_of
 from tokencredit.models.scorer import Scorer
 from tokencredit.models.scratch import write_scratch_model
 from tokencredit.pipeline import all_stages
@@ -37,6 +36,7 @@ from tokencredit.reports.run_folder import RunFolder as ReportedFolder
 from tokencredit.reports.summary import _headline
 from tokencredit.rewards.sparse import Sparse
 from tokencredit.rollout import Judgement, Rollout
+from tokencredit.stages.base_model import base_of
 from tokencredit.stages.dpo import DPOStage
 from tokencredit.stages.finish import write_results
 from tokencredit.stages.oracle import OracleStage
@@ -202,7 +202,7 @@ def sampled(config: Config, place: Path) -> Any:
     scorer = Scorer(tiny_classifier(), PAD_ID)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Store, "get", lambda *_: SimpleNamespace(path=place / "model"))
-        patch.setattr("tokencredit.models.scorer.open_scorer", lambda *_: scorer)
+        patch.setattr("tokencredit.stages.sampled_pairs.open_scorer", lambda *_: scorer)
         return SampledPairsStage(Context(config)).run(out)
 
 

@@ -11,12 +11,14 @@ import torch
 from builders import tiny_classifier, train_tokenizer
 from tokencredit.config import Config
 from tokencredit.context import Context
-from tokencredit.judges.judge import OpenJudge, open_panel
+from tokencredit.judges.judge import OpenJudge
+from tokencredit.judges.panel import open_panel
 from tokencredit.judges.retokenised import retokenised
 from tokencredit.models.retokenise import Retokeniser
 from tokencredit.ops import keep
+from tokencredit.rl.load import load_actors
 from tokencredit.rollout import Judgement, Notes, Rollout
-from tokencredit.stages.actors import load_actors
+from tokencredit.stages.catalogue import given_of
 from tokencredit.stages.reward_model import RewardModelStage
 from vocabularies import conversation, spell, vocabulary
 
@@ -98,4 +100,4 @@ def panel_of(config: Config, place: Path) -> OpenJudge:
     context = Context(config)
     context.store.build(RewardModelStage(context))
     actors = load_actors(config, place / "model")
-    return open_panel(config.judge, config.scorer, context, actors)
+    return open_panel(config.judge, config.scorer, given_of(context), actors)

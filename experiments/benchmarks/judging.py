@@ -28,11 +28,11 @@ from tokencredit.console import say
 from tokencredit.judges.attention import AttentionJudge
 from tokencredit.judges.attribution import AttributionJudge
 from tokencredit.judges.judge import OpenJudge
+from tokencredit.models.actors import unscored
 from tokencredit.models.attribution import Method
 from tokencredit.models.generation import Generated
 from tokencredit.models.scorer import Scorer
 from tokencredit.rollout import Rollout
-from tokencredit.stages.actors import unscored
 
 FIRST = "attention"
 """What all others are divided by."""

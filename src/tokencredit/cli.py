@@ -74,7 +74,7 @@ def generate(  # noqa: PLR0913, PLR0917 - one for each option
     plugin: Plugins = None,
 ) -> None:
     """Try a trained policy: continue prompts with it."""
-    from tokencredit.plugins import load_plugins
+    from tokencredit.config import load_plugins
     from tokencredit.try_policy import continuations
 
     load_plugins(plugin or [])
@@ -89,7 +89,7 @@ def report(
     run: Annotated[Path, typer.Argument(help="A run folder.")], plugin: Plugins = None
 ) -> None:
     """Print the summary of a run and draw its figures and report.html again."""
-    from tokencredit.plugins import load_plugins
+    from tokencredit.config import load_plugins
     from tokencredit.reports.side_by_side import print_continuations
     from tokencredit.reports.stage_report import (
         is_stage_folder,
@@ -124,7 +124,7 @@ def check(
 ) -> None:
     """Check that a reward scheme, your own included, keeps the promises that training relies on."""
     from tokencredit.check_scheme import broken_promises, examine
-    from tokencredit.plugins import load_plugins
+    from tokencredit.config import load_plugins
     from tokencredit.train import named_scheme
 
     load_plugins(plugin or [])
@@ -148,7 +148,7 @@ def profile(
 ) -> None:
     """Measure what a run's judge gives to each tenth of a response: reward_scheme=position."""
     from tokencredit import profile as profiles
-    from tokencredit.plugins import load_plugins
+    from tokencredit.config import load_plugins
 
     load_plugins(plugin or [])
     found = profiles.measure(run, rollouts, seed)

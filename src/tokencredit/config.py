@@ -34,12 +34,12 @@ from tokencredit.judges.ensemble import Ensemble, EnsembleJudge
 from tokencredit.judges.function import FunctionJudge
 from tokencredit.judges.implicit import ImplicitJudge
 from tokencredit.judges.judge import Judge
+from tokencredit.judges.panel import SameAsJudge
 from tokencredit.judges.policy_attention import PolicyAttentionJudge
 from tokencredit.judges.reward_model import RewardModelJudge
-from tokencredit.judges.same import SameAsJudge
 from tokencredit.models.model import Model
 from tokencredit.models.sampling import Sampling
-from tokencredit.plugins import NAMED, load_plugins, take_name
+from tokencredit.plugins import NAMED, import_plugins, take_name
 from tokencredit.rewards.attribution import Attribution
 from tokencredit.rewards.controls import CONTROLS
 from tokencredit.rewards.implicit import IMPLICIT
@@ -131,6 +131,12 @@ class Config:
         """Whether judge or scorer read the reference's log-probabilities of a response."""
         return self.judge.reads_reference() or self.scorer.reads_reference()
 
+    def named_code(self) -> list[str]:
+        """The files and modules of the user's that it names: plug-ins and reward functions."""
+        functions = [getattr(part, "function", None) for part in (self.judge, self.scorer)]
+        places = [str(name).rpartition(":")[0] for name in functions if name]
+        return list(dict.fromkeys([*self.plugins, *places]))
+
     def _fill_rates(self) -> None:
         """Set learning rates that are null to the model's, so that `config.yaml` shows numbers."""
         rates = self.model.rates
@@ -211,6 +217,11 @@ def register_component(group: str, component: type) -> None:
     if component not in COMPONENTS[group]:
         COMPONENTS[group].append(component)
     ConfigStore.instance().store(group=group, name=component.__name__, node=component)
+
+
+def load_plugins(plugins: list[str]) -> None:
+    """Import every plug-in named on the command line, then those that installed packages offer."""
+    import_plugins(plugins, register_component)
 
 
 def load(composed: DictConfig) -> Config:

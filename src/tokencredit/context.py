@@ -10,8 +10,11 @@ from typing import Any
 from tokencredit.canonical import digest
 from tokencredit.config import Config
 from tokencredit.data.files import stamp
+from tokencredit.data.prompts import PromptStream
+from tokencredit.data.records import Record
 from tokencredit.data.sources import Source
 from tokencredit.data.splits import Corpus
+from tokencredit.data.token_ids import TokenIds
 from tokencredit.lengths import fill_lengths
 from tokencredit.store import Store
 
@@ -24,7 +27,7 @@ class Context:
         self.config = config
         self.store = Store(Path(config.store).expanduser())
         self._columns: tuple[tuple[str, ...], dict[str, list[Any]]] | None = None
-        fill_lengths(self)
+        fill_lengths(config, lambda: self.corpus)
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -36,6 +39,13 @@ class Context:
             _READ.clear()
             _READ[key] = dataset.read()
         return _READ[key]
+
+    def prompts(self, records: Sequence[Record], ids: TokenIds) -> PromptStream:
+        """The prompts of these records for the rollouts of a run."""
+        config = self.config
+        return PromptStream(
+            records, ids, config.dataset.prompt, config.rollout, config.model.context
+        )
 
     def columns(self, names: Sequence[str]) -> dict[str, list[Any]]:
         """The values of some columns of the data; `Record.row` is a value's place in them."""

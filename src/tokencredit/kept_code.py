@@ -7,15 +7,13 @@ import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from tokencredit.canonical import file_sha256
 from tokencredit.plugins import located
 from tokencredit.store import make_folder
 from tokencredit.user_files import Root, is_users
-
-if TYPE_CHECKING:
-    from tokencredit.config import Config
+from tokencredit.user_imports import LOADED
 
 FOLDER: Final = "code"
 SECRET: Final = re.compile(
@@ -27,17 +25,17 @@ LARGEST: Final = 64 * 2**20
 """Bytes of a file that is copied."""
 
 
-def keep_code(config: Config, run: Path) -> list[dict[str, Any]]:
-    """Copy plug-ins and reward functions, with the files of the user's that they import or name,
-    into `run`/code; what the manifest says of them, one entry each.
+def keep_code(named: Sequence[str], run: Path) -> list[dict[str, Any]]:
+    """Copy the named plug-ins and reward functions, with the files of the user's that they import
+    or name, into `run`/code; what the manifest says of them, one entry each.
 
     Each has a folder of its own, in which its files lie as they lay beside it or in the working
     folder. Installed packages are not copied, nor files that lie elsewhere, are large, or are named
     like secrets: those are listed under `left_out`.
     """
     kept: list[dict[str, Any]] = []
-    for number, named in enumerate(named_code(config)):
-        found = located(named)
+    for number, one in enumerate(named):
+        found = located(one)
         if found is None or not is_users(found[0].file):
             continue
         root, module = found
@@ -46,20 +44,13 @@ def keep_code(config: Config, run: Path) -> list[dict[str, Any]]:
         sums, left = _copy(root, module, place)
         kept.append(
             {
-                "named": named,
+                "named": one,
                 "file": main.relative_to(run).as_posix(),
                 "sha256": {path.relative_to(run).as_posix(): own for path, own in sums.items()},
                 "left_out": left,
             }
         )
     return kept
-
-
-def named_code(config: Config) -> list[str]:
-    """The files and modules of the user's that a configuration names."""
-    functions = [getattr(part, "function", None) for part in (config.judge, config.scorer)]
-    places = [str(name).rpartition(":")[0] for name in functions if name]
-    return list(dict.fromkeys([*config.plugins, *places]))
 
 
 def unchanged(entry: Mapping[str, Any], run: Path) -> bool:
@@ -72,8 +63,6 @@ def unchanged(entry: Mapping[str, Any], run: Path) -> bool:
 
 def _copy(root: Root, module: str, place: Path) -> tuple[dict[Path, str], list[str]]:
     """Copy the files of a root; the checksums of the copies, and the names of what is left out."""
-    from tokencredit.user_imports import LOADED
-
     others = {path.resolve() for path in root.files().values()}
     others |= {path.resolve() for _, path in LOADED.get(module, ())}
     sums, left = {}, []

@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from tokencredit.config import Config
 from tokencredit.console import say
 from tokencredit.data.records import Format
-from tokencredit.models.base import base_of
-from tokencredit.models.model import load_tokenizer
+from tokencredit.data.splits import Corpus
+from tokencredit.models.model import Model, load_tokenizer
 from tokencredit.models.sampling import OPEN, Sampling
-
-if TYPE_CHECKING:
-    from tokencredit.context import Context
+from tokencredit.models.source import must_be_made, place_of
 
 SHARE: Final = 0.9
 """The share of the answers that the limit leaves whole."""
@@ -23,13 +22,12 @@ ANSWERS: Final = 1000
 TOKENS_PER_WORD: Final = 1.5
 
 
-def fill_lengths(context: Context) -> None:
+def fill_lengths(config: Config, corpus: Callable[[], Corpus]) -> None:
     """Set the limits of `rollout` that are left open (-1), so that `config.yaml` shows numbers.
 
     Texts keep the default ones. Other responses get one limit: the length that nine of ten of the
     data's answers do not exceed, the end token included, at most half of `model.context`.
     """
-    config = context.config
     rollout = config.rollout
     low, high, ends = rollout.min_new_tokens, rollout.max_new_tokens, rollout.eos_masked_before
     if OPEN not in (low, high):
@@ -39,7 +37,7 @@ def fill_lengths(context: Context) -> None:
         low = usual.min_new_tokens if low == OPEN else low
         high = usual.max_new_tokens if high == OPEN else high
     if high == OPEN:
-        high = max(_longest(context, usual), low) + 1
+        high = max(_longest(config, corpus(), usual), low) + 1
     if low == OPEN:
         low, ends = high - 1, 1 if ends is None else ends
     config.rollout = replace(
@@ -47,8 +45,8 @@ def fill_lengths(context: Context) -> None:
     )
 
 
-def _longest(context: Context, usual: Sampling) -> int:
-    records = [record for part in context.corpus.parts.values() for record in part]
+def _longest(config: Config, corpus: Corpus, usual: Sampling) -> int:
+    records = [record for part in corpus.parts.values() for record in part]
     answers = [record.answer for record in records if record.answered]
     if not answers:
         say(
@@ -56,10 +54,10 @@ def _longest(context: Context, usual: Sampling) -> int:
             "measured; set it to one more than the longest response"
         )
         return usual.max_new_tokens - 1
-    measure, unit = _measure(context)
+    measure, unit = _measure(config.model)
     found = quantile([measure(text) for text in answers[:: max(1, len(answers) // ANSWERS)]]) + 1
-    most = context.config.model.context // 2
-    cut = f", cut to half of model.context = {context.config.model.context}" if found > most else ""
+    most = config.model.context // 2
+    cut = f", cut to half of model.context = {config.model.context}" if found > most else ""
     length = min(found, most)
     say(
         f"rollout.max_new_tokens = {length + 1}: responses have up to {length} tokens, as nine of "
@@ -68,13 +66,12 @@ def _longest(context: Context, usual: Sampling) -> int:
     return length
 
 
-def _measure(context: Context) -> tuple[Callable[[str], int], str]:
+def _measure(model: Model) -> tuple[Callable[[str], int], str]:
     """What says how many tokens a text has: the policy's tokenizer, where it is there already."""
-    base = base_of(context, context.config.model.policy)
-    if base.parents():
+    if must_be_made(model.policy):
         rule = f"{TOKENS_PER_WORD} tokens a word, before the tokenizer is made"
         return lambda text: math.ceil(TOKENS_PER_WORD * len(text.split())), rule
-    place = base.place()
+    place = place_of(model.policy, model.key_of(model.policy))
     tokenizer = load_tokenizer(place.where, place.revision)
     return (
         lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from importlib import metadata
 from pathlib import Path
@@ -15,7 +15,6 @@ from tokencredit.helptext import conf_dir
 from tokencredit.user_files import Root, is_users
 from tokencredit.user_imports import LOADED, import_file, import_module, names_of, root_of
 
-__all__ = ["import_file", "load_plugins", "plugin_identity", "used_code"]
 ENTRY_POINTS = "tokencredit.plugins"
 OURS: Final = "tokencredit"
 REGISTERED: Final[list[tuple[str, type]]] = []
@@ -26,10 +25,12 @@ _BY_PLUGIN: Final[dict[str, list[tuple[str, type]]]] = {}
 """By plug-in: those that its import has made."""
 
 
-def load_plugins(plugins: list[str]) -> None:
-    """Import every plug-in named on the command line, then those that installed packages offer."""
-    from tokencredit import config as configuration
+def import_plugins(plugins: list[str], register: Callable[[str, type], None]) -> None:
+    """Import every plug-in named on the command line, then those that installed packages offer.
 
+    `register` is given the group and class of each registration that an earlier import of the same
+    file has made.
+    """
     NAMED[:] = plugins
     owners: dict[tuple[str, str], tuple[str, type]] = {}
     for plugin in plugins:
@@ -41,7 +42,7 @@ def load_plugins(plugins: list[str]) -> None:
             raise UserError(f"--plugin {plugin}: {text}") from error
         new = REGISTERED[before:]
         for group, component in _BY_PLUGIN.setdefault(name, new):
-            configuration.register_component(group, component)  # before those of other commands
+            register(group, component)  # before those of other commands
             key = (group, component.__name__)
             other, theirs = owners.setdefault(key, (plugin, component))
             if theirs is not component:

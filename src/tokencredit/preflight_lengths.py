@@ -12,15 +12,15 @@ from typing import Final
 from tokencredit.console import say
 from tokencredit.context import Context
 from tokencredit.data.pairs import read_pairs
-from tokencredit.data.prompts import TOO_LONG, prompt_stream
+from tokencredit.data.prompts import TOO_LONG
 from tokencredit.data.records import Format, Record
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.errors import UserError
-from tokencredit.models.base import base_of
 from tokencredit.models.model import Pretrained, load_tokenizer
 from tokencredit.models.padding import ensure_pad
 from tokencredit.settings import PairSource
 from tokencredit.sight import is_made
+from tokencredit.stages.base_model import base_of
 from tokencredit.stages.dpo import DPOStage
 from tokencredit.stages.preference_model import fitting
 from tokencredit.stages.reward_model import RewardModelStage
@@ -57,10 +57,10 @@ def _check_prompts(context: Context) -> None:
     for split in ("rl", "eval"):
         some: Sequence[Record] = context.corpus.parts[split][:FIRST]
         try:
-            found = prompt_stream(context.config, some, ids)
+            found = context.prompts(some, ids)
         except UserError:
             some = context.corpus.parts[split]
-            found = prompt_stream(context.config, some, ids)
+            found = context.prompts(some, ids)
         if found.dropped[TOO_LONG]:
             say(
                 f"dataset: {found.dropped[TOO_LONG]} of {_these(some)} prompts of the {split} "

@@ -83,8 +83,9 @@ def measure(run: Path, rollouts: int, seed: int) -> Profile:
     from tokencredit.algorithms.algorithm import Algorithm
     from tokencredit.context import Context
     from tokencredit.engine import World
-    from tokencredit.judges.judge import open_panel
-    from tokencredit.stages.actors import load_actors
+    from tokencredit.judges.panel import open_panel
+    from tokencredit.rl.load import load_actors
+    from tokencredit.stages.catalogue import given_of
     from tokencredit.stages.rl import RLStage
     from tokencredit.stages.rollouts import Collector
 
@@ -111,7 +112,7 @@ def measure(run: Path, rollouts: int, seed: int) -> Profile:
     torch.set_num_threads(config.hardware.threads)
     folders = {role: context.store.get(each).path for role, each in stage.parents().items()}
     actors = load_actors(config, folders["sft"], folders.get("reward_model"))
-    judge = open_panel(config.judge, config.scorer, context, actors)
+    judge = open_panel(config.judge, config.scorer, given_of(context), actors)
     collector = Collector(World(config.hardware), judge, config.rollout.chunk)
     prompts = stage.prompts("rl", actors).batch(seed, 0, rollouts, "profile")
     with actors.reference.model() as model:

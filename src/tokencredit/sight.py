@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from tokencredit.context import Context
 from tokencredit.errors import UserError
-from tokencredit.models.base import base_of
 from tokencredit.models.fit import Part, skeleton
 from tokencredit.models.loading import examine, read_config
 from tokencredit.models.model import ModelSource, Pretrained, load_tokenizer
@@ -17,6 +16,7 @@ from tokencredit.models.padding import ensure_pad
 from tokencredit.models.place import Place
 from tokencredit.models.scratch import scratch_config
 from tokencredit.models.trunk import NO_SCORE
+from tokencredit.stages.base_model import base_of
 from tokencredit.stages.dpo import DPOStage
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.sft import SFTStage

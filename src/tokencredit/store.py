@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
@@ -21,12 +21,30 @@ from tokencredit.console import say, say_once
 from tokencredit.errors import UserError
 from tokencredit.faults import REMEDIES
 from tokencredit.finite import figure_not_finite, first_not_finite, stored_tensors
-from tokencredit.stages.stage import Stage
 
 MANIFEST = "manifest.json"
 PROBE = 4096
 """Bytes that a folder must take to count as one that can be written."""
 LIBRARIES = ("torch", "transformers", "trl", "peft", "tokenizers", "numpy")
+
+
+class Buildable(Protocol):
+    """What can be built into an artifact."""
+
+    @property
+    def name(self) -> str:
+        """Its kind; the folder of all artifacts of that kind."""
+
+    @property
+    def key(self) -> str:
+        """The hash of everything that decides the result."""
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """What the key is a hash of, in canonical form."""
+
+    def run(self, out: Path) -> Mapping[str, object]:
+        """Write the result into the folder `out`; return figures for the manifest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +74,11 @@ class Store:
         """The store at `root`; the folder is made when the first artifact is built."""
         self.root = root
 
-    def folder(self, stage: Stage) -> Path:
+    def folder(self, stage: Buildable) -> Path:
         """Where the artifact of `stage` lies or would lie."""
         return self.root / stage.name / stage.key
 
-    def find(self, stage: Stage) -> Artifact | None:
+    def find(self, stage: Buildable) -> Artifact | None:
         """The artifact of `stage` if it is there and undamaged."""
         folder = self.folder(stage)
         if not (folder / MANIFEST).is_file():
@@ -71,7 +89,7 @@ class Store:
             return None
         return Artifact(folder, read_json(folder / MANIFEST))
 
-    def get(self, stage: Stage) -> Artifact:
+    def get(self, stage: Buildable) -> Artifact:
         """The artifact of `stage`; an error if it has not been built."""
         artifact = self.find(stage)
         if artifact is None:
@@ -80,12 +98,12 @@ class Store:
             )
         return artifact
 
-    def sha256(self, stage: Stage) -> str | None:
+    def sha256(self, stage: Buildable) -> str | None:
         """One hash of an artifact's files as they were made; None if it is not there."""
         manifest = self.folder(stage) / MANIFEST
         return digest(read_json(manifest, sha256=dict)["sha256"]) if manifest.is_file() else None
 
-    def build(self, stage: Stage) -> Artifact:
+    def build(self, stage: Buildable) -> Artifact:
         """The artifact of `stage`, built now unless it is there. One builds, others wait."""
         folder = self.folder(stage)
         make_folder(folder.parent)
@@ -110,7 +128,7 @@ class Store:
                 write_json(partial / MANIFEST, manifest)
             return Artifact(folder, manifest)
 
-    def plan(self, stage: Stage) -> Plan:
+    def plan(self, stage: Buildable) -> Plan:
         """Hit or miss, and for a miss the difference to the nearest artifact of that stage."""
         if self.find(stage) is not None:
             return Plan(stage.name, stage.key, hit=True)
@@ -169,7 +187,7 @@ def make_folder(folder: Path) -> None:
         ) from error
 
 
-def check_kinds(stage: Stage, root: Path) -> None:
+def check_kinds(stage: Buildable, root: Path) -> None:
     """Raise where a folder lies in the place of a stage's lock, or a file in that of its result."""
     folder = root / stage.name / stage.key
     if folder.with_suffix(".lock").is_dir():

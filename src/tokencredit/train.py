@@ -36,7 +36,7 @@ from tokencredit.grammar import check_grammar, check_meaning
 from tokencredit.helptext import conf_dir, help_text
 from tokencredit.models.called import shown_name
 from tokencredit.pipeline import StageFailed, plan, result_folder, spent
-from tokencredit.plugins import check_options, load_plugins
+from tokencredit.plugins import check_options
 from tokencredit.process import follow
 from tokencredit.redaction import redacted
 from tokencredit.reports.stage_report import stage_summary
@@ -100,7 +100,7 @@ def run_command(arguments: list[str]) -> int:
         sys.argv = [sys.argv[0], *split_arguments(arguments, task.request)]
         check_options(more_folders(sys.argv[1:]))
         configuration.register()
-        load_plugins(task.request.plugins)
+        configuration.load_plugins(task.request.plugins)
         sys.argv = spelled(sys.argv, more_folders(sys.argv[1:]))
         task.request.overrides = spelled(task.request.overrides, more_folders(sys.argv[1:]))
         run_hydra(task)
@@ -238,7 +238,8 @@ class Task:
         """Run or plan one configuration; what it is worth to a sweeper."""
         if os.getpid() != self.process:  # a launcher's worker, which would outlive us
             follow(self.process)
-            load_plugins(self.request.plugins)  # their classes have come alone, without the files
+            # Their classes have come alone, without the files.
+            configuration.load_plugins(self.request.plugins)
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             return run_cell(HydraConfig.get(), composed, self.request, self._load)
         try:

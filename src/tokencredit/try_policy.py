@@ -10,13 +10,13 @@ import torch
 from tokencredit.console import say
 from tokencredit.data.token_ids import SpecialTokens, TokenIds
 from tokencredit.errors import UserError, require
-from tokencredit.judges.function import decode
 from tokencredit.models.ends import special_ids
 from tokencredit.models.generation import generate
 from tokencredit.models.loading import check_language_model, context_of, load_causal
 from tokencredit.models.model import Dtype, load_tokenizer
 from tokencredit.models.place import Place
 from tokencredit.models.sampling import Sampling
+from tokencredit.models.texts import decode
 from tokencredit.rollout import Prompts
 from tokencredit.stages.run_folder import RunFolder
 

@@ -16,10 +16,10 @@ from tokencredit.bench.iteration import Loop
 from tokencredit.bench.memory import Meter, reset_peak, resident_mb
 from tokencredit.bench.run import Request, measure
 from tokencredit.bench.workload import PHASES, Reward, Work
+from tokencredit.models.actors import Actors
 from tokencredit.models.scorer import Scorer
 from tokencredit.rewards.redistribute import Redistribute
 from tokencredit.rewards.sparse import Sparse
-from tokencredit.stages.actors import Actors
 from tokencredit.stages.learner import Learner
 
 pytestmark = pytest.mark.usefixtures("contained")

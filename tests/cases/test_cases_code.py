@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tokencredit.config import load_plugins
 from tokencredit.errors import UserError
 from tokencredit.judges.function import FunctionJudge
-from tokencredit.plugins import load_plugins, plugin_identity
+from tokencredit.plugins import plugin_identity
 from tokencredit.user_files import Root
 from tokencredit.user_imports import FINDER, import_file
 

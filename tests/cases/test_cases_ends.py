@@ -21,6 +21,7 @@ from tokencredit.data.token_ids import SpecialTokens
 from tokencredit.evaluation.generations import Generations, Speaking
 from tokencredit.evaluation.items import Item, Prompting
 from tokencredit.evaluation.players import Player
+from tokencredit.models.actors import Actors, unscored
 from tokencredit.models.choices import Choices
 from tokencredit.models.ends import SpokenModel, special_ids
 from tokencredit.models.generation import generate
@@ -31,8 +32,8 @@ from tokencredit.models.policy import PolicyWithValue, Reference, SpecialIds
 from tokencredit.models.sampling import LogprobMask, Sampling
 from tokencredit.models.scratch import END, PAD
 from tokencredit.models.shipped import FOLDER
+from tokencredit.rl.load import load_actors
 from tokencredit.rollout import Rollout
-from tokencredit.stages.actors import Actors, load_actors, unscored
 from tokencredit.stages.finish import export_policy
 from tokencredit.stages.sampled_pairs import SampledPairsStage
 from tokencredit.stages.sft import SFTStage

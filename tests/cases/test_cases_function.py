@@ -12,14 +12,12 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from builders import EOS_ID, make_rollout, mask_of, speaking, train_tokenizer
+from builders import EOS_ID, handed, make_rollout, mask_of, speaking, train_tokenizer
 from tokencredit.errors import UserError
 from tokencredit.evaluation.oracles import open_oracle
 from tokencredit.faults import LONGEST
@@ -30,7 +28,6 @@ from tokencredit.rewards.redistribute import Redistribute
 from tokencredit.rewards.scheme import Evidence
 from tokencredit.rewards.sparse import Sparse
 from tokencredit.rollout import Judgement, Rollout
-from tokencredit.settings import Run
 
 WORDS = train_tokenizer()
 TEXTS = ("good", "the movie was bad", " ok")
@@ -64,10 +61,8 @@ def call(tmp_path: Path) -> Call:
         path.write_text(f"{head}def f({parameters}):\n{textwrap.indent(body, '    ')}\n")
         judge = FunctionJudge(function=f"{path}:f", meaning=meaning)
         scheme = Redistribute() if offsets else Sparse()
-        config: Any = SimpleNamespace(
-            reward_scheme=scheme, judge=judge, run=Run(function_seconds=seconds)
-        )
-        return judge.open(SimpleNamespace(config=config), speaking(WORDS))(rollout_of(*TEXTS))  # type: ignore[arg-type]
+        context = handed(scheme=scheme, seconds=seconds)
+        return judge.open(context, speaking(WORDS))(rollout_of(*TEXTS))
 
     return called
 

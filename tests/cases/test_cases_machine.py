@@ -26,7 +26,7 @@ from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.models.model import Model
 from tokencredit.process import rank_environment, stage_environment
 from tokencredit.rewards.sparse import Sparse
-from tokencredit.stages.members import member_seed
+from tokencredit.stages.reward_model import member_seed
 from tokencredit.streams import integer, permutation, stream_key, torch_seed
 from tokencredit.tracking.tracking import Tracking
 

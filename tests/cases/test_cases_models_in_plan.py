@@ -17,7 +17,7 @@ from case_weights import cut, lacking, prefixed, reward_folder, spoil_config
 from tokencredit import pipeline
 from tokencredit.context import Context
 from tokencredit.errors import UserError
-from tokencredit.models.base import base_of
+from tokencredit.stages.base_model import base_of
 
 FINISHED: Final = "reward_model.train=false"
 RTO: Final = ["reward_scheme=rto", "judge=implicit", "dpo.train=false"]

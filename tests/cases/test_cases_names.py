@@ -20,9 +20,9 @@ from tokencredit.data.records import Format, Record
 from tokencredit.data.token_ids import SPELT, SpecialTokens, TokenIds
 from tokencredit.evaluation.items import Item, held_out
 from tokencredit.evaluation.players import Run
+from tokencredit.rl.load import load_actors
 from tokencredit.settings import SFT
 from tokencredit.stages import reward_model
-from tokencredit.stages.actors import load_actors
 from tokencredit.stages.dpo import DPOStage
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.rl import RLStage

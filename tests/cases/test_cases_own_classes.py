@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from builders import make_judgement, make_rollout, speaking, train_tokenizer
+from builders import handed, make_judgement, make_rollout, speaking, train_tokenizer
 from case_machine import Place
 from tokencredit.check_scheme import examine
 from tokencredit.config import COMPONENTS
 from tokencredit.errors import UserError
 from tokencredit.explain import explain
-from tokencredit.judges.judge import Judge, OpenJudge, open_panel
-from tokencredit.judges.same import SameAsJudge
+from tokencredit.judges.judge import Judge, OpenJudge
+from tokencredit.judges.panel import SameAsJudge, open_panel
 from tokencredit.rewards.promises import MEASURED
 from tokencredit.rewards.scheme import Evidence, RewardScheme
 from tokencredit.rewards.sparse import Sparse
@@ -46,7 +46,7 @@ class Own(Judge):
         """As chosen."""
         return self.meaning
 
-    def open(self, context: Any, actors: Any) -> OpenJudge:
+    def open(self, given: Any, actors: Any) -> OpenJudge:
         """What was chosen; itself, where it is no function."""
         if self.said == "open":
             raise LookupError("cannot be opened")
@@ -56,10 +56,8 @@ class Own(Judge):
 
 def asked(said: Any, meaning: Evidence = Evidence.nonnegative, scorer: Any = None) -> Judgement:
     """What becomes of an answer about two responses, of 2 and 3 tokens, to records 0 and 1."""
-    context: Any = SimpleNamespace(config=SimpleNamespace(run=Run(function_seconds=2.0)))
-    panel = open_panel(
-        Own(said=said, meaning=meaning), scorer or SameAsJudge(), context, speaking(WORDS)
-    )
+    judge, context = Own(said=said, meaning=meaning), handed(seconds=2.0)
+    panel = open_panel(judge, scorer or SameAsJudge(), context, speaking(WORDS))
     return panel(make_rollout([2, 3]))
 
 
@@ -149,10 +147,9 @@ def test_case_5_only_what_is_read_of_a_judge_must_be_right() -> None:
 
 @torch.no_grad()
 def test_case_5_what_a_judge_of_ones_own_changes_is_as_before() -> None:
-    context: Any = SimpleNamespace(config=SimpleNamespace(run=Run()))
     rollout = make_rollout([2, 3])
     ids, logp = rollout.response_ids.clone(), rollout.logp.clone()
-    open_panel(Own(said=spoils), SameAsJudge(), context, speaking(WORDS))(rollout)
+    open_panel(Own(said=spoils), SameAsJudge(), handed(), speaking(WORDS))(rollout)
     assert torch.equal(rollout.response_ids, ids) and torch.equal(rollout.logp, logp)
     assert torch.get_default_dtype() == torch.float32 and not torch.is_grad_enabled()
 

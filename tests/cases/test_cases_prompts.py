@@ -22,11 +22,12 @@ from tokencredit.data.sources import Source
 from tokencredit.data.splits import Splits
 from tokencredit.errors import UserError
 from tokencredit.judges.function import FunctionJudge, further
-from tokencredit.judges.same import SameAsJudge
+from tokencredit.judges.panel import SameAsJudge
 from tokencredit.models.sampling import Sampling
 from tokencredit.pipeline import plan
 from tokencredit.rewards.sparse import Sparse
 from tokencredit.settings import SFT, Oracle
+from tokencredit.stages.catalogue import given_of
 
 EVEN = Splits(sft=0.2, reward=0.2, rl=0.2, oracle=0.2, eval=0.2)
 
@@ -147,7 +148,7 @@ def test_case_17_columns_reach_the_function_by_name(tmp_path: Path) -> None:
         "    return [scale * float(a) for a in answer]\n",
         encoding="utf-8",
     )
-    judge = config.judge.open(Context(config), speaking(train_tokenizer()))
+    judge = config.judge.open(given_of(Context(config)), speaking(train_tokenizer()))
     rollout = replace(make_rollout([2, 3, 1]), rows=torch.tensor([7, 7, 30]))
     assert judge(rollout).scores.tolist() == [14.0 * 1, 14.0, 2.0 * 32]
 

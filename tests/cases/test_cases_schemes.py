@@ -20,10 +20,10 @@ from tokencredit import config as configuration
 from tokencredit.atomic import read_json
 from tokencredit.check_scheme import check_scheme, examine
 from tokencredit.cli import app
-from tokencredit.config import COMPONENTS, register_component
+from tokencredit.config import COMPONENTS, load_plugins, register_component
 from tokencredit.errors import UserError
 from tokencredit.ops import keep
-from tokencredit.plugins import check_options, load_plugins
+from tokencredit.plugins import check_options
 from tokencredit.rewards.promises import REMEDIES, vanishing
 from tokencredit.rewards.scheme import Evidence, RewardScheme
 from tokencredit.rewards.sparse import Sparse

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tokencredit.config import load_plugins
 from tokencredit.errors import UserError
-from tokencredit.plugins import import_file, load_plugins, plugin_identity
+from tokencredit.plugins import plugin_identity
+from tokencredit.user_imports import import_file
 
 
 def test_a_file_is_imported_once(tmp_path: Path) -> None:

@@ -62,7 +62,10 @@ def test_scores_order_the_pairs(made: tuple[Context, dict[str, Artifact]]) -> No
     assert len(rows) == figures["train/pairs"] > 10
     assert len(rows) + sum(figures["train/dropped"].values()) == 19
     assert all(row["chosen_score"] > row["rejected_score"] for row in rows)
-    scorer = open_scorer(context, train_tokenizer())
+    settings, place = context.config, artifacts["reward_model"].path
+    scorer = open_scorer(
+        place, train_tokenizer(), settings.model, settings.reward_model.score_at, "cpu"
+    )
     for side in ("chosen", "rejected"):
         said = [row[f"{side}_ids"] for row in rows]
         rollout = as_rollout([row["prompt_ids"] for row in rows], said, PAD_ID)

@@ -21,8 +21,9 @@ from tokencredit.data.records import Record
 from tokencredit.errors import UserError
 from tokencredit.models.loading import load_causal
 from tokencredit.pipeline import all_stages
+from tokencredit.rl.load import load_actors
 from tokencredit.settings import DPO, PairLoss, PairSource
-from tokencredit.stages.actors import load_actors
+from tokencredit.stages.catalogue import given_of
 from tokencredit.stages.dpo import DPOStage
 from tokencredit.stages.sft import SFTStage
 from tokencredit.store import Artifact
@@ -40,7 +41,7 @@ def judged(context: Context) -> Any:
     """What the run's judge says, over the live policy."""
     config = context.config
     actors = load_actors(config, context.store.get(SFTStage(context)).path)
-    judge = config.judge.open(context, actors)
+    judge = config.judge.open(given_of(context), actors)
     return judge(rolled()), actors
 
 

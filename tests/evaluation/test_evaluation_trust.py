@@ -18,10 +18,11 @@ from tokencredit import config as configuration
 from tokencredit.atomic import read_json, write_json
 from tokencredit.canonical import file_sha256
 from tokencredit.cli import app
+from tokencredit.config import load_plugins
 from tokencredit.errors import UserError
 from tokencredit.judges.function import FunctionJudge
 from tokencredit.kept_code import keep_code, unchanged
-from tokencredit.plugins import NAMED, load_plugins
+from tokencredit.plugins import NAMED
 
 PLUGIN = """\
 from pathlib import Path
@@ -85,7 +86,7 @@ def case(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     load_plugins(config.plugins)
     (run / "config.yaml").write_text(configuration.dump(config))
     manifest = read_json(run / "manifest.json")
-    write_json(run / "manifest.json", manifest | {"code": keep_code(config, run)})
+    write_json(run / "manifest.json", manifest | {"code": keep_code(config.named_code(), run)})
     (run / "metrics.jsonl").write_text("")
     for name in [name for name in sys.modules if "mine" in name or name == "trusted_helper"]:
         del sys.modules[name]
@@ -210,5 +211,5 @@ def test_case_14_a_run_goes_on_with_its_own_copy(case: Case) -> None:
     load_plugins([copy])
     config = configuration.read(case.run / "config.yaml")
     config.plugins, config.scorer = [copy], config.judge
-    (entry,) = keep_code(config, case.run)
+    (entry,) = keep_code(config.named_code(), case.run)
     assert unchanged(entry, case.run) and "FACTOR" in Path(copy).read_text("utf-8")

@@ -29,12 +29,12 @@ from tokencredit.algorithms.ppo import PPO  # noqa: E402
 from tokencredit.describe import describe  # noqa: E402
 from tokencredit.engine import Engine, World  # noqa: E402
 from tokencredit.hardware import Hardware  # noqa: E402
+from tokencredit.models.actors import Actors  # noqa: E402
 from tokencredit.models.policy import PolicyWithValue, Reference, SpecialIds  # noqa: E402
 from tokencredit.models.sampling import Sampling  # noqa: E402
 from tokencredit.models.scorer import Scorer  # noqa: E402
 from tokencredit.rewards.redistribute import Redistribute  # noqa: E402
 from tokencredit.rollout import Judgement  # noqa: E402
-from tokencredit.stages.actors import Actors  # noqa: E402
 from tokencredit.update import Updater  # noqa: E402
 
 WEIGHTS, NUMBERS = FOLDER / "weights.safetensors", FOLDER / "numbers.json"

@@ -13,10 +13,11 @@ from policies import stir
 from quantised import NAMES, QLORA, packed_bits, qlora_config, same, saved
 from tokencredit.engine import Engine, World
 from tokencredit.hardware import Device, Hardware
+from tokencredit.models.actors import Actors
 from tokencredit.models.loading import load_causal
 from tokencredit.models.model import Autocast, Dtype
 from tokencredit.models.quantization import NF4, ComputeFormat
-from tokencredit.stages.actors import Actors, load_actors
+from tokencredit.rl.load import load_actors
 from tokencredit.stages.finish import export_policy
 from tokencredit.update import Updater
 

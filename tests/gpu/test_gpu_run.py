@@ -23,11 +23,11 @@ from builders import (
 from learning import TASK, targets_at
 from tokencredit.engine import Engine, World
 from tokencredit.hardware import Device, Hardware
+from tokencredit.models.actors import Actors
 from tokencredit.models.attention_row import AttentionRow
 from tokencredit.models.sampling import Sampling
 from tokencredit.models.scorer import Scorer
 from tokencredit.rollout import Prompts, Rollout
-from tokencredit.stages.actors import Actors
 from tokencredit.update import Updater
 
 pytestmark = [

@@ -19,11 +19,11 @@ from small_update import (
     updater_of,
 )
 from tokencredit.algorithms.algorithm import Algorithm, Loss, State
+from tokencredit.models.actors import Actors
 from tokencredit.models.layout import Layout
 from tokencredit.models.sampling import Sampling
 from tokencredit.ops import keep
 from tokencredit.rollout import PolicyOutput, Rollout, Targets
-from tokencredit.stages.actors import Actors
 
 every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
 STILL = small(ALGORITHMS[0], rate=0.0, epochs=3, minibatches=4)

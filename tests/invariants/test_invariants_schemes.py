@@ -28,13 +28,13 @@ from tokencredit.judges.attention import AttentionJudge
 from tokencredit.judges.judge import OpenJudge
 from tokencredit.judges.policy_attention import PolicyAttentionJudge
 from tokencredit.judges.reward_model import RewardModelJudge
+from tokencredit.models.actors import Actors
 from tokencredit.models.scorer import Scorer
 from tokencredit.rewards.redistribute import Redistribute
 from tokencredit.rewards.scheme import RewardScheme
 from tokencredit.rewards.sparse import Sparse
 from tokencredit.rewards.uniform import Uniform
 from tokencredit.rollout import Judgement, Rollout
-from tokencredit.stages.actors import Actors
 
 SCHEMES: list[RewardScheme] = [
     Sparse(),

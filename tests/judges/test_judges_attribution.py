@@ -11,6 +11,7 @@ from attributions import relu_classifier
 from builders import (
     ARCHITECTURES,
     PAD_ID,
+    handed,
     make_prompts,
     make_rollout,
     speaking,
@@ -19,13 +20,13 @@ from builders import (
     train_tokenizer,
 )
 from tokencredit.config import check_fit
-from tokencredit.context import Context
 from tokencredit.describe import describe
 from tokencredit.engine import World
 from tokencredit.errors import UserError
 from tokencredit.hardware import Hardware
 from tokencredit.judges.attribution import AttributionJudge, refuse
-from tokencredit.judges.judge import OpenJudge, open_panel, shares_pass
+from tokencredit.judges.judge import OpenJudge
+from tokencredit.judges.panel import open_panel, shares_pass
 from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.models.attribution import Method
 from tokencredit.models.scorer import Scorer
@@ -107,9 +108,8 @@ def test_it_shares_a_pass_with_the_reward_model(monkeypatch: pytest.MonkeyPatch)
         count.append(1)
         return Scorer(tiny_classifier(), PAD_ID)
 
-    monkeypatch.setattr("tokencredit.models.scorer.open_reader", open_one)
-    config: Context = None  # type: ignore[assignment]
-    open_panel(AttributionJudge(), RewardModelJudge(), config, speaking(train_tokenizer()))
+    monkeypatch.setattr("tokencredit.judges.retokenised.open_reader", open_one)
+    open_panel(AttributionJudge(), RewardModelJudge(), handed(), speaking(train_tokenizer()))
     assert count == [1]
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from builders import PAD_ID, make_rollout, speaking, tiny_classifier, train_tokenizer
+from builders import PAD_ID, handed, make_rollout, speaking, tiny_classifier, train_tokenizer
 from observers import furnish
 from tokencredit import pipeline
 from tokencredit.algorithms.ppo import PPO
@@ -20,8 +20,16 @@ from tokencredit.data.sources import Source
 from tokencredit.errors import UserError
 from tokencredit.hardware import Hardware
 from tokencredit.judges.attention import AttentionJudge
-from tokencredit.judges.ensemble import Combine, Ensemble, EnsembleJudge, combined, disagreement
-from tokencredit.judges.judge import Judge, open_panel, shares_pass
+from tokencredit.judges.ensemble import (
+    Combine,
+    Ensemble,
+    EnsembleJudge,
+    combined,
+    disagreement,
+    member_name,
+)
+from tokencredit.judges.judge import Judge
+from tokencredit.judges.panel import open_panel, shares_pass
 from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.models.model import Model, ModelSource, Pretrained
 from tokencredit.models.scorer import Scorer
@@ -30,8 +38,8 @@ from tokencredit.rewards.redistribute import Redistribute
 from tokencredit.rewards.scheme import Evidence
 from tokencredit.rewards.sparse import Sparse
 from tokencredit.settings import RewardModel
+from tokencredit.stages.catalogue import given_of, stages_of
 from tokencredit.stages.label_model import examples
-from tokencredit.stages.members import member_stages
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.stage import Stage
 from tokencredit.tracking.tracking import Tracking
@@ -114,10 +122,11 @@ def test_passes_are_shared_where_scores_are(judge: Judge, scorer: Judge, shared:
 
 def test_the_disagreement_of_a_scorer_is_logged_too(monkeypatch: pytest.MonkeyPatch) -> None:
     made = scorers(3)
+    roles = {Path(member_name(member)): own for member, own in enumerate(made)}
     monkeypatch.setattr(
-        "tokencredit.models.scorer.open_reader", lambda _, __, member=0: made[member]
+        "tokencredit.judges.retokenised.open_reader", lambda folder, *_: roles[folder]
     )
-    nowhere: Context = None  # type: ignore[assignment]
+    nowhere = handed()
     actors, rollout = speaking(train_tokenizer()), make_rollout(LENGTHS)
     said = open_panel(AttentionJudge(), Ensemble(), nowhere, actors)(rollout)
     alone = Ensemble().judging(made)(rollout)
@@ -189,7 +198,7 @@ def test_a_plan_shows_each_member_once(place: Path) -> None:
 def test_members_differ_by_their_seed_and_the_first_is_the_reward_model(place: Path) -> None:
     settings = config(place, RewardModelJudge(), Ensemble())
     context, other = Context(settings), Context(replace(settings, stage_seed=1))
-    stages = member_stages(context, 3)
+    stages = stages_of(Ensemble(members=3), context)
     assert list(stages) == ["reward_model", "reward_model_1", "reward_model_2"]
     assert stages["reward_model"].key == RewardModelStage(context).key
     assert "member" not in RewardModelStage(context).inputs()
@@ -227,5 +236,7 @@ def test_each_member_is_built_under_its_own_key(
     assert not torch.equal(one["model.embed_tokens.weight"], two["model.embed_tokens.weight"])
     with pytest.raises(UserError, match="reward_model: the data or a model changed"):
         work("reward_model", "0" * 16)
-    found = Ensemble(members=2).open(context, speaking(train_tokenizer()))(make_rollout(LENGTHS))
+    found = Ensemble(members=2).open(given_of(context), speaking(train_tokenizer()))(
+        make_rollout(LENGTHS)
+    )
     assert found.notes is not None and (found.notes.columns["score_sd"] > 0).all()

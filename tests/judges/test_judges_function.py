@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,17 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from builders import EOS_ID, make_rollout, mask_of, speaking, train_tokenizer
+from builders import EOS_ID, handed, make_rollout, mask_of, speaking, train_tokenizer
 from tokencredit.errors import UserError
-from tokencredit.judges.function import FunctionJudge, decode, decode_tokens
-from tokencredit.judges.judge import open_panel, shares_pass
+from tokencredit.judges.function import FunctionJudge
+from tokencredit.judges.panel import SameAsJudge, open_panel, shares_pass
 from tokencredit.judges.reward_model import RewardModelJudge
-from tokencredit.judges.same import SameAsJudge
+from tokencredit.models.texts import decode, decode_tokens
 from tokencredit.rewards.implicit import RTO
-from tokencredit.rewards.scheme import RewardScheme
 from tokencredit.rewards.sparse import Sparse
 from tokencredit.rollout import Judgement, Rollout
-from tokencredit.settings import Run
 
 WORDS = train_tokenizer()
 
@@ -131,14 +128,9 @@ def judge(tmp_path: Path) -> Callable[[str], Callable[[Rollout], Judgement]]:
     def opened(source: str) -> Callable[[Rollout], Judgement]:
         path = tmp_path / "mine.py"
         path.write_text(source)
-        return FunctionJudge(function=f"{path}:f").open(paying(Sparse()), speaking(WORDS))
+        return FunctionJudge(function=f"{path}:f").open(handed(scheme=Sparse()), speaking(WORDS))
 
     return opened
-
-
-def paying(scheme: RewardScheme, judge: FunctionJudge | None = None) -> Any:
-    """What a judge needs of a context: the scheme that pays, and whose evidence it reads."""
-    return SimpleNamespace(config=SimpleNamespace(reward_scheme=scheme, judge=judge, run=Run()))
 
 
 def test_a_scheme_that_reads_evidence_is_not_paid_by_zeros(tmp_path: Path) -> None:
@@ -146,10 +138,12 @@ def test_a_scheme_that_reads_evidence_is_not_paid_by_zeros(tmp_path: Path) -> No
     path = tmp_path / "mine.py"
     path.write_text("def f(prompts, responses): return [1.0] * len(responses)\n")
     own, rollout = FunctionJudge(function=f"{path}:f"), rollout_of(*TEXTS)
-    for context in (paying(RTO(), FunctionJudge(function=f"{path}:f")), paying(Sparse(), own)):
-        assert own.open(context, speaking(WORDS))(rollout).scores.tolist() == [1.0] * 3
+    for scheme in (None, Sparse()):
+        assert (
+            own.open(handed(scheme=scheme), speaking(WORDS))(rollout).scores.tolist() == [1.0] * 3
+        )
     with pytest.raises(UserError, match=r"RTO pays by evidence of each token.*offsets"):
-        own.open(paying(RTO(), own), speaking(WORDS))(rollout)
+        own.open(handed(scheme=RTO()), speaking(WORDS))(rollout)
 
 
 Opener = Callable[[str], Callable[[Rollout], Judgement]]
@@ -267,7 +261,7 @@ def test_a_panel_asks_two_models_where_there_are_two(tmp_path: Path) -> None:
     judge: Any = FunctionJudge(function=f"{path}:tokens")
     scorer: Any = FunctionJudge(function=f"{path}:scores")
     rollout = rollout_of(*TEXTS)
-    context = paying(RTO(), judge)
+    context = handed(scheme=RTO())
     both = open_panel(judge, scorer, context, speaking(WORDS))(rollout)
     assert both.scores.tolist() == [7, 7, 7]
     assert torch.equal(both.evidence, torch.where(rollout.response_mask, 2.0, 0.0))
@@ -285,4 +279,4 @@ def test_one_pass_serves_both_only_where_they_read_the_same_model() -> None:
     assert not shares_pass(function, RewardModelJudge())
     assert not shares_pass(AttentionJudge(), function)
     with pytest.raises(UserError, match="only a scorer can be the judge"):
-        SameAsJudge().open(None, speaking(WORDS))  # type: ignore[arg-type]
+        SameAsJudge().open(handed(), speaking(WORDS))

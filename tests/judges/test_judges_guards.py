@@ -5,29 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, ClassVar, cast
 
 import pytest
 import torch
 from torch import Tensor
 
-from builders import PAD_ID, make_rollout, speaking, tiny_classifier, train_tokenizer
+from builders import PAD_ID, handed, make_rollout, speaking, tiny_classifier, train_tokenizer
 from policies import make_policy, rolled
 from tokencredit.canonical import digest
-from tokencredit.context import Context
 from tokencredit.judges.function import FunctionJudge
+from tokencredit.judges.given import Given, Live
 from tokencredit.judges.implicit import ImplicitJudge
-from tokencredit.judges.judge import Judge, OpenJudge, open_panel, shares_pass
+from tokencredit.judges.judge import Judge, OpenJudge
+from tokencredit.judges.panel import open_panel, shares_pass
 from tokencredit.judges.policy_attention import PolicyAttentionJudge
 from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.models.scorer import Scorer
 from tokencredit.rewards.scheme import Evidence
 from tokencredit.rollout import Judgement, Notes, Rollout
-from tokencredit.settings import Run
-from tokencredit.stages.actors import Actors
 
-NOWHERE: Context = cast(Any, SimpleNamespace(config=SimpleNamespace(run=Run())))
+NOWHERE = handed()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -37,7 +35,7 @@ class Noting(Judge):
     number: float
     names: tuple[str, ...] = ()
 
-    def open(self, context: Context, actors: Actors) -> OpenJudge:
+    def open(self, given: Given, actors: Live) -> OpenJudge:
         def judge(rollout: Rollout) -> Judgement:
             scores = torch.full((len(rollout),), self.number)
             evidence = torch.where(rollout.response_mask, self.number, 0.0)

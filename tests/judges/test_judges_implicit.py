@@ -14,6 +14,7 @@ from torch import Tensor
 from builders import (
     ARCHITECTURES,
     EOS_ID,
+    handed,
     make_prompts,
     make_rollout,
     tiny_actors,
@@ -25,7 +26,7 @@ from tokencredit.config import check_fit
 from tokencredit.errors import UserError
 from tokencredit.judges.attention import AttentionJudge
 from tokencredit.judges.implicit import Denominator, ImplicitJudge
-from tokencredit.judges.judge import open_panel, shares_pass
+from tokencredit.judges.panel import open_panel, shares_pass
 from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.models import log_ratio as log_ratios
 from tokencredit.models.computation import Computation
@@ -220,10 +221,10 @@ def test_no_logits_of_a_batch_outlive_a_chunk(monkeypatch: pytest.MonkeyPatch) -
         return real(states, *rest)
 
     monkeypatch.setattr(log_ratios, "token_logp", counted)
-    monkeypatch.setattr("tokencredit.models.scorer.PART_TOKENS", 70)
+    monkeypatch.setattr("tokencredit.models.sequences.PART_TOKENS", 70)
     small = two_models(logits_memory=1 << 12)(rollout)
     assert max(sizes) <= 70 and sum(sizes) == 2 * 1200
-    monkeypatch.setattr("tokencredit.models.scorer.PART_TOKENS", 10**6)
+    monkeypatch.setattr("tokencredit.models.sequences.PART_TOKENS", 10**6)
     assert torch.allclose(small, two_models()(rollout), atol=1e-5)
 
 
@@ -289,7 +290,7 @@ def test_only_the_judge_says_where_sentences_end(monkeypatch: pytest.MonkeyPatch
     ratio, tokenizer, rollout = two_models(), train_tokenizer(), rolled()
     judge, scorer = ImplicitJudge(), ImplicitJudge(sentence_end="e")
     monkeypatch.setattr(ImplicitJudge, "open", lambda self, *_: self.judging(ratio, 0.2, tokenizer))
-    context, actors = cast(Any, None), cast(Any, None)
+    context, actors = handed(), cast(Any, None)
     found = open_panel(judge, scorer, context, actors)(rollout)
     assert found.ends is None and torch.equal(
         found.scores, judge.open(context, actors)(rollout).scores

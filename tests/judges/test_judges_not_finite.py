@@ -18,8 +18,8 @@ from tokencredit.data.sources import Source
 from tokencredit.engine import World
 from tokencredit.errors import UserError
 from tokencredit.models.sampling import Sampling
+from tokencredit.rl.load import load_actors
 from tokencredit.rollout import Judgement, Rollout
-from tokencredit.stages.actors import load_actors
 from tokencredit.stages.dump import NAME, require_finite
 from tokencredit.stages.learner import Learner, Surroundings
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from builders import ARCHITECTURES, PAD_ID, mask_of, tiny_causal, tiny_classifier
+from builders import ARCHITECTURES, PAD_ID, handed, mask_of, tiny_causal, tiny_classifier
 from config.make_snapshots import composed, load
 from policies import alone, make_policy, poisoned, rolled, stir
 from tokencredit import config as configuration
 from tokencredit.errors import UserError
-from tokencredit.judges.judge import open_panel
+from tokencredit.judges.panel import open_panel
 from tokencredit.judges.policy_attention import Average, PolicyAttentionJudge, Shift, one_late
 from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.models.attention_steps import Seen
@@ -255,11 +255,10 @@ def test_bfloat16_is_the_trunks_and_the_weights_are_float32() -> None:
 
 def test_scores_are_the_scorers_own(monkeypatch: pytest.MonkeyPatch) -> None:
     scorer, rollout = Scorer(tiny_classifier(), PAD_ID), rolled()
-    monkeypatch.setattr("tokencredit.models.scorer.open_reader", lambda *_: scorer)
+    monkeypatch.setattr("tokencredit.judges.retokenised.open_reader", lambda *_: scorer)
     policy = make_policy()
     actors: Any = type("Actors", (), {"policy": policy, "tokenizer": None})()
-    none: Any = None
-    judged = open_panel(PolicyAttentionJudge(), RewardModelJudge(), none, actors)(rollout)
+    judged = open_panel(PolicyAttentionJudge(), RewardModelJudge(), handed(), actors)(rollout)
     assert torch.equal(judged.scores, scorer.score(rollout))
     assert torch.equal(judged.evidence, evidence(PolicyAttentionJudge(), policy, rollout))
 

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from builders import EOS_ID, make_rollout, train_tokenizer
 from tokencredit.data.pairs import as_rollout
-from tokencredit.judges.sentences import sentence_ends
+from tokencredit.judges.implicit import sentence_ends
 from tokencredit.train import conf_dir
 
 TOKENIZER = train_tokenizer()

@@ -19,6 +19,7 @@ from tokencredit.errors import UserError
 from tokencredit.models.loading import load_classifier
 from tokencredit.models.model import Dtype
 from tokencredit.models.scorer import open_scorer
+from tokencredit.stages.catalogue import given_of
 from tokencredit.stages.rl import RLStage
 from vocabularies import vocabulary
 
@@ -102,7 +103,13 @@ def test_what_takes_the_policys_ids_is_refused_to_read_text(place: Path) -> None
     config = configured(place, "wordpiece_llama", reward_reads="text")
     panel_of(config, place)  # builds the stage
     with pytest.raises(UserError, match=r"reward_reads = 'text'.*policy's own token ids"):
-        open_scorer(Context(config), OWN)
+        open_scorer(
+            given_of(Context(config)).folder("reward_model"),
+            OWN,
+            config.model,
+            config.reward_model.score_at,
+            "cpu",
+        )
 
 
 def test_a_policys_own_vocabulary_is_read_by_ids_in_either_mode(place: Path) -> None:

@@ -19,11 +19,11 @@ from builders import KINDS, make_prompts, tiny_actors, tiny_causal, train_tokeni
 from quantised import NAMES, ON_CPU
 from tokencredit.errors import UserError
 from tokencredit.models.adapter import find_adapter
-from tokencredit.models.base import folder_identity
 from tokencredit.models.loading import load_causal, load_classifier
 from tokencredit.models.lora import Lora, adapted
 from tokencredit.models.model import Dtype, check_folder, load_tokenizer
 from tokencredit.models.scorer import Scorer
+from tokencredit.models.source import folder_identity
 
 IDS = torch.randint(2, 300, (3, 9), generator=torch.Generator().manual_seed(0))
 HEAD = "base_model.model.score.weight"
@@ -194,7 +194,7 @@ def test_a_model_without_an_adapter_is_none(tmp_path: Path) -> None:
 
 SCRIPT = """
 import json, sys
-from tokencredit.models.base import hub_identity
+from tokencredit.models.source import hub_identity
 from tokencredit.models.place import Place
 from tokencredit.models.loading import load_classifier
 from tokencredit.models.model import Dtype, ModelSource, Pretrained, load_tokenizer

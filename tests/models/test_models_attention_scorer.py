@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import tokencredit.models.scorer as scorer_module
 from attention_models import (
     CLASSIFIERS,
     LAYERS,
@@ -20,8 +19,9 @@ from attention_models import (
 )
 from builders import make_rollout
 from tokencredit.errors import UserError
-from tokencredit.models.scorer import Scorer, parts
-from tokencredit.models.sequences import compact, position_ids
+from tokencredit.models import sequences
+from tokencredit.models.scorer import Scorer
+from tokencredit.models.sequences import compact, parts, position_ids
 from tokencredit.ops import keep
 from tokencredit.rollout import Rollout
 
@@ -57,7 +57,7 @@ every_rollout = pytest.mark.parametrize("rollout", ROLLOUTS.values(), ids=ROLLOU
 def test_scores_are_bit_for_bit_the_same_with_attention_and_without(
     name: str, rollout: Rollout, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scorer_module, "PART_TOKENS", size)
+    monkeypatch.setattr(sequences, "PART_TOKENS", size)
     model = decoder(name)
     scorer = Scorer(model, PAD)
     plain = scorer.score(rollout)
@@ -90,7 +90,7 @@ def test_papers_A5_evidence_is_the_eager_row(name: str, rollout: Rollout) -> Non
 
 
 def test_parts_hold_every_row_once_and_few_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scorer_module, "PART_TOKENS", 20)
+    monkeypatch.setattr(sequences, "PART_TOKENS", 20)
     lengths = torch.tensor([3, 30, 7, 6, 1, 7, 10])
     found = [(rows.tolist(), width) for rows, width in parts(lengths)]
     assert found == [([1], 30), ([6, 2], 10), ([5, 3], 7), ([0, 4], 3)]
@@ -107,7 +107,7 @@ def test_small_parts_change_scores_by_rounding_only(
     hook = scorer.backbone.register_forward_pre_hook(
         lambda _, __, inputs: shapes.append(tuple(inputs["input_ids"].shape)), with_kwargs=True
     )
-    monkeypatch.setattr(scorer_module, "PART_TOKENS", 20)
+    monkeypatch.setattr(sequences, "PART_TOKENS", 20)
     small, other = scorer.score_and_attention(rollout, -1)
     hook.remove()
     assert shapes == [(1, 12), (2, 9), (1, 8)]

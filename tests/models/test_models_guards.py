@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,16 +23,14 @@ from transformers.models.mistral.modeling_mistral import eager_attention_forward
 
 from attention_models import SPECIAL, captured, eager_rows, last_rows, padded, sequences
 from builders import EOS, PAD, PAD_ID, tiny_causal, tiny_classifier, train_tokenizer
-from policies import run_config
-from tokencredit.context import Context
 from tokencredit.errors import UserError
 from tokencredit.models.choices import Choices
 from tokencredit.models.logprob import token_kl, token_logp
-from tokencredit.models.model import RewardReads
+from tokencredit.models.model import Model, RewardReads
 from tokencredit.models.nucleus import likeliest
 from tokencredit.models.retokenise import retokeniser_between
 from tokencredit.models.scorer import Scorer, open_reader
-from tokencredit.store import Store
+from tokencredit.models.sequences import ScoreAt
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
@@ -43,19 +41,17 @@ def test_every_module_of_a_reward_model_is_in_evaluation_mode(architecture: str)
 
 @pytest.mark.parametrize(("context", "fits"), [(96, True), (97, False)])
 def test_a_context_longer_than_the_reward_model_reads_is_refused(
-    context: int, fits: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    context: int, fits: bool, tmp_path: Path
 ) -> None:
     model, tokenizer = tiny_classifier(), train_tokenizer()
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    monkeypatch.setattr(Store, "get", lambda *_: SimpleNamespace(path=tmp_path))
-    config = run_config()
-    config.model.context = context
+    read = partial(open_reader, tmp_path, tokenizer, Model(context=context), ScoreAt.end, "cpu")
     if fits:
-        assert open_reader(Context(config), tokenizer).retokeniser is None
+        assert read().retokeniser is None
         return
     with pytest.raises(UserError, match=r"model\.context = 97"):
-        open_reader(Context(config), tokenizer)
+        read()
 
 
 def test_exact_kl_has_no_gradient() -> None:

@@ -156,7 +156,7 @@ def test_the_value_head_is_float32_and_trained(
 def test_a_reference_is_not_loaded_a_second_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import tokencredit.stages.actors as actors_module
+    import tokencredit.rl.load as actors_module
 
     loads: list[object] = []
     load = actors_module.load_causal

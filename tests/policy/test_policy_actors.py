@@ -18,8 +18,8 @@ from tokencredit.models.lora import Lora
 from tokencredit.models.model import Autocast
 from tokencredit.models.sampling import Sampling
 from tokencredit.models.value import Value, ValueKind
+from tokencredit.rl.load import load_actors
 from tokencredit.rollout import Rollout
-from tokencredit.stages.actors import load_actors
 from tokencredit.stages.evaluate import summarise
 
 

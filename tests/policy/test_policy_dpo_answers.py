@@ -12,14 +12,15 @@ from builders import EOS_ID, make_prompts, tiny_actors, tiny_causal
 from observers import EvenJudge
 from tokencredit.engine import World
 from tokencredit.hardware import Hardware
-from tokencredit.judges.implicit import ImplicitJudge, dpo_models
-from tokencredit.judges.judge import OpenJudge, Panel
+from tokencredit.judges.implicit import ImplicitJudge
+from tokencredit.judges.judge import OpenJudge
+from tokencredit.judges.panel import Panel
+from tokencredit.models.actors import Actors
 from tokencredit.models.computation import Computation
 from tokencredit.models.log_ratio import LogRatio, as_it_is
 from tokencredit.models.sampling import Sampling
 from tokencredit.ops import k1, masked_sum
-from tokencredit.stages.actors import Actors
-from tokencredit.stages.evaluate import dpo_answers, names, report
+from tokencredit.stages.evaluate import dpo_answers, dpo_models, names, report
 from tokencredit.stages.rollouts import Collector
 
 RATED = ("score", "length", "oracle")

@@ -20,6 +20,7 @@ from builders import (
     tiny_policy,
 )
 from tokencredit.models import generation, reader
+from tokencredit.models.actors import unscored
 from tokencredit.models.cache import RoomyLayer
 from tokencredit.models.generation import evaluating, generate
 from tokencredit.models.policy import SpecialIds
@@ -28,7 +29,6 @@ from tokencredit.models.sampling import Sampling
 from tokencredit.models.trunk import checkpoint
 from tokencredit.ops import gather_logp
 from tokencredit.rollout import Prompts
-from tokencredit.stages.actors import unscored
 from tokencredit.streams import fold, gumbels, stream_key
 
 IDS = SpecialIds(eos=EOS_ID, pad=PAD_ID)

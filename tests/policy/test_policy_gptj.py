@@ -24,7 +24,7 @@ from tokencredit.models.lora import Lora
 from tokencredit.models.model import Dtype
 from tokencredit.models.scorer import Scorer
 from tokencredit.models.value import Value, ValueKind
-from tokencredit.stages.actors import load_actors
+from tokencredit.rl.load import load_actors
 
 
 @torch.no_grad()

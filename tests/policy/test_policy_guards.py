@@ -29,11 +29,12 @@ from tokencredit.algorithms.ppo_penalty import PPOPenalty
 from tokencredit.dealing import deal
 from tokencredit.engine import Engine, World, compute_deterministically
 from tokencredit.hardware import Hardware
+from tokencredit.models.actors import Actors
 from tokencredit.models.critic import save_value
 from tokencredit.models.value import Value, ValueKind
 from tokencredit.ops import keep
+from tokencredit.rl.load import load_actors
 from tokencredit.rollout import Rollout
-from tokencredit.stages.actors import Actors, load_actors
 from tokencredit.streams import permutation, stream_key
 from tokencredit.update import NotFinite, Updater
 

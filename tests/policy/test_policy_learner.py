@@ -24,12 +24,13 @@ from tokencredit.data.sources import Source
 from tokencredit.engine import World
 from tokencredit.hardware import Hardware
 from tokencredit.judges.judge import OpenJudge
+from tokencredit.models.actors import Actors
 from tokencredit.models.lora import Lora
 from tokencredit.models.sampling import Sampling
 from tokencredit.rewards.sparse import Sparse
+from tokencredit.rl.load import load_actors
 from tokencredit.rollout import Judgement, Rollout
 from tokencredit.settings import Evaluation, Run
-from tokencredit.stages.actors import Actors, load_actors
 from tokencredit.stages.checkpoints import Checkpoints
 from tokencredit.stages.evaluate import evaluate
 from tokencredit.stages.learner import Learner, Surroundings

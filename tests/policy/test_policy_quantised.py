@@ -18,6 +18,7 @@ from policies import stir
 from quantised import NAMES, QLORA, dequantised, packed_bits, qlora_actors, same, saved
 from tokencredit.engine import WEIGHTS, Engine, World
 from tokencredit.hardware import Hardware
+from tokencredit.models.actors import Actors
 from tokencredit.models.critic import restore_value
 from tokencredit.models.loading import load_causal
 from tokencredit.models.lora import adapted
@@ -25,7 +26,6 @@ from tokencredit.models.model import Autocast, Dtype
 from tokencredit.models.policy import PolicyWithValue
 from tokencredit.models.quantization import NF4, ComputeFormat
 from tokencredit.models.value import Value, ValueKind
-from tokencredit.stages.actors import Actors
 from tokencredit.stages.checkpoints import Checkpoints, Progress
 from tokencredit.stages.finish import export_policy
 from tokencredit.update import Updater

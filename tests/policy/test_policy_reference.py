@@ -14,13 +14,13 @@ import tokencredit.models.policy as policy_module
 from builders import ARCHITECTURES, EOS_ID, PAD_ID, make_prompts, tiny_causal, train_tokenizer
 from policies import LENGTHS, LORA, alone, make_policy, rolled
 from tokencredit.errors import UserError
+from tokencredit.models.actors import Actors
 from tokencredit.models.lora import adapted
 from tokencredit.models.policy import PolicyWithValue, Reference, SpecialIds
 from tokencredit.models.sampling import Sampling
 from tokencredit.models.value import ValueKind
 from tokencredit.ops import keep
 from tokencredit.rollout import Rollout
-from tokencredit.stages.actors import Actors
 
 IDS = SpecialIds(eos=EOS_ID, pad=PAD_ID)
 

@@ -21,9 +21,8 @@ from tokencredit.data.sources import Source
 from tokencredit.engine import World
 from tokencredit.errors import UserError
 from tokencredit.judges.function import FunctionJudge
-from tokencredit.judges.judge import Panel
+from tokencredit.judges.panel import Panel, SameAsJudge
 from tokencredit.judges.reward_model import RewardModelJudge
-from tokencredit.judges.same import SameAsJudge
 from tokencredit.models.sampling import Sampling
 from tokencredit.reports.statistics import wilson
 from tokencredit.rollout import Judgement, Rollout

@@ -23,9 +23,9 @@ from tokencredit.errors import UserError
 from tokencredit.models.lora import Lora
 from tokencredit.models.sampling import Sampling
 from tokencredit.models.value import Value, ValueKind
+from tokencredit.rl.load import load_actors
 from tokencredit.rollout import Judgement, Rollout
 from tokencredit.settings import Evaluation
-from tokencredit.stages.actors import load_actors
 from tokencredit.stages.learner import Learner, Surroundings
 from tokencredit.stages.value_warmup import warm_up
 

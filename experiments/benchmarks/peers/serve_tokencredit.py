@@ -30,13 +30,17 @@ from workload import PAD, Setting
 
 from tokencredit import config as configuration
 from tokencredit.config import Config
+from tokencredit.context import Context
 from tokencredit.engine import World, compute_deterministically
-from tokencredit.judges.judge import open_panel
+from tokencredit.judges import retokenised
+from tokencredit.judges.panel import open_panel
 from tokencredit.models import scorer
+from tokencredit.models.actors import Actors
 from tokencredit.models.loading import load_classifier
 from tokencredit.process import stage_environment
+from tokencredit.rl.load import load_actors
 from tokencredit.rollout import Prompts, Rollout
-from tokencredit.stages.actors import Actors, load_actors
+from tokencredit.stages.catalogue import given_of
 from tokencredit.stages.learner import Learner, Surroundings
 from tokencredit.train import conf_dir
 from tokencredit.worker import hush
@@ -154,8 +158,8 @@ class Peer:
             write_models(folder)
             actors = load_actors(config, folder / "sft")
             known = scorer.Scorer(load_classifier(folder / "reward", config.model.dtype), PAD)
-        scorer.open_reader = lambda *_: known  # in place of an artifact of the store
-        judge = open_panel(config.judge, config.scorer, None, actors)
+        retokenised.open_reader = lambda *_: known  # in place of an artifact of the store
+        judge = open_panel(config.judge, config.scorer, given_of(Context(config)), actors)
         parts = {each.name: getattr(actors, each.name) for each in fields(Actors)}
         stream: Any = FixedPrompts(setting)
         around = Surroundings(stream, stream, Path(tempfile.gettempdir()))

@@ -16,12 +16,12 @@ from tokencredit.engine import World
 from tokencredit.judges.attention import AttentionJudge
 from tokencredit.judges.judge import OpenJudge
 from tokencredit.judges.reward_model import RewardModelJudge
+from tokencredit.models.actors import Actors
 from tokencredit.models.computation import Computation
 from tokencredit.models.kernels import ready
 from tokencredit.models.policy import PolicyWithValue, Reference, SpecialIds
 from tokencredit.models.scorer import Scorer
 from tokencredit.rollout import Prompts
-from tokencredit.stages.actors import Actors
 from tokencredit.stages.learner import Learner, Surroundings
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ from tokencredit.bench.build import learner_of
 from tokencredit.bench.configuration import config_of
 from tokencredit.bench.workload import Work
 from tokencredit.engine import compute_deterministically
+from tokencredit.models.actors import Actors
 from tokencredit.models.model import parameter_count
 from tokencredit.models.trunk import backbone
 from tokencredit.rollout import Rollout, Targets
-from tokencredit.stages.actors import Actors
 from tokencredit.update import Updater
 
 

@@ -17,7 +17,7 @@ import torch
 from tokencredit.bench.workload import PHASES, Architecture, Size, Work
 from tokencredit.dealing import deal
 from tokencredit.models.sampling import Sampling
-from tokencredit.models.scorer import parts
+from tokencredit.models.sequences import parts
 from tokencredit.streams import permutation, stream_key
 
 LABELS: Final = 2

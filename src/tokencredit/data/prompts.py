@@ -17,7 +17,6 @@ from tokencredit.streams import integer, permutation, stream_key
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from tokencredit.config import Config
     from tokencredit.models.sampling import Sampling
 
 TOO_LONG: Final = "prompt longer than the context"
@@ -127,11 +126,6 @@ class PromptStream:
         )
         self.dropped["prompt longer than max_prompt_tokens"] = len(found) - len(wanted)
         return wanted
-
-
-def prompt_stream(config: Config, records: Sequence[Record], ids: TokenIds) -> PromptStream:
-    """The prompts of these records for the rollouts of a run."""
-    return PromptStream(records, ids, config.dataset.prompt, config.rollout, config.model.context)
 
 
 def long_texts(records: Sequence[Record], spec: PromptSpec) -> list[Record]:

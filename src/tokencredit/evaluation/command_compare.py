@@ -92,9 +92,9 @@ def compare(  # noqa: PLR0913, PLR0917 - one for each option
     what is missing. Writes answers.jsonl, win_matrix.md, win_matrix.csv, win_pairs.csv, and
     results.json.
     """
+    from tokencredit.config import load_plugins
     from tokencredit.evaluation import comparison
     from tokencredit.evaluation.generations import Speaking
-    from tokencredit.plugins import load_plugins
 
     load_plugins(plugin or [])
     request = comparison.Request(

@@ -15,12 +15,12 @@ from tokencredit.canonical import digest
 from tokencredit.errors import require
 from tokencredit.evaluation.items import Item, Prompting
 from tokencredit.evaluation.players import Player
-from tokencredit.judges.function import decode
 from tokencredit.models.ends import SpokenModel, special_ids
 from tokencredit.models.generation import generate
 from tokencredit.models.loading import load_causal
 from tokencredit.models.model import Dtype, load_tokenizer
 from tokencredit.models.sampling import LogprobMask, Sampling
+from tokencredit.models.texts import decode
 from tokencredit.rollout import Prompts
 from tokencredit.tracking.jsonl import JsonlWriter, read_jsonl
 

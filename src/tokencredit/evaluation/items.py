@@ -7,16 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokencredit.data.prompts import prompt_stream
 from tokencredit.data.records import Message
 from tokencredit.data.template import Refused
 from tokencredit.data.token_ids import SpecialTokens, TokenIds, check_refused
 from tokencredit.errors import UserError, require
 from tokencredit.evaluation.players import Player, Run
-from tokencredit.judges.function import decode
 from tokencredit.models.loading import context_of, read_config
 from tokencredit.models.model import load_tokenizer
 from tokencredit.models.place import Place
+from tokencredit.models.texts import decode
 from tokencredit.tracking.jsonl import read_objects
 
 if TYPE_CHECKING:
@@ -91,9 +90,9 @@ def held_out(
     from tokencredit.context import Context
 
     config, tokenizer = run.config, load_tokenizer(folder)
-    records = Context(config).corpus.parts["eval"]
+    context = Context(config)
     ids = TokenIds(tokenizer, config.dataset.special_tokens)
-    stream = prompt_stream(config, records, ids)
+    stream = context.prompts(context.corpus.parts["eval"], ids)
     there = len(stream.records)
     require(
         count is None or count <= there,

@@ -16,10 +16,10 @@ from tokencredit.canonical import digest, file_sha256
 from tokencredit.errors import UserError, require
 from tokencredit.evaluation.players import Run, from_hub
 from tokencredit.judges.function import FunctionJudge, further
-from tokencredit.models.base import folder_identity
 from tokencredit.models.loading import context_of, load_classifier
 from tokencredit.models.model import Dtype, check_folder, load_tokenizer
 from tokencredit.models.place import Place
+from tokencredit.models.source import folder_identity
 from tokencredit.stages.oracle import load_oracle
 from tokencredit.store import MANIFEST
 from tokencredit.user_files import Root

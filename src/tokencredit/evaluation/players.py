@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from tokencredit.atomic import check_keys, read_json
 from tokencredit.console import say
 from tokencredit.errors import UserError, require
-from tokencredit.models.base import folder_identity
 from tokencredit.models.loading import check_language_model
 from tokencredit.models.model import check_folder
+from tokencredit.models.source import folder_identity
 from tokencredit.redaction import redacted
 from tokencredit.reports.winrate import Seed
 from tokencredit.stages.run_folder import RunFolder

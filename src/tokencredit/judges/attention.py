@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from tokencredit.canonical import added
-from tokencredit.errors import require
+from tokencredit.judges.given import Given, Live
 from tokencredit.judges.judge import Judge, OpenJudge, Seen
 from tokencredit.judges.retokenised import reading
 from tokencredit.models.attention_row import check_attention
+from tokencredit.models.attention_weights import check_named
+from tokencredit.models.scorer import Scorer
 from tokencredit.rewards.scheme import Evidence
 from tokencredit.rollout import Judgement, Rollout
-
-if TYPE_CHECKING:
-    from tokencredit.context import Context
-    from tokencredit.models.scorer import Scorer
-    from tokencredit.stages.actors import Actors
 
 
 class RowAt(str, Enum):
@@ -28,16 +24,6 @@ class RowAt(str, Enum):
     """That of the position at which the reward model reads its score."""
     last = "last"
     """That of the last response token, wherever the score is read."""
-
-
-def check_named(heads: Sequence[int]) -> None:
-    """Raise for numbers that cannot name heads of any model."""
-    require(
-        all(head >= 0 for head in heads) and len(set(heads)) == len(heads),
-        "judge.heads",
-        list(heads),
-        "must be different numbers from 0 on; an empty list means all heads",
-    )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -75,9 +61,9 @@ class AttentionJudge(Judge):
         if model is not None:
             check_attention(model, self.layer, self.heads)
 
-    def open(self, context: Context, actors: Actors) -> OpenJudge:
+    def open(self, given: Given, actors: Live) -> OpenJudge:
         """The reward model behind a callable; one pass gives scores and evidence."""
-        return reading(self.judging, context, actors)
+        return reading(self.judging, given, actors)
 
     def judging(self, model: Scorer) -> OpenJudge:
         """The judge that reads this reward model; one that cannot be read is refused at once."""

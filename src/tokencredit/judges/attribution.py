@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import ClassVar, Final
 
 import torch
 
 from tokencredit.errors import require
+from tokencredit.judges.given import Given, Live
 from tokencredit.judges.judge import Judge, OpenJudge
 from tokencredit.judges.retokenised import reading
 from tokencredit.models.attribution import Attributor, Baseline, Method
-from tokencredit.models.scorer import PART_TOKENS
+from tokencredit.models.scorer import Scorer
+from tokencredit.models.sequences import PART_TOKENS
 from tokencredit.rewards.scheme import Evidence
 from tokencredit.rollout import Judgement, Notes, Rollout
-
-if TYPE_CHECKING:
-    from tokencredit.context import Context
-    from tokencredit.models.scorer import Scorer
-    from tokencredit.stages.actors import Actors
 
 LARGEST_GAP: Final = 1e-3
 """Of the difference of two scores, that DeepLIFT may leave unexplained."""
@@ -60,9 +57,9 @@ class AttributionJudge(Judge):
         points = self.steps if self.method is Method.integrated_gradients else 1
         return {"reward_model": 2.0 + 3.0 * points}
 
-    def open(self, context: Context, actors: Actors) -> OpenJudge:
+    def open(self, given: Given, actors: Live) -> OpenJudge:
         """The reward model behind a callable that gives its scores and their attributions."""
-        return reading(self.judging, context, actors)
+        return reading(self.judging, given, actors)
 
     def judging(self, model: Scorer) -> OpenJudge:
         """The judge that reads this reward model."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -13,17 +13,13 @@ from torch import Tensor
 
 from tokencredit.errors import require
 from tokencredit.judges.attention import AttentionJudge
+from tokencredit.judges.given import Given, Live
 from tokencredit.judges.judge import Judge, OpenJudge, Seen
-from tokencredit.judges.retokenised import retokenised
+from tokencredit.judges.retokenised import retokenised, reward_model
 from tokencredit.judges.reward_model import RewardModelJudge
+from tokencredit.models.scorer import Scorer
 from tokencredit.rewards.scheme import Evidence
 from tokencredit.rollout import Judgement, Notes, Rollout
-
-if TYPE_CHECKING:
-    from tokencredit.context import Context
-    from tokencredit.models.scorer import Scorer
-    from tokencredit.stages.actors import Actors
-    from tokencredit.stages.stage import Stage
 
 
 class Combine(str, Enum):
@@ -67,24 +63,24 @@ class Ensemble(Judge):
         """One of each member, which are all of one size."""
         return {"reward_model": float(self.members)}
 
-    def parents(self, context: Context) -> Mapping[str, Stage]:
+    def artifacts(self) -> Mapping[str, str | type]:
         """A reward model for each member."""
-        from tokencredit.stages.members import member_stages
+        roles = (member_name(member) for member in range(self.members))
+        return {role: role for role in roles}
 
+    def check_reward_models(self, *, trained: bool) -> None:
+        """A finished reward model has no others like it."""
         require(
-            context.config.reward_model.train or self.members == 1,
+            trained or self.members == 1,
             "judge.members (or scorer.members)",
             self.members,
             "all members would be the same model, since reward_model.train is false; use "
             "judge=reward_model, or train the members",
         )
-        return member_stages(context, self.members)
 
-    def open(self, context: Context, actors: Actors) -> OpenJudge:
+    def open(self, given: Given, actors: Live) -> OpenJudge:
         """The members behind one callable."""
-        from tokencredit.models.scorer import open_reader
-
-        models = [open_reader(context, actors.tokenizer, n) for n in range(self.members)]
+        models = [reward_model(given, actors, role) for role in self.artifacts()]
         return retokenised(self.judging(models), models[0].retokeniser)
 
     def judging(self, models: Sequence[Scorer]) -> OpenJudge:
@@ -127,6 +123,11 @@ class EnsembleJudge(Ensemble):
     def member(self, model: Scorer) -> OpenJudge:
         """Score and attention of one member."""
         return self.attention.judging(model)
+
+
+def member_name(member: int) -> str:
+    """The artifact of a member; the first is the reward model of every other run."""
+    return f"reward_model_{member}" if member else "reward_model"
 
 
 def combined(scores: Float[Tensor, "k B"], combine: Combine, c: float = 0.0) -> Float[Tensor, "B"]:

@@ -7,25 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
-from torch import Tensor
 
 from tokencredit.errors import UserError, require
 from tokencredit.guard import SECONDS, guarded
 from tokencredit.judges.answers import Answers, asked_about, unrolled
+from tokencredit.judges.given import Given, Live
 from tokencredit.judges.judge import Judge, OpenJudge
+from tokencredit.models.texts import decode, decode_tokens
 from tokencredit.rewards.scheme import Evidence, RewardScheme
 from tokencredit.rollout import Judgement, Rollout
 from tokencredit.user_files import Root
 from tokencredit.user_imports import LOADED, import_file, import_module, root_of
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from tokencredit.context import Context
-    from tokencredit.stages.actors import Actors
 
 OFFSETS: Final = "offsets"
 """The parameter that is given the places of tokens."""
@@ -100,7 +95,7 @@ class FunctionJudge(Judge):
             "meaning": self.meaning,
         }
 
-    def columns(self, context: Context) -> tuple[str, ...]:
+    def columns(self, there: Callable[[], Sequence[str]]) -> tuple[str, ...]:
         """The columns of the data that the function's further parameters name.
 
         A parameter with a default may name none.
@@ -108,24 +103,26 @@ class FunctionJudge(Judge):
         wanted = further(self.load())
         if not wanted:
             return ()
-        there = context.config.dataset.column_names()
-        missing = [name for name, needed in wanted.items() if needed and name not in there]
+        known = there()
+        missing = [name for name, needed in wanted.items() if needed and name not in known]
         if missing:
             raise UserError(
                 f"judge.function = {self.function!r}: the data has no column for its parameter "
-                f"{', '.join(map(repr, missing))}; it has {', '.join(map(repr, there))}. Name the "
+                f"{', '.join(map(repr, missing))}; it has {', '.join(map(repr, known))}. Name the "
                 "parameter like a column, or give it a default"
             )
-        return tuple(name for name in wanted if name in there)
+        return tuple(name for name in wanted if name in known)
 
-    def open(self, context: Context, actors: Actors) -> OpenJudge:
+    def open(self, given: Given, actors: Live) -> OpenJudge:
         """The function behind a callable on rollouts."""
         function, tokenizer = self.load(), actors.tokenizer
-        columns = context.columns(names) if (names := self.columns(context)) else {}
-        scheme, seconds = context.config.reward_scheme, context.config.run.function_seconds
-        read = context.config.judge is self and scheme.evidence is not Evidence.none
+        names = self.columns(given.column_names)
+        columns = given.columns(names) if names else {}
+        scheme = given.scheme
+        if scheme is not None and scheme.evidence is Evidence.none:
+            scheme = None
         with_offsets = self._takes_offsets(function)
-        if read:
+        if scheme is not None:
             self.check_pays(scheme)
 
         def judge(rollout: Rollout) -> Judgement:
@@ -136,10 +133,10 @@ class FunctionJudge(Judge):
             texts, rows = (prompts, responses), rollout.rows.tolist()
             keywords: dict[str, Any] = {OFFSETS: offsets} if with_offsets else {}
             keywords |= {name: [values[row] for row in rows] for name, values in columns.items()}
-            answer = self._call(function, texts, keywords, rows, seconds)
+            answer = self._call(function, texts, keywords, rows, given.seconds)
             pair = with_offsets and isinstance(answer, tuple) and len(answer) == 2
             scores, evidence = answer if pair else (answer, None)
-            if read and evidence is None:
+            if scheme is not None and evidence is None:
                 raise self._alone(scheme, "returns scores alone; return")
             return self._judgement(scores, evidence, rollout)
 
@@ -240,35 +237,3 @@ def further(function: Callable[..., Any], *, offsets: bool = False) -> dict[str,
         if (offsets or parameter.name != OFFSETS)
         and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     }
-
-
-def decode(tokenizer: PreTrainedTokenizerBase, ids: Tensor, mask: Tensor) -> list[str]:
-    """The text of each row's counting tokens, special tokens left out."""
-    rows = [row[keep].tolist() for row, keep in zip(ids, mask, strict=True)]
-    return list(tokenizer.batch_decode(rows, skip_special_tokens=True))
-
-
-def decode_tokens(
-    tokenizer: PreTrainedTokenizerBase, ids: Tensor, mask: Tensor
-) -> tuple[list[str], list[list[tuple[int, int]]]]:
-    """The text of each response, and the character range of each of its tokens.
-
-    A token that only completes a character begun by an earlier one owns that character's range.
-    Special tokens own an empty range at the place where they stand.
-    """
-    texts, offsets = [], []
-    special = set(tokenizer.all_special_ids)
-    for row, keep in zip(ids, mask, strict=True):
-        tokens = row[keep].tolist()
-        ends = [
-            len(tokenizer.decode(tokens[: k + 1], skip_special_tokens=True).rstrip("\ufffd"))
-            for k in range(len(tokens))
-        ]
-        text = tokenizer.decode(tokens, skip_special_tokens=True)
-        texts.append(text)
-        # A character cut off by the length limit is text too: it belongs to the last real token.
-        real = [k for k, token in enumerate(tokens) if token not in special]
-        if real:
-            ends[real[-1] :] = [len(text)] * (len(ends) - real[-1])
-        offsets.append(list(zip([0, *ends][: len(ends)], ends, strict=True)))
-    return texts, offsets

@@ -12,18 +12,17 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from tokencredit.errors import UserError
-from tokencredit.judges.judge import Judge, OpenJudge, Panel
-from tokencredit.ops import masked_sum
+from tokencredit.judges.given import Given, Live
+from tokencredit.judges.judge import Judge, OpenJudge
+from tokencredit.models.log_ratio import LogRatio, open_log_ratio
+from tokencredit.models.policy import PolicyWithValue
+from tokencredit.models.texts import decode_tokens
+from tokencredit.ops import last_token, masked_sum
 from tokencredit.rewards.scheme import Evidence
 from tokencredit.rollout import Judgement, Notes, Rollout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from tokencredit.context import Context
-    from tokencredit.models.log_ratio import LogRatio
-    from tokencredit.stages.actors import Actors
-    from tokencredit.stages.stage import Stage
 
 
 class Denominator(str, Enum):
@@ -45,7 +44,7 @@ class ImplicitJudge(Judge):
     """
 
     evidence: ClassVar[Evidence] = Evidence.signed
-    needs: ClassVar[tuple[str, ...]] = ("dpo",)
+    needs: ClassVar[tuple[str, ...]] = ("dpo", "sft")
 
     reference: Denominator = Denominator.dpo
     """dpo, or kl."""
@@ -66,13 +65,6 @@ class ImplicitJudge(Judge):
         """Where it is told what ends a sentence."""
         return self.sentence_end is not None
 
-    def parents(self, context: Context) -> Mapping[str, Stage]:
-        """The DPO model, and the model that it started from."""
-        from tokencredit.stages.dpo import DPOStage
-        from tokencredit.stages.sft import SFTStage
-
-        return {"dpo": DPOStage(context), "sft": SFTStage(context)}
-
     def passes(self) -> Mapping[str, float]:
         """One of the DPO model, and one of the model that it started from where that is read."""
         own = self.reference is Denominator.dpo
@@ -86,15 +78,12 @@ class ImplicitJudge(Judge):
         """In place of the DPO model's own reference."""
         return self.reference is Denominator.kl
 
-    def open(self, context: Context, actors: Actors) -> OpenJudge:
+    def open(self, given: Given, actors: Live) -> OpenJudge:
         """The two models behind a callable."""
-        from tokencredit.models.log_ratio import open_log_ratio
-
-        folders = {role: context.store.get(s).path for role, s in self.parents(context).items()}
-        ratio = open_log_ratio(
-            actors.policy, folders["dpo"], folders["sft"], context.config.model.dtype
-        )
-        return self.judging(ratio, context.config.dpo.beta, actors.tokenizer)
+        policy = actors.policy
+        assert isinstance(policy, PolicyWithValue)
+        ratio = open_log_ratio(policy, given.folder("dpo"), given.folder("sft"), given.model.dtype)
+        return self.judging(ratio, given.beta, actors.tokenizer)
 
     def judging(
         self, ratio: LogRatio, beta: float, tokenizer: PreTrainedTokenizerBase
@@ -127,14 +116,23 @@ class Reading:
     def _ends(self, rollout: Rollout) -> Bool[Tensor, "B T"] | None:
         if self.judge.sentence_end is None:
             return None
-        from tokencredit.judges.sentences import sentence_ends
-
         return sentence_ends(rollout, self.tokenizer, self.judge.sentence_end)
 
 
-def dpo_models(judge: OpenJudge) -> LogRatio | None:
-    """The DPO model, and its reference, that a panel reads; None where it reads none."""
-    for part in (judge.judge, judge.scorer) if isinstance(judge, Panel) else (judge,):
-        if isinstance(part, Reading):
-            return part.ratio
-    return None
+def sentence_ends(
+    rollout: Rollout, tokenizer: PreTrainedTokenizerBase, pattern: str
+) -> Bool[Tensor, "B T"]:
+    """True on each token whose text holds the last character of a match of `pattern`.
+
+    The last token of a response is an end, whatever it says. Matching is done on the text, so a
+    delimiter counts however the vocabulary has cut it.
+    """
+    mask = rollout.response_mask
+    ends = last_token(mask).cpu()
+    texts, offsets = decode_tokens(tokenizer, rollout.response_ids, mask)
+    expression = re.compile(pattern)
+    for row, (text, ranges) in enumerate(zip(texts, offsets, strict=True)):
+        last = {found.end() - 1 for found in expression.finditer(text) if found.end() > 0}
+        for t, (start, stop) in enumerate(ranges):
+            ends[row, t] |= any(start <= place < stop for place in last)
+    return ends.to(mask.device)

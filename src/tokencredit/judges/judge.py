@@ -1,21 +1,18 @@
-"""The base of all judges, and the panel of a judge and a scorer."""
+"""The base of all judges: what one says of responses, and what it needs for that."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from tokencredit.judges.given import Given, Live
 from tokencredit.rewards.scheme import Evidence
-from tokencredit.rollout import Judgement, Notes, Rollout
+from tokencredit.rollout import Judgement, Rollout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from tokencredit.context import Context
-    from tokencredit.stages.actors import Actors
-    from tokencredit.stages.stage import Stage
 
 OpenJudge = Callable[[Rollout], Judgement]
 Seen = Mapping[str, Callable[[], "PreTrainedModel | None"]]
@@ -30,7 +27,8 @@ class Judge(ABC):
     """What the numbers of its class mean, unless `gives` says otherwise."""
     gives_scores: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ()
-    """Names of models that it reads; two judges that need the reward model alone share a pass."""
+    """Names of the artifacts that it reads; two judges that need the reward model alone share a
+    pass."""
 
     def gives(self) -> Evidence:
         """What the numbers of this judge mean; schemes that need another kind are refused."""
@@ -45,9 +43,9 @@ class Judge(ABC):
         unless they are scored."""
         return False
 
-    def columns(self, context: Context) -> tuple[str, ...]:
-        """The columns of the data that it reads besides prompt and response."""
-        del context
+    def columns(self, there: Callable[[], Sequence[str]]) -> tuple[str, ...]:
+        """The columns of the data that it reads besides prompt and response, of those `there`."""
+        del there
         return ()
 
     def check(self) -> None:
@@ -62,11 +60,14 @@ class Judge(ABC):
         """What of the judge can change its verdict; itself, unless it names files."""
         return self
 
-    def parents(self, context: Context) -> Mapping[str, Stage]:
-        """The stages whose artifacts it reads, by role."""
-        from tokencredit.stages.reward_model import RewardModelStage
+    def artifacts(self) -> Mapping[str, str | type]:
+        """The artifacts that it reads: by role, the name of the stage that makes it, or the class
+        of a stage of one's own. Those of `needs`, unless a judge's settings decide."""
+        return {name: name for name in self.needs}
 
-        return {"reward_model": RewardModelStage(context)} if "reward_model" in self.needs else {}
+    def check_reward_models(self, *, trained: bool) -> None:
+        """Raise for reward models that cannot be had; `trained`: they are trained by the run."""
+        return
 
     def scoring(self) -> object:
         """What decides its scores: judges of one answer share a pass. None: that is its own."""
@@ -75,57 +76,15 @@ class Judge(ABC):
     def passes(self) -> Mapping[str, float]:
         """How often a judgement reads prompt and response, by role of the model that reads them.
 
-        The roles are those of `parents`, and "policy". A backward pass counts as two. Only for
+        The roles are those of `artifacts`, and "policy". A backward pass counts as two. Only for
         `compute/flops`: what is not declared counts nothing.
         """
         return dict.fromkeys(self.needs, 1.0)
 
     @abstractmethod
-    def open(self, context: Context, actors: Actors) -> OpenJudge:
+    def open(self, given: Given, actors: Live) -> OpenJudge:
         """The live judge.
 
-        `actors` holds the tokenizer that responses are written in, and the live policy, which a
-        judge may read without gradient at the time it is called.
+        `given` holds the artifacts that it has asked for, `actors` the tokenizer that responses are
+        written in and the live policy, which may be read without gradient at the time of a call.
         """
-
-
-def open_panel(judge: Judge, scorer: Judge, context: Context, actors: Actors) -> OpenJudge:
-    """One callable for judge and scorer; one pass serves both where they read the same model."""
-    from tokencredit.judges.own import open_judge
-
-    shared = shares_pass(judge, scorer)
-    opened = open_judge(judge, context, actors, scores=shared)
-    if shared:
-        return opened
-    score = open_judge(scorer, context, actors, evidence=False)
-
-    return Panel(opened, score)
-
-
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """A judge whose evidence counts, and a scorer whose scores do."""
-
-    judge: OpenJudge
-    scorer: OpenJudge
-
-    def __call__(self, rollout: Rollout) -> Judgement:
-        """What both say of each response."""
-        verdict, scored = self.judge(rollout), self.scorer(rollout)
-        return replace(verdict, scores=scored.scores, notes=_both(scored.notes, verdict.notes))
-
-
-def _both(first: Notes | None, second: Notes | None) -> Notes | None:
-    """The notes of both; the second's where a name is taken."""
-    known = [notes.columns for notes in (first, second) if notes is not None]
-    return Notes({k: v for columns in known for k, v in columns.items()}) if known else None
-
-
-def shares_pass(judge: Judge, scorer: Judge) -> bool:
-    """Whether the judge's own scores are the scorer's."""
-    from tokencredit.judges.same import SameAsJudge
-
-    if isinstance(scorer, SameAsJudge):
-        return True
-    shared = judge.scoring()
-    return judge.gives_scores and shared is not None and shared == scorer.scoring()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,18 +11,15 @@ from torch import Tensor
 from tokencredit.errors import UserError
 from tokencredit.guard import guarded
 from tokencredit.judges.answers import Answers, asked_about
+from tokencredit.judges.given import Given, Live
 from tokencredit.judges.judge import Judge, OpenJudge
 from tokencredit.ops import keep
 from tokencredit.rewards.scheme import Evidence
 from tokencredit.rollout import Judgement, Notes, Rollout
 
-if TYPE_CHECKING:
-    from tokencredit.context import Context
-    from tokencredit.stages.actors import Actors
-
 
 def open_judge(
-    judge: Judge, context: Context, actors: Actors, *, scores: bool = True, evidence: bool = True
+    judge: Judge, given: Given, actors: Live, *, scores: bool = True, evidence: bool = True
 ) -> OpenJudge:
     """The live judge, of which scores, or evidence, or both are read.
 
@@ -30,12 +27,12 @@ def open_judge(
     """
     kind = type(judge)
     if kind.__module__.startswith("tokencredit."):
-        return judge.open(context, actors)
+        return judge.open(given, actors)
     file = getattr(sys.modules.get(kind.__module__), "__file__", None) or kind.__module__
     what = f"{'judge' if evidence else 'scorer'} = {kind.__name__} (of {file})"
-    seconds = context.config.run.function_seconds
+    seconds = given.seconds
     with guarded(what, seconds):
-        opened: Any = judge.open(context, actors)
+        opened: Any = judge.open(given, actors)
     if not callable(opened):
         raise UserError(
             f"{what}: open returned a value of type {type(opened).__name__}; return a function "

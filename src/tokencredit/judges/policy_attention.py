@@ -6,24 +6,22 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tokencredit.judges.attention import check_named
+from tokencredit.judges.given import Given, Live
 from tokencredit.judges.judge import Judge, OpenJudge, Seen
 from tokencredit.models.attention_row import check_attention
+from tokencredit.models.attention_steps import StepAttention
+from tokencredit.models.attention_weights import check_named
+from tokencredit.models.lora import POLICY, using
+from tokencredit.models.policy import PolicyWithValue
 from tokencredit.ops import keep
 from tokencredit.rewards.scheme import Evidence
 from tokencredit.rollout import Judgement, Rollout
-
-if TYPE_CHECKING:
-    from tokencredit.context import Context
-    from tokencredit.models.attention_steps import StepAttention
-    from tokencredit.models.policy import PolicyWithValue
-    from tokencredit.stages.actors import Actors
 
 
 class Average(str, Enum):
@@ -81,14 +79,13 @@ class PolicyAttentionJudge(Judge):
         """One of the policy that is being trained."""
         return {"policy": 1.0}
 
-    def open(self, context: Context, actors: Actors) -> OpenJudge:
+    def open(self, given: Given, actors: Live) -> OpenJudge:
         """The policy behind a callable."""
+        assert isinstance(actors.policy, PolicyWithValue)
         return self.watching(actors.policy)
 
     def watching(self, policy: PolicyWithValue) -> OpenJudge:
         """The judge that reads this policy; one that cannot be read is refused at once."""
-        from tokencredit.models.attention_steps import StepAttention
-
         reader = StepAttention(policy.model, self.layer, self.heads)
 
         @torch.no_grad()
@@ -108,8 +105,6 @@ class PolicyAttentionJudge(Judge):
         self, policy: PolicyWithValue, reader: StepAttention, part: Rollout
     ) -> Float[Tensor, "B T"]:
         """What the steps paid to each token, from the pass that also gives log-probabilities."""
-        from tokencredit.models.lora import POLICY, using
-
         start, mask = part.prompt_mask.sum(dim=1), part.response_mask
         adapters = getattr(policy.model, "peft_config", None)
         with (

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from tokencredit.judges.given import Given, Live
 from tokencredit.judges.judge import OpenJudge
+from tokencredit.models.retokenise import Retokeniser
+from tokencredit.models.scorer import Scorer, open_reader
 from tokencredit.rollout import Judgement, Notes, Rollout
 
-if TYPE_CHECKING:
-    from tokencredit.context import Context
-    from tokencredit.models.retokenise import Retokeniser
-    from tokencredit.models.scorer import Scorer
-    from tokencredit.stages.actors import Actors
 
-
-def reading(judging: Callable[[Scorer], OpenJudge], context: Context, actors: Actors) -> OpenJudge:
+def reading(judging: Callable[[Scorer], OpenJudge], given: Given, actors: Live) -> OpenJudge:
     """The judge of the run's reward model, whatever vocabulary that has (`model.reward_reads`)."""
-    from tokencredit.models.scorer import open_reader
-
-    model = open_reader(context, actors.tokenizer)
+    model = reward_model(given, actors)
     return retokenised(judging(model), model.retokeniser)
+
+
+def reward_model(given: Given, actors: Live, role: str = "reward_model") -> Scorer:
+    """The reward model of that role, which reads what the policy writes."""
+    folder = given.folder(role)
+    return open_reader(folder, actors.tokenizer, given.model, given.score_at, given.device)
 
 
 def retokenised(judge: OpenJudge, retokeniser: Retokeniser | None) -> OpenJudge:

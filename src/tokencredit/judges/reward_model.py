@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 
+from tokencredit.judges.given import Given, Live
 from tokencredit.judges.judge import Judge, OpenJudge
 from tokencredit.judges.retokenised import reading
+from tokencredit.models.scorer import Scorer
 from tokencredit.rollout import Judgement, Rollout
-
-if TYPE_CHECKING:
-    from tokencredit.context import Context
-    from tokencredit.models.scorer import Scorer
-    from tokencredit.stages.actors import Actors
 
 
 @dataclass(slots=True, kw_only=True)
@@ -23,9 +20,9 @@ class RewardModelJudge(Judge):
 
     needs: ClassVar[tuple[str, ...]] = ("reward_model",)
 
-    def open(self, context: Context, actors: Actors) -> OpenJudge:
+    def open(self, given: Given, actors: Live) -> OpenJudge:
         """The reward model behind a callable."""
-        return reading(self.judging, context, actors)
+        return reading(self.judging, given, actors)
 
     def judging(self, model: Scorer) -> OpenJudge:
         """The judge that reads this reward model."""

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tokencredit.errors import require
+
 Weights = Callable[[Tensor], tuple[Tensor, Tensor]]
 """From rows (B, R), positions among all keys, to their weights (B, H, R, S), and to where a key was
 visible (B, K, R, S), K = 1 or H; to be called as often as wanted."""
@@ -103,3 +105,13 @@ def _needed(rows: Tensor, batch: int, queries: int, keys: int) -> str:
 def _listed(rows: Tensor) -> list[int]:
     found: list[int] = (rows.squeeze(1) if rows.dim() == 2 else rows).tolist()
     return found
+
+
+def check_named(heads: Sequence[int]) -> None:
+    """Raise for numbers that cannot name heads of any model."""
+    require(
+        all(head >= 0 for head in heads) and len(set(heads)) == len(heads),
+        "judge.heads",
+        list(heads),
+        "must be different numbers from 0 on; an empty list means all heads",
+    )

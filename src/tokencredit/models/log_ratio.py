@@ -21,7 +21,7 @@ from tokencredit.models.loading import load_causal
 from tokencredit.models.logprob import token_logp
 from tokencredit.models.lora import DPO, add_frozen, check_reference, using
 from tokencredit.models.model import Dtype, load_tokenizer
-from tokencredit.models.scorer import parts
+from tokencredit.models.sequences import parts
 from tokencredit.models.trunk import head_of
 from tokencredit.rollout import Rollout
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
@@ -15,22 +16,15 @@ from tokencredit.models.attention_row import AttentionRow, check_attention
 from tokencredit.models.attention_weights import head_mean
 from tokencredit.models.kernels import ready
 from tokencredit.models.loading import check_context, load_classifier
-from tokencredit.models.model import load_tokenizer
+from tokencredit.models.model import Model, load_tokenizer
 from tokencredit.models.retokenise import Retokeniser, check_ids, retokeniser_between
-from tokencredit.models.sequences import ScoreAt, compact, score_position
+from tokencredit.models.sequences import ScoreAt, compact, parts, score_position
 from tokencredit.models.trunk import check_readable
 from tokencredit.ops import keep
 from tokencredit.rollout import Rollout
-from tokencredit.stages.label_model import sentiment
-from tokencredit.stages.reward_model import RewardModelStage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from tokencredit.context import Context
-
-PART_TOKENS: Final = 2048
-"""Tokens of one forward pass, padding included: enough to keep a processor busy, little memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,40 +131,33 @@ class Scorer:
         return sentiment(head(hidden[rows, read]).float())
 
 
-def parts(
-    lengths: Int[Tensor, "B"], tokens: int | None = None
-) -> Iterator[tuple[Int[Tensor, "n"], int]]:
-    """Rows of similar length, at most `tokens` tokens with padding (or one row), and a width.
-
-    Without `tokens` it is `PART_TOKENS`. Every row is in exactly one part, longest first.
-    """
-    tokens = PART_TOKENS if tokens is None else tokens
-    order = torch.argsort(lengths, stable=True, descending=True)
-    widths, first = lengths[order].tolist(), 0
-    while first < len(widths):
-        count = max(1, tokens // widths[first])
-        yield order[first : first + count], widths[first]
-        first += count
-
-
-def open_scorer(context: Context, tokenizer: PreTrainedTokenizerBase, member: int = 0) -> Scorer:
-    """The reward model of a run, or another member of its ensemble.
-
-    Its vocabulary must be the policy's, whose ids it reads.
-    """
-    scorer = open_reader(context, tokenizer, member)
+def open_scorer(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, model: Model, score_at: ScoreAt, device: str
+) -> Scorer:
+    """As `open_reader`, for a caller that hands over the ids of `tokenizer`: the reward model's
+    vocabulary must be its own."""
+    scorer = open_reader(folder, tokenizer, model, score_at, device)
     check_ids(scorer.retokeniser)
     return scorer
 
 
-def open_reader(context: Context, tokenizer: PreTrainedTokenizerBase, member: int = 0) -> Scorer:
-    """As `open_scorer`, for a caller that lets the model's `retokeniser` read first."""
-    artifact = context.store.get(RewardModelStage(context, member))
-    own, config = load_tokenizer(artifact.path), context.config
-    model = load_classifier(artifact.path, config.model.dtype).to(config.hardware.device.value)
-    check_readable(model)
-    scorer = Scorer(model, int(own.pad_token_id), config.reward_model.score_at)
-    scorer.retokeniser = retokeniser_between(tokenizer, own, config.model.reward_reads, model)
+def open_reader(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, model: Model, score_at: ScoreAt, device: str
+) -> Scorer:
+    """The reward model in `folder`, for a caller that lets its `retokeniser` read first.
+
+    `tokenizer` is that of the policy, whose responses it reads as `model` says.
+    """
+    own = load_tokenizer(folder)
+    classifier = load_classifier(folder, model.dtype).to(device)
+    check_readable(classifier)
+    scorer = Scorer(classifier, int(own.pad_token_id), score_at)
+    scorer.retokeniser = retokeniser_between(tokenizer, own, model.reward_reads, classifier)
     if scorer.retokeniser is None:
-        check_context(model.config, config.model.context, of="reward model")
+        check_context(classifier.config, model.context, of="reward model")
     return scorer
+
+
+def sentiment(logits: Tensor) -> Tensor:
+    """The score of a classifier's (B, 2) logits, positive minus negative, or its (B, 1) output."""
+    return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits[:, 0]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import Enum
+from typing import Final
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from tokencredit.rollout import Rollout
+
+PART_TOKENS: Final = 2048
+"""Tokens of one forward pass, padding included: enough to keep a processor busy, little memory."""
 
 
 class ScoreAt(str, Enum):
@@ -50,3 +55,19 @@ def compact(
     mask = mask.gather(1, order)
     ids = torch.where(mask, ids.gather(1, order), pad_id)
     return ids, mask, lengths, total - 1
+
+
+def parts(
+    lengths: Int[Tensor, "B"], tokens: int | None = None
+) -> Iterator[tuple[Int[Tensor, "n"], int]]:
+    """Rows of similar length, at most `tokens` tokens with padding (or one row), and a width.
+
+    Without `tokens` it is `PART_TOKENS`. Every row is in exactly one part, longest first.
+    """
+    tokens = PART_TOKENS if tokens is None else tokens
+    order = torch.argsort(lengths, stable=True, descending=True)
+    widths, first = lengths[order].tolist(), 0
+    while first < len(widths):
+        count = max(1, tokens // widths[first])
+        yield order[first : first + count], widths[first]
+        first += count

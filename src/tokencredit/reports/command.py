@@ -56,7 +56,7 @@ def table(
     plugin: Plugins = None,
 ) -> None:
     """Print a table of a paper with the numbers of runs; without a name, list the tables."""
-    from tokencredit.plugins import load_plugins
+    from tokencredit.config import load_plugins
 
     load_plugins(plugin or [])
     if name is None:

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from tokencredit.algorithms.algorithm import Algorithm
-from tokencredit.judges.judge import shares_pass
+from tokencredit.judges.panel import shares_pass
 from tokencredit.models.value import ValueKind
 from tokencredit.rollout import Rollout
 
 if TYPE_CHECKING:
     from tokencredit.config import Config
-    from tokencredit.stages.actors import Actors
+    from tokencredit.models.actors import Actors
 
 READ: Final = 2
 TRAINED: Final = 6

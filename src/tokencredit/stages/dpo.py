@@ -13,7 +13,6 @@ from tokencredit.data.token_ids import TokenIds
 from tokencredit.errors import UserError, require
 from tokencredit.finite import check_scores
 from tokencredit.models.adapter import name_base
-from tokencredit.models.base import base_of
 from tokencredit.models.computation import Computation
 from tokencredit.models.loading import load_causal
 from tokencredit.models.log_ratio import (
@@ -27,6 +26,7 @@ from tokencredit.models.lora import POLICY, in_float32, lora_config
 from tokencredit.models.model import load_tokenizer
 from tokencredit.models.padding import ensure_pad, fit_embeddings
 from tokencredit.settings import PairSource
+from tokencredit.stages.base_model import base_of
 from tokencredit.stages.pair_training import judged_pairs, loss_settings, margins, pair_trainer
 from tokencredit.stages.sampled_pairs import SampledPairsStage, load_sampled
 from tokencredit.stages.sft import SFTStage

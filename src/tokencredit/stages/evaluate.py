@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 from tokencredit.data.prompts import PromptStream
-from tokencredit.judges.function import decode
-from tokencredit.judges.implicit import dpo_models
+from tokencredit.judges.implicit import Reading
+from tokencredit.judges.judge import OpenJudge
+from tokencredit.judges.panel import Panel
+from tokencredit.models.actors import Actors, Stream
+from tokencredit.models.log_ratio import LogRatio
+from tokencredit.models.texts import decode
 from tokencredit.ops import k1, masked_sum
 from tokencredit.reports.statistics import distinct_n, distinct_n_error
-from tokencredit.stages.actors import Actors, Stream
 from tokencredit.stages.dump import require_finite
 from tokencredit.stages.oracle import BagOfGrams
 from tokencredit.stages.rollouts import Collector
@@ -132,3 +135,11 @@ def summarise(values: Tensor) -> Measure:
     n = len(values)
     se = float(values.double().std(unbiased=True) / n**0.5) if n > 1 else 0.0
     return {"mean": float(values.double().mean()), "se": se, "n": n}
+
+
+def dpo_models(judge: OpenJudge) -> LogRatio | None:
+    """The DPO model, and its reference, that a panel reads; None where it reads none."""
+    for part in (judge.judge, judge.scorer) if isinstance(judge, Panel) else (judge,):
+        if isinstance(part, Reading):
+            return part.ratio
+    return None

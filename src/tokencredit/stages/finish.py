@@ -15,10 +15,10 @@ from tokencredit.algorithms.scores import Normalise
 from tokencredit.atomic import building, write_json, write_text
 from tokencredit.console import say
 from tokencredit.finite import first_not_finite, stored_tensors
+from tokencredit.models.actors import Actors
 from tokencredit.models.critic import save_value
 from tokencredit.models.lora import POLICY, Lora, merged_copy
 from tokencredit.settings import PairSource
-from tokencredit.stages.actors import Actors
 from tokencredit.stages.evaluate import Measure, summarise
 from tokencredit.tracking.jsonl import read_steps
 from tokencredit.update import WeightsNotFinite

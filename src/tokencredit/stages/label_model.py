@@ -12,13 +12,13 @@ from tokencredit.data.records import Record
 from tokencredit.data.token_ids import TokenIds, token_ids
 from tokencredit.finite import check_scores
 from tokencredit.models.lora import adapted, merged
+from tokencredit.models.scorer import sentiment
 from tokencredit.models.sequences import ScoreAt
 from tokencredit.stages.training import step_count, train, trainer_settings
 from tokencredit.stages.watching import progress_callback
 from tokencredit.streams import integer, permutation, stream_key
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from tokencredit.config import Config
@@ -101,11 +101,6 @@ def scored_ids(
     prompt, answer, notes = ids.example(record)
     read = [*prompt, *answer]
     return read if settings.score_at is ScoreAt.end or len(read) == 1 else read[:-1], notes
-
-
-def sentiment(logits: Tensor) -> Tensor:
-    """The score of a classifier's (B, 2) logits, positive minus negative, or its (B, 1) output."""
-    return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits[:, 0]
 
 
 def evaluate(

@@ -20,9 +20,9 @@ from tokencredit.describe import describe
 from tokencredit.engine import Engine, World
 from tokencredit.errors import UserError
 from tokencredit.judges.judge import OpenJudge
+from tokencredit.models.actors import Actors
 from tokencredit.ops import k1, masked_sum
 from tokencredit.rollout import Batch, Judgement, Prompts, Rollout
-from tokencredit.stages.actors import Actors
 from tokencredit.stages.checkpoints import Checkpoints, Progress
 from tokencredit.stages.clock import Clock
 from tokencredit.stages.compute import Compute

@@ -20,8 +20,8 @@ from tokencredit.data.token_ids import TokenIds, token_ids
 from tokencredit.errors import require
 from tokencredit.finite import check_scores
 from tokencredit.models.lora import adapted, in_float32, merged
+from tokencredit.models.scorer import sentiment
 from tokencredit.models.sequences import ScoreAt
-from tokencredit.stages.label_model import sentiment
 from tokencredit.stages.training import step_count, train, trainer_settings
 from tokencredit.stages.watching import progress_callback
 from tokencredit.streams import permutation, stream_key

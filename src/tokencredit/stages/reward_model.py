@@ -4,27 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
+from tokencredit.context import Context
 from tokencredit.data.records import Format, Record
 from tokencredit.data.splits import Objective
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.errors import require
-from tokencredit.models.base import base_of
 from tokencredit.models.loading import load_classifier
 from tokencredit.models.model import load_tokenizer
 from tokencredit.models.padding import ensure_pad, fit_embeddings
 from tokencredit.models.sequences import ScoreAt
 from tokencredit.models.trunk import check_readable
+from tokencredit.stages.base_model import base_of
 from tokencredit.stages.label_model import evaluate, fit_labels
-from tokencredit.stages.members import member_seed
 from tokencredit.stages.preference_model import evaluate_pairs, fit_pairs
 from tokencredit.stages.speech import departures
 from tokencredit.stages.stage import Stage
 from tokencredit.stages.training import seed_generators
-
-if TYPE_CHECKING:
-    from tokencredit.context import Context
+from tokencredit.streams import integer, stream_key
 
 
 class RewardModelStage(Stage):
@@ -143,3 +141,14 @@ class RewardModelStage(Stage):
     def _records(self, split: str) -> tuple[Record, ...]:
         corpus = self.context.corpus
         return corpus.pairs(split) if self.from_pairs() else corpus.labelled(split)
+
+
+def member_seed(stage_seed: int, member: int) -> int:
+    """The seed of a member of an ensemble: its fresh head, the order and the windows of its texts.
+
+    Member 0 has `stage_seed` itself. The others draw theirs, so that ensembles of neighbouring
+    stage seeds share no member, as `stage_seed` + `member` would have it.
+    """
+    if member == 0:
+        return stage_seed
+    return integer(stream_key(stage_seed, "reward model", member), 0, 2**31)

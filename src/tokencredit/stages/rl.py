@@ -13,18 +13,20 @@ from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.atomic import Damaged, write_text
 from tokencredit.canonical import canonical, differences, digest
 from tokencredit.console import say, say_once
-from tokencredit.data.prompts import PromptStream, prompt_stream
+from tokencredit.data.prompts import PromptStream
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.engine import World, compute_deterministically
 from tokencredit.errors import UserError
-from tokencredit.judges.judge import open_panel
+from tokencredit.judges.panel import open_panel
 from tokencredit.kept_code import keep_code
+from tokencredit.models.actors import Actors
 from tokencredit.models.model import RewardReads
 from tokencredit.models.value import ValueInit, ValueKind
 from tokencredit.plugins import used_code
 from tokencredit.reports.stages import curves_of
-from tokencredit.stages.actors import Actors, load_actors
+from tokencredit.rl.load import load_actors
 from tokencredit.stages.before import figures_before
+from tokencredit.stages.catalogue import given_of, stages_of
 from tokencredit.stages.checkpoints import Checkpoints
 from tokencredit.stages.compute import Compute, stored_parameters
 from tokencredit.stages.evaluate import evaluate, report
@@ -58,7 +60,8 @@ class RLStage(Stage):
         """SFT always; reward model and oracle where they are used."""
         config = self.context.config
         parents: dict[str, Stage] = {"sft": SFTStage(self.context)}
-        parents |= {**config.judge.parents(self.context), **config.scorer.parents(self.context)}
+        for judge in (config.judge, config.scorer):
+            parents |= stages_of(judge, self.context)
         if self.values_start_from_reward_model():
             parents["reward_model"] = RewardModelStage(self.context)
         if config.oracle.enabled:
@@ -102,7 +105,9 @@ class RLStage(Stage):
         """A hash of the columns that judge or scorer read, of the prompts of the run."""
         config, corpus = self.context.config, self.context.corpus
         readers = (config.judge, config.scorer)
-        names = sorted({name for reader in readers for name in reader.columns(self.context)})
+        names = sorted(
+            {name for reader in readers for name in reader.columns(config.dataset.column_names)}
+        )
         if not names:
             return {}
         values = self.context.columns(names)
@@ -253,7 +258,7 @@ class RLStage(Stage):
             context.store.get(parents["sft"]).path,
             None if start is None else context.store.get(start).path,
         )
-        judge = open_panel(config.judge, config.scorer, context, actors)
+        judge = open_panel(config.judge, config.scorer, given_of(context), actors)
         read = {role for each in (config.judge, config.scorer) for role in each.passes()}
         sizes = {
             role: stored_parameters(context.store.get(parents[role]).path)
@@ -291,7 +296,7 @@ class RLStage(Stage):
         from tokencredit import config as configuration
 
         config = self.context.config
-        code = keep_code(config, run.path)
+        code = keep_code(config.named_code(), run.path)
         run.write(
             State.running,
             key=self.key,
@@ -320,7 +325,7 @@ class RLStage(Stage):
         config = self.context.config
         records = self.context.corpus.parts[split]
         ids = TokenIds(actors.tokenizer, config.dataset.special_tokens)
-        return prompt_stream(config, records, ids)
+        return self.context.prompts(records, ids)
 
 
 def _tell_damage(run: RunFolder) -> None:

@@ -13,12 +13,13 @@ import torch
 
 from tokencredit.atomic import reading, write_text
 from tokencredit.data.pairs import Pair
-from tokencredit.data.prompts import prompt_stream
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.finite import check_scores
+from tokencredit.models.actors import unscored
 from tokencredit.models.kernels import ready
 from tokencredit.models.loading import load_causal
 from tokencredit.models.model import load_tokenizer
+from tokencredit.models.scorer import open_scorer
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.stage import Stage
@@ -64,15 +65,19 @@ class SampledPairsStage(Stage):
 
         A pair of equal responses, or of equal scores, has no order: it is dropped and counted.
         """
-        from tokencredit.models.scorer import open_scorer
-
         config, context = self.context.config, self.context
         sft = context.store.get(self.parents()["sft"]).path
         tokenizer = load_tokenizer(sft)
         device = config.hardware.device.value
         model = load_causal(sft, config.model.dtype, context=config.model.context).to(device)
         ready(model)
-        scorer = open_scorer(context, tokenizer)
+        scorer = open_scorer(
+            context.store.get(self.parents()["reward_model"]).path,
+            tokenizer,
+            config.model,
+            config.reward_model.score_at,
+            device,
+        )
         figures: dict[str, object] = {}
         for name, count in self._counts().items():
             rows, dropped = [], Counter[str]()
@@ -104,14 +109,13 @@ class SampledPairsStage(Stage):
         """`count` prompts, each continued twice with one length limit, some at a time."""
         from tokencredit.models.ends import special_ids
         from tokencredit.models.generation import generate
-        from tokencredit.stages.actors import unscored
 
         config = self.context.config
         sampling, seed = config.rollout, config.stage_seed
         special = special_ids(tokenizer, model)
         records = self.context.corpus.parts[SPLITS[name]]
         ids = TokenIds(tokenizer, config.dataset.special_tokens)
-        prompts = prompt_stream(config, records, ids)
+        prompts = self.context.prompts(records, ids)
         size = max(1, min(sampling.chunk // 2, count))
         for step in range(-(-count // size)):
             batch = prompts.batch(seed, step, 2 * size, f"pairs {name}", samples_per_prompt=2)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tokencredit.judges.function import decode
+from tokencredit.models.texts import decode
 from tokencredit.ops import k1
 from tokencredit.rollout import Judgement, Rollout, Targets
 

@@ -19,15 +19,14 @@ from tokencredit.data.records import Format, Record
 from tokencredit.data.splits import Objective
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.finite import check_scores
-from tokencredit.judges.function import decode
-from tokencredit.judges.judge import Panel
-from tokencredit.judges.same import SameAsJudge
+from tokencredit.judges.panel import Panel, SameAsJudge
+from tokencredit.models.texts import decode
 from tokencredit.reports.winrate import shares, win_rate
 from tokencredit.rollout import Prompts, Rollout
 
 if TYPE_CHECKING:
     from tokencredit.context import Context
-    from tokencredit.stages.actors import Actors
+    from tokencredit.models.actors import Actors
     from tokencredit.stages.oracle import BagOfGrams
     from tokencredit.stages.rollouts import Collector
 
@@ -157,4 +156,4 @@ def _pays_by_reward_model(context: Context) -> bool:
     """And by nothing that only the policy's own responses have."""
     config = context.config
     scorer = config.judge if isinstance(config.scorer, SameAsJudge) else config.scorer
-    return REWARD_MODEL in scorer.parents(context) and not scorer.reads_reference()
+    return REWARD_MODEL in scorer.artifacts() and not scorer.reads_reference()

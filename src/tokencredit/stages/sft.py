@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.console import say
 from tokencredit.data.pairs import read_pairs
-from tokencredit.data.prompts import prompt_stream
 from tokencredit.data.records import Format, Record
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.errors import UserError
-from tokencredit.models.base import base_of
 from tokencredit.models.ends import name_ends, special_ids
 from tokencredit.models.loading import load_causal
 from tokencredit.models.lora import adapted, in_float32, merged
 from tokencredit.models.model import load_tokenizer
 from tokencredit.models.padding import ensure_pad, fit_embeddings
 from tokencredit.settings import SFT
+from tokencredit.stages.base_model import base_of
 from tokencredit.stages.held_out import held_out_loss
 from tokencredit.stages.speech import departures
 from tokencredit.stages.stage import Stage
@@ -119,9 +118,9 @@ class SFTStage(Stage):
 
     def _check_prompts(self, ids: TokenIds) -> None:
         """Raise now, and not after this stage, if prompts leave no room for responses."""
-        config, corpus = self.context.config, self.context.corpus
-        if isinstance(config.algorithm, Algorithm):
-            prompt_stream(config, corpus.parts["rl"], ids)
+        context = self.context
+        if isinstance(context.config.algorithm, Algorithm):
+            context.prompts(context.corpus.parts["rl"], ids)
 
     def _fine_tune(
         self, model: PreTrainedModel, ids: TokenIds, out: Path

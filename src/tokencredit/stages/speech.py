@@ -23,9 +23,9 @@ from tokencredit.data.token_ids import (
     names_pattern,
 )
 from tokencredit.errors import UserError
-from tokencredit.models.base import base_of
 from tokencredit.models.model import ModelSource, Pretrained, load_tokenizer
 from tokencredit.models.scratch import END, PAD
+from tokencredit.stages.base_model import base_of
 
 if TYPE_CHECKING:
     from tokencredit.context import Context

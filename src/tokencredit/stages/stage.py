@@ -6,13 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Final, cast
+from typing import ClassVar, Final, cast
 
 from tokencredit.canonical import canonical, digest
-
-if TYPE_CHECKING:
-    from tokencredit.context import Context
-
+from tokencredit.context import Context
+from tokencredit.plugins import used_code
 
 SEEDS: Final = ("seed", "stage_seed")
 
@@ -59,8 +57,6 @@ class Stage(ABC):
         config = getattr(self.context, "config", None)
         if config is None:  # it stands alone
             return {}
-        from tokencredit.plugins import used_code
-
         code = used_code([config.dataset, config.model], config.plugins)
         return {"plugins": code} if code else {}
 

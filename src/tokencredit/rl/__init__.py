@@ -1,0 +1,1 @@
+"""The RL loop: its parts, and what it loads and leaves behind."""
