@@ -1,36 +1,85 @@
-"""`tokencredit COMMAND`: training and planning go to Hydra, the rest are small tools on results."""
+"""`tokencredit COMMAND`: the list of commands; the file of each is read when it is asked for."""
 
 from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Callable
+from importlib import import_module
+from typing import Annotated, Final
 
 import typer
 
 from tokencredit import __version__
-from tokencredit.bench.command import bench
-from tokencredit.console import USER_ERROR, say, show, speaking, visible
+from tokencredit.console import USER_ERROR, say, show, speaking
 from tokencredit.environment import take_over
 from tokencredit.errors import UserError
-from tokencredit.evaluation.command import judge
-from tokencredit.evaluation.options import Plugins
 from tokencredit.faults import fault, users_own
 from tokencredit.redaction import redacted
-from tokencredit.reports import command as reports
 from tokencredit.scratch import temporary_folder
 
-PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+COMMANDS: Final = {
+    "train": "tokencredit.commands.train:train",
+    "plan": "tokencredit.commands.train:plan",
+    "generate": "tokencredit.commands.generate:try_policy",
+    "report": "tokencredit.commands.report:report",
+    "check-scheme": "tokencredit.commands.check_scheme:check",
+    "profile": "tokencredit.commands.profile:profile",
+    "table": "tokencredit.reports.command:table",
+    "figure": "tokencredit.reports.command:figure",
+    "claims": "tokencredit.reports.command:paper_claims",
+    "page": "tokencredit.reports.command:page",
+    "bench": "tokencredit.bench.command:bench",
+    "judge": "tokencredit.evaluation.command:judge",
+}
+"""Where each command is: `module:name`."""
+ABOUT: Final = {
+    "train": "Train SFT → reward model → RL; `train --help` lists all groups.",
+    "plan": "Say which stages of `train` would be reused or run, and why.",
+    "generate": "Try a trained policy: continue prompts with it.",
+    "report": "Print the summary of a run and draw its figures and report.html again.",
+    "check-scheme": "Check that a reward scheme keeps the promises that training relies on.",
+    "profile": "Measure what a run's judge gives to each tenth of a response.",
+    "table": "Print a table of a paper with the numbers of runs.",
+    "figure": "Draw a figure of a paper from runs as PNG, PDF, and CSV.",
+    "claims": "Say of each claim of a paper whether runs support it.",
+    "page": "Write an experiment's page again from the committed cells.",
+    "bench": "Time what a run does on this machine.",
+    "judge": "Who wins: win rates, strengths, and an LLM as judge.",
+}
+"""Their lines in `tokencredit --help`, which imports none of them."""
+PASS_ON: Final = {
+    "allow_extra_args": True,
+    "ignore_unknown_options": True,
+    "help_option_names": [],
+}
+"""A command that leaves its arguments, `--help` among them, to somebody else."""
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-app.add_typer(bench, name="bench")
-app.add_typer(judge, name="judge")
-reports.register(app)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+def _later(name: str) -> Callable[[typer.Context], None]:
+    """A command that reads its file when it is called, and hands its arguments on."""
+
+    def call(context: typer.Context) -> None:
+        module, _, attribute = COMMANDS[name].partition(":")
+        command = getattr(import_module(module), attribute)
+        if not isinstance(command, typer.Typer):
+            command = _alone(command, PASS_ON if name in {"train", "plan"} else {})
+        typer.main.get_command(command)(context.args, prog_name=context.command_path)
+
+    return call
+
+
+def _alone(command: Callable[..., None], settings: dict[str, object]) -> typer.Typer:
+    """A program of one command."""
+    program = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    program.command(context_settings=settings)(command)
+    return program
+
+
+for _name, _about in ABOUT.items():
+    app.command(_name, help=_about, context_settings=PASS_ON)(_later(_name))
 
 
 def _version(wanted: bool) -> None:
@@ -46,123 +95,6 @@ def about(
     ] = False,
 ) -> None:
     """Token-level credit in RLHF: which tokens earned the preference?"""
-
-
-@app.command(context_settings=PASS_ON)
-def train(context: typer.Context) -> None:
-    """Train SFT → reward model → RL from one configuration; `train --help` lists all groups."""
-    _train(context.args)
-
-
-@app.command(context_settings=PASS_ON)
-def plan(context: typer.Context) -> None:
-    """Say which stages of `train` with the same arguments would be reused or run, and why.
-
-    `plan --help` explains what it prints.
-    """
-    _train(["--plan", *context.args])
-
-
-@app.command()
-def generate(  # noqa: PLR0913, PLR0917 - one for each option
-    run: Annotated[Path, typer.Argument(help="A run folder, or any Hugging Face model folder.")],
-    prompt: Annotated[list[str], typer.Option(help="Text to continue; repeatable.")],
-    samples: Annotated[int, typer.Option(min=1, help="Continuations of each prompt.")] = 1,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest continuation.")] = 32,
-    temperature: Annotated[float, typer.Option(min=0.01, help="Logits are divided by this.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Same seed, same text.")] = 0,
-    plugin: Plugins = None,
-) -> None:
-    """Try a trained policy: continue prompts with it."""
-    from tokencredit.config import load_plugins
-    from tokencredit.try_policy import continuations
-
-    load_plugins(plugin or [])
-    for text, replies in continuations(run, prompt, samples, max_new_tokens, temperature, seed):
-        for reply in replies:
-            asked = visible(text)
-            show((typer.style(asked, bold=True) if sys.stdout.isatty() else asked) + visible(reply))
-
-
-@app.command()
-def report(
-    run: Annotated[Path, typer.Argument(help="A run folder.")], plugin: Plugins = None
-) -> None:
-    """Print the summary of a run and draw its figures and report.html again."""
-    from tokencredit.config import load_plugins
-    from tokencredit.reports.side_by_side import print_continuations
-    from tokencredit.reports.stage_report import (
-        is_stage_folder,
-        stage_summary,
-        write_stage_report,
-    )
-    from tokencredit.reports.summary import closing_summary, write_report
-    from tokencredit.trust import check_folder
-
-    if is_stage_folder(run):
-        write_stage_report(run)
-        show(stage_summary(run))
-        return
-    if not (run / "metrics.jsonl").is_file():
-        raise UserError(f"{run}: is no run folder (it has no metrics.jsonl)")
-    load_plugins(plugin or [])
-    check_folder(run)
-    write_report(run)
-    show(closing_summary(run))
-    print_continuations(run)
-
-
-@app.command("check-scheme")
-def check(
-    name: Annotated[
-        str, typer.Argument(help="A reward scheme: rto_v2, abc, …, or the name of a class.")
-    ],
-    plugin: Annotated[list[str] | None, typer.Option(help="Import this first; repeatable.")] = None,
-    config_dir: Annotated[
-        list[Path] | None, typer.Option(help="More YAML groups, laid out like conf/; repeatable.")
-    ] = None,
-) -> None:
-    """Check that a reward scheme, your own included, keeps the promises that training relies on."""
-    from tokencredit.check_scheme import broken_promises, examine
-    from tokencredit.config import load_plugins
-    from tokencredit.train import named_scheme
-
-    load_plugins(plugin or [])
-    scheme = named_scheme(name, config_dir or [])
-    found = examine(scheme)
-    for promise, problem in found.items():
-        if not problem:
-            show(f"ok  {promise}")
-    broken_promises(scheme, found)
-
-
-@app.command()
-def profile(
-    run: Annotated[Path, typer.Argument(help="A run folder whose judge gives weights to tokens.")],
-    rollouts: Annotated[int, typer.Option(min=1, help="Responses of its SFT model.")] = 512,
-    seed: Annotated[int, typer.Option(help="Same seed, same responses.")] = 0,
-    write: Annotated[
-        Path | None, typer.Option(help="A YAML file that is to have the ten weights.")
-    ] = None,
-    plugin: Plugins = None,
-) -> None:
-    """Measure what a run's judge gives to each tenth of a response: reward_scheme=position."""
-    from tokencredit import profile as profiles
-    from tokencredit.config import load_plugins
-
-    load_plugins(plugin or [])
-    found = profiles.measure(run, rollouts, seed)
-    show(found.text())
-    if write is not None:
-        profiles.write(found, write)
-        say(f"wrote {write}")
-
-
-def _train(arguments: list[str]) -> None:
-    from tokencredit import train as entry
-
-    sys.argv = ["tokencredit train", *arguments]
-    entry.main()
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from case_data import review, write_jsonl
 from case_models import CHATML, make_causal, make_tokenizer, save
 from case_runs import key_of, run_on
 from case_templates import ENDS, MADE
+from tokencredit.commands.generate import continuations
 from tokencredit.context import Context
 from tokencredit.data.token_ids import SpecialTokens
 from tokencredit.evaluation.generations import Generations, Speaking
@@ -37,7 +38,6 @@ from tokencredit.rollout import Rollout
 from tokencredit.stages.finish import export_policy
 from tokencredit.stages.sampled_pairs import SampledPairsStage
 from tokencredit.stages.sft import SFTStage
-from tokencredit.try_policy import continuations
 
 OTHER, SPARE = 7, (20, 21, 299)
 IDS = SpecialIds(eos=EOS_ID, pad=PAD_ID, others=(OTHER,), spare=SPARE)

@@ -17,10 +17,10 @@ from transformers import BertConfig, BertForMaskedLM, BertLMHeadModel, MambaConf
 from case_models import WEIGHTS, change_weights, make_causal, make_tokenizer, plain, save
 from case_plans import model, planned, refusal
 from case_weights import in_shards, reward_folder, spoil_config
+from tokencredit.commands.generate import continuations
 from tokencredit.errors import UserError
 from tokencredit.models.loading import load_causal, load_classifier
 from tokencredit.models.model import Dtype
-from tokencredit.try_policy import continuations
 
 INDEX: Final = f"{WEIGHTS}.index.json"
 Spoil = Callable[[Path], object]

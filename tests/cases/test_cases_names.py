@@ -14,6 +14,7 @@ from case_ids import agree, continued, learnt, talk
 from case_models import CHATML, make_causal, make_tokenizer, save
 from case_runs import run_on
 from case_templates import MADE
+from tokencredit.commands.generate import _read_as
 from tokencredit.config import dump
 from tokencredit.context import Context
 from tokencredit.data.records import Format, Record
@@ -27,7 +28,6 @@ from tokencredit.stages.dpo import DPOStage
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.rl import RLStage
 from tokencredit.stages.sft import SFTStage, demonstrations
-from tokencredit.try_policy import _read_as
 
 every_template = pytest.mark.parametrize("kind", MADE)
 

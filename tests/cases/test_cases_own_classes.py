@@ -12,7 +12,7 @@ from torch import Tensor
 
 from builders import handed, make_judgement, make_rollout, speaking, train_tokenizer
 from case_machine import Place
-from tokencredit.check_scheme import examine
+from tokencredit.commands.check_scheme import examine
 from tokencredit.config import COMPONENTS
 from tokencredit.errors import UserError
 from tokencredit.explain import explain

@@ -18,8 +18,8 @@ from builders import make_judgement, make_rollout
 from schemes import scheme_of
 from tokencredit import config as configuration
 from tokencredit.atomic import read_json
-from tokencredit.check_scheme import check_scheme, examine
 from tokencredit.cli import app
+from tokencredit.commands.check_scheme import check_scheme, examine
 from tokencredit.config import COMPONENTS, load_plugins, register_component
 from tokencredit.errors import UserError
 from tokencredit.ops import keep

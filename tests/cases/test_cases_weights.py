@@ -18,6 +18,7 @@ from transformers import (
 
 from case_models import WEIGHTS, Weights, change_weights, make_causal, make_tokenizer, plain, save
 from case_weights import PREFIX, cut, in_shards, lacking, prefixed, reward_folder, wider
+from tokencredit.commands.generate import continuations
 from tokencredit.errors import UserError
 from tokencredit.evaluation.oracles import open_oracle
 from tokencredit.evaluation.players import players
@@ -26,7 +27,6 @@ from tokencredit.models.loading import examine, load_causal, load_classifier, lo
 from tokencredit.models.model import Dtype
 from tokencredit.models.place import Place
 from tokencredit.stages.oracle import BagOfGrams, load_oracle
-from tokencredit.try_policy import continuations
 
 FLOAT: Final = Dtype.float32
 

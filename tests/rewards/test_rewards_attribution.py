@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from builders import make_judgement, make_rollout
-from tokencredit.check_scheme import check_scheme
+from tokencredit.commands.check_scheme import check_scheme
 from tokencredit.ops import keep, masked_sum
 from tokencredit.rewards.attribution import Attribution, Total, can_keep_signs, tilted
 from tokencredit.rollout import Judgement, Rollout

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from builders import make_judgement, make_rollout, mask_of
 from tokencredit.cli import app
+from tokencredit.commands.profile import Profile, mean_by_tenth, measure, save
 from tokencredit.errors import UserError
-from tokencredit.profile import Profile, mean_by_tenth, measure, write
 from tokencredit.rewards.controls import Position
 from tokencredit.rewards.redistribute import shares
 
@@ -56,14 +56,14 @@ def test_a_tenth_without_a_token_is_refused() -> None:
 
 def test_written_into_an_option_and_into_an_experiment(tmp_path: Path) -> None:
     option, experiment = tmp_path / "position_mine.yaml", tmp_path / "mine.yaml"
-    write(TEN, option)
+    save(TEN, option)
     assert yaml.safe_load(option.read_text()) == {
         "defaults": ["Position", "_self_"],
         "profile": TEN.weights,
     }
     experiment.write_text("# @package _global_\n# Mine.\nsteps: 7    # few\n")
-    write(Profile([1.0] * 10, "before"), experiment)
-    write(TEN, experiment)
+    save(Profile([1.0] * 10, "before"), experiment)
+    save(TEN, experiment)
     text = experiment.read_text()
     assert yaml.safe_load(text) == {"steps": 7, "reward_scheme": {"profile": TEN.weights}}
     assert "# Mine.\nsteps: 7    # few\n" in text and "before" not in text
@@ -74,7 +74,7 @@ def test_a_file_that_sets_it_otherwise_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("# @package _global_\nreward_scheme:\n  beta: 0.5\n")
     with pytest.raises(UserError, match=r"mine\.yaml: sets reward_scheme in a form .*profile: \[1"):
-        write(TEN, path)
+        save(TEN, path)
     assert path.read_text().endswith("beta: 0.5\n")
 
 

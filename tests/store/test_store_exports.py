@@ -18,6 +18,7 @@ from tokencredit.algorithms.optimizer import Optimizer
 from tokencredit.algorithms.ppo import PPO
 from tokencredit.atomic import read_json, write_json
 from tokencredit.canonical import file_sha256
+from tokencredit.commands.generate import continuations
 from tokencredit.config import Config
 from tokencredit.context import Context
 from tokencredit.errors import UserError
@@ -30,7 +31,6 @@ from tokencredit.stages.run_folder import RunFolder, hash_exports
 from tokencredit.stages.training import seed_generators
 from tokencredit.store import MANIFEST
 from tokencredit.tracking.tracking import Tracking, WandbMode
-from tokencredit.try_policy import continuations
 
 POLICY = "policy/model.safetensors"
 BEST = "policy_best/model.safetensors"

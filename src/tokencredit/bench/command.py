@@ -10,7 +10,12 @@ from typing import Annotated, Any
 
 import typer
 
-from tokencredit.bench.growth import Point, Sweep, points
+from tokencredit.atomic import write_json, write_text
+from tokencredit.bench.figure import draw
+from tokencredit.bench.growth import Point, Sweep, csv_text, points, rows_of
+from tokencredit.bench.launch import measured
+from tokencredit.bench.plan import flops, plan, unpadded
+from tokencredit.bench.report import aligned, provenance, summary, table
 from tokencredit.bench.run import Request
 from tokencredit.bench.workload import Architecture, Reward, Size, Work, default_threads, lengths_of
 from tokencredit.console import say, show
@@ -19,7 +24,9 @@ from tokencredit.errors import UserError, require
 ITERATIONS, GROWING = 5, 2
 """Iterations that count: of one measurement, and of each point of a sweep."""
 
-bench = typer.Typer(help="Time what a run does on this machine.", no_args_is_help=True)
+bench = typer.Typer(
+    help="Time what a run does on this machine.", no_args_is_help=True, add_completion=False
+)
 
 
 Rows = Annotated[int, typer.Option(min=1, help="Prompts of an iteration.")]
@@ -137,9 +144,6 @@ def make_folder(out: Path) -> None:
 
 
 def _once(request: Request, out: Path) -> None:
-    from tokencredit.bench.launch import measured
-    from tokencredit.bench.report import provenance, summary, table
-
     facts = provenance()
     result = measured(request)
     path = _write(out / "ppo.json", {**facts, **result, "summary": summary(result)})
@@ -148,11 +152,6 @@ def _once(request: Request, out: Path) -> None:
 
 
 def _grow(asked: list[Point], iterations: int, warm_up: int, out: Path) -> None:
-    from tokencredit.atomic import write_text
-    from tokencredit.bench.figure import draw
-    from tokencredit.bench.growth import csv_text, rows_of
-    from tokencredit.bench.report import aligned, provenance
-
     facts = provenance()
     known = _measure_all(list(dict.fromkeys(p.work for p in asked)), iterations, warm_up)
     results = [(point, known[point.work]) for point in asked]
@@ -171,9 +170,6 @@ def _grow(asked: list[Point], iterations: int, warm_up: int, out: Path) -> None:
 
 def _measure_all(works: list[Work], iterations: int, warm_up: int) -> dict[Work, dict[str, Any]]:
     """Each in a process of its own, so that memory is its own."""
-    from tokencredit.bench.launch import measured
-    from tokencredit.bench.plan import flops, plan, unpadded
-
     costs = {
         work: sum(flops(work.size, passes) for passes in plan(work, unpadded(work)).values())
         for work in works
@@ -200,8 +196,6 @@ def _measure_all(works: list[Work], iterations: int, warm_up: int) -> dict[Work,
 
 
 def _write(path: Path, value: Mapping[str, Any]) -> Path:
-    from tokencredit.atomic import write_json
-
     write_json(path, value)
     return path
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from typing import Any
 
+from tokencredit.bench.configuration import environment_of
 from tokencredit.bench.run import Request
 from tokencredit.errors import UserError
 
@@ -17,8 +18,6 @@ def measured(request: Request) -> dict[str, Any]:
 
     It is a process of its own because allocator and threads are set before a process starts.
     """
-    from tokencredit.bench.configuration import environment_of
-
     done = subprocess.run(
         [sys.executable, "-m", "tokencredit.bench.run"],
         input=json.dumps(request.plain()),

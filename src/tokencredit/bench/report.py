@@ -12,6 +12,8 @@ from statistics import median
 from typing import Any, Final
 
 from tokencredit.bench.workload import PHASES, Work, cores
+from tokencredit.stages.run_folder import git_commit
+from tokencredit.store import environment
 
 SHOWN: Final = (*PHASES, "whole")
 HEADER: Final = (
@@ -135,9 +137,6 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def provenance() -> dict[str, Any]:
     """What the numbers depend on beside the request."""
-    from tokencredit.stages.run_folder import git_commit
-    from tokencredit.store import environment
-
     return {
         "schema_version": 1,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

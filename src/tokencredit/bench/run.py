@@ -8,17 +8,18 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import Any, Final, TextIO
 
+import torch
+
+from tokencredit.bench.ceiling import Ceiling
+from tokencredit.bench.iteration import Loop
 from tokencredit.bench.memory import Meter
+from tokencredit.bench.plan import Pass, executed, flops, padding, plan, unpadded
 from tokencredit.bench.workload import Work
+from tokencredit.console import say
 from tokencredit.lifeline import die_with_parent
 from tokencredit.worker import hush
-
-if TYPE_CHECKING:
-    from tokencredit.bench.ceiling import Ceiling
-    from tokencredit.bench.iteration import Loop
-    from tokencredit.bench.plan import Pass
 
 SETTINGS: Final = (
     "OMP_NUM_THREADS",
@@ -67,12 +68,6 @@ def claim_stdout() -> TextIO:
 
 def measure(request: Request, tell: Tell) -> dict[str, Any]:
     """Rounds of an iteration and, beside it, its matrix products; everything as plain data."""
-    import torch
-
-    from tokencredit.bench.ceiling import Ceiling
-    from tokencredit.bench.iteration import Loop
-    from tokencredit.bench.plan import executed, flops, plan, unpadded
-
     tell = tell if request.progress else _nothing
     work, size = request.work, request.work.size
     meter, loop = Meter(), Loop(work)
@@ -120,8 +115,6 @@ class Pair:
         Numbers of one round can be compared. Raises RuntimeError where the iteration did other work
         than was planned.
         """
-        from tokencredit.bench.plan import flops, padding
-
         work = self.loop.work
         bound = self._bound(plans) if step % 2 else None
         self.meter.again()
@@ -172,8 +165,6 @@ def main() -> int:
     die_with_parent()
     hush()
     out = claim_stdout()
-    from tokencredit.console import say
-
     out.write(json.dumps(measure(Request.of(json.load(sys.stdin)), say)) + "\n")
     out.close()
     return 0

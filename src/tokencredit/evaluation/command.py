@@ -9,14 +9,20 @@ from typing import Annotated
 
 import typer
 
+from tokencredit.commands.options import Apart, named
 from tokencredit.console import show
 from tokencredit.errors import require
+from tokencredit.evaluation import verdict_report
+from tokencredit.evaluation.answers import read_answers
 from tokencredit.evaluation.command_compare import compare
 from tokencredit.evaluation.command_llm import llm
-from tokencredit.evaluation.options import Apart, named
+from tokencredit.evaluation.export import file_names, write_model_outputs, write_mt_bench
+from tokencredit.store import make_folder
 
 judge = typer.Typer(
-    help="Who wins: win rates, strengths, and an LLM as judge.", no_args_is_help=True
+    help="Who wins: win rates, strengths, and an LLM as judge.",
+    no_args_is_help=True,
+    add_completion=False,
 )
 
 AnswerFiles = Annotated[
@@ -64,8 +70,6 @@ def winrate(
 
     A draw is half a win; the standard error is that of the mean over prompts.
     """
-    from tokencredit.evaluation import verdict_report
-
     show(verdict_report.winrate([*annotations, *(more or [])], out))
 
 
@@ -89,8 +93,6 @@ def strengths(
     Raw win rates mislead where schedules differ. Strengths are on the log scale and sum to 0; each
     has the standard error and 95 % interval of the Fisher information.
     """
-    from tokencredit.evaluation import verdict_report
-
     files = [*(annotations or []), *(more or [])]
     require((games is None) != (not files), "--games", str(games), "give --games or --annotations")
     show(verdict_report.strength_table(games, files, prior, out))
@@ -104,10 +106,6 @@ def export(
     names: Apart = None,
 ) -> None:
     """Write answers as AlpacaEval's model_outputs.json or MT-Bench's answer files (one turn)."""
-    from tokencredit.evaluation.answers import read_answers
-    from tokencredit.evaluation.export import file_names, write_model_outputs, write_mt_bench
-    from tokencredit.store import make_folder
-
     make_folder(out)
     found = read_answers(answers, named(names))
     stems = file_names(list(found))

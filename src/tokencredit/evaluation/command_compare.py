@@ -7,8 +7,11 @@ from typing import Annotated
 
 import typer
 
+from tokencredit.commands.options import Names, Plugins, named
+from tokencredit.config import load_plugins
 from tokencredit.console import show
-from tokencredit.evaluation.options import Names, Plugins, named
+from tokencredit.evaluation import comparison
+from tokencredit.evaluation.generations import Speaking
 
 Models = Annotated[
     list[str],
@@ -92,10 +95,6 @@ def compare(  # noqa: PLR0913, PLR0917 - one for each option
     what is missing. Writes answers.jsonl, win_matrix.md, win_matrix.csv, win_pairs.csv, and
     results.json.
     """
-    from tokencredit.config import load_plugins
-    from tokencredit.evaluation import comparison
-    from tokencredit.evaluation.generations import Speaking
-
     load_plugins(plugin or [])
     request = comparison.Request(
         models=models,

@@ -7,9 +7,13 @@ from typing import Annotated
 
 import typer
 
+from tokencredit.commands.options import Apart, named
 from tokencredit.console import show
 from tokencredit.errors import UserError
-from tokencredit.evaluation.options import Apart, named
+from tokencredit.evaluation import llm_run
+from tokencredit.evaluation.endpoint_settings import EndpointSettings
+from tokencredit.evaluation.prompt import load_template
+from tokencredit.evaluation.questions import Asking
 
 AnswerFiles = Annotated[
     list[Path],
@@ -90,11 +94,6 @@ def llm(  # noqa: PLR0913, PLR0917 - one for each option
     Verdicts are kept by content in verdicts.jsonl as they come: give the same command again after
     whatever went wrong, and nothing is asked or paid twice.
     """
-    from tokencredit.evaluation import llm_run
-    from tokencredit.evaluation.endpoint_settings import EndpointSettings
-    from tokencredit.evaluation.prompt import load_template
-    from tokencredit.evaluation.questions import Asking
-
     asking = Asking(
         endpoint=EndpointSettings(
             base_url=base_url,

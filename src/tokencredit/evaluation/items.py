@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tokencredit.context import Context
 from tokencredit.data.records import Message
 from tokencredit.data.template import Refused
 from tokencredit.data.token_ids import SpecialTokens, TokenIds, check_refused
@@ -87,8 +88,6 @@ def held_out(
 
     `longest` replaces the limits that are drawn from the run's range by one for all.
     """
-    from tokencredit.context import Context
-
     config, tokenizer = run.config, load_tokenizer(folder)
     context = Context(config)
     ids = TokenIds(tokenizer, config.dataset.special_tokens)

@@ -9,9 +9,11 @@ from typing import Annotated
 import typer
 
 from tokencredit.atomic import write_bytes
+from tokencredit.commands.options import Plugins
+from tokencredit.config import load_plugins
 from tokencredit.console import say, show
 from tokencredit.errors import UserError, require
-from tokencredit.evaluation.options import Plugins
+from tokencredit.reports import claims
 from tokencredit.reports.entries import (
     FIGURES,
     TABLES,
@@ -23,6 +25,8 @@ from tokencredit.reports.entries import (
     listing,
 )
 from tokencredit.reports.formats import SUFFIX, Format, render
+from tokencredit.reports.page import write_page
+from tokencredit.reports.paper_figures import write_figure
 from tokencredit.reports.scores import Comparison, find_comparisons
 from tokencredit.reports.sources import Source, read_sources
 from tokencredit.reports.tables import make_table
@@ -56,8 +60,6 @@ def table(
     plugin: Plugins = None,
 ) -> None:
     """Print a table of a paper with the numbers of runs; without a name, list the tables."""
-    from tokencredit.config import load_plugins
-
     load_plugins(plugin or [])
     if name is None:
         _list(TABLES)
@@ -78,8 +80,6 @@ def figure(
     points: Points = None,
 ) -> None:
     """Draw a figure of a paper from runs as PNG, PDF, and CSV; without a name, list the figures."""
-    from tokencredit.reports.paper_figures import write_figure
-
     if name is None:
         _list(FIGURES)
         return
@@ -100,8 +100,6 @@ def paper_claims(
     points: Points = None,
 ) -> None:
     """Say of each claim of a paper whether runs support it; without a name, list the papers."""
-    from tokencredit.reports import claims
-
     if paper is None:
         show("\n".join(claims.papers()))
         return
@@ -125,8 +123,6 @@ def page(
     experiments: Annotated[Path, typer.Option(help="Folder of templates and cells.")] = EXPERIMENTS,
 ) -> None:
     """Write an experiment's page again, its numbers and figures from the committed cells."""
-    from tokencredit.reports.page import write_page
-
     for path in write_page(name, experiments):
         show(f"wrote {path}")
 
@@ -176,11 +172,3 @@ def _list(kinds: tuple[str, ...]) -> None:
     width = max(map(len, entries))
     for name, entry in entries.items():
         show(f"{name:<{width}}  {entry.title} ({entry.source}): {', '.join(entry.tasks)}")
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to the command line."""
-    app.command()(table)
-    app.command()(figure)
-    app.command("claims")(paper_claims)
-    app.command()(page)

@@ -9,17 +9,30 @@ import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import torch
+import typer
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from tokencredit import config as configuration
+from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.atomic import write_text
+from tokencredit.commands.options import Plugins
+from tokencredit.config import load_plugins
+from tokencredit.console import say, show
+from tokencredit.context import Context
+from tokencredit.engine import World
 from tokencredit.errors import UserError, require
+from tokencredit.judges.panel import open_panel
 from tokencredit.rewards.controls import TENTHS, tenths
 from tokencredit.rewards.redistribute import shares
 from tokencredit.rewards.scheme import Evidence
+from tokencredit.rl.load import load_actors
+from tokencredit.stages.catalogue import given_of
+from tokencredit.stages.rl import RLStage
+from tokencredit.stages.rollouts import Collector
 
 DIGITS: Final = 4
 BAR: Final = 20
@@ -79,16 +92,6 @@ def measure(run: Path, rollouts: int, seed: int) -> Profile:
 
     Raises `UserError` where the judge gives no weights, or an artifact of the run is not there.
     """
-    from tokencredit import config as configuration
-    from tokencredit.algorithms.algorithm import Algorithm
-    from tokencredit.context import Context
-    from tokencredit.engine import World
-    from tokencredit.judges.panel import open_panel
-    from tokencredit.rl.load import load_actors
-    from tokencredit.stages.catalogue import given_of
-    from tokencredit.stages.rl import RLStage
-    from tokencredit.stages.rollouts import Collector
-
     path = run / "config.yaml"
     if not path.is_file():
         raise UserError(f"{run}: is no run folder (it has no config.yaml)")
@@ -123,7 +126,7 @@ def measure(run: Path, rollouts: int, seed: int) -> Profile:
     return Profile(weights, f"{rollouts} responses, {type(config.judge).__name__}, {keys}")
 
 
-def write(profile: Profile, path: Path) -> None:
+def save(profile: Profile, path: Path) -> None:
     """Put the weights into a YAML file: an option of reward_scheme, or a whole experiment.
 
     A file of `@package _global_` gets them as `reward_scheme: {profile: …}`, another as
@@ -145,3 +148,21 @@ def write(profile: Profile, path: Path) -> None:
     else:
         text = f"{text.rstrip()}\n{line}\n"
     write_text(path, text)
+
+
+def profile(
+    run: Annotated[Path, typer.Argument(help="A run folder whose judge gives weights to tokens.")],
+    rollouts: Annotated[int, typer.Option(min=1, help="Responses of its SFT model.")] = 512,
+    seed: Annotated[int, typer.Option(help="Same seed, same responses.")] = 0,
+    write: Annotated[
+        Path | None, typer.Option(help="A YAML file that is to have the ten weights.")
+    ] = None,
+    plugin: Plugins = None,
+) -> None:
+    """Measure what a run's judge gives to each tenth of a response: reward_scheme=position."""
+    load_plugins(plugin or [])
+    found = measure(run, rollouts, seed)
+    show(found.text())
+    if write is not None:
+        save(found, write)
+        say(f"wrote {write}")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import torch
+import typer
 
-from tokencredit.console import say
+from tokencredit.commands.options import Plugins
+from tokencredit.config import load_plugins
+from tokencredit.console import say, show, visible
 from tokencredit.data.token_ids import SpecialTokens, TokenIds
 from tokencredit.errors import UserError, require
 from tokencredit.models.ends import special_ids
@@ -68,3 +73,20 @@ def _read_as(run: Path) -> SpecialTokens:
 
     path = run / "config.yaml"
     return config.read(path).dataset.special_tokens if path.is_file() else SpecialTokens.text
+
+
+def try_policy(  # noqa: PLR0913, PLR0917 - one for each option
+    run: Annotated[Path, typer.Argument(help="A run folder, or any Hugging Face model folder.")],
+    prompt: Annotated[list[str], typer.Option(help="Text to continue; repeatable.")],
+    samples: Annotated[int, typer.Option(min=1, help="Continuations of each prompt.")] = 1,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest continuation.")] = 32,
+    temperature: Annotated[float, typer.Option(min=0.01, help="Logits are divided by this.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Same seed, same text.")] = 0,
+    plugin: Plugins = None,
+) -> None:
+    """Try a trained policy: continue prompts with it."""
+    load_plugins(plugin or [])
+    for text, replies in continuations(run, prompt, samples, max_new_tokens, temperature, seed):
+        for reply in replies:
+            asked = visible(text)
+            show((typer.style(asked, bold=True) if sys.stdout.isatty() else asked) + visible(reply))

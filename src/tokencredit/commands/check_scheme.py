@@ -7,9 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
 
 import torch
+import typer
 
+from tokencredit.config import load_plugins
+from tokencredit.console import show
 from tokencredit.errors import UserError
 from tokencredit.guard import guarded
 from tokencredit.rewards.promises import (
@@ -27,6 +32,7 @@ from tokencredit.rewards.promises import (
 )
 from tokencredit.rewards.scheme import Evidence, RewardScheme
 from tokencredit.rollout import Judgement, Rollout
+from tokencredit.train import named_scheme
 
 LENGTHS = (1, 3, 6, 4, 2)
 PADDING = 3
@@ -183,3 +189,22 @@ PROMISES: dict[str, Callable[[RewardScheme], str | None]] = {
     GRADIENT: _kept(GRADIENT),
     SUM: _kept(SUM),
 }
+
+
+def check(
+    name: Annotated[
+        str, typer.Argument(help="A reward scheme: rto_v2, abc, …, or the name of a class.")
+    ],
+    plugin: Annotated[list[str] | None, typer.Option(help="Import this first; repeatable.")] = None,
+    config_dir: Annotated[
+        list[Path] | None, typer.Option(help="More YAML groups, laid out like conf/; repeatable.")
+    ] = None,
+) -> None:
+    """Check that a reward scheme, your own included, keeps the promises that training relies on."""
+    load_plugins(plugin or [])
+    scheme = named_scheme(name, config_dir or [])
+    found = examine(scheme)
+    for promise, problem in found.items():
+        if not problem:
+            show(f"ok  {promise}")
+    broken_promises(scheme, found)
