@@ -19,7 +19,7 @@ from tokencredit.reports.run_folder import RunFolder
 from tokencredit.reports.stage_report import stage_summary, write_stage_report
 from tokencredit.reports.stages import left_out, stage_table
 from tokencredit.reports.times import adding_up, budget, stage_times
-from tokencredit.stages.mirrored import facts, headline, labelled, stage_numbers
+from tokencredit.stages.mirrored import facts, headline, labelled, rows_left_out, stage_numbers
 from tokencredit.stages.watching import POINTS, LossCurve, progress_callback
 from tokencredit.tracking.tracking import Tracking, WandbMode
 from tokencredit.tracking.wandb_mirror import WandbMirror
@@ -156,6 +156,18 @@ def test_the_summary_at_wandb_has_plain_numbers() -> None:
     numbers = stage_numbers(FIGURES)
     assert numbers["stage/sft/held_out_loss"] == 2.5 and numbers["stage/dpo/margin"] == 0.1
     assert all(isinstance(value, int | float) for value in [*found.values(), *numbers.values()])
+
+
+def test_wandb_is_told_what_was_left_out_and_why() -> None:
+    lost = left_out({"empty": 2}, {"dataset.single_turn": 1}, FIGURES, {"too short": 3, "long": 0})
+    assert rows_left_out(lost) == {
+        "left_out/dataset/empty": 2,
+        "left_out/dataset/left out by dataset.single_turn": 1,
+        "left_out/reward model, training pairs/too long": 4,
+        "left_out/dpo, training records/answer cut at max_length": 2,
+        "left_out/rl prompts/too short": 3,
+    }
+    assert rows_left_out(left_out({}, {}, {})) == {}
 
 
 def test_wandb_has_group_job_and_curves(

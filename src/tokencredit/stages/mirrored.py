@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -66,3 +66,8 @@ def stage_numbers(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
         for name, value in numbers.items()
         if name in KEPT and isinstance(value, int | float)
     }
+
+
+def rows_left_out(table: Sequence[Sequence[str]]) -> dict[str, float]:
+    """The counts of the report's table of rows left out, as left_out/WHERE/REASON."""
+    return {f"left_out/{where}/{reason}": float(count) for where, reason, count in table[1:]}

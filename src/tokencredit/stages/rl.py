@@ -23,7 +23,7 @@ from tokencredit.models.actors import Actors
 from tokencredit.models.model import RewardReads
 from tokencredit.models.value import ValueInit, ValueKind
 from tokencredit.plugins import used_code
-from tokencredit.reports.stages import curves_of
+from tokencredit.reports.stages import curves_of, left_out
 from tokencredit.rl.load import load_actors
 from tokencredit.stages.before import figures_before
 from tokencredit.stages.catalogue import given_of, stages_of
@@ -38,7 +38,7 @@ from tokencredit.stages.finish import (
     write_rows,
 )
 from tokencredit.stages.learner import Learner, Surroundings
-from tokencredit.stages.mirrored import facts, headline, labelled, stage_numbers
+from tokencredit.stages.mirrored import facts, headline, labelled, rows_left_out, stage_numbers
 from tokencredit.stages.oracle import OracleStage, load_oracle
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.run_folder import RunFolder, State, hash_exports
@@ -244,8 +244,10 @@ class RLStage(Stage):
                 write_figures(run.path)
             session["all_seconds"] = round(seconds - before, 3)
             run.write(State.complete, exports=hash_exports(run.path), session=session)
-            learnt = stage_numbers(figures_before(self.context.store, self))
-            tracker.close(headline(results) | learnt)
+            figures = figures_before(self.context.store, self)
+            dropped = self.context.corpus.dropped
+            lost = left_out(dropped.counts, dropped.filtered, figures, learner.prompts.dropped)
+            tracker.close(headline(results) | stage_numbers(figures) | rows_left_out(lost))
         return results
 
     def _learner(self, run: RunFolder, world: World, newest: Path | None) -> Learner:

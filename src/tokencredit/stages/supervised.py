@@ -12,10 +12,10 @@ from tokencredit.atomic import read_json, write_json
 from tokencredit.canonical import canonical
 from tokencredit.errors import require
 from tokencredit.reports.stage_report import RECORD, is_stage_folder, write_stage_report
-from tokencredit.reports.stages import curves_of
+from tokencredit.reports.stages import curves_of, left_out
 from tokencredit.stages.before import figures_before, figures_of
 from tokencredit.stages.finish import drawing
-from tokencredit.stages.mirrored import facts, labelled, stage_numbers
+from tokencredit.stages.mirrored import facts, labelled, rows_left_out, stage_numbers
 from tokencredit.stages.run_folder import git_commit
 from tokencredit.stages.stage import Stage
 from tokencredit.store import MANIFEST, check_writable
@@ -86,4 +86,6 @@ def _mirror(stage: Stage, folder: Path, figures: dict[str, dict[str, Any]]) -> N
     )
     earlier = {role: x for role, x in figures.items() if role != stage.name}
     mirror.curves(history[-1]["step"] + 1 if history else 0, curves_of(earlier))
-    mirror.finish(stage_numbers(figures))
+    dropped = stage.context.corpus.dropped
+    lost = left_out(dropped.counts, dropped.filtered, figures)
+    mirror.finish(stage_numbers(figures) | rows_left_out(lost))
