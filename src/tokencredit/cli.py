@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from importlib import import_module
 from typing import Annotated, Final
 
 import typer
 
 from tokencredit import __version__
+from tokencredit.commands.later import add_later
 from tokencredit.console import USER_ERROR, say, show, speaking
 from tokencredit.environment import take_over
 from tokencredit.errors import UserError
@@ -34,52 +33,36 @@ COMMANDS: Final = {
 }
 """Where each command is: `module:name`."""
 ABOUT: Final = {
-    "train": "Train SFT → reward model → RL; `train --help` lists all groups.",
-    "plan": "Say which stages of `train` would be reused or run, and why.",
+    "train": (
+        "Train SFT → reward model → RL from one configuration; `train --help` lists all groups."
+    ),
+    "plan": "Say which stages of `train` with the same arguments would be reused or run, and why.",
     "generate": "Try a trained policy: continue prompts with it.",
     "report": "Print the summary of a run and draw its figures and report.html again.",
-    "check-scheme": "Check that a reward scheme keeps the promises that training relies on.",
-    "profile": "Measure what a run's judge gives to each tenth of a response.",
-    "table": "Print a table of a paper with the numbers of runs.",
-    "figure": "Draw a figure of a paper from runs as PNG, PDF, and CSV.",
-    "claims": "Say of each claim of a paper whether runs support it.",
-    "page": "Write an experiment's page again from the committed cells.",
+    "check-scheme": (
+        "Check that a reward scheme, your own included, keeps the promises that training relies on."
+    ),
+    "profile": (
+        "Measure what a run's judge gives to each tenth of a response: reward_scheme=position."
+    ),
+    "table": (
+        "Print a table of a paper with the numbers of runs; without a name, list the tables."
+    ),
+    "figure": (
+        "Draw a figure of a paper from runs as PNG, PDF, and CSV; without a name, list the figures."
+    ),
+    "claims": (
+        "Say of each claim of a paper whether runs support it; without a name, list the papers."
+    ),
+    "page": ("Write an experiment's page again, its numbers and figures from the committed cells."),
     "bench": "Time what a run does on this machine.",
     "judge": "Who wins: win rates, strengths, and an LLM as judge.",
 }
 """Their lines in `tokencredit --help`, which imports none of them."""
-PASS_ON: Final = {
-    "allow_extra_args": True,
-    "ignore_unknown_options": True,
-    "help_option_names": [],
-}
-"""A command that leaves its arguments, `--help` among them, to somebody else."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-
-
-def _later(name: str) -> Callable[[typer.Context], None]:
-    """A command that reads its file when it is called, and hands its arguments on."""
-
-    def call(context: typer.Context) -> None:
-        module, _, attribute = COMMANDS[name].partition(":")
-        command = getattr(import_module(module), attribute)
-        if not isinstance(command, typer.Typer):
-            command = _alone(command, PASS_ON if name in {"train", "plan"} else {})
-        typer.main.get_command(command)(context.args, prog_name=context.command_path)
-
-    return call
-
-
-def _alone(command: Callable[..., None], settings: dict[str, object]) -> typer.Typer:
-    """A program of one command."""
-    program = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    program.command(context_settings=settings)(command)
-    return program
-
-
 for _name, _about in ABOUT.items():
-    app.command(_name, help=_about, context_settings=PASS_ON)(_later(_name))
+    add_later(app, _name, COMMANDS[_name], _about, passed_on=_name in {"train", "plan"})
 
 
 def _version(wanted: bool) -> None:

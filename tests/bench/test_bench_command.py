@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bench_work import result, small, timed_round
-from tokencredit.bench import launch
+from tokencredit.bench import command, launch
 from tokencredit.bench.run import Request, measure
 from tokencredit.bench.workload import PHASES
 from tokencredit.cli import app
@@ -41,7 +41,7 @@ def here(monkeypatch: pytest.MonkeyPatch) -> list[Request]:
         found: dict[str, Any] = measure(Request.of(plain), lambda _: None)
         return found
 
-    monkeypatch.setattr(launch, "measured", measured)
+    monkeypatch.setattr(command, "measured", measured)
     return asked
 
 
@@ -116,7 +116,7 @@ def test_the_defaults_are_the_first_setting(here: list[Request], tmp_path: Path)
         here.append(request)
         raise Asked
 
-    launch.measured = stop  # `here` puts it back
+    command.measured = stop  # `here` puts it back
     with pytest.raises(Asked):
         run("--out", str(tmp_path))
     (request,) = here
@@ -151,7 +151,7 @@ def test_growth_is_drawn_from_its_csv(
         seconds = float(work.rows * work.response_lengths[0] * work.size.width)
         return result(timed_round(1, seconds, ceiling=None)) | {"parameters": work.size.width}
 
-    monkeypatch.setattr(launch, "measured", measured)
+    monkeypatch.setattr(command, "measured", measured)
     text = run(*TINY, "--grow", "--out", str(tmp_path))
     names = ["growth.csv", "growth.json", "growth.pdf", "growth.png"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import re
 import shlex
+from importlib import import_module
+from inspect import getdoc
 from pathlib import Path
 
+import pytest
+import typer
 from typer.testing import CliRunner
 
 from tokencredit import __version__
-from tokencredit.cli import app
+from tokencredit.cli import ABOUT, COMMANDS, app
 from tokencredit.config import Config, field_names
+from tokencredit.errors import UserError
 from tokencredit.helptext import SENTENCE_END, conf_dir, first_comment, help_text
 
 from .conftest import Command
@@ -81,3 +86,26 @@ def test_a_narrow_terminal_gets_all_words_of_a_description() -> None:
     assert narrow.split() == wide.split()
     lines = narrow.partition("Keys (set")[0].partition("Groups (choose")[2].splitlines()
     assert max(map(len, lines)) <= 80
+
+
+def test_each_command_says_what_the_list_of_commands_says() -> None:
+    """The list imports none of them, so it holds their first sentences a second time."""
+    for name, place in COMMANDS.items():
+        module, _, attribute = place.partition(":")
+        command = getattr(import_module(module), attribute)
+        said = command.info.help if isinstance(command, typer.Typer) else getdoc(command) or ""
+        assert said.partition("\n\n")[0].replace("\n", " ") == ABOUT[name], name
+
+
+def test_a_command_that_is_asked_for_later_ends_as_others_do(tmp_path: Path) -> None:
+    for arguments, code, word in (
+        (["table", "--format", "tex"], 2, "markdown"),
+        (["judge", "winrate"], 2, "--annotations"),
+        (["judge", "llm", "--help"], 0, "Ask an LLM"),
+        (["nothing"], 2, "No such command"),
+        (["page"], 2, "Missing argument"),
+    ):
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == code and word in done.output, arguments
+    with pytest.raises(UserError, match="is no run folder"):
+        CliRunner().invoke(app, ["report", str(tmp_path)], catch_exceptions=False)

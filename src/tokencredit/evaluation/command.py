@@ -9,13 +9,12 @@ from typing import Annotated
 
 import typer
 
+from tokencredit.commands.later import add_later
 from tokencredit.commands.options import Apart, named
 from tokencredit.console import show
 from tokencredit.errors import require
 from tokencredit.evaluation import verdict_report
 from tokencredit.evaluation.answers import read_answers
-from tokencredit.evaluation.command_compare import compare
-from tokencredit.evaluation.command_llm import llm
 from tokencredit.evaluation.export import file_names, write_model_outputs, write_mt_bench
 from tokencredit.store import make_folder
 
@@ -116,5 +115,15 @@ def export(
             show(write_mt_bench(own, name, out / f"{stems[name]}.jsonl", time.time()))
 
 
-judge.command()(compare)
-judge.command()(llm)
+add_later(
+    judge,
+    "compare",
+    "tokencredit.evaluation.command_compare:compare",
+    "Win rates of models over the same held-out prompts, scored by an oracle.",
+)
+add_later(
+    judge,
+    "llm",
+    "tokencredit.evaluation.command_llm:llm",
+    "Ask an LLM which answers are better; every pair of models, prompt by prompt.",
+)
