@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, ClassVar
 
-from tokencredit.canonical import added
 from tokencredit.errors import require
+from tokencredit.fields import added
 from tokencredit.judges.judge import Judge, OpenJudge, Seen
 from tokencredit.judges.retokenised import reading
 from tokencredit.models.attention_row import check_attention
