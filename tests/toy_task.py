@@ -11,7 +11,7 @@ from torch import Tensor
 from token_mdp import FLOAT, TabularPolicy, TokenMDP
 from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.algorithms.kl import Controller
-from tokencredit.algorithms.optimizer import Course, Optimizer
+from tokencredit.algorithms.optimizer import Optimizer, Schedule
 from tokencredit.describe import describe
 from tokencredit.engine import Engine, World
 from tokencredit.hardware import Hardware
@@ -57,7 +57,7 @@ def fitted(algorithm: Algorithm, steps: int, *, coef: float = 0.0, rate: float =
         epochs=min(2, algorithm.epochs),
         minibatches=min(2, algorithm.minibatches),
         optimizer=Optimizer(
-            learning_rate=rate, max_grad_norm=None, course=Course.linear, schedule_steps=steps
+            learning_rate=rate, max_grad_norm=None, schedule=Schedule.linear, schedule_steps=steps
         ),
         kl=replace(algorithm.kl, coef=coef, controller=Controller.fixed),
     )

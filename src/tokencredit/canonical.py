@@ -2,42 +2,34 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import field, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+
+from tokencredit.fields import default_of, first_name, in_present_names, left_out, retired_fields
 
 KEY_LENGTH = 16
-NEUTRAL = "neutral"
-
-
-def added(neutral: object) -> Any:
-    """A dataclass field that came later than the first keys, with its default.
-
-    While it has this value it is left out of the canonical form, so results that were made before
-    the field existed keep their keys. The value must mean "as before", whatever a default becomes.
-    """
-    metadata = {NEUTRAL: neutral}
-    if isinstance(neutral, list | dict):
-        return field(default_factory=lambda: copy.deepcopy(neutral), metadata=metadata)
-    return field(default=neutral, metadata=metadata)
 
 
 def canonical(value: object) -> object:
-    """`value` as plain JSON types; a dataclass keeps the name of its class."""
+    """`value` as plain JSON types; a dataclass keeps the name of its class.
+
+    Classes and fields have the names that they had first, and fields that are gone stay in it, so
+    that results keep their keys.
+    """
     if is_dataclass(value) and not isinstance(value, type):
+        given = {first_name(item): (item, getattr(value, item.name)) for item in fields(value)}
+        for name, item in retired_fields(type(value)).items():
+            given[first_name(item, name)] = item, default_of(item)
         plain = {
-            item.name: canonical(getattr(value, item.name))
-            for item in fields(value)
-            if not (
-                NEUTRAL in item.metadata and getattr(value, item.name) == item.metadata[NEUTRAL]
-            )
+            name: canonical(part)
+            for name, (item, part) in given.items()
+            if not left_out(item, part)
         }
-        return {"class": type(value).__name__, **plain}
+        return {"class": first_name(type(value)), **plain}
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, Mapping):
@@ -66,8 +58,8 @@ def flatten(value: object, prefix: str = "") -> dict[str, object]:
 
 
 def differences(old: object, new: object) -> list[str]:
-    """The leaves in which two canonical values differ, as `path: old → new`."""
-    before, after = flatten(old), flatten(new)
+    """The leaves in which two canonical values differ, in today's names, as `path: old → new`."""
+    before, after = (flatten(in_present_names(value)) for value in (old, new))
     return [
         f"{path}: {before.get(path, '(absent)')} → {after.get(path, '(absent)')}"
         for path in sorted(before.keys() | after.keys())

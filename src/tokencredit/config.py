@@ -1,6 +1,4 @@
-"""Everything a run depends on, typed; every component, listed once. The only file, with train.py,
-that knows Hydra and OmegaConf.
-"""
+"""Everything a run depends on, typed; every component, listed once."""
 
 from __future__ import annotations
 
@@ -27,6 +25,7 @@ from tokencredit.atomic import reading
 from tokencredit.canonical import flatten
 from tokencredit.data.dataset import Dataset
 from tokencredit.errors import UserError, require
+from tokencredit.fields import check_all_bounds, former_names, number, what_became_of
 from tokencredit.hardware import Hardware
 from tokencredit.judges.attention import AttentionJudge
 from tokencredit.judges.attribution import AttributionJudge
@@ -50,7 +49,7 @@ from tokencredit.rewards.uniform import Uniform
 from tokencredit.settings import DPO, SFT, Evaluation, Oracle, RewardModel, Run, Sweep
 from tokencredit.tracking.tracking import Tracking
 from tokencredit.trust import check_named
-from tokencredit.versions import fill_later_fields, load_kept, written_by
+from tokencredit.versions import bring_up_to_date, load_kept, written_by
 
 
 @dataclass(slots=True, kw_only=True)
@@ -73,7 +72,7 @@ class Config:
     evaluation: Evaluation = field(default_factory=Evaluation)
     run: Run = field(default_factory=Run)
     sweep: Sweep = field(default_factory=Sweep)
-    steps: int = 100
+    steps: int = number(100, at_least=1)
     """RL steps."""
     seed: int = 0
     """Seed of the RL run."""
@@ -93,7 +92,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check what no single component can."""
-        require(self.steps >= 1, "steps", self.steps, "must be >= 1")
+        check_all_bounds(self)
         self._fill_rates()
         check_fit(self.reward_scheme, self.judge)
         require(
@@ -240,8 +239,12 @@ def load(composed: DictConfig) -> Config:
 
 def unknown_key(path: str, schema: type, place: str = "") -> str:
     """The message about a key that `schema` does not have."""
+    name = path.rpartition(".")[2]
+    became = what_became_of(schema, name)
+    if became is not None:
+        return f"{path}: {became}{place}"
     names = [*field_names(schema), *(["experiment", "scale"] if schema is Config else [])]
-    near = difflib.get_close_matches(path.rpartition(".")[2], names, n=1)
+    near = difflib.get_close_matches(name, names, n=1)
     guess = f", did you mean {near[0]!r}?" if near else ""
     return f"{path}: unknown key{place}{guess}; {schema.__name__} has: {', '.join(names)}"
 
@@ -329,9 +332,15 @@ def _typed(tree: DictConfig) -> DictConfig:
     """`tree`, as `dump` wrote it, with the classes that it names."""
     schema = OmegaConf.structured(Config)
     for group, name in tree.pop("components").items():
-        schema[group] = OmegaConf.structured(component_named(group, name))
-    fill_later_fields(schema, tree)
+        schema[group] = OmegaConf.structured(component_named(group, present_name(group, name)))
+    bring_up_to_date(schema, tree)
     return cast(DictConfig, OmegaConf.merge(schema, tree))
+
+
+def present_name(group: str, name: str) -> str:
+    """Today's name of a component that a file of an earlier time calls `name`."""
+    known = {old: kind.__name__ for kind in COMPONENTS.get(group, []) for old in former_names(kind)}
+    return known.get(name, name)
 
 
 def component_named(group: str, name: str) -> type:

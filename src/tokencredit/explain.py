@@ -14,7 +14,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from tokencredit.config import COMPONENTS, Config, field_names, unknown_key
+from tokencredit.config import COMPONENTS, Config, field_names, present_name, unknown_key
 from tokencredit.errors import UserError
 from tokencredit.faults import chain, fault, users_own
 from tokencredit.helptext import conf_dir, groups
@@ -64,6 +64,8 @@ def _missing_option(text: str) -> str | None:
     extra = EXTRAS.get(name.partition("_")[0]) if own else None
     if extra is not None:
         return f"{group} = {name!r}: is not installed; pip install 'tokencredit[{extra}]' brings it"
+    if present_name(group, name) != name:
+        return f"{group} = {name!r}: is called {present_name(group, name)!r} now"
     if group == "experiment":
         options = [option for option, _ in groups([conf_dir()])[group]]
     else:

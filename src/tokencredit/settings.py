@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from tokencredit.canonical import added
 from tokencredit.data.splits import Objective
 from tokencredit.errors import require
+from tokencredit.fields import added
 from tokencredit.models.sequences import ScoreAt
 from tokencredit.training_settings import Training
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tokencredit.algorithms.optimizer import Course
+from tokencredit.algorithms.optimizer import Schedule
 from tokencredit.errors import require
 
 
@@ -29,7 +29,7 @@ class Training:
     warmup_fraction: float = 0.03
     """Share of the steps in which the learning rate rises from 0; where these are all steps of a
     short stage it begins above 0, or one step would learn nothing."""
-    schedule: Course = Course.cosine
+    schedule: Schedule = Schedule.cosine
     """Course of the learning rate: constant, linear, or cosine (both to 0)."""
     max_grad_norm: float = 1.0
     """Global gradient norm is clipped to this."""

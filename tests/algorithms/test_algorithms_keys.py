@@ -15,7 +15,7 @@ from tokencredit.algorithms.algorithm import Algorithm, Verdict
 from tokencredit.algorithms.grpo import GRPO
 from tokencredit.algorithms.kl import Controller, Estimator, KLPenalty
 from tokencredit.algorithms.losses import Aggregation
-from tokencredit.algorithms.optimizer import Course, Optimizer
+from tokencredit.algorithms.optimizer import Optimizer, Schedule
 from tokencredit.algorithms.ppo_penalty import Direction
 from tokencredit.algorithms.reinforce import Baseline, Reinforce
 from tokencredit.algorithms.remax import ReMax
@@ -60,8 +60,8 @@ OTHER: dict[str, Any] = {
     "kl_stop": 0.001,
     "optimizer.learning_rate": 2.0,
     "optimizer.warmup_steps": 5,
-    "optimizer.warmup_share": 0.2,
-    "optimizer.course": Course.linear,
+    "optimizer.warmup_fraction": 0.2,
+    "optimizer.schedule": Schedule.linear,
     "optimizer.floor": 0.5,
     "optimizer.schedule_steps": 40,
     "lam": 0.5,
@@ -69,8 +69,8 @@ OTHER: dict[str, Any] = {
     "value_coef": 0.7,
     "value_optimizer.learning_rate": 2.0,
     "value_optimizer.warmup_steps": 5,
-    "value_optimizer.warmup_share": 0.2,
-    "value_optimizer.course": Course.constant,
+    "value_optimizer.warmup_fraction": 0.2,
+    "value_optimizer.schedule": Schedule.constant,
     "value_optimizer.floor": 0.5,
     "clip": 0.05,
     "penalty.direction": Direction.old_new,
@@ -107,7 +107,7 @@ def changed(node: Any, key: str, value: object) -> Any:
 
 def base(kind: type[Algorithm]) -> Algorithm:
     """Settings under which every key has work to do."""
-    schedule = Optimizer(learning_rate=1.0, course=Course.cosine, schedule_steps=50, floor=0.1)
+    schedule = Optimizer(learning_rate=1.0, schedule=Schedule.cosine, schedule_steps=50, floor=0.1)
     algorithm: Algorithm = kind(optimizer=schedule, kl=KLPenalty())
     if isinstance(algorithm, Reinforce):
         algorithm = replace(algorithm, baseline=Baseline.running)

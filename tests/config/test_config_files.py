@@ -144,7 +144,7 @@ def test_every_schema_refuses_unknown_attributes(schema: type) -> None:
         *([f"experiment={name}", f"scale={scale}"] for name, scale in EVERY_EXPERIMENT),
         *(overrides_for(file) for file in CHOICES if file.parts[0] not in {"experiment", "scaled"}),
         ["model.lora.enabled=true", "model.reward.source=hub", "model.reward.name=a/b"],
-        ["algorithm.optimizer.course=linear", "algorithm.optimizer.schedule_steps=100"],
+        ["algorithm.optimizer.schedule=linear", "algorithm.optimizer.schedule_steps=100"],
         ["dataset.positive=[good,'1']", "tracking.tags=[a b,'c: d','#e']", "run_dir='a b: c'"],
         [
             "judge=function",

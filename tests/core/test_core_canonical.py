@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from tokencredit.canonical import (
-    added,
     canonical,
     differences,
     digest,
@@ -18,6 +17,7 @@ from tokencredit.canonical import (
     flatten,
     folder_sha256,
 )
+from tokencredit.fields import added
 
 
 class Colour(str, Enum):

@@ -12,7 +12,7 @@ from builders import make_prompts, tiny_actors
 from learning import TASK, equal, learn, rollout_at, start, targets_at, task, weights
 from tokencredit.algorithms.algorithm import State
 from tokencredit.algorithms.kl import KLPenalty
-from tokencredit.algorithms.optimizer import Course, Optimizer
+from tokencredit.algorithms.optimizer import Optimizer, Schedule
 from tokencredit.algorithms.ppo import PPO
 from tokencredit.errors import UserError
 from tokencredit.models.sampling import Sampling
@@ -106,7 +106,7 @@ def test_field_B19_clipping_really_clips(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_learning_rate_follows_the_schedule_of_rl_steps() -> None:
     optimizer = Optimizer(
-        learning_rate=1.0e-3, warmup_steps=2, course=Course.linear, schedule_steps=4
+        learning_rate=1.0e-3, warmup_steps=2, schedule=Schedule.linear, schedule_steps=4
     )
     actors, updater = start(task(optimizer))
     _, log = learn(actors, updater, range(4))

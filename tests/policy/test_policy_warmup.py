@@ -13,7 +13,7 @@ from case_plans import refusal
 from observers import EvenJudge, Log, furnish, prompts_of
 from policies import run_config
 from tokencredit.algorithms.kl import KLPenalty
-from tokencredit.algorithms.optimizer import Course, Optimizer
+from tokencredit.algorithms.optimizer import Optimizer, Schedule
 from tokencredit.algorithms.ppo import PPO
 from tokencredit.config import Config
 from tokencredit.data.dataset import Dataset, PromptSpec
@@ -119,7 +119,9 @@ def test_the_steps_after_it_see_the_same_responses(
 
 
 def test_the_rate_is_the_peak_however_the_run_begins() -> None:
-    rate = Optimizer(learning_rate=0.5, warmup_steps=10, course=Course.linear, schedule_steps=20)
+    rate = Optimizer(
+        learning_rate=0.5, warmup_steps=10, schedule=Schedule.linear, schedule_steps=20
+    )
     assert [rate.rate_at(step) for step in (-3, -1, 0)] == [0.5, 0.5, 0.05]
 
 

@@ -13,7 +13,7 @@ import torch
 from built_stages import build, furnish, labelled, preferring, sampling
 from dpo_places import corpus_of, pair_records
 from preferences import pair_config, with_model
-from tokencredit.algorithms.optimizer import Course, Optimizer
+from tokencredit.algorithms.optimizer import Optimizer, Schedule
 from tokencredit.config import Config
 from tokencredit.context import Context
 from tokencredit.errors import UserError
@@ -83,19 +83,19 @@ def test_one_step_has_half_of_the_learning_rate(
 @pytest.mark.parametrize(
     ("schedule", "share", "expected"),
     [
-        (Course.cosine, 0.9, [1 / 4, 2 / 4, 3 / 4]),
-        (Course.linear, 0.7, [1 / 4, 2 / 4, 3 / 4]),
-        (Course.linear, 0.4, [0, 1 / 2, 1]),
-        (Course.linear, 0.03, [0, 1, 1 / 2]),
-        (Course.cosine, 0.0, [1, 0.75, 0.25]),
-        (Course.constant, 0.9, [1, 1, 1]),
+        (Schedule.cosine, 0.9, [1 / 4, 2 / 4, 3 / 4]),
+        (Schedule.linear, 0.7, [1 / 4, 2 / 4, 3 / 4]),
+        (Schedule.linear, 0.4, [0, 1 / 2, 1]),
+        (Schedule.linear, 0.03, [0, 1, 1 / 2]),
+        (Schedule.cosine, 0.0, [1, 0.75, 0.25]),
+        (Schedule.constant, 0.9, [1, 1, 1]),
     ],
 )
 def test_only_a_warm_up_of_all_steps_is_another(
     place: Path,
     tmp_path: Path,
     rates: list[float],
-    schedule: Course,
+    schedule: Schedule,
     share: float,
     expected: Sequence[float],
 ) -> None:
@@ -112,7 +112,7 @@ def test_only_a_warm_up_of_all_steps_is_another(
 
 def test_the_bound_is_a_bound() -> None:
     """More sequences, or shorter ones, never make a stage that only warms up of one that does not."""
-    for course in Course:
+    for course in Schedule:
         for share in (0.0, 0.03, 0.4, 0.6, 0.99):
             training = Training(
                 schedule=course, warmup_fraction=share, batch_size=4, max_tokens=2000, epochs=1.5
@@ -122,7 +122,7 @@ def test_the_bound_is_a_bound() -> None:
                     continue
                 for more, length in ((sequences, 7.0), (sequences + 5, 99.0), (7 * sequences, 1.0)):
                     steps = step_count(training, more, length)
-                    assert course is Course.constant or warmup_steps(training, steps) < steps
+                    assert course is Schedule.constant or warmup_steps(training, steps) < steps
 
 
 def test_a_short_stage_has_a_key_of_its_own(place: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_short_stage_has_a_key_of_its_own(place: Path) -> None:
     assert revision(batch_size=4, max_tokens=500) == 2
     assert revision(batch_size=4, max_tokens=512) == 1
     assert revision(batch_size=32, warmup_fraction=0.0) == 1
-    assert revision(batch_size=32, schedule=Course.constant) == 1
+    assert revision(batch_size=32, schedule=Schedule.constant) == 1
     assert revision(batch_size=8, warmup_fraction=0.8) == 2
     assert revision(batch_size=1, packing=True) == 2  # tokens are not counted without a tokenizer
     assert revision(batch_size=32, train=False) == 1
@@ -207,6 +207,6 @@ def test_an_oracle_of_texts_without_words_is_an_error() -> None:
 def test_rl_never_begins_at_zero() -> None:
     for optimizer in (
         Optimizer(learning_rate=1.0, warmup_steps=5),
-        Optimizer(learning_rate=1.0, warmup_share=0.5, schedule_steps=2),
+        Optimizer(learning_rate=1.0, warmup_fraction=0.5, schedule_steps=2),
     ):
         assert optimizer.rate_at(0) == pytest.approx(1 / optimizer.warmup())

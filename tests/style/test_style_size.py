@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 FILE_LINES = 350
 WANTED_LINES = 220
 FUNCTION_LINES = 60
-LONG_FILES = 22
+LONG_FILES = 23
 """Package files that may be longer than wanted, at one time."""
 
 

@@ -8,8 +8,8 @@ from tokencredit.algorithms.advantages import gae
 from tokencredit.algorithms.algorithm import Algorithm, Shaped
 from tokencredit.algorithms.losses import Term, outside_by, value_loss
 from tokencredit.algorithms.optimizer import Optimizer, ValueOptimizer
-from tokencredit.canonical import added
 from tokencredit.errors import require
+from tokencredit.fields import added
 from tokencredit.ops import keep
 from tokencredit.rollout import PolicyOutput, Rollout, Targets
 

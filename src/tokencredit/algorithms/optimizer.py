@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from enum import Enum
+from typing import ClassVar
 
 from tokencredit.errors import require
+from tokencredit.fields import Settings, named, number
 
 
-class Course(str, Enum):
+class Schedule(str, Enum):
     """How the learning rate moves after its warm-up."""
 
     constant = "constant"
@@ -27,50 +29,47 @@ class ClipNorm(str, Enum):
 
 
 @dataclass(slots=True, kw_only=True)
-class Optimizer:
+class Optimizer(Settings):
     """Adam with decoupled weight decay, warm-up, and a schedule over RL steps."""
 
-    learning_rate: float | None = None
+    section: ClassVar[str] = "algorithm.optimizer"
+
+    learning_rate: float | None = number(None, at_least=0, null="")
     """Peak learning rate; null: the model's (model.rates.rl)."""
-    beta1: float = 0.9
+    beta1: float = number(0.9, at_least=0, below=1)
     """Decay of the first moment."""
-    beta2: float = 0.999
+    beta2: float = number(0.999, at_least=0, below=1)
     """Decay of the second moment."""
-    eps: float = 1e-8
+    eps: float = number(1e-8, above=0)
     """Added to the root of the second moment."""
-    weight_decay: float = 0.0
+    weight_decay: float = number(0.0, at_least=0)
     """Decoupled decay; vectors (norms, biases) are never decayed."""
-    max_grad_norm: float | None = 1.0
+    max_grad_norm: float | None = number(1.0, above=0, null="no clipping")
     """The gradient's norm is clipped to this; null: not at all."""
     clip_norm: ClipNorm = ClipNorm.joint
     """joint: one norm over policy and value function; per_group: one for each."""
-    warmup_steps: int = 0
+    warmup_steps: int = number(0, at_least=0)
     """RL steps in which the learning rate rises from 0."""
-    warmup_share: float = 0.0
+    warmup_fraction: float = named("warmup_share", number(0.0, at_least=0, below=1))
     """The same as a share of schedule_steps, rounded up; set one of the two."""
-    course: Course = Course.constant
+    schedule: Schedule = named("course", Schedule.constant)
     """constant, linear, or cosine (both to floor x peak at schedule_steps)."""
-    floor: float = 0.0
+    floor: float = number(0.0, at_least=0, at_most=1)
     """Share of the peak at which linear and cosine end."""
     schedule_steps: int | None = None
-    """Horizon of the course, in RL steps; required unless constant, independent of `steps`."""
+    """Horizon of the schedule, in RL steps; required unless constant, independent of `steps`."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
-        check_numbers(self, "algorithm.optimizer")
-        require(self.eps > 0, "algorithm.optimizer.eps", self.eps, "must be > 0")
-        require(
-            self.max_grad_norm is None or self.max_grad_norm > 0,
-            "algorithm.optimizer.max_grad_norm",
-            self.max_grad_norm,
-            "must be null (no clipping) or > 0",
-        )
-        needed = self.course is not Course.constant or self.warmup_share > 0
+        """Check the numbers, and that they fit one another."""
+        Settings.__post_init__(self)
+        check_warmup(self)
+        needed = self.schedule is not Schedule.constant or self.warmup_fraction > 0
         require(
             self.schedule_steps is not None or not needed,
             "algorithm.optimizer.schedule_steps",
             self.schedule_steps,
-            f"course={self.course.value} with warmup_share={self.warmup_share} needs a horizon",
+            f"schedule={self.schedule.value} with warmup_fraction={self.warmup_fraction} needs a "
+            "horizon",
         )
         require(
             self.schedule_steps is None or self.schedule_steps > self.warmup(),
@@ -83,7 +82,7 @@ class Optimizer:
         """RL steps of the warm-up, however it was given."""
         if self.schedule_steps is None:
             return self.warmup_steps
-        share = math.ceil(self.warmup_share * self.schedule_steps - 1e-9)
+        share = math.ceil(self.warmup_fraction * self.schedule_steps - 1e-9)
         return max(self.warmup_steps, share)
 
     def rate_at(self, step: int) -> float:
@@ -97,71 +96,60 @@ class Optimizer:
         rising = self.warmup()
         if step < rising:
             return self.learning_rate * (step + 1) / rising
-        if self.course is Course.constant or self.schedule_steps is None:
+        if self.schedule is Schedule.constant or self.schedule_steps is None:
             return self.learning_rate
         done = min(1.0, (step - rising) / (self.schedule_steps - rising))
-        falling = 1 - done if self.course is Course.linear else 0.5 * (1 + math.cos(math.pi * done))
+        linear = self.schedule is Schedule.linear
+        falling = 1 - done if linear else 0.5 * (1 + math.cos(math.pi * done))
         return self.learning_rate * (self.floor + (1 - self.floor) * falling)
 
 
 @dataclass(slots=True, kw_only=True)
-class ValueOptimizer:
+class ValueOptimizer(Settings):
     """Numbers of the value function's parameters; null: those of the policy."""
 
-    learning_rate: float | None = None
+    section: ClassVar[str] = "algorithm.value_optimizer"
+
+    learning_rate: float | None = number(None, at_least=0, null="")
     """Peak learning rate."""
-    beta1: float | None = None
+    beta1: float | None = number(None, at_least=0, below=1)
     """Decay of the first moment."""
-    beta2: float | None = None
+    beta2: float | None = number(None, at_least=0, below=1)
     """Decay of the second moment."""
-    weight_decay: float | None = None
+    weight_decay: float | None = number(None, at_least=0)
     """Decoupled decay."""
-    warmup_steps: int | None = None
+    warmup_steps: int | None = number(None, at_least=0)
     """RL steps in which the learning rate rises from 0."""
-    warmup_share: float | None = None
+    warmup_fraction: float | None = named("warmup_share", number(None, at_least=0, below=1))
     """The same as a share of the policy's schedule_steps."""
-    course: Course | None = None
+    schedule: Schedule | None = named("course", None)
     """constant, linear, or cosine over the policy's schedule_steps."""
-    floor: float | None = None
+    floor: float | None = number(None, at_least=0, at_most=1)
     """Share of the peak at which linear and cosine end."""
 
     def __post_init__(self) -> None:
-        """Check the ranges of what is set."""
-        check_numbers(self, "algorithm.value_optimizer")
+        """Check the numbers that are set, and that they fit one another."""
+        Settings.__post_init__(self)
+        check_warmup(self)
 
     def filled(self, policy: Optimizer) -> Optimizer:
         """The policy's numbers with these in their place, where they are set.
 
         A warm-up that is set, by steps or by share, replaces the policy's in either form.
         """
-        own = {name: getattr(self, name) for name in ValueOptimizer.__dataclass_fields__}
+        own = {item.name: getattr(self, item.name) for item in fields(self)}
         found = {name: value for name, value in own.items() if value is not None}
-        if "warmup_steps" in found or "warmup_share" in found:
-            found = {"warmup_steps": 0, "warmup_share": 0.0} | found
+        if "warmup_steps" in found or "warmup_fraction" in found:
+            found = {"warmup_steps": 0, "warmup_fraction": 0.0} | found
         return replace(policy, **found)
 
 
-def check_numbers(numbers: Optimizer | ValueOptimizer, prefix: str) -> None:
-    """Raise for a number out of range; null passes."""
-
-    def check(name: str, inside: bool, rule: str) -> None:
-        value = getattr(numbers, name)
-        require(value is None or inside, f"{prefix}.{name}", value, rule)
-
-    rate, decay = numbers.learning_rate, numbers.weight_decay
-    check("learning_rate", rate is not None and rate >= 0, "must be null or >= 0")
-    for name in ("beta1", "beta2"):
-        value = getattr(numbers, name)
-        check(name, value is not None and 0 <= value < 1, "must lie in [0, 1)")
-    check("weight_decay", decay is not None and decay >= 0, "must be >= 0")
-    steps, share = numbers.warmup_steps, numbers.warmup_share
-    check("warmup_steps", steps is not None and steps >= 0, "must be >= 0")
-    check("warmup_share", share is not None and 0 <= share < 1, "must lie in [0, 1)")
+def check_warmup(numbers: Optimizer | ValueOptimizer) -> None:
+    """Raise where the warm-up is given twice."""
+    steps, fraction = numbers.warmup_steps, numbers.warmup_fraction
     require(
-        not (steps and share),
-        f"{prefix}.warmup_share",
-        share,
+        not (steps and fraction),
+        f"{numbers.section}.warmup_fraction",
+        fraction,
         f"warmup_steps = {steps} is set too; set one of the two",
     )
-    floor = numbers.floor
-    check("floor", floor is not None and 0 <= floor <= 1, "must lie in [0, 1]")

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
+
+from tokencredit.fields import Settings
 
 
 @dataclass(slots=True, kw_only=True)
-class Procedure:
+class Procedure(Settings):
     """How the policy is trained after, or instead of, supervised fine-tuning."""
+
+    section: ClassVar[str] = "algorithm"
 
 
 @dataclass(slots=True, kw_only=True)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final
 
-from tokencredit.canonical import added
 from tokencredit.data.contents import NO_ANSWER
 from tokencredit.data.files import TRAIN, Row, file_rows, paths_of
 from tokencredit.data.preferences import TEMPLATE, check_template
@@ -17,6 +16,7 @@ from tokencredit.data.sources import Source, hub_rows, packaged_reviews
 from tokencredit.data.splits import Corpus, Splits, split_records
 from tokencredit.data.token_ids import SpecialTokens
 from tokencredit.errors import UserError, require
+from tokencredit.fields import added
 
 MAX_DROPPED = 0.05
 FIRST: Final = 100

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar
 
-from tokencredit.canonical import added
+from tokencredit.fields import added
 from tokencredit.judges.given import Given, Live
 from tokencredit.judges.judge import Judge, OpenJudge, Seen
 from tokencredit.judges.retokenised import reading

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from tokencredit.fields import Settings
 from tokencredit.judges.given import Given, Live
 from tokencredit.rewards.scheme import Evidence
 from tokencredit.rollout import Judgement, Rollout
@@ -20,9 +21,10 @@ Seen = Mapping[str, Callable[[], "PreTrainedModel | None"]]
 
 
 @dataclass(slots=True, kw_only=True)
-class Judge(ABC):
+class Judge(Settings, ABC):
     """Says something about the tokens of a response, or only about the whole of it."""
 
+    section: ClassVar[str] = "judge"
     evidence: ClassVar[Evidence] = Evidence.none
     """What the numbers of its class mean, unless `gives` says otherwise."""
     gives_scores: ClassVar[bool] = True

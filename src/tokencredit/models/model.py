@@ -7,8 +7,8 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tokencredit.canonical import added
 from tokencredit.errors import UserError, require
+from tokencredit.fields import added
 from tokencredit.models.adapter import CONFIG, find_adapter
 from tokencredit.models.architecture import Architecture
 from tokencredit.models.fit import first_line

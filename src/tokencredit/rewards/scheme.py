@@ -10,6 +10,7 @@ from typing import ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
+from tokencredit.fields import Settings
 from tokencredit.rollout import Judgement, Rollout
 
 
@@ -25,9 +26,10 @@ class Evidence(str, Enum):
 
 
 @dataclass(slots=True, kw_only=True)
-class RewardScheme(ABC):
+class RewardScheme(Settings, ABC):
     """Decides which tokens earned the score. Pure: same inputs, same rewards, no gradient."""
 
+    section: ClassVar[str] = "reward_scheme"
     evidence: ClassVar[Evidence] = Evidence.none
     """The kind of evidence the scheme reads; `none` fits every judge."""
     sum_preserving: ClassVar[bool] = False

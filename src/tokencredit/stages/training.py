@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tokencredit.algorithms.optimizer import Course
+from tokencredit.algorithms.optimizer import Schedule
 from tokencredit.errors import UserError
 from tokencredit.finite import first_not_finite
 from tokencredit.stages.watching import LossCurve
@@ -75,7 +75,7 @@ def may_only_warm_up(training: Training, sequences: int, longest: float) -> bool
     warm-up's share smaller.
     """
     fewest = step_count(training, sequences, longest)
-    return training.schedule is not Course.constant and warmup_steps(training, fewest) >= fewest
+    return training.schedule is not Schedule.constant and warmup_steps(training, fewest) >= fewest
 
 
 def train(trainer: Any, stage: str) -> dict[str, object]:
@@ -115,7 +115,7 @@ def _rise_from_above_zero(trainer: Any) -> None:
     """
     args = trainer.args
     warmup, steps = args.warmup_steps, args.max_steps
-    if args.lr_scheduler_type == Course.constant.value or warmup < steps:
+    if args.lr_scheduler_type == Schedule.constant.value or warmup < steps:
         return
     from torch.optim.lr_scheduler import LambdaLR
 

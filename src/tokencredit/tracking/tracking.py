@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from tokencredit.canonical import added
 from tokencredit.errors import require
+from tokencredit.fields import added
 
 _FORBIDDEN_IN_NAMES = frozenset("/\\#?%:")
 LONGEST_NAME = 128

@@ -1,0 +1,230 @@
+"""What a field says beyond its type and default: that it came later (`added`), that it had another
+name (`named`), which numbers it takes (`number`); and what a class says of fields that are gone
+(`retired`).
+
+The helpers nest: `named("warmup_share", number(0.0, at_least=0, below=1))`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from typing import Any, ClassVar, Final, TypeVar, overload
+
+from tokencredit.errors import require
+
+NEUTRAL: Final = "neutral"
+NAMED: Final = "named"
+BOUNDS: Final = "bounds"
+FORMER: Final = "__former_names__"
+RETIRED: Final = "__retired_fields__"
+Kind = TypeVar("Kind", bound=type)
+
+
+def added(neutral: object) -> Any:
+    """A dataclass field that came later than the first keys, with its default.
+
+    While it has this value it is left out of the canonical form, so results that were made before
+    the field existed keep their keys. The value must mean "as before", whatever a default becomes.
+    """
+    value = default_of(neutral) if isinstance(neutral, Field) else neutral
+    return _field(neutral, {NEUTRAL: value})
+
+
+@overload
+def named(first: str, default: object, *, between: Sequence[str] = ()) -> Any: ...
+@overload
+def named(first: str, *, between: Sequence[str] = ()) -> Callable[[Kind], Kind]: ...
+def named(first: str, default: object = MISSING, *, between: Sequence[str] = ()) -> Any:
+    """A field, or as a decorator a class, that was called `first` when its first results were kept.
+
+    Keys of results still hold that name, and files that hold it can be read; whoever types it is
+    told today's name. `between`: further names that it had since.
+    """
+    names = (first, *between)
+    if default is not MISSING:
+        return _field(default, {NAMED: names})
+
+    def rename(kind: Kind) -> Kind:
+        setattr(kind, FORMER, names)
+        return kind
+
+    return rename
+
+
+def retired(name: str, value: object) -> Callable[[Kind], Kind]:
+    """A decorator for a class that had a field `name`, of which only `value` could still be used.
+
+    Keys of results still hold both, and files that hold them can be read; another value, and anyone
+    who types the name, is told that it is gone. `value` may be a field of the other helpers: then
+    it has the names, and the value that was left out of keys, that it had as a field.
+    """
+
+    def retire(kind: Kind) -> Kind:
+        setattr(kind, RETIRED, {**vars(kind).get(RETIRED, {}), name: _field(value, {})})
+        return kind
+
+    return retire
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """Which numbers a field takes. A value of null is a matter of its type, and passes."""
+
+    above: float | None = None
+    at_least: float | None = None
+    below: float | None = None
+    at_most: float | None = None
+    null: str | None = None
+    """What null means; empty where nothing need be said of it, None where there is no null."""
+    note: str = ""
+    """A unit, or what an end of the range means: printed after it."""
+
+    def hold(self, value: float) -> bool:
+        """Whether the number is allowed; one that is not a number never is."""
+        return (
+            (self.above is None or value > self.above)
+            and (self.at_least is None or value >= self.at_least)
+            and (self.below is None or value < self.below)
+            and (self.at_most is None or value <= self.at_most)
+        )
+
+    def rule(self) -> str:
+        """What the number must be, as an error says it."""
+        alone = self.null is None and self._range().startswith(("in ", "between "))
+        return f"must {'lie' if alone else 'be'} {self.allowed()}"
+
+    def allowed(self) -> str:
+        """The same as a phrase: "null (no clipping) or > 0"."""
+        null = f"null ({self.null}) or " if self.null else "" if self.null is None else "null or "
+        gap = " " if self.note and self.note[0] not in ":;," else ""
+        return f"{null}{self._range()}{gap}{self.note}"
+
+    def _range(self) -> str:
+        if self.above is not None and self.below is not None:
+            return f"between {self.above} and {self.below}"
+        if self.at_least is not None and self.below is not None:
+            return f"in [{self.at_least}, {self.below})"
+        if self.at_least is not None and self.at_most is not None:
+            return f"in [{self.at_least}, {self.at_most}]"
+        ends = {">": self.above, ">=": self.at_least, "<": self.below, "<=": self.at_most}
+        return " and ".join(f"{sign} {end}" for sign, end in ends.items() if end is not None)
+
+
+def number(default: object, **bounds: Any) -> Any:
+    """A dataclass field of a number, with its default and the `Bounds` that it must keep."""
+    return _field(default, {BOUNDS: Bounds(**bounds)})
+
+
+class Settings:
+    """The base of components and their parts: their numbers are checked when one is made.
+
+    A class with a `__post_init__` of its own calls `Settings.__post_init__(self)` first.
+    """
+
+    __slots__ = ()
+    section: ClassVar[str] = ""
+    """Where a configuration holds it, for messages: a prefix, or a form with {0} for the name."""
+
+    def __post_init__(self) -> None:
+        """Raise `UserError` for a number out of its bounds."""
+        check_bounds(self)
+
+
+def check_bounds(settings: Any) -> None:
+    """Raise `UserError` unless every number of a dataclass keeps the bounds of its field."""
+    section = getattr(settings, "section", "")
+    form = section if "{" in section else f"{section}.{{0}}" if section else "{0}"
+    for item in fields(settings):
+        bounds, value = item.metadata.get(BOUNDS), getattr(settings, item.name)
+        if bounds is not None and value is not None:
+            require(bounds.hold(value), form.format(item.name), value, bounds.rule())
+
+
+def check_all_bounds(settings: object) -> None:
+    """As `check_bounds`, and of its parts: for classes of plug-ins that do not ask themselves."""
+    if is_dataclass(settings) and not isinstance(settings, type):
+        check_bounds(settings)
+        for item in fields(settings):
+            check_all_bounds(getattr(settings, item.name))
+
+
+def default_of(item: Field[Any]) -> object:
+    """The default of a field, made anew where it is made."""
+    return item.default if item.default_factory is MISSING else item.default_factory()
+
+
+def first_name(item: Field[Any] | type, name: str | None = None) -> str:
+    """What keys of results call a class, or a field; a retired one is known as `name`."""
+    names = former_names(item)
+    return names[0] if names else name or (item.__name__ if isinstance(item, type) else item.name)
+
+
+def former_names(item: Field[Any] | type) -> tuple[str, ...]:
+    """The names that a field or a class had before; a class does not inherit them."""
+    found: tuple[str, ...]
+    found = vars(item).get(FORMER, ()) if isinstance(item, type) else item.metadata.get(NAMED, ())
+    return found
+
+
+def retired_fields(kind: type) -> dict[str, Field[Any]]:
+    """The fields that a class, or a base of it, no longer has, by the last of their names."""
+    found: dict[str, Field[Any]] = {}
+    for base in reversed(kind.__mro__):
+        found |= vars(base).get(RETIRED, {})
+    return found
+
+
+def left_out(item: Field[Any], value: object) -> bool:
+    """Whether a field of this value is no part of a key."""
+    return NEUTRAL in item.metadata and bool(value == item.metadata[NEUTRAL])
+
+
+def what_became_of(kind: type, name: str) -> str | None:
+    """What to tell whoever types a former name of a field of `kind`; None if it never had it."""
+    for item in fields(kind):
+        if name in former_names(item):
+            return f"is called {item.name!r} now"
+    for last, item in retired_fields(kind).items():
+        if name in {last, *former_names(item)}:
+            return "was retired; leave it out"
+    return None
+
+
+def in_present_names(form: object) -> object:
+    """A canonical form, as a key or a manifest holds it, with today's names of classes and fields.
+
+    Of classes that derive from `Settings`, whose module is imported.
+    """
+    return _renamed(form, {first_name(kind): kind for kind in _derived(Settings)})
+
+
+def _renamed(form: object, kinds: Mapping[str, type]) -> object:
+    if isinstance(form, list):
+        return [_renamed(item, kinds) for item in form]
+    if not isinstance(form, Mapping):
+        return form
+    kind = kinds.get(str(form.get("class")))
+    names = {} if kind is None else {first_name(item): item.name for item in fields(kind)}
+    found = {names.get(key, key): _renamed(value, kinds) for key, value in form.items()}
+    return found if kind is None else {**found, "class": kind.__name__}
+
+
+def _derived(base: type) -> Iterator[type]:
+    for kind in base.__subclasses__():
+        if is_dataclass(kind):
+            yield kind
+        yield from _derived(kind)
+
+
+def _field(given: object, metadata: Mapping[str, object]) -> Any:
+    """A field with more metadata, of the same default; or with `given` as its default."""
+    if isinstance(given, Field):
+        metadata = {**given.metadata, **metadata}
+        if given.default_factory is not MISSING:
+            return field(default_factory=given.default_factory, metadata=metadata)
+        return field(default=given.default, metadata=metadata)
+    if isinstance(given, list | dict):
+        return field(default_factory=lambda: copy.deepcopy(given), metadata=metadata)
+    return field(default=given, metadata=metadata)
