@@ -8,7 +8,7 @@ Three things hide an import from Python's own check for circles, and all three a
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -92,7 +92,7 @@ def read_package(folder: Path) -> Package:
 class _Reader:
     """The imports of one module."""
 
-    def __init__(self, package: str, module: Module, names: frozenset[str] | set[str]) -> None:
+    def __init__(self, package: str, module: Module, names: Collection[str]) -> None:
         self.package, self.module, self.names = package, module, names
         self.by_name = _imports_by_name(module.tree)
 
@@ -104,10 +104,10 @@ class _Reader:
         for name in self._named(node):
             yield Import(self.module.name, name, getattr(node, "lineno", 0), place)
         if isinstance(node, ast.If) and _asks_for_types(node.test):
-            for child in node.body:
-                yield from self._below(child, "types")
-            for child in node.orelse:
-                yield from self._below(child, place)
+            for statement in node.body:
+                yield from self._below(statement, "types")
+            for statement in node.orelse:
+                yield from self._below(statement, place)
             return
         inner: Place = "function" if isinstance(node, Function) and place == "top" else place
         for child in ast.iter_child_nodes(node):

@@ -102,7 +102,7 @@ def widest(package: Package, room: str) -> list[str]:
     """The largest closure of a module in the folder `room`."""
     prefix = f"{package.name}.{room}."
     closures = [closure(package, name) for name in package.modules if name.startswith(prefix)]
-    return sorted(max(closures, key=len))
+    return max(map(sorted, closures), key=len)
 
 
 def read_by_one(package: Package) -> list[Module]:
@@ -256,8 +256,8 @@ def table(package: Package) -> str:
     """Every measure: what it is now, was at the start, may be at most, and is wanted to be."""
     rows = [("measure", "now", "start", "held", "wanted")]
     for measure in MEASURES:
-        numbers = (measure.number(package), measure.start, measure.bound)
-        rows.append((measure.what, *(f"{number:,}" for number in numbers), measure.target))
+        now, start, bound = measure.number(package), measure.start, measure.bound
+        rows.append((measure.what, f"{now:,}", f"{start:,}", f"{bound:,}", measure.target))
     return "\n".join(
         f"{what:<38}{now:>8}{start:>8}{held:>8}  {wanted}"
         for what, now, start, held, wanted in rows
