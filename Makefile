@@ -21,7 +21,7 @@ train: ## the main job: SFT, reward model, RL, evaluation; ARGS="reward_scheme=s
 	TOKENCREDIT_INSTALL_SECONDS=$$(( $$(date +%s) - started )) $(BIN)/tokencredit train $(ARGS)
 
 test-fast: setup ## the quickest check, at most 90 s: no training, no processes
-	@$(PYTEST) -m "not slow" tests/core tests/rewards tests/algorithms tests/contracts tests/style $(ARGS)
+	@$(PYTEST) -m "not slow" tests/core tests/rewards tests/algorithms tests/contracts tests/style tests/architecture $(ARGS)
 
 test: setup ## all tests but the slow ones, at most 15 minutes
 	@$(PYTEST) -m "not slow" $(ARGS)

@@ -12,7 +12,14 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
+UPSTAIRS = """
+from typing import TYPE_CHECKING
+if TYPE_CHECKING:
+    from tokencredit.train import main
+"""
+
 INTRUDERS = {
+    "floors": ("rewards/uniform.py", UPSTAIRS),
     "science knows no machinery": ("rewards/sparse.py", "import transformers"),
     "composing is the business of the entry point": ("store.py", "import omegaconf"),
     "one file knows accelerate": ("store.py", "import accelerate"),
