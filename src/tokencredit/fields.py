@@ -205,14 +205,15 @@ def _renamed(form: object, kinds: Mapping[str, type]) -> object:
         return [_renamed(item, kinds) for item in form]
     if not isinstance(form, Mapping):
         return form
-    kind: Any = kinds.get(str(form.get("class")))
+    kind = kinds.get(str(form.get("class")))
     names = {} if kind is None else {first_name(item): item.name for item in fields(kind)}
     found = {names.get(key, key): _renamed(value, kinds) for key, value in form.items()}
     return found if kind is None else {**found, "class": kind.__name__}
 
 
 def _derived(base: type) -> Iterator[type]:
-    for kind in base.__subclasses__():
+    derived: list[type] = base.__subclasses__()
+    for kind in derived:
         if is_dataclass(kind):
             yield kind
         yield from _derived(kind)
