@@ -14,7 +14,7 @@ from tokencredit.context import Context
 from tokencredit.errors import UserError
 from tokencredit.pipeline import Outcome, all_stages, execute
 from tokencredit.reports.cells import COMPLETE, write_cell
-from tokencredit.stages.rl import RLStage
+from tokencredit.stages.rl import RLStage, is_run
 from tokencredit.stages.run_folder import RunFolder
 from tokencredit.store import Plan
 
@@ -29,7 +29,7 @@ def committed_cell(config: Config) -> Plan | None:
     if folder is None or config.sweep.recompute:
         return None
     stage = all_stages(Context(config))[-1]
-    if not isinstance(stage, RLStage):
+    if not is_run(stage):
         return None
     path = folder / f"{stage.key}.csv"
     if not _is_done(path, stage, config):
@@ -51,7 +51,7 @@ def execute_and_keep(config: Config, overrides: Sequence[str]) -> Outcome:
     except Exception:
         _keep_failed(config, overrides)
         raise
-    if isinstance(outcome.last, RLStage):
+    if is_run(outcome.last):
         keep(config, outcome.last, overrides, anew="rl" in outcome.seconds)
     return outcome
 
@@ -131,7 +131,7 @@ def _keep_failed(config: Config, overrides: Sequence[str]) -> None:
         return
     try:
         stage = all_stages(Context(config))[-1]
-        if not isinstance(stage, RLStage):
+        if not is_run(stage):
             return
         run = RunFolder(stage.folder)
         manifest = run.manifest()

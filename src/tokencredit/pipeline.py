@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from tokencredit import preflight
 from tokencredit.algorithms.algorithm import Algorithm
@@ -53,10 +52,7 @@ def plan(config: Config) -> list[Plan]:
     context = Context(config)
     stages = all_stages(context)
     preflight.check(context, stages)
-    return [
-        stage.plan() if isinstance(stage, RLStage) else context.store.plan(stage)
-        for stage in stages
-    ]
+    return [stage.plan() for stage in stages]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +70,8 @@ def execute(config: Config) -> Outcome:
     seconds: dict[str, float] = {}
     preflight.check(context, stages)
     for stage in stages:
-        if _is_there(context, stage):
-            found = "reused"
-            if isinstance(stage, RLStage):
-                found = f"complete in {stage.folder}{stage.surplus()}"
-            say(f"{stage.name} {stage.key}: {found}")
+        if stage.is_done():
+            say(f"{stage.name} {stage.key}: {stage.found()}")
             continue
         say(f"{stage.name} {stage.key}: running")
         started = time.monotonic()
@@ -87,36 +80,24 @@ def execute(config: Config) -> Outcome:
             raise UserError(mistake)
         if code != 0:
             raise StageFailed(stage.name, code)
-        if not _is_there(context, stage):
+        if not stage.is_done():
             raise UserError(
                 f"stage {stage.name} ended with exit code 0 and its result is not there "
-                f"({result_folder(stage)}): something ended its process early, or removed what "
+                f"({stage.folder}): something ended its process early, or removed what "
                 "it wrote; run the same command again"
             )
         took = time.monotonic() - started
         seconds[stage.name] = seconds.get(stage.name, 0.0) + took
         say(f"{stage.name} {stage.key}: done in {took:.0f} s")
-    if not isinstance(stages[-1], RLStage):
+    if not stages[-1].is_run:
         report_stage(stages[-1], anew=stages[-1].name in seconds)
     return Outcome(stages[-1], seconds)
-
-
-def _is_there(context: Context, stage: Stage) -> bool:
-    """Whether the result of a stage is complete and undamaged; an exit code says less."""
-    if isinstance(stage, RLStage):
-        return stage.is_done()
-    return context.store.find(stage) is not None
-
-
-def result_folder(stage: Stage) -> Path:
-    """Where the result of a stage lies, or will lie."""
-    return stage.folder if isinstance(stage, RLStage) else stage.context.store.folder(stage)
 
 
 def spent(outcome: Outcome, total: float) -> str:
     """Seconds of every part of the command; `make train` adds those of the installation."""
     ran = "rl" in outcome.seconds
-    session = RunFolder(result_folder(outcome.last)).manifest().get("session", {}) if ran else {}
+    session = RunFolder(outcome.last.folder).manifest().get("session", {}) if ran else {}
     install = float(os.environ.get("TOKENCREDIT_INSTALL_SECONDS", "0"))
     return budget(outcome.seconds, total, session, install)
 

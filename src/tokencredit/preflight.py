@@ -19,12 +19,11 @@ from tokencredit.judges.function import FunctionJudge
 from tokencredit.preflight_lengths import check_lengths
 from tokencredit.preflight_models import check_models, open_run
 from tokencredit.stages.reward_model import RewardModelStage
-from tokencredit.stages.rl import RLStage
 from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.speech import check_template, say_spelt
 from tokencredit.stages.stage import Stage
 from tokencredit.stages.supervised import check_report_folder
-from tokencredit.store import check_kinds, check_writable
+from tokencredit.store import check_writable
 from tokencredit.tracking.wandb_mirror import check_key
 
 Check = Callable[[Context, Sequence[Stage]], None]
@@ -56,19 +55,19 @@ def check_places(context: Context, stages: Sequence[Stage]) -> None:
     config = context.config
     check_writable(context.store.root, "store")
     for stage in stages:
-        check_kinds(stage, context.store.root)
+        stage.check_place()
     if config.experiments_dir is not None and config.run.experiment is not None:
         check_writable(Path(config.experiments_dir).expanduser(), "experiments_dir")
     run = open_run(stages)
     if run is not None:
         run.check_folder()
-    elif not isinstance(stages[-1], RLStage):
+    elif not stages[-1].is_run:
         check_report_folder(stages[-1])
 
 
 def check_tracking(context: Context, stages: Sequence[Stage]) -> None:
     """A run that must be mirrored has a key for that."""
-    if open_run(stages) is not None or not isinstance(stages[-1], RLStage):
+    if open_run(stages) is not None or not stages[-1].is_run:
         check_key(context.config.tracking)
 
 
@@ -102,7 +101,7 @@ def check_records(context: Context, stages: Sequence[Stage]) -> None:
     if count and not corpus.dropped.told:
         corpus.dropped.told = True
         say(f"dataset: {count} unusable records are left out ({corpus.dropped.summary()})")
-    if isinstance(stages[-1], RLStage):
+    if stages[-1].is_run:
         for split in ("rl", "eval"):
             long_texts(corpus.parts[split], context.config.dataset.prompt)
 

@@ -19,12 +19,10 @@ from tokencredit.errors import UserError
 from tokencredit.models.model import Pretrained, load_tokenizer
 from tokencredit.models.padding import ensure_pad
 from tokencredit.settings import PairSource
-from tokencredit.sight import is_made
 from tokencredit.stages.base_model import base_of
 from tokencredit.stages.dpo import DPOStage
 from tokencredit.stages.preference_model import fitting
 from tokencredit.stages.reward_model import RewardModelStage
-from tokencredit.stages.rl import RLStage
 from tokencredit.stages.sft import SFTStage, answered_once, say_cut
 from tokencredit.stages.stage import Stage
 
@@ -37,11 +35,10 @@ def check_lengths(context: Context, stages: Sequence[Stage]) -> None:
     if context.config.dataset.format is Format.text:
         return  # texts are cut wherever they are used
     for stage in stages:
-        if isinstance(stage, RLStage):
-            if not stage.is_done():
-                _check_prompts(context)
-        elif is_made(stage):
+        if stage.is_there():
             continue
+        if stage.is_run:
+            _check_prompts(context)
         elif isinstance(stage, SFTStage):
             _check_demonstrations(context)
         elif isinstance(stage, RewardModelStage):

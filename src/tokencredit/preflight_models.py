@@ -15,10 +15,10 @@ from tokencredit.models.log_ratio import check_same_kind, check_same_vocabulary
 from tokencredit.models.padding import fit_embeddings
 from tokencredit.models.retokenise import check_ids, retokeniser_between
 from tokencredit.models.trunk import check_causal, check_readable
-from tokencredit.sight import Sight, Sights, is_made
+from tokencredit.sight import Sight, Sights
 from tokencredit.stages.dpo import DPOStage
 from tokencredit.stages.reward_model import RewardModelStage
-from tokencredit.stages.rl import RLStage
+from tokencredit.stages.rl import RLStage, is_run
 from tokencredit.stages.sampled_pairs import SampledPairsStage
 from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.stage import Stage
@@ -27,9 +27,7 @@ from tokencredit.stages.stage import Stage
 def check_models(context: Context, stages: Sequence[Stage]) -> None:
     """Every model that is still to be read is whole, can be used, and fits the others."""
     sights, run = Sights(context), open_run(stages)
-    pending = {
-        type(stage) for stage in stages if not isinstance(stage, RLStage) and not is_made(stage)
-    }
+    pending = {type(stage) for stage in stages if not stage.is_there()}
     if SFTStage in pending:
         _check_policy(context, stages, sights.policy)
     if RewardModelStage in pending:
@@ -53,7 +51,7 @@ def check_models(context: Context, stages: Sequence[Stage]) -> None:
 def open_run(stages: Sequence[Stage]) -> RLStage | None:
     """The run at the end of `stages`, unless there is none or it is complete."""
     last = stages[-1]
-    return last if isinstance(last, RLStage) and not last.is_done() else None
+    return last if is_run(last) and not last.is_done() else None
 
 
 def _check_policy(context: Context, stages: Sequence[Stage], policy: Sight) -> None:

@@ -21,7 +21,6 @@ from tokencredit.stages.dpo import DPOStage
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.stage import Stage
-from tokencredit.store import MANIFEST
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -41,7 +40,7 @@ class Sight:
     @cached_property
     def made(self) -> bool:
         """Whether the stage has run already."""
-        return is_made(self.stage)
+        return self.stage.is_there()
 
     @cached_property
     def place(self) -> Place | None:
@@ -50,7 +49,7 @@ class Sight:
         if self.made:
             return Place(context.store.folder(self.stage))
         base = base_of(context, self.source)
-        return base.place() if all(map(is_made, base.parents().values())) else None
+        return base.place() if all(stage.is_there() for stage in base.parents().values()) else None
 
     @property
     def files(self) -> Place | None:
@@ -120,8 +119,3 @@ class Sights:
         self.policy = Sight(SFTStage(context), config.model.policy, Part.causal)
         self.reward = Sight(reward, config.model.reward_source(), finished, reward.labels())
         self.dpo = Sight(DPOStage(context), config.model.dpo_source(), Part.causal)
-
-
-def is_made(stage: Stage) -> bool:
-    """Whether a stage has left a result; whether that is undamaged is found out when it is read."""
-    return (stage.context.store.folder(stage) / MANIFEST).is_file()

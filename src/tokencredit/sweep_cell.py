@@ -15,7 +15,7 @@ from tokencredit.config import Config
 from tokencredit.console import say
 from tokencredit.errors import require
 from tokencredit.explain import explain
-from tokencredit.pipeline import plan, result_folder
+from tokencredit.pipeline import plan
 from tokencredit.request import Request
 from tokencredit.sweep_table import shown
 
@@ -67,4 +67,4 @@ def _done(config: Config, overrides: list[str]) -> tuple[str, str]:
     if kept is not None:
         return STATE, kept.state.removeprefix(f"{STATE}: ")
     outcome = execute_and_keep(config, overrides)
-    return "done" if outcome.seconds else "done before", str(result_folder(outcome.last))
+    return "done" if outcome.seconds else "done before", str(outcome.last.folder)

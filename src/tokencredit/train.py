@@ -35,7 +35,7 @@ from tokencredit.faults import chain, users_own
 from tokencredit.grammar import check_grammar, check_meaning
 from tokencredit.helptext import conf_dir, help_text
 from tokencredit.models.called import shown_name
-from tokencredit.pipeline import StageFailed, plan, result_folder, spent
+from tokencredit.pipeline import StageFailed, plan, spent
 from tokencredit.plugins import check_options
 from tokencredit.process import follow
 from tokencredit.redaction import redacted
@@ -45,7 +45,6 @@ from tokencredit.rewards.scheme import RewardScheme
 from tokencredit.scratch import temporary_folder
 from tokencredit.search_path import isolate_children
 from tokencredit.spelling import class_name, spelled
-from tokencredit.stages.rl import RLStage
 from tokencredit.stages.supervised import report_folder
 from tokencredit.store import Plan, check_writable
 from tokencredit.sweep_cell import run_cell
@@ -273,8 +272,8 @@ class Task:
 def finish(config: Config, started: float, overrides: list[str]) -> None:
     """Run everything, then say what came of it and what it cost."""
     outcome = execute_and_keep(config, overrides)
-    folder = result_folder(outcome.last)
-    if isinstance(outcome.last, RLStage):
+    folder = outcome.last.folder
+    if outcome.last.is_run:
         from tokencredit.reports.samples import render_samples
         from tokencredit.reports.side_by_side import print_continuations
         from tokencredit.reports.summary import closing_summary

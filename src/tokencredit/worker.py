@@ -44,7 +44,6 @@ def run(name: str, key: str) -> None:
     from tokencredit import config as configuration
     from tokencredit.context import Context
     from tokencredit.pipeline import all_stages
-    from tokencredit.stages.rl import RLStage
 
     config = configuration.read(sys.stdin)
     torch.set_num_threads(config.hardware.threads_of(name))
@@ -55,18 +54,14 @@ def run(name: str, key: str) -> None:
         raise UserError(
             f"{name}: the data or a model changed while the run was being prepared; run again"
         )
-    place = stage.folder if isinstance(stage, RLStage) else context.store.folder(stage)
     try:
-        if isinstance(stage, RLStage):
-            stage.run(place)
-        else:
-            context.store.build(stage)
+        stage.build()
     except UserError:
         raise
     except (Exception, SystemExit) as error:
         folders = [context.store.folder(earlier) for earlier in stages]
-        named = [*folders, *model_folders(config), place]
-        known = fault(error, place) or unreadable(error, named) or users_own(error)
+        named = [*folders, *model_folders(config), stage.folder]
+        known = fault(error, stage.folder) or unreadable(error, named) or users_own(error)
         if known is None:
             raise
         raise known from error

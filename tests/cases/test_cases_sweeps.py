@@ -7,6 +7,7 @@ import json
 import math
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -43,7 +44,7 @@ class Runs:
         rated = {name: measure(self.rates[-1]) for name in names}
         results = {"evaluation": rated, "metrics": {}, "wall_seconds": 2.5, "steps": 2}
         (run / "results.json").write_text(json.dumps(results), encoding="utf-8")
-        return Outcome(last=run, seconds={"rl": 1.0})  # type: ignore[arg-type]
+        return Outcome(last=SimpleNamespace(folder=run), seconds={"rl": 1.0})  # type: ignore[arg-type]
 
 
 def measure(mean: float) -> dict[str, float]:
@@ -54,7 +55,6 @@ def measure(mean: float) -> dict[str, float]:
 def runs(place: Place, monkeypatch: pytest.MonkeyPatch) -> Runs:
     made = Runs(place.folder)
     monkeypatch.setattr(sweep_cell, "execute_and_keep", made)
-    monkeypatch.setattr(sweep_cell, "result_folder", lambda run: run)
     return made
 
 

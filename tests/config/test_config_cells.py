@@ -38,14 +38,13 @@ class Pipeline:
             if config.seed in self.bad:
                 raise UserError("step 3: the loss is nan")
             done.touch()
-        return Outcome(last=None, seconds=seconds)  # type: ignore[arg-type]
+        return Outcome(last=SimpleNamespace(folder=self.folder), seconds=seconds)  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
     made = Pipeline(tmp_path)
     monkeypatch.setattr(sweep_cell, "execute_and_keep", made)
-    monkeypatch.setattr(sweep_cell, "result_folder", lambda _: tmp_path)
     return made
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeGuard
 
 from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.atomic import Damaged, write_text
@@ -53,6 +53,7 @@ from tokencredit.update import NotFinite
 class RLStage(Stage):
     """A policy trained by rollouts, and its evaluation, in a run folder."""
 
+    is_run: ClassVar[bool] = True
     name: ClassVar[str] = "rl"
     version: ClassVar[int] = 1
 
@@ -140,16 +141,24 @@ class RLStage(Stage):
         )
         return Path(config.runs_dir).expanduser() / name / self.key
 
-    def surplus(self) -> str:
-        """A remark if the run has more steps than are asked for; nothing is deleted."""
+    def found(self) -> str:
+        """Where the run is; with a remark if it has more steps than are asked for: nothing is
+        deleted."""
         rows, steps = RunFolder(self.folder).rows(), self.context.config.steps
-        return f" ({rows} steps; results speak of {rows}, not of the {steps} asked for)" * (
-            rows > steps
-        )
+        surplus = f" ({rows} steps; results speak of {rows}, not of the {steps} asked for)"
+        return f"complete in {self.folder}{surplus * (rows > steps)}"
 
     def is_done(self) -> bool:
         """Whether the run is complete with all steps that are asked for, as it was left."""
         return RunFolder(self.folder).done(self.key, self.context.config.steps)
+
+    def is_there(self) -> bool:
+        """As `is_done`: a run that is not complete goes on, and is looked at again."""
+        return self.is_done()
+
+    def build(self) -> None:
+        """Train and evaluate in the run's folder."""
+        self.run(self.folder)
 
     def check_folder(self) -> None:
         """Raise unless the run may be written to its folder."""
@@ -328,6 +337,11 @@ class RLStage(Stage):
         records = self.context.corpus.parts[split]
         ids = TokenIds(actors.tokenizer, config.dataset.special_tokens)
         return self.context.prompts(records, ids)
+
+
+def is_run(stage: Stage) -> TypeGuard[RLStage]:
+    """Whether a stage is a run, told by what it says of itself."""
+    return stage.is_run
 
 
 def _tell_damage(run: RunFolder) -> None:

@@ -11,6 +11,7 @@ from typing import ClassVar, Final, cast
 from tokencredit.canonical import canonical, digest
 from tokencredit.context import Context
 from tokencredit.plugins import used_code
+from tokencredit.store import MANIFEST, Plan, check_kinds
 
 SEEDS: Final = ("seed", "stage_seed")
 
@@ -18,6 +19,8 @@ SEEDS: Final = ("seed", "stage_seed")
 class Stage(ABC):
     """A unit of work whose result depends on its declared inputs and on nothing else."""
 
+    is_run: ClassVar[bool] = False
+    """Whether its result is a run: a folder of its own outside of the store, with steps."""
     name: ClassVar[str]
     version: ClassVar[int]
     """Raised by hand whenever the code changes what the stage produces."""
@@ -25,6 +28,35 @@ class Stage(ABC):
     def __init__(self, context: Context) -> None:
         """A stage of one run; `context` holds the configuration and what was read for it."""
         self.context = context
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where its result lies, or will lie."""
+        return self.context.store.folder(self)
+
+    def is_done(self) -> bool:
+        """Whether its result is complete and undamaged; an exit code says less."""
+        return self.context.store.find(self) is not None
+
+    def is_there(self) -> bool:
+        """Whether it has left a result; whether that is undamaged is found out when it is read."""
+        return (self.context.store.folder(self) / MANIFEST).is_file()
+
+    def found(self) -> str:
+        """What is said of a result that is there and need not be made."""
+        return "reused"
+
+    def plan(self) -> Plan:
+        """Hit or miss, and for a miss what differs from the nearest result."""
+        return self.context.store.plan(self)
+
+    def check_place(self) -> None:
+        """Raise `UserError` unless its result can be written where it is to lie."""
+        check_kinds(self, self.context.store.root)
+
+    def build(self) -> None:
+        """Make the result where it is to lie, unless it is there."""
+        self.context.store.build(self)
 
     def parents(self) -> Mapping[str, Stage]:
         """The stages whose artifacts this one reads, by role."""
