@@ -13,12 +13,12 @@ from tokencredit.algorithms.algorithm import Algorithm, State
 from tokencredit.algorithms.kl import KLPenalty
 from tokencredit.algorithms.optimizer import Optimizer
 from tokencredit.algorithms.ppo import PPO
-from tokencredit.engine import Engine, World
 from tokencredit.hardware import Hardware
 from tokencredit.models.actors import Actors
 from tokencredit.ops import k1, keep, masked_sum
+from tokencredit.rl.engine import Engine, World
+from tokencredit.rl.update import Updater
 from tokencredit.rollout import Rollout, Targets
-from tokencredit.update import Updater
 
 FAST = Optimizer(learning_rate=3e-3, weight_decay=0.01)
 TASK = PPO(

@@ -30,7 +30,6 @@ from tokencredit.config import Config
 from tokencredit.context import Context
 from tokencredit.data.prompts import PromptStream
 from tokencredit.data.token_ids import TokenIds
-from tokencredit.engine import Engine, World
 from tokencredit.errors import UserError
 from tokencredit.judges.panel import open_panel
 from tokencredit.models.computation import Computation
@@ -38,12 +37,13 @@ from tokencredit.models.log_ratio import LogRatio, as_it_is
 from tokencredit.models.products import chunks
 from tokencredit.models.scorer import Scorer
 from tokencredit.ops import keep, masked_sum
+from tokencredit.rl.compute import Compute
+from tokencredit.rl.engine import Engine, World
+from tokencredit.rl.export import export_policy
 from tokencredit.rl.load import load_actors
+from tokencredit.rl.loop import Learner, RunInputs
 from tokencredit.rollout import Judgement, Rollout
 from tokencredit.stages.catalogue import given_of
-from tokencredit.stages.compute import Compute
-from tokencredit.stages.finish import export_policy
-from tokencredit.stages.learner import Learner, Surroundings
 from tokencredit.tracking.wandb_mirror import WandbMirror
 
 Observer = Callable[[Config, Path], Any]
@@ -245,7 +245,7 @@ def learn(config: Config, place: Path) -> SimpleNamespace:
     """The RL loop from its first step to its last: log, judge, learner, and forward passes."""
     actors = load_actors(config, place / "model", place / "reward")
     compute = Compute.of(config, actors, dict.fromkeys(("reward_model", "dpo", "sft"), 1000))
-    around = Surroundings(prompts_of(config, "rl"), prompts_of(config, "eval"), place, compute)
+    around = RunInputs(prompts_of(config, "rl"), prompts_of(config, "eval"), place, compute)
     log, judge, world = Log(), EvenJudge(), World(config.hardware)
     learner = Learner(config, actors, judge, around, world)
     forwards: list[int] = []

@@ -15,14 +15,14 @@ from safetensors.torch import load_file, save_file
 
 from builders import make_prompts, tiny_actors
 from learning import TASK
-from tokencredit.engine import Engine, World
 from tokencredit.hardware import Hardware, Sharding
 from tokencredit.models.actors import Actors
 from tokencredit.ops import k1, keep, masked_sum
+from tokencredit.rl.checkpoints import Checkpoints, Progress
+from tokencredit.rl.collector import Collector, Speaker
+from tokencredit.rl.engine import Engine, World
+from tokencredit.rl.update import Updater
 from tokencredit.rollout import Judgement, Prompts, Rollout
-from tokencredit.stages.checkpoints import Checkpoints, Progress
-from tokencredit.stages.rollouts import Collector, Speaker
-from tokencredit.update import Updater
 
 LENGTHS = [2, 5, 3, 4, 2, 6, 3, 4]
 LIMITS = [4, 9, 6, 3, 8, 5, 7, 6]

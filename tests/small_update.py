@@ -12,13 +12,13 @@ from builders import make_prompts, tiny_actors
 from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.algorithms.optimizer import Optimizer
 from tokencredit.config import COMPONENTS
-from tokencredit.engine import Engine, World
 from tokencredit.hardware import Hardware
 from tokencredit.models.actors import Actors
 from tokencredit.models.sampling import Sampling
 from tokencredit.ops import keep, masked_sum
+from tokencredit.rl.engine import Engine, World
+from tokencredit.rl.update import Updater
 from tokencredit.rollout import Rollout, Targets
-from tokencredit.update import Updater
 
 ALGORITHMS: list[type[Algorithm]] = [
     kind for kind in COMPONENTS["algorithm"] if issubclass(kind, Algorithm)

@@ -35,12 +35,12 @@ from tokencredit.process import run_stage
 from tokencredit.reports.run_folder import RunFolder as ReportedFolder
 from tokencredit.reports.summary import _headline
 from tokencredit.rewards.sparse import Sparse
+from tokencredit.rl.payer import Payer
 from tokencredit.rollout import Judgement, Rollout
 from tokencredit.stages.base_model import base_of
 from tokencredit.stages.dpo import DPOStage
-from tokencredit.stages.finish import write_results
 from tokencredit.stages.oracle import OracleStage
-from tokencredit.stages.paying import Payer
+from tokencredit.stages.results import write_results
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.rl import RLStage
 from tokencredit.stages.run_folder import RunFolder, State

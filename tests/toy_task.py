@@ -12,12 +12,12 @@ from token_mdp import FLOAT, TabularPolicy, TokenMDP
 from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.algorithms.kl import Controller
 from tokencredit.algorithms.optimizer import Optimizer, Schedule
-from tokencredit.describe import describe
-from tokencredit.engine import Engine, World
 from tokencredit.hardware import Hardware
 from tokencredit.rewards.scheme import RewardScheme
+from tokencredit.rl.engine import Engine, World
+from tokencredit.rl.metrics import describe
+from tokencredit.rl.update import Updater
 from tokencredit.rollout import Judgement, Rollout, Targets
-from tokencredit.update import Updater
 
 
 class Toy:

@@ -16,7 +16,7 @@ from tokencredit.config import Config
 from tokencredit.errors import UserError
 from tokencredit.judges.implicit import ImplicitJudge
 from tokencredit.stages import evaluate
-from tokencredit.stages.finish import HEADLINE
+from tokencredit.stages.results import HEADLINE
 
 KEY: Final = "sweep.objective"
 WHOLE: Final = ("wall_seconds", "steps")

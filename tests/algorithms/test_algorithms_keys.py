@@ -11,7 +11,7 @@ import torch
 
 from batches import MEASURED, grouped_rollout, output_of, rewards_of, step
 from tokencredit.algorithms.advantages import GroupBaseline, Whiten
-from tokencredit.algorithms.algorithm import Algorithm, Verdict
+from tokencredit.algorithms.algorithm import Algorithm, Decision
 from tokencredit.algorithms.grpo import GRPO
 from tokencredit.algorithms.kl import Controller, Estimator, KLPenalty
 from tokencredit.algorithms.losses import Aggregation
@@ -132,9 +132,9 @@ def observed(algorithm: Algorithm) -> dict[str, Any]:
         "rewards": shaped.total.tolist(),
         "advantages": targets.advantages.tolist(),
         "returns": targets.returns.tolist(),
-        "total": loss.total.item() / algorithm.units(rollout.response_mask),
+        "total": loss.total.item() / algorithm.denominator(rollout.response_mask),
         "sums": {name: value.item() for name, value in loss.sums.items()},
-        "verdicts": [algorithm.verdict(m) for m in means],
+        "verdicts": [algorithm.decide(m) for m in means],
         "state": [state, later],
         "rates": {n: [o.rate_at(s) for s in range(50)] for n, o in algorithm.optimizers().items()},
     }
@@ -166,7 +166,7 @@ def test_field_B19_both_lists_name_keys_that_exist() -> None:
 
 
 def test_field_B19_a_dead_key_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Algorithm, "verdict", lambda *_: Verdict.take)
+    monkeypatch.setattr(Algorithm, "decide", lambda *_: Decision.take)
     for kind in KINDS:
         algorithm = base(kind)
         assert observed(replace(algorithm, kl_stop=0.001)) == observed(algorithm)

@@ -11,7 +11,7 @@ import torch
 from batches import gradients, leaf, output_of, targets_of
 from builders import make_rollout, mask_of
 from tokencredit.algorithms.advantages import Whiten
-from tokencredit.algorithms.algorithm import Verdict
+from tokencredit.algorithms.algorithm import Decision
 from tokencredit.algorithms.losses import Aggregation, policy_loss, value_loss
 from tokencredit.algorithms.ppo import PPO
 from tokencredit.errors import UserError
@@ -87,8 +87,8 @@ def test_responses_alike_by_hand() -> None:
     value = (0.5 * 0.8**2 + 0.5 * 0.9**2) / 2 + 0.5 * 4
     entropy = (1 + 2) / 2 + 4
     assert loss.total.item() == pytest.approx(policy + 0.5 * value - 0.01 * entropy)
-    assert algorithm.units(rollout.response_mask) == 2
-    assert PPO().units(rollout.response_mask) == 3
+    assert algorithm.denominator(rollout.response_mask) == 2
+    assert PPO().denominator(rollout.response_mask) == 3
     assert loss.sums["ppo/policy_loss"].item() == pytest.approx(-1 - 2 * 1.2 + 0.8)  # by token
 
 
@@ -101,9 +101,9 @@ def test_a_row_without_tokens_counts_for_nothing(aggregation: Aggregation) -> No
     less = algorithm.loss(output[rows], rollout[rows], targets[rows], NO_STATE)
     assert whole.total.item() == pytest.approx(less.total.item())
     mask = rollout.response_mask
-    assert algorithm.units(mask) == algorithm.units(mask[rows])
+    assert algorithm.denominator(mask) == algorithm.denominator(mask[rows])
     empty = algorithm.loss(output[1:2], rollout[torch.tensor([1])], targets[torch.tensor([1])], {})
-    assert empty.total.item() == 0 and algorithm.units(mask[1:2]) == 0
+    assert empty.total.item() == 0 and algorithm.denominator(mask[1:2]) == 0
 
 
 def test_clipped_tokens_get_no_gradient() -> None:
@@ -131,12 +131,12 @@ def test_mean_ratio_above_the_threshold_is_skipped() -> None:
     loss = PPO().loss(far, rollout, targets_of(rollout), NO_STATE)
     tokens = int(mask_of([2, 1]).sum())
     means = {name: value.item() / tokens for name, value in loss.sums.items()}
-    assert PPO().verdict(means) is Verdict.skip
-    assert PPO(ratio_threshold=12.0).verdict(means) is Verdict.take
-    assert PPO(ratio_threshold=None).verdict(means) is Verdict.take
+    assert PPO().decide(means) is Decision.skip
+    assert PPO(ratio_threshold=12.0).decide(means) is Decision.take
+    assert PPO(ratio_threshold=None).decide(means) is Decision.take
     kl = 10 - math.log(11)
-    assert PPO(kl_stop=kl - 0.01).verdict(means) is Verdict.stop  # which is more than to skip
-    assert PPO(kl_stop=kl + 0.01).verdict(means) is Verdict.skip
+    assert PPO(kl_stop=kl - 0.01).decide(means) is Decision.stop  # which is more than to skip
+    assert PPO(kl_stop=kl + 0.01).decide(means) is Decision.skip
 
 
 def test_fields_of_whitening() -> None:

@@ -52,7 +52,7 @@ def test_loss_by_hand(direction: Direction, kl: float) -> None:
     assert loss.total.item() == pytest.approx(-1.5 * 3 + 4 * kl + 0.5 * value)
     assert loss.sums["penalty/kl"].item() == pytest.approx(kl)
     assert loss.sums["ppo/policy_loss"].item() == pytest.approx(-4.5)
-    assert algorithm.final(output, rollout)["penalty/final_kl"].item() == pytest.approx(kl)
+    assert algorithm.final_kl(output, rollout)["penalty/final_kl"].item() == pytest.approx(kl)
 
 
 def test_ratio_is_not_clipped() -> None:

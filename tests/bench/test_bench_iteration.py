@@ -20,7 +20,7 @@ from tokencredit.models.actors import Actors
 from tokencredit.models.scorer import Scorer
 from tokencredit.rewards.redistribute import Redistribute
 from tokencredit.rewards.sparse import Sparse
-from tokencredit.stages.learner import Learner
+from tokencredit.rl.loop import Learner
 
 pytestmark = pytest.mark.usefixtures("contained")
 

@@ -33,9 +33,9 @@ from tokencredit.models.policy import PolicyWithValue, Reference, SpecialIds
 from tokencredit.models.sampling import LogprobMask, Sampling
 from tokencredit.models.scratch import END, PAD
 from tokencredit.models.shipped import FOLDER
+from tokencredit.rl.export import export_policy
 from tokencredit.rl.load import load_actors
 from tokencredit.rollout import Rollout
-from tokencredit.stages.finish import export_policy
 from tokencredit.stages.sampled_pairs import SampledPairsStage
 from tokencredit.stages.sft import SFTStage
 

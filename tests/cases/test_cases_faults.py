@@ -22,7 +22,7 @@ from tokencredit import store as stores
 from tokencredit import sweep
 from tokencredit.atomic import building, naming, read_json, write_bytes, write_json, write_text
 from tokencredit.faults import REMEDIES, fault, unreadable
-from tokencredit.stages.checkpoints import Checkpoints, Progress
+from tokencredit.rl.checkpoints import Checkpoints, Progress
 from tokencredit.stages.stage import Stage
 from tokencredit.store import Store, find_damage
 from tokencredit.tracking.jsonl import JsonlWriter, read_jsonl

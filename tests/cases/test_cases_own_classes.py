@@ -21,9 +21,9 @@ from tokencredit.judges.panel import SameAsJudge, open_panel
 from tokencredit.rewards.promises import MEASURED
 from tokencredit.rewards.scheme import Evidence, RewardScheme
 from tokencredit.rewards.sparse import Sparse
+from tokencredit.rl.payer import Payer
 from tokencredit.rollout import Judgement, Notes, Rollout
 from tokencredit.settings import Run
-from tokencredit.stages.paying import Payer
 
 WORDS = train_tokenizer()
 

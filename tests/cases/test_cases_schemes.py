@@ -27,9 +27,9 @@ from tokencredit.plugins import check_options
 from tokencredit.rewards.promises import REMEDIES, vanishing
 from tokencredit.rewards.scheme import Evidence, RewardScheme
 from tokencredit.rewards.sparse import Sparse
+from tokencredit.rl.payer import FIRST, Payer, warn_of_nothing
 from tokencredit.rollout import Judgement, Rollout, Targets
 from tokencredit.settings import Run
-from tokencredit.stages.paying import FIRST, Payer, warn_of_nothing
 from tokencredit.stages.run_folder import RunFolder, State
 from tokencredit.train import more_folders
 

@@ -22,7 +22,7 @@ from batches import (
     widened,
 )
 from tokencredit.algorithms.advantages import GroupBaseline, Whiten
-from tokencredit.algorithms.algorithm import Algorithm, Verdict
+from tokencredit.algorithms.algorithm import Algorithm, Decision
 from tokencredit.algorithms.grpo import GRPO
 from tokencredit.algorithms.kl import Estimator, KLPenalty
 from tokencredit.algorithms.losses import Aggregation
@@ -74,7 +74,7 @@ def split(algorithm: Algorithm, parts: int) -> tuple[Tensor, dict[str, Tensor]]:
     rollout = batch()
     shaped, state = shaped_by(algorithm, rollout)
     targets, output = algorithm.targets(rollout, shaped), output_of(rollout)
-    units = algorithm.units(rollout.response_mask)
+    units = algorithm.denominator(rollout.response_mask)
     found = [
         algorithm.loss(output[rows], rollout[rows], targets[rows], state)
         for rows in torch.arange(len(rollout)).tensor_split(parts)
@@ -114,7 +114,7 @@ def test_a_minibatch_said_twice_has_the_same_mean_loss(algorithm: Algorithm) -> 
     means = []
     for rows in (torch.arange(8), torch.arange(16) % 8):
         loss = algorithm.loss(output[rows], rollout[rows], targets[rows], state)
-        means.append(loss.total / algorithm.units(rollout.response_mask[rows]))
+        means.append(loss.total / algorithm.denominator(rollout.response_mask[rows]))
     assert torch.allclose(means[0], means[1], atol=1e-6)
 
 
@@ -139,7 +139,7 @@ def everything(algorithm: Algorithm, fill: float) -> dict[str, Tensor]:
         "total": loss.total.detach(),
         **loss.sums,
         **{f"slope of {name}": g for name, g in gradients(output, loss.total).items()},
-        **algorithm.final(output, dirty),
+        **algorithm.after_update(lambda measure: measure(output, dirty)),
         **{n: torch.tensor(x) for n, x in algorithm.measure(dirty, shaped).items()},
         "rewards": shaped.rewards,
         "penalty": shaped.penalty,
@@ -266,18 +266,18 @@ def test_papers_S4_other_log_probabilities_would_be_noticed(algorithm: Algorithm
 def test_verdicts_read_what_losses_give(algorithm: Algorithm) -> None:
     rollout = batch()
     tokens = int(rollout.response_mask.sum())
-    for shift, found in ((0.0, Verdict.take), (12.0, Verdict.skip)):
+    for shift, found in ((0.0, Decision.take), (12.0, Decision.skip)):
         _, loss = step(algorithm, rollout, output_of(rollout, shift=shift))
         means = {name: float(value) / tokens for name, value in loss.sums.items()}
-        assert algorithm.verdict(means) is found
+        assert algorithm.decide(means) is found
     assert algorithm.ratio_threshold is not None
     algorithm = replace(algorithm, kl_stop=0.01)
-    assert algorithm.verdict(means) is Verdict.stop
-    assert algorithm.verdict({**means, "ppo/approx_kl": 0.01, "ppo/ratio_mean": 10.0}) is (
-        Verdict.take  # neither exceeds its limit
+    assert algorithm.decide(means) is Decision.stop
+    assert algorithm.decide({**means, "ppo/approx_kl": 0.01, "ppo/ratio_mean": 10.0}) is (
+        Decision.take  # neither exceeds its limit
     )
     algorithm = replace(algorithm, kl_stop=None, ratio_threshold=None)
-    assert algorithm.verdict(means) is Verdict.take
+    assert algorithm.decide(means) is Decision.take
 
 
 @every_algorithm

@@ -9,7 +9,10 @@ import pytest
 import torch
 
 from builders import make_judgement, make_rollout, mask_of
-from tokencredit.describe import (
+from tokencredit.rewards.redistribute import Redistribute
+from tokencredit.rewards.sparse import Sparse
+from tokencredit.rewards.uniform import Uniform
+from tokencredit.rl.metrics import (
     credit_ends,
     credit_entropy,
     credit_shares,
@@ -17,9 +20,6 @@ from tokencredit.describe import (
     eos_share,
     explained_variance,
 )
-from tokencredit.rewards.redistribute import Redistribute
-from tokencredit.rewards.sparse import Sparse
-from tokencredit.rewards.uniform import Uniform
 from tokencredit.rollout import Judgement, Notes, Rollout, Targets
 
 

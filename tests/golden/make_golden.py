@@ -26,16 +26,16 @@ from builders import (  # noqa: E402
 from tokencredit.algorithms.kl import KLPenalty  # noqa: E402
 from tokencredit.algorithms.optimizer import Optimizer  # noqa: E402
 from tokencredit.algorithms.ppo import PPO  # noqa: E402
-from tokencredit.describe import describe  # noqa: E402
-from tokencredit.engine import Engine, World  # noqa: E402
 from tokencredit.hardware import Hardware  # noqa: E402
 from tokencredit.models.actors import Actors  # noqa: E402
 from tokencredit.models.policy import PolicyWithValue, Reference, SpecialIds  # noqa: E402
 from tokencredit.models.sampling import Sampling  # noqa: E402
 from tokencredit.models.scorer import Scorer  # noqa: E402
 from tokencredit.rewards.redistribute import Redistribute  # noqa: E402
+from tokencredit.rl.engine import Engine, World  # noqa: E402
+from tokencredit.rl.metrics import describe  # noqa: E402
+from tokencredit.rl.update import Updater  # noqa: E402
 from tokencredit.rollout import Judgement  # noqa: E402
-from tokencredit.update import Updater  # noqa: E402
 
 WEIGHTS, NUMBERS = FOLDER / "weights.safetensors", FOLDER / "numbers.json"
 STEPS = 5

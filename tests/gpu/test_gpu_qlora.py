@@ -11,15 +11,15 @@ from builders import make_prompts
 from learning import TASK, learn
 from policies import stir
 from quantised import NAMES, QLORA, packed_bits, qlora_config, same, saved
-from tokencredit.engine import Engine, World
 from tokencredit.hardware import Device, Hardware
 from tokencredit.models.actors import Actors
 from tokencredit.models.loading import load_causal
 from tokencredit.models.model import Autocast, Dtype
 from tokencredit.models.quantization import NF4, ComputeFormat
+from tokencredit.rl.engine import Engine, World
+from tokencredit.rl.export import export_policy
 from tokencredit.rl.load import load_actors
-from tokencredit.stages.finish import export_policy
-from tokencredit.update import Updater
+from tokencredit.rl.update import Updater
 
 pytestmark = [
     pytest.mark.gpu,

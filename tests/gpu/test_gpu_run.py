@@ -21,14 +21,14 @@ from builders import (
     write_reviews,
 )
 from learning import TASK, targets_at
-from tokencredit.engine import Engine, World
 from tokencredit.hardware import Device, Hardware
 from tokencredit.models.actors import Actors
 from tokencredit.models.attention_row import AttentionRow
 from tokencredit.models.sampling import Sampling
 from tokencredit.models.scorer import Scorer
+from tokencredit.rl.engine import Engine, World
+from tokencredit.rl.update import Updater
 from tokencredit.rollout import Prompts, Rollout
-from tokencredit.update import Updater
 
 pytestmark = [
     pytest.mark.gpu,

@@ -171,10 +171,14 @@ def test_a_row_alone_has_the_gradient_it_has_in_company(architecture: str) -> No
     actors = actors_for(algorithm, architecture)
     rollout = rollout_of(actors)
     targets = targets_of(algorithm, rollout)
-    whole = gradients(actors, algorithm, rollout, targets) * algorithm.units(rollout.response_mask)
+    whole = gradients(actors, algorithm, rollout, targets) * algorithm.denominator(
+        rollout.response_mask
+    )
     total = torch.zeros_like(whole)
     for row in torch.arange(8).split(1):
         part = rollout[row].trimmed()
         aims = targets[row].cut(part.response_mask.shape[1])
-        total += gradients(actors, algorithm, part, aims) * algorithm.units(part.response_mask)
+        total += gradients(actors, algorithm, part, aims) * algorithm.denominator(
+            part.response_mask
+        )
     assert distance(total, whole) < 1e-5

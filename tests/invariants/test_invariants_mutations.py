@@ -18,15 +18,15 @@ from tokencredit.algorithms import actor_critic
 from tokencredit.data.dataset import PromptSpec
 from tokencredit.data.prompts import PromptStream
 from tokencredit.data.records import Record
-from tokencredit.engine import Engine
 from tokencredit.errors import UserError
 from tokencredit.models.sampling import Sampling
+from tokencredit.rl.checkpoints import Checkpoints, Progress
+from tokencredit.rl.engine import Engine
+from tokencredit.rl.update import Updater
 from tokencredit.rollout import PolicyOutput, Targets
-from tokencredit.stages.checkpoints import Checkpoints, Progress
 from tokencredit.tracking.jsonl import JsonlWriter
 from tokencredit.tracking.tracker import Tracker
 from tokencredit.tracking.tracking import Tracking, WandbMode
-from tokencredit.update import Updater
 
 STATE = {"kl/coef": 0.3}
 

@@ -10,8 +10,8 @@ import torch
 from builders import tiny_actors
 from learning import TASK, learn, start
 from tokencredit.algorithms.optimizer import Optimizer
-from tokencredit.engine import Engine, World
 from tokencredit.hardware import Hardware
+from tokencredit.rl.engine import Engine, World
 
 
 def test_adams_epsilon_stands_outside_the_correction() -> None:

@@ -26,10 +26,10 @@ from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.data.dataset import PromptSpec
 from tokencredit.data.prompts import PromptStream
 from tokencredit.data.records import Record
-from tokencredit.engine import Engine
 from tokencredit.models.sampling import Sampling
 from tokencredit.ops import keep
-from tokencredit.update import Updater
+from tokencredit.rl.engine import Engine
+from tokencredit.rl.update import Updater
 
 RECORDS = 20
 STEPS = 6

@@ -20,8 +20,6 @@ from builders import (
     train_tokenizer,
 )
 from tokencredit.config import check_fit
-from tokencredit.describe import describe
-from tokencredit.engine import World
 from tokencredit.errors import UserError
 from tokencredit.hardware import Hardware
 from tokencredit.judges.attribution import AttributionJudge, refuse
@@ -34,8 +32,10 @@ from tokencredit.ops import masked_sum
 from tokencredit.rewards.attribution import Attribution
 from tokencredit.rewards.redistribute import Redistribute
 from tokencredit.rewards.scheme import Evidence
+from tokencredit.rl.collector import Collector
+from tokencredit.rl.engine import World
+from tokencredit.rl.metrics import describe
 from tokencredit.rollout import Targets
-from tokencredit.stages.rollouts import Collector
 
 LENGTHS = [4, 1, 9, 3]
 every_method = pytest.mark.parametrize("method", [m for m in Method if m is not Method.deeplift])

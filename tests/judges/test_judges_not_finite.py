@@ -15,13 +15,13 @@ from policies import run_config
 from tokencredit.algorithms.ppo import PPO
 from tokencredit.data.dataset import Dataset, PromptSpec
 from tokencredit.data.sources import Source
-from tokencredit.engine import World
 from tokencredit.errors import UserError
 from tokencredit.models.sampling import Sampling
+from tokencredit.rl.engine import World
+from tokencredit.rl.failed_step import NAME, require_finite
 from tokencredit.rl.load import load_actors
+from tokencredit.rl.loop import Learner, RunInputs
 from tokencredit.rollout import Judgement, Rollout
-from tokencredit.stages.dump import NAME, require_finite
-from tokencredit.stages.learner import Learner, Surroundings
 
 
 class Failing(EvenJudge):
@@ -44,7 +44,7 @@ def test_the_step_is_dumped_and_the_weights_stay(tmp_path: Path) -> None:
     )
     config.rollout, config.steps = Sampling(min_new_tokens=2, max_new_tokens=6), 4
     actors = load_actors(config, place / "model", place / "reward")
-    around = Surroundings(prompts_of(config, "rl"), prompts_of(config, "eval"), place)
+    around = RunInputs(prompts_of(config, "rl"), prompts_of(config, "eval"), place)
     judge, log = Failing(), Log()
     learner = Learner(config, actors, judge, around, World(config.hardware))
     learner.step(0, log)  # type: ignore[arg-type]

@@ -131,7 +131,7 @@ def final_kl(algorithm: PPOPenalty, policy: TabularPolicy, old: TabularPolicy) -
     rollout: Rollout = old.roll_out()
     weights = old.mdp.probability(old.logits).detach()
     sums = [
-        algorithm.final(policy(rollout[row]), rollout[row])["penalty/final_kl"]
+        algorithm.final_kl(policy(rollout[row]), rollout[row])["penalty/final_kl"]
         for row in torch.arange(len(rollout)).split(1)
     ]
     tokens = (weights * rollout.lengths).sum()

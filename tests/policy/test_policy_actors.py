@@ -18,9 +18,9 @@ from tokencredit.models.lora import Lora
 from tokencredit.models.model import Autocast
 from tokencredit.models.sampling import Sampling
 from tokencredit.models.value import Value, ValueKind
+from tokencredit.rl.evaluate import summarise
 from tokencredit.rl.load import load_actors
 from tokencredit.rollout import Rollout
-from tokencredit.stages.evaluate import summarise
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from learning import equal, learn, start, weights
 from tokencredit.algorithms.algorithm import State
-from tokencredit.engine import WEIGHTS, Engine
 from tokencredit.errors import UserError
-from tokencredit.stages.checkpoints import Checkpoints, Progress
+from tokencredit.rl.checkpoints import Checkpoints, Progress
+from tokencredit.rl.engine import WEIGHTS, Engine
 
 OPTIMIZER = "optimizer-0.pt"
 STATE: State = {"kl/coef": 0.2}

@@ -21,7 +21,7 @@ from tokencredit.judges.implicit import Denominator, ImplicitJudge
 from tokencredit.judges.policy_attention import PolicyAttentionJudge
 from tokencredit.models.lora import Lora
 from tokencredit.models.value import Value, ValueKind
-from tokencredit.stages.compute import Compute, stored_parameters
+from tokencredit.rl.compute import Compute, stored_parameters
 
 SIZES = {"reward_model": 1000, "dpo": 100, "sft": 10}
 N = tiny_causal().num_parameters()

@@ -10,7 +10,6 @@ import torch
 
 from builders import EOS_ID, make_prompts, tiny_actors, tiny_causal
 from observers import EvenJudge
-from tokencredit.engine import World
 from tokencredit.hardware import Hardware
 from tokencredit.judges.implicit import ImplicitJudge
 from tokencredit.judges.judge import OpenJudge
@@ -20,8 +19,9 @@ from tokencredit.models.computation import Computation
 from tokencredit.models.log_ratio import LogRatio, as_it_is
 from tokencredit.models.sampling import Sampling
 from tokencredit.ops import k1, masked_sum
-from tokencredit.stages.evaluate import dpo_answers, dpo_models, names, report
-from tokencredit.stages.rollouts import Collector
+from tokencredit.rl.collector import Collector
+from tokencredit.rl.engine import World
+from tokencredit.rl.evaluate import dpo_answers, dpo_models, names, report
 
 RATED = ("score", "length", "oracle")
 STREAM = ("evaluation", 0)

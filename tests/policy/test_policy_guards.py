@@ -26,17 +26,17 @@ from small_update import actors_for, distance, rollout_of, small, targets_of, up
 from tokencredit.algorithms.optimizer import ClipNorm, Optimizer
 from tokencredit.algorithms.ppo import PPO
 from tokencredit.algorithms.ppo_penalty import PPOPenalty
-from tokencredit.dealing import deal
-from tokencredit.engine import Engine, World, compute_deterministically
 from tokencredit.hardware import Hardware
 from tokencredit.models.actors import Actors
 from tokencredit.models.critic import save_value
 from tokencredit.models.value import Value, ValueKind
 from tokencredit.ops import keep
+from tokencredit.rl.engine import Engine, World, compute_deterministically
 from tokencredit.rl.load import load_actors
+from tokencredit.rl.micro_batches import deal
+from tokencredit.rl.update import NotFinite, Updater
 from tokencredit.rollout import Rollout
 from tokencredit.streams import permutation, stream_key
-from tokencredit.update import NotFinite, Updater
 
 STATE = {"kl/coef": 0.3}
 
@@ -75,7 +75,7 @@ def test_a_skipped_minibatch_leaves_nothing_to_the_next(monkeypatch: pytest.Monk
     assert (row["ppo/skipped"], row["optimizer/steps"]) == (1, 1)
     part = rollout[second]
     loss = algorithm.loss(actors.policy(part), part, targets[second], algorithm.initial_state())
-    (loss.total / algorithm.units(part.response_mask)).backward()
+    (loss.total / algorithm.denominator(part.response_mask)).backward()
     assert distance(found[0], gradient_of(actors)) < 1e-5
 
 

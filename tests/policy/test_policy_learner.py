@@ -21,20 +21,20 @@ from tokencredit.algorithms.shaping import Shaped, State
 from tokencredit.config import Config
 from tokencredit.data.dataset import Dataset, PromptSpec
 from tokencredit.data.sources import Source
-from tokencredit.engine import World
 from tokencredit.hardware import Hardware
 from tokencredit.judges.judge import OpenJudge
 from tokencredit.models.actors import Actors
 from tokencredit.models.lora import Lora
 from tokencredit.models.sampling import Sampling
 from tokencredit.rewards.sparse import Sparse
+from tokencredit.rl.checkpoints import Checkpoints
+from tokencredit.rl.collector import Collector
+from tokencredit.rl.engine import World
+from tokencredit.rl.evaluate import evaluate
 from tokencredit.rl.load import load_actors
+from tokencredit.rl.loop import Learner, RunInputs
 from tokencredit.rollout import Judgement, Rollout
 from tokencredit.settings import Evaluation, Run
-from tokencredit.stages.checkpoints import Checkpoints
-from tokencredit.stages.evaluate import evaluate
-from tokencredit.stages.learner import Learner, Surroundings
-from tokencredit.stages.rollouts import Collector
 
 HELD_OUT, BATCH = 3, 4
 
@@ -58,7 +58,7 @@ def config_at(place: Path, algorithm: Any = None, **changes: Any) -> Config:
 
 def learner_of(config: Config, place: Path, out: Path, judge: OpenJudge) -> Learner:
     actors = load_actors(config, place / "model", place / "reward")
-    around = Surroundings(prompts_of(config, "rl"), prompts_of(config, "eval"), out)
+    around = RunInputs(prompts_of(config, "rl"), prompts_of(config, "eval"), out)
     return Learner(config, actors, judge, around, World(config.hardware))
 
 
@@ -120,7 +120,7 @@ def test_the_controller_counts_the_responses_of_a_step(place: Path, tmp_path: Pa
     kl = KLPenalty(coef=0.5, horizon=8.0)
     config = config_at(place, PPO(batch_size=BATCH, epochs=1, minibatches=1, kl=kl))
     learner = learner_of(config, place, tmp_path, EvenJudge())
-    learner.step(0, None)
+    learner.step(0, learner.log(None))
     assert learner.state["kl/coef"] == pytest.approx(0.5 * (1 - 0.2 * BATCH / 8))
 
 
@@ -181,7 +181,8 @@ def test_each_greedy_response_is_the_baseline_of_its_own_prompt(
         place, algorithm, reward_scheme=Sparse(), evaluation=Evaluation(prompts=HELD_OUT)
     )
     judge = ByRow()
-    learner_of(config, place, tmp_path, judge).step(0, None)
+    learner = learner_of(config, place, tmp_path, judge)
+    learner.step(0, learner.log(None))
     sampled, greedy = judge.asked
     assert len(set(sampled)) == 4 and greedy == sampled[::2] == sampled[1::2]
     ((rows, baseline),) = algorithm.given

@@ -16,7 +16,6 @@ from builders import PAD_ID, VOCABULARY, make_prompts
 from learning import FAST, learn, rollout_at, task
 from policies import stir
 from quantised import NAMES, QLORA, dequantised, packed_bits, qlora_actors, same, saved
-from tokencredit.engine import WEIGHTS, Engine, World
 from tokencredit.hardware import Hardware
 from tokencredit.models.actors import Actors
 from tokencredit.models.critic import restore_value
@@ -26,9 +25,10 @@ from tokencredit.models.model import Autocast, Dtype
 from tokencredit.models.policy import PolicyWithValue
 from tokencredit.models.quantization import NF4, ComputeFormat
 from tokencredit.models.value import Value, ValueKind
-from tokencredit.stages.checkpoints import Checkpoints, Progress
-from tokencredit.stages.finish import export_policy
-from tokencredit.update import Updater
+from tokencredit.rl.checkpoints import Checkpoints, Progress
+from tokencredit.rl.engine import WEIGHTS, Engine, World
+from tokencredit.rl.export import export_policy
+from tokencredit.rl.update import Updater
 
 every_architecture = pytest.mark.parametrize("architecture", NAMES)
 ALGORITHM = task(FAST)

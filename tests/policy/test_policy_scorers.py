@@ -18,17 +18,17 @@ from tokencredit.context import Context
 from tokencredit.data.dataset import Dataset, PromptSpec
 from tokencredit.data.records import Format
 from tokencredit.data.sources import Source
-from tokencredit.engine import World
 from tokencredit.errors import UserError
 from tokencredit.judges.function import FunctionJudge
 from tokencredit.judges.panel import Panel, SameAsJudge
 from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.models.sampling import Sampling
 from tokencredit.reports.statistics import wilson
+from tokencredit.rl.collector import Collector
+from tokencredit.rl.engine import World
+from tokencredit.rl.evaluate import held_out
 from tokencredit.rollout import Judgement, Rollout
 from tokencredit.settings import Evaluation
-from tokencredit.stages.evaluate import held_out
-from tokencredit.stages.rollouts import Collector
 from tokencredit.stages.scorers import Accuracy, accuracies, held_out_answers
 
 COUNT, LONGEST = 6, 6

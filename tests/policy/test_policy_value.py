@@ -19,8 +19,8 @@ from tokencredit.models.lora import VALUE, Lora, belongs_to_value, using
 from tokencredit.models.model import Model
 from tokencredit.models.policy import PolicyWithValue
 from tokencredit.models.value import Value, ValueHead, ValueInit, ValueKind
+from tokencredit.rl.export import export_policy
 from tokencredit.rl.load import load_actors
-from tokencredit.stages.finish import export_policy
 
 kinds = pytest.mark.parametrize("kind", list(ValueKind), ids=[kind.value for kind in ValueKind])
 architectures = pytest.mark.parametrize("architecture", ARCHITECTURES)

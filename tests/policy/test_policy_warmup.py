@@ -18,16 +18,15 @@ from tokencredit.algorithms.ppo import PPO
 from tokencredit.config import Config
 from tokencredit.data.dataset import Dataset, PromptSpec
 from tokencredit.data.sources import Source
-from tokencredit.engine import World
 from tokencredit.errors import UserError
 from tokencredit.models.lora import Lora
 from tokencredit.models.sampling import Sampling
 from tokencredit.models.value import Value, ValueKind
+from tokencredit.rl.engine import World
 from tokencredit.rl.load import load_actors
+from tokencredit.rl.loop import Learner, RunInputs
 from tokencredit.rollout import Judgement, Rollout
 from tokencredit.settings import Evaluation
-from tokencredit.stages.learner import Learner, Surroundings
-from tokencredit.stages.value_warmup import warm_up
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +56,7 @@ class Content(EvenJudge):
 
 def learner_of(config: Config, place: Path) -> Learner:
     actors = load_actors(config, place / "model", place / "reward")
-    around = Surroundings(prompts_of(config, "rl"), prompts_of(config, "eval"), place)
+    around = RunInputs(prompts_of(config, "rl"), prompts_of(config, "eval"), place)
     return Learner(config, actors, Content(), around, World(config.hardware))
 
 
@@ -72,7 +71,7 @@ def moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> se
 def test_the_head_alone_moves_where_the_trunk_is_shared(place: Path) -> None:
     learner = learner_of(config_at(place, 3), place)
     before = weights(learner)
-    warm_up(learner)
+    learner._warm_up()
     assert moved(before, weights(learner)) == {"value_head.weight", "value_head.bias"}
     held = learner.engine.optimizer.state
     assert {id(p) for p in held} == {id(p) for p in learner.actors.policy.value_head.parameters()}
@@ -90,7 +89,7 @@ def test_a_value_function_of_its_own_moves_whole(
 ) -> None:
     learner = learner_of(config_at(place, 1, value=value, **more), place)
     before = weights(learner)
-    warm_up(learner)
+    learner._warm_up()
     found = moved(before, weights(learner))
     assert "value_head.weight" in found and any(
         part in name and "head" not in name for name in found
@@ -129,7 +128,7 @@ def test_a_resumed_run_is_not_warmed_up_again(place: Path) -> None:
     learner = learner_of(config_at(place, 3), place)
     learner.next_step = 1
     before = weights(learner)
-    warm_up(learner)
+    learner._warm_up()
     assert moved(before, weights(learner)) == set()
 
 

@@ -15,8 +15,8 @@ import pytest
 from safetensors.torch import load_file
 
 from learning import equal
-from tokencredit.engine import WEIGHTS
 from tokencredit.process import free_port, rank_environment
+from tokencredit.rl.engine import WEIGHTS
 
 STEPS = 10
 PROGRAM = Path(__file__).parents[1] / "ranks.py"

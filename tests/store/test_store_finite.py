@@ -19,11 +19,11 @@ from tokencredit.context import Context
 from tokencredit.errors import UserError
 from tokencredit.finite import check_scores, first_not_finite, stored_tensors
 from tokencredit.models.lora import Lora
-from tokencredit.stages.checkpoints import Checkpoints, Progress
-from tokencredit.stages.finish import export_policy
+from tokencredit.rl.checkpoints import Checkpoints, Progress
+from tokencredit.rl.export import export_policy
+from tokencredit.rl.update import NotFinite
 from tokencredit.stages.stage import Stage
 from tokencredit.store import Store
-from tokencredit.update import NotFinite
 
 from .test_store_keys import config as config_of
 from .test_store_keys import place as _place

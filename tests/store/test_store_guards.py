@@ -13,7 +13,7 @@ import pytest
 
 from learning import start
 from tokencredit.errors import UserError
-from tokencredit.stages.checkpoints import Checkpoints, Progress
+from tokencredit.rl.checkpoints import Checkpoints, Progress
 from tokencredit.stages.stage import Stage
 from tokencredit.store import Artifact, Store, check_writable, find_damage
 

@@ -31,17 +31,17 @@ from workload import PAD, Setting
 from tokencredit import config as configuration
 from tokencredit.config import Config
 from tokencredit.context import Context
-from tokencredit.engine import World, compute_deterministically
 from tokencredit.judges import retokenised
 from tokencredit.judges.panel import open_panel
 from tokencredit.models import scorer
 from tokencredit.models.actors import Actors
 from tokencredit.models.loading import load_classifier
 from tokencredit.process import stage_environment
+from tokencredit.rl.engine import World, compute_deterministically
 from tokencredit.rl.load import load_actors
+from tokencredit.rl.loop import Learner, RunInputs
 from tokencredit.rollout import Prompts, Rollout
 from tokencredit.stages.catalogue import given_of
-from tokencredit.stages.learner import Learner, Surroundings
 from tokencredit.train import conf_dir
 from tokencredit.worker import hush
 
@@ -162,7 +162,7 @@ class Peer:
         judge = open_panel(config.judge, config.scorer, given_of(Context(config)), actors)
         parts = {each.name: getattr(actors, each.name) for each in fields(Actors)}
         stream: Any = FixedPrompts(setting)
-        around = Surroundings(stream, stream, Path(tempfile.gettempdir()))
+        around = RunInputs(stream, stream, Path(tempfile.gettempdir()))
         timed = TimedActors(**parts, marks=self.marks)
         self.learner = Learner(config, timed, judge, around, world)
         self.learner.updater = TimedUpdater(self.learner.updater, self.marks)
@@ -176,7 +176,7 @@ class Peer:
         marks.generation, marks.response_tokens = 0.0, 0
         self.watch.start()
         started = time.perf_counter()
-        self.learner.step(self.step, None)
+        self.learner.step(self.step, self.learner.log(None))
         done = time.perf_counter()
         self.step += 1
         return Iteration(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import ClassVar
@@ -20,7 +21,7 @@ from tokencredit.fields import number
 from tokencredit.ops import keep
 from tokencredit.rollout import PolicyOutput, Rollout, Targets
 
-__all__ = ["Algorithm", "Loss", "Shaped", "State", "Verdict"]
+__all__ = ["Algorithm", "Decision", "Loss", "Reader", "Shaped", "State"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +29,12 @@ class Loss:
     """A loss to minimise, as a sum over tokens, and its parts for the log."""
 
     total: Float[Tensor, ""]
-    """Sum over the counting tokens; the engine divides by the global count (`units`)."""
+    """Sum over the counting tokens; the engine divides by the global count (`denominator`)."""
     sums: dict[str, Float[Tensor, ""]]
     """Per-token sums without gradient; the engine averages them over tokens."""
 
 
-class Verdict(str, Enum):
+class Decision(str, Enum):
     """What becomes of a minibatch once its loss is known; the engine counts what is not taken."""
 
     take = "take"
@@ -41,6 +42,14 @@ class Verdict(str, Enum):
     """No optimizer step."""
     stop = "stop"
     """No optimizer step, and no further minibatches in this step."""
+
+
+Totals = Callable[[], Float[Tensor, "B"]]
+"""The total reward of another response to each row's prompt; asked for only where it is read."""
+Sums = Callable[[PolicyOutput, Rollout], dict[str, Float[Tensor, ""]]]
+"""Sums over the tokens of some rows, by name."""
+Reader = Callable[[Sums], dict[str, float]]
+"""Reads a whole rollout, and gives the means over its tokens."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -51,8 +60,6 @@ class Algorithm(Shaping):
     """Whether there is a value function to train."""
     uses_greedy: ClassVar[bool] = False
     """Whether each prompt is also answered greedily, for a baseline."""
-    uses_final: ClassVar[bool] = False
-    """Whether the rollout is read once more after the last minibatch, for `final`."""
 
     batch_size: int = number(16, at_least=1)
     """Responses of one step."""
@@ -102,10 +109,7 @@ class Algorithm(Shaping):
         return groups | {"value": self.optimizer} if self.uses_values else groups
 
     def initial_state(self) -> State:
-        """What the algorithm knows before the first step.
-
-        With normalise=reference, whoever scores the reference's responses adds `reference_scores`.
-        """
+        """What the algorithm knows at first; `prepared` adds what must be measured."""
         return {"kl/coef": self.kl.coef}
 
     def next_state(self, state: State, measured: dict[str, float], responses: int) -> State:
@@ -154,19 +158,33 @@ class Algorithm(Shaping):
         sums = {term.name: keep(term.per_token.detach(), mask).sum() for term in terms}
         return Loss(total=torch.stack(parts).sum(), sums=sums)
 
-    def units(self, mask: Bool[Tensor, "B T"]) -> int:
+    def denominator(self, mask: Bool[Tensor, "B T"]) -> int:
         """What the summed loss of a minibatch is divided by: its tokens, or its responses."""
         return self.aggregation.units(mask)
 
-    def verdict(self, means: dict[str, float]) -> Verdict:
+    def decide(self, means: dict[str, float]) -> Decision:
         """What becomes of a minibatch with these means (of `Loss.sums`, over all processes)."""
         if self.kl_stop is not None and means["ppo/approx_kl"] > self.kl_stop:
-            return Verdict.stop
+            return Decision.stop
         if self.ratio_threshold is not None and means["ppo/ratio_mean"] > self.ratio_threshold:
-            return Verdict.skip
-        return Verdict.take
+            return Decision.skip
+        return Decision.take
 
-    def final(self, output: PolicyOutput, rollout: Rollout) -> dict[str, Float[Tensor, ""]]:
-        """Per-token sums of some rows after the last minibatch (`uses_final`); the engine averages
-        them over tokens and gives the means to `next_state`."""
+    def greedy_baseline(
+        self, greedy: Callable[[], Float[Tensor, "B"]]
+    ) -> Float[Tensor, "B"] | None:
+        """What each response's total reward is compared with.
+
+        `greedy()` is the total reward of the greedy response to each row's prompt, which is asked
+        for only if `uses_greedy`.
+        """
+        return greedy() if self.uses_greedy else None
+
+    def after_update(self, read: Reader) -> dict[str, float]:
+        """What is to be known of the policy after the last minibatch; `next_state` gets it, too.
+
+        `read(f)` reads the rollout once more: the means over its tokens of the sums that `f` makes
+        of the policy's output on some rows.
+        """
+        del read
         return {}

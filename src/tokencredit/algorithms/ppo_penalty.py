@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tokencredit.algorithms.actor_critic import ActorCritic
 from tokencredit.algorithms.advantages import Whiten
-from tokencredit.algorithms.algorithm import State
+from tokencredit.algorithms.algorithm import Reader, State
 from tokencredit.algorithms.kl import doubled_or_halved
 from tokencredit.algorithms.losses import Term, kl_new_old, kl_old_new, log_ratio
 from tokencredit.fields import Settings, number
@@ -54,8 +54,6 @@ class PPOPenalty(ActorCritic):
     is `kl` and measures the distance from the reference.
     """
 
-    uses_final: ClassVar[bool] = True
-
     whiten: Whiten = Whiten.unbiased
     """none, unbiased, or biased: advantages get mean 0 and variance 1 over the rollout's tokens."""
     penalty: Penalty = field(default_factory=Penalty)
@@ -88,7 +86,11 @@ class PPOPenalty(ActorCritic):
             *self.value_terms(output, rollout, targets),
         ]
 
-    def final(self, output: PolicyOutput, rollout: Rollout) -> dict[str, Float[Tensor, ""]]:
-        """The sum of the KL estimate over tokens, once all steps are taken."""
+    def after_update(self, read: Reader) -> dict[str, float]:
+        """The KL estimate a token, once all steps are taken."""
+        return read(self.final_kl)
+
+    def final_kl(self, output: PolicyOutput, rollout: Rollout) -> dict[str, Float[Tensor, ""]]:
+        """The sum of the KL estimate over the tokens of some rows."""
         kl = self.penalty.direction.per_token(log_ratio(output, rollout).detach())
         return {"penalty/final_kl": keep(kl, rollout.response_mask).sum()}

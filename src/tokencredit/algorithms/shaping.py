@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 from jaxtyping import Float
 from torch import Tensor
@@ -10,15 +11,17 @@ from torch import Tensor
 from tokencredit.algorithms.kl import KLPenalty
 from tokencredit.algorithms.procedure import Procedure
 from tokencredit.algorithms.scores import (
+    REFERENCE_SD,
     Normalise,
     clip_scores,
     cut_off,
     normalise_scores,
+    reference_scores,
     return_sd,
 )
 from tokencredit.fields import Settings, number
 from tokencredit.ops import keep
-from tokencredit.rollout import Batch, Rollout
+from tokencredit.rollout import Batch, Judgement, Rollout
 
 State = dict[str, float]
 """What an algorithm remembers from step to step, by metric name; logged, and kept on resume."""
@@ -62,6 +65,20 @@ class Shaping(Procedure):
     def check(self) -> None:
         """Raise for numbers out of range, or that do not fit one another."""
         Settings.__post_init__(self)
+
+    def prepared(self, state: State, scores: Callable[[int], Float[Tensor, "N"]]) -> State:
+        """The state with which the first step begins.
+
+        `scores(n)` are those of n responses of the reference; they are asked for where scores are
+        to be in units of theirs, and not known yet.
+        """
+        if self.normalise is not Normalise.reference or REFERENCE_SD in state:
+            return state
+        return {**state, **reference_scores(scores(self.normalise_samples))}
+
+    def scaled(self, judgement: Judgement, state: State) -> Judgement:
+        """The judgement with its scores as a scheme is to spread them."""
+        return replace(judgement, scores=self.paid_scores(judgement.scores, state))
 
     def paid_scores(self, scores: Float[Tensor, "B"], state: State) -> Float[Tensor, "B"]:
         """Scores as a scheme is to spread them: normalised, then clipped."""

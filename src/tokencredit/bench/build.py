@@ -12,7 +12,6 @@ import torch
 from tokencredit.bench.plan import LABELS
 from tokencredit.bench.workload import Architecture, Size, Work
 from tokencredit.config import Config
-from tokencredit.engine import World
 from tokencredit.judges.attention import AttentionJudge
 from tokencredit.judges.judge import OpenJudge
 from tokencredit.judges.reward_model import RewardModelJudge
@@ -21,8 +20,9 @@ from tokencredit.models.computation import Computation
 from tokencredit.models.kernels import ready
 from tokencredit.models.policy import PolicyWithValue, Reference, SpecialIds
 from tokencredit.models.scorer import Scorer
+from tokencredit.rl.engine import World
+from tokencredit.rl.loop import Learner, RunInputs
 from tokencredit.rollout import Prompts
-from tokencredit.stages.learner import Learner, Surroundings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -39,7 +39,7 @@ def learner_of(work: Work, config: Config) -> Learner:
     torch.manual_seed(work.seed)
     actors = actors_of(work, config)
     prompts = cast("PromptStream", Fixed(prompts_of(work)))
-    around = Surroundings(prompts, prompts, Path())
+    around = RunInputs(prompts, prompts, Path())
     learner = Learner(config, actors, judge_of(work, config), around, World(config.hardware))
     actors.policy.train()
     return learner

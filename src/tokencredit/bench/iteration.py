@@ -15,12 +15,12 @@ from tokencredit.algorithms.algorithm import State
 from tokencredit.bench.build import learner_of
 from tokencredit.bench.configuration import config_of
 from tokencredit.bench.workload import Work
-from tokencredit.engine import compute_deterministically
 from tokencredit.models.actors import Actors
 from tokencredit.models.model import parameter_count
 from tokencredit.models.trunk import backbone
+from tokencredit.rl.engine import compute_deterministically
+from tokencredit.rl.update import Updater
 from tokencredit.rollout import Rollout, Targets
-from tokencredit.update import Updater
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +109,7 @@ class Loop:
         clocked.clock = watching.clock = self.clock
         self.learner.actors, self.learner.updater = clocked, watching
         self._updater = watching
+        self.log = self.learner.log(None)
 
     @property
     def parameters(self) -> int:
@@ -121,7 +122,7 @@ class Loop:
         before = watched.clone()
         self.clock.generation = 0.0
         began = time.perf_counter()
-        self.learner.step(step, None)
+        self.learner.step(step, self.log)
         ended = time.perf_counter()
         optimisation = ended - self.clock.update_began
         return Iteration(

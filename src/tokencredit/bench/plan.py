@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from tokencredit.bench.workload import PHASES, Architecture, Size, Work
-from tokencredit.dealing import deal
 from tokencredit.models.sampling import Sampling
 from tokencredit.models.sequences import parts
+from tokencredit.rl.micro_batches import deal
 from tokencredit.streams import permutation, stream_key
 
 LABELS: Final = 2

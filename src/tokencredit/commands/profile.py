@@ -23,16 +23,16 @@ from tokencredit.commands.options import Plugins
 from tokencredit.config import load_plugins
 from tokencredit.console import say, show
 from tokencredit.context import Context
-from tokencredit.engine import World
 from tokencredit.errors import UserError, require
 from tokencredit.judges.panel import open_panel
 from tokencredit.rewards.controls import TENTHS, tenths
 from tokencredit.rewards.redistribute import shares
 from tokencredit.rewards.scheme import Evidence
+from tokencredit.rl.collector import Collector
+from tokencredit.rl.engine import World
 from tokencredit.rl.load import load_actors
 from tokencredit.stages.catalogue import given_of
 from tokencredit.stages.rl import RLStage
-from tokencredit.stages.rollouts import Collector
 
 DIGITS: Final = 4
 BAR: Final = 20

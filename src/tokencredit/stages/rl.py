@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, TypeGuard
@@ -15,8 +15,6 @@ from tokencredit.canonical import canonical, differences, digest
 from tokencredit.console import say, say_once
 from tokencredit.data.prompts import PromptStream
 from tokencredit.data.token_ids import TokenIds
-from tokencredit.engine import World, compute_deterministically
-from tokencredit.errors import UserError
 from tokencredit.judges.panel import open_panel
 from tokencredit.kept_code import keep_code
 from tokencredit.models.actors import Actors
@@ -24,22 +22,24 @@ from tokencredit.models.model import RewardReads
 from tokencredit.models.value import ValueInit, ValueKind
 from tokencredit.plugins import used_code
 from tokencredit.reports.stages import curves_of, left_out
+from tokencredit.rl.checkpoints import Checkpoints
+from tokencredit.rl.compute import Compute, stored_parameters
+from tokencredit.rl.engine import World, compute_deterministically
+from tokencredit.rl.evaluate import evaluate, report
+from tokencredit.rl.export import export_policy
 from tokencredit.rl.load import load_actors
+from tokencredit.rl.loop import Learner, RunInputs
 from tokencredit.stages.before import figures_before
 from tokencredit.stages.catalogue import given_of, stages_of
-from tokencredit.stages.checkpoints import Checkpoints
-from tokencredit.stages.compute import Compute, stored_parameters
-from tokencredit.stages.evaluate import evaluate, report
-from tokencredit.stages.finish import (
-    export_policy,
+from tokencredit.stages.mirrored import facts, headline, labelled, rows_left_out, stage_numbers
+from tokencredit.stages.oracle import OracleStage, load_oracle
+from tokencredit.stages.results import (
+    remembering_failure,
     seconds_of_steps,
     write_figures,
     write_results,
     write_rows,
 )
-from tokencredit.stages.learner import Learner, Surroundings
-from tokencredit.stages.mirrored import facts, headline, labelled, rows_left_out, stage_numbers
-from tokencredit.stages.oracle import OracleStage, load_oracle
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.run_folder import RunFolder, State, hash_exports
 from tokencredit.stages.scorers import accuracies
@@ -47,7 +47,6 @@ from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.stage import Stage
 from tokencredit.store import Plan, check_writable
 from tokencredit.tracking.tracker import Tracker
-from tokencredit.update import NotFinite
 
 
 class RLStage(Stage):
@@ -213,7 +212,7 @@ class RLStage(Stage):
         if world.is_main:
             self.check_folder()
         with run.locked() if world.is_main else nullcontext():
-            if world.agree(self.is_done()):  # by the process that held the folder until now
+            if world.broadcast(self.is_done()):  # by the process that held the folder until now
                 return {}
             if world.is_main:
                 _tell_damage(run)
@@ -234,7 +233,7 @@ class RLStage(Stage):
         before = seconds_of_steps(run.path) if tracker else 0.0  # of sessions that ended early
         first = learner.next_step
         with nullcontext() if tracker is None else tracker:
-            with _remembering_failure(run, tracker):
+            with remembering_failure(run, tracker):
                 learner.train(tracker, Checkpoints(run.path))
             if tracker is not None:
                 run.write(State.trained, prompts_dropped=learner.prompts.dropped)
@@ -248,7 +247,7 @@ class RLStage(Stage):
             took = round(seconds_of_steps(run.path) - before, 3)
             session = {"steps": config.steps - first, "step_seconds": took}
             seconds = before + time.monotonic() - started
-            results = write_results(run, self, report(rows), seconds, right)
+            results = write_results(run, config, self.key, report(rows), seconds, right)
             if config.run.figures:
                 write_figures(run.path)
             session["all_seconds"] = round(seconds - before, 3)
@@ -277,7 +276,7 @@ class RLStage(Stage):
         }
         prompts, held_out = (self.prompts(split, actors) for split in ("rl", "eval"))
         compute = Compute.of(config, actors, sizes)
-        around = Surroundings(prompts, held_out, run.path, compute)
+        around = RunInputs(prompts, held_out, run.path, compute)
         learner = Learner(config, actors, judge, around, world)
         if newest is not None:
             learner.resume(newest, Checkpoints.progress(newest))
@@ -349,15 +348,3 @@ def _tell_damage(run: RunFolder) -> None:
     damage = run.damage()
     if damage is not None:
         say(f"rl: {run.path} is damaged ({damage}); it is made again from the last checkpoint")
-
-
-@contextmanager
-def _remembering_failure(run: RunFolder, tracker: Tracker | None) -> Iterator[None]:
-    """Note in the manifest that the run's numbers went out of range: then it is a result too."""
-    try:
-        yield
-    except (UserError, FloatingPointError) as error:
-        numbers = isinstance(error, FloatingPointError | NotFinite)
-        if tracker is not None and (numbers or isinstance(error.__cause__, NotFinite)):
-            run.write(State.running, failed=str(error))
-        raise

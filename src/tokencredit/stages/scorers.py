@@ -27,8 +27,8 @@ from tokencredit.rollout import Prompts, Rollout
 if TYPE_CHECKING:
     from tokencredit.context import Context
     from tokencredit.models.actors import Actors
+    from tokencredit.rl.collector import Collector
     from tokencredit.stages.oracle import BagOfGrams
-    from tokencredit.stages.rollouts import Collector
 
 REWARD_MODEL: Final = "reward_model"
 ORACLE: Final = "oracle"

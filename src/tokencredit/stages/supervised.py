@@ -14,8 +14,8 @@ from tokencredit.errors import require
 from tokencredit.reports.stage_report import RECORD, is_stage_folder, write_stage_report
 from tokencredit.reports.stages import curves_of, left_out
 from tokencredit.stages.before import figures_before, figures_of
-from tokencredit.stages.finish import drawing
 from tokencredit.stages.mirrored import facts, labelled, rows_left_out, stage_numbers
+from tokencredit.stages.results import drawing
 from tokencredit.stages.run_folder import git_commit
 from tokencredit.stages.stage import Stage
 from tokencredit.store import MANIFEST, check_writable

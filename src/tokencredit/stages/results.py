@@ -1,4 +1,4 @@
-"""What a finished run leaves: a policy to load, results to read, figures to look at."""
+"""What a finished run leaves besides its policy: results to read, figures to look at."""
 
 from __future__ import annotations
 
@@ -12,55 +12,22 @@ import torch
 
 from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.algorithms.scores import Normalise
-from tokencredit.atomic import building, write_json, write_text
+from tokencredit.atomic import write_json, write_text
 from tokencredit.console import say
-from tokencredit.finite import first_not_finite, stored_tensors
-from tokencredit.models.actors import Actors
-from tokencredit.models.critic import save_value
-from tokencredit.models.lora import POLICY, Lora, merged_copy
+from tokencredit.errors import UserError
+from tokencredit.rl.evaluate import Measure, summarise
+from tokencredit.rl.update import NotFinite
 from tokencredit.settings import PairSource
-from tokencredit.stages.evaluate import Measure, summarise
+from tokencredit.stages.run_folder import RunFolder, State
 from tokencredit.tracking.jsonl import read_steps
-from tokencredit.update import WeightsNotFinite
+from tokencredit.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
     from tokencredit.config import Config
-    from tokencredit.stages.rl import RLStage
-    from tokencredit.stages.run_folder import RunFolder
     from tokencredit.stages.scorers import Accuracy
 
 HEADLINE = ("score/mean", "reward/mean", "kl/k1", "length/mean", "credit/entropy", "value/loss")
 LAST_STEPS = 10
-
-
-def export_policy(actors: Actors, lora: Lora, run_folder: Path, name: str = "policy") -> None:
-    """Write `policy/`, a plain Hugging Face folder, and `value/`, the value function beside it.
-
-    With `name` policy_best they are `policy_best/` and `value_best/`. An algorithm without a value
-    function leaves no `value/`.
-    """
-    with _exporting(run_folder / name) as partial:
-        model = actors.policy.model
-        if lora.enabled and lora.merge:
-            merged_copy(model).save_pretrained(partial)
-        elif lora.enabled:
-            model.save_pretrained(partial, selected_adapters=[POLICY])
-        else:
-            model.save_pretrained(partial)
-        actors.tokenizer.save_pretrained(partial)
-    if actors.policy.uses_values:
-        with _exporting(run_folder / name.replace("policy", "value")) as partial:
-            save_value(actors.policy, partial)
-
-
-@contextmanager
-def _exporting(folder: Path) -> Iterator[Path]:
-    """An empty folder that takes the place of `folder` once it is filled with finite weights."""
-    with building(folder.with_name(f"{folder.name}.partial"), folder) as partial:
-        yield partial
-        tensor = first_not_finite(stored_tensors(partial))
-        if tensor is not None:
-            raise WeightsNotFinite(tensor, f"{folder.name}/")
 
 
 def seconds_of_steps(run_folder: Path) -> float:
@@ -78,13 +45,13 @@ def write_rows(run_folder: Path, rows: list[dict[str, Any]]) -> None:
 
 def write_results(
     run: RunFolder,
-    stage: RLStage,
+    config: Config,
+    key: str,
     evaluation: dict[str, Measure],
     seconds: float,
     scorers: Mapping[str, Accuracy],
 ) -> dict[str, Any]:
     """Write results.json: the last ten steps of the log, the evaluation, how right scorers are."""
-    config = stage.context.config
     rows = read_steps(run.path / "metrics.jsonl")[: config.steps]
     last = rows[-LAST_STEPS:]
     metrics = {
@@ -94,7 +61,7 @@ def write_results(
     }
     results = {
         "schema_version": 1,
-        "config_hash": stage.key,
+        "config_hash": key,
         "experiment": config.run.experiment,
         "scheme": config.run.scheme,
         "names": {
@@ -108,7 +75,7 @@ def write_results(
         "scale": config.run.scale,
         "git_commit": run.manifest().get("git_commit"),
         "wall_seconds": round(seconds, 3),
-        "scored_samples": scored_samples(config, len(rows), with_dpo="dpo" in stage.parents()),
+        "scored_samples": scored_samples(config, len(rows)),
         "metrics": metrics,
         "evaluation": evaluation,
         "scorers": dict(scorers),
@@ -117,7 +84,7 @@ def write_results(
     return results
 
 
-def scored_samples(config: Config, steps: int, *, with_dpo: bool) -> int:
+def scored_samples(config: Config, steps: int) -> int:
     """Responses that were scored to train the policy, and to label the pairs of its DPO model."""
     algorithm = config.algorithm
     assert isinstance(algorithm, Algorithm)
@@ -125,7 +92,8 @@ def scored_samples(config: Config, steps: int, *, with_dpo: bool) -> int:
     found = steps * (algorithm.batch_size + greedy)
     if algorithm.normalise is Normalise.reference:
         found += algorithm.normalise_samples
-    if with_dpo and config.dpo.train and config.dpo.pairs is PairSource.sampled:
+    read = {*config.judge.artifacts(), *config.scorer.artifacts()}
+    if "dpo" in read and config.dpo.train and config.dpo.pairs is PairSource.sampled:
         found += 2 * config.dpo.prompts
     return found
 
@@ -143,3 +111,15 @@ def drawing(write: Callable[[Path], object], run_folder: Path) -> None:
         write(run_folder)
     except Exception as error:
         say(f"figures: not drawn ({type(error).__name__}: {error}); the numbers are complete")
+
+
+@contextmanager
+def remembering_failure(run: RunFolder, tracker: Tracker | None) -> Iterator[None]:
+    """Note in the manifest that the run's numbers went out of range: then it is a result too."""
+    try:
+        yield
+    except (UserError, FloatingPointError) as error:
+        numbers = isinstance(error, FloatingPointError | NotFinite)
+        if tracker is not None and (numbers or isinstance(error.__cause__, NotFinite)):
+            run.write(State.running, failed=str(error))
+        raise

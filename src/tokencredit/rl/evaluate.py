@@ -18,9 +18,9 @@ from tokencredit.models.log_ratio import LogRatio
 from tokencredit.models.texts import decode
 from tokencredit.ops import k1, masked_sum
 from tokencredit.reports.statistics import distinct_n, distinct_n_error
-from tokencredit.stages.dump import require_finite
+from tokencredit.rl.collector import Collector
+from tokencredit.rl.failed_step import require_finite
 from tokencredit.stages.oracle import BagOfGrams
-from tokencredit.stages.rollouts import Collector
 
 if TYPE_CHECKING:
     from tokencredit.config import Config

@@ -10,17 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from tokencredit.algorithms.algorithm import Algorithm, State, Verdict
-from tokencredit.dealing import deal
-from tokencredit.engine import Engine
+from tokencredit.algorithms.algorithm import Algorithm, Decision, State, Sums
 from tokencredit.errors import UserError
 from tokencredit.ops import keep
+from tokencredit.rl.engine import Engine
+from tokencredit.rl.micro_batches import deal
 from tokencredit.rollout import PolicyOutput, Rollout, Targets
 from tokencredit.streams import permutation, stream_key
 
@@ -86,22 +87,21 @@ class Updater:
         totals = Totals()
         rollout, targets = rollout.to(self.engine.device), targets.to(self.engine.device)
         for rows in self._minibatches(len(rollout), step):
-            verdict = self._minibatch(rollout[rows], targets[rows], state, totals, step)
-            if verdict is Verdict.stop:
+            decision = self._minibatch(rollout[rows], targets[rows], state, totals, step)
+            if decision is Decision.stop:
                 break
         named = {f"optimizer/{name}_learning_rate": rate for name, rate in rates.items()}
         named["optimizer/learning_rate"] = named.pop("optimizer/policy_learning_rate")
-        return {**totals.metrics(), **named, **self._final(rollout)}
+        read = partial(self._token_means, rollout)
+        return {**totals.metrics(), **named, **self.algorithm.after_update(read)}
 
     @torch.no_grad()
-    def _final(self, rollout: Rollout) -> dict[str, float]:
-        """What the algorithm asks of the policy after the last minibatch; means over tokens."""
-        if not self.algorithm.uses_final:
-            return {}
+    def _token_means(self, rollout: Rollout, measure: Sums) -> dict[str, float]:
+        """What `measure` finds in one more pass over the rollout; means over its tokens."""
         sums: dict[str, Tensor | float] = {}
         for rows, weight in self._own(rollout):
             part = rollout[rows].trimmed()
-            add_to(sums, self.algorithm.final(self.engine.forward(part), part), weight)
+            add_to(sums, measure(self.engine.forward(part), part), weight)
         tokens = max(1, int(rollout.response_mask.sum()))
         return {n: value / tokens for n, value in self.engine.world.sums(sums).items()}
 
@@ -127,9 +127,9 @@ class Updater:
 
     def _minibatch(
         self, rollout: Rollout, targets: Targets, state: State, totals: Totals, step: int
-    ) -> Verdict:
+    ) -> Decision:
         engine, algorithm = self.engine, self.algorithm
-        units = algorithm.units(rollout.response_mask)
+        denominator = algorithm.denominator(rollout.response_mask)
         first = not (totals.steps or totals.skipped)
         own = self._own(rollout)
         sums: dict[str, Tensor | float] = {}
@@ -140,7 +140,7 @@ class Updater:
             with engine.micro_batch(last=number == len(own)):
                 output = engine.forward(part)
                 loss = algorithm.loss(output, part, aims, state)
-                engine.backward(loss.total * (weight / units))
+                engine.backward(loss.total * (weight / denominator))
             slots = float(part.prompt_mask.numel() + part.response_mask.numel())
             found: dict[str, Tensor | float] = {TOTAL: loss.total.detach(), SLOTS: slots}
             add_to(sums, found | loss.sums, weight)
@@ -152,18 +152,18 @@ class Updater:
 
     def _decide(
         self, sums: dict[str, float], rollout: Rollout, totals: Totals, step: int
-    ) -> Verdict:
+    ) -> Decision:
         """Take the optimizer step, unless the algorithm says otherwise."""
         total, slots = sums.pop(TOTAL), sums.pop(SLOTS)
         tokens = int(rollout.response_mask.sum())
         totals.slots += slots
         totals.filled += tokens + int(rollout.prompt_mask.sum())
-        verdict = self.algorithm.verdict({n: value / max(1, tokens) for n, value in sums.items()})
-        if verdict is not Verdict.take:
+        decision = self.algorithm.decide({n: value / max(1, tokens) for n, value in sums.items()})
+        if decision is not Decision.take:
             self.engine.discard()
-            totals.skipped += verdict is Verdict.skip
-            totals.stopped += verdict is Verdict.stop
-            return verdict
+            totals.skipped += decision is Decision.skip
+            totals.stopped += decision is Decision.stop
+            return decision
         if not math.isfinite(total):
             self.engine.discard()
             raise NotFinite(step, "loss", total)
@@ -171,7 +171,7 @@ class Updater:
         if not math.isfinite(norm):
             raise NotFinite(step, "gradient norm", norm, self.engine.blamed)
         totals.add(sums, tokens, norm)
-        return verdict
+        return decision
 
 
 def add_to(sums: dict[str, Any], found: Mapping[str, Any], weight: float = 1.0) -> None:

@@ -83,7 +83,7 @@ class World:
         """Return once every process has come here."""
         self.accelerator.wait_for_everyone()
 
-    def agree(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """The main process's value, in every process."""
         if self.size == 1:
             return value

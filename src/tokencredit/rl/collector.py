@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
-from tokencredit.engine import World
 from tokencredit.judges.judge import OpenJudge
+from tokencredit.rl.engine import World
 from tokencredit.rollout import Judgement, Prompts, Rollout
 
 Speaker = Callable[[Prompts], Rollout]

@@ -1,0 +1,271 @@
+"""The RL loop: rollout, judgement, token rewards, targets, updates; and what surrounds a step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tokencredit.algorithms.actor_critic import ActorCritic
+from tokencredit.algorithms.algorithm import Algorithm, State
+from tokencredit.config import Config
+from tokencredit.console import say
+from tokencredit.data.prompts import PromptStream
+from tokencredit.errors import UserError
+from tokencredit.judges.judge import OpenJudge
+from tokencredit.models.actors import Actors
+from tokencredit.ops import k1, masked_sum
+from tokencredit.rl.checkpoints import Checkpoints, Progress
+from tokencredit.rl.collector import Collector, Speaker
+from tokencredit.rl.compute import Compute
+from tokencredit.rl.engine import Engine, World
+from tokencredit.rl.evaluate import held_out
+from tokencredit.rl.export import export_policy
+from tokencredit.rl.failed_step import dump, require_finite
+from tokencredit.rl.metrics import explained_variance
+from tokencredit.rl.payer import Payer, warn_of_nothing
+from tokencredit.rl.step_log import Clock, Made, StepLog
+from tokencredit.rl.update import NotFinite, Updater
+from tokencredit.rollout import Batch, Judgement, Prompts, Rollout, Targets
+from tokencredit.tracking.tracker import Tracker
+
+WARMUP: Final = "value warm-up"
+"""The stream of the value function's warm-up."""
+
+
+@dataclass(slots=True)
+class RunInputs:
+    """What a run reads and where it writes."""
+
+    prompts: PromptStream
+    held_out: PromptStream
+    """Prompts that nothing is trained on."""
+    folder: Path
+    compute: Compute | None = None
+    """What a step needs, where that is to be logged."""
+
+
+@dataclass(slots=True)
+class Best:
+    """The best held-out evaluation so far."""
+
+    step: int
+    score: float
+
+
+class Learner:
+    """The live state of a run between steps: weights, optimizer, coefficients, position."""
+
+    def __init__(
+        self, config: Config, actors: Actors, judge: OpenJudge, around: RunInputs, world: World
+    ) -> None:
+        """A run at step 0."""
+        assert isinstance(config.algorithm, Algorithm)
+        self.algorithm, self.config = config.algorithm, config
+        self.payer = Payer(config)
+        self.actors, self.world = actors, world
+        self.prompts, self.held_out, self.folder = around.prompts, around.held_out, around.folder
+        self.engine = Engine(actors.policy, self.algorithm, world)
+        self.updater = Updater(self.engine, self.algorithm, config.seed)
+        self.collector = Collector(world, judge, config.rollout.chunk)
+        self.compute = around.compute
+        self.state: State = self.algorithm.initial_state()
+        self.next_step = 0
+        self.best: Best | None = None
+
+    def resume(self, checkpoint: Path, progress: Progress) -> None:
+        """Continue from a checkpoint."""
+        self.engine.load(checkpoint)
+        self.state, self.next_step = progress.state, progress.next_step
+        self.best = None if progress.best is None else Best(**progress.best)
+
+    def train(self, tracker: Tracker | None, checkpoints: Checkpoints) -> None:
+        """The remaining steps, with checkpoints on the way and one at the end.
+
+        Every process calls this; only the main one has a tracker.
+        """
+        settings, steps = self.config.run, self.config.steps
+        log = self.log(tracker)
+        self.actors.policy.train()
+        self._warn()
+        self.state = self.algorithm.prepared(self.state, self._reference_scores)
+        self._warm_up()
+        while self.next_step < steps:
+            self.step(self.next_step, log)
+            self.next_step += 1
+            if self.next_step % settings.save_every == 0 or self.next_step == steps:
+                checkpoints.save(self.engine, self.progress(log))
+        self._held_out(steps)
+
+    def log(self, tracker: Tracker | None) -> StepLog:
+        """What measures the steps, and writes them down if there is a tracker."""
+        return StepLog(
+            tracker=tracker,
+            algorithm=self.algorithm,
+            payer=self.payer,
+            compute=self.compute,
+            run=self.config.run,
+            tokenizer=self.actors.tokenizer,
+        )
+
+    def progress(self, log: StepLog) -> Progress:
+        """Everything besides weights and optimizer that a checkpoint holds."""
+        best = None if self.best is None else asdict(self.best)
+        return Progress(self.next_step, self.state, log.offsets(), best)
+
+    def step(self, step: int, log: StepLog) -> None:
+        """One rollout and the updates on it."""
+        clock = Clock()
+        evaluated = self._held_out(step)
+        prompts = self._prompts(step)
+        rollout, judgement = self._roll_out(prompts, step)
+        clock.mark("rollout")
+        paid = self.algorithm.scaled(judgement, self.state)
+        rewards = self.payer.pay(rollout, paid, step)
+        baseline = self.algorithm.greedy_baseline(partial(self._greedy_totals, prompts, step))
+        shaped = self.algorithm.shape(rewards, rollout, self.state, baseline)
+        targets = self.algorithm.targets(rollout, shaped)
+        self._warn_of_nothing(step, rewards, targets, rollout)
+        clock.mark("credit")
+        with self._dumping(rollout, shaped, targets):
+            updates = self.updater.update(rollout, targets, self.state, step)
+        clock.mark("update")
+        made = Made(
+            rollout=rollout,
+            judgement=judgement,
+            paid=paid,
+            rewards=rewards,
+            shaped=shaped,
+            targets=targets,
+            updates=updates,
+            evaluated=evaluated,
+        )
+        measured = log.write(step, made, self.state, clock)
+        self.state = self.algorithm.next_state(self.state, measured, len(rollout))
+
+    def _prompts(self, step: int) -> Prompts:
+        algorithm = self.algorithm
+        return self.prompts.batch(
+            self.config.seed,
+            step,
+            algorithm.batch_size,
+            samples_per_prompt=algorithm.samples_per_prompt,
+        )
+
+    def _roll_out(self, prompts: Prompts, step: int) -> tuple[Rollout, Judgement]:
+        """The policy's responses, judged; a sampler that keeps too many ids is refused."""
+        speak = partial(self.actors.roll_out, stream=(self.config.seed, "rollout", step))
+        rollout, judgement = self.collect(prompts, speak, step)
+        self.config.rollout.check_kept(0 if rollout.kept is None else len(rollout.kept.ids))
+        return rollout, judgement
+
+    def collect(self, prompts: Prompts, speak: Speaker, step: int) -> tuple[Rollout, Judgement]:
+        """What `speak` responds, judged; raises, and dumps it, where a number is not finite."""
+        rollout, judgement = self.collector.collect(prompts, speak)
+        require_finite(rollout, judgement, self.folder if self.world.is_main else None, step)
+        return rollout, judgement
+
+    def _greedy_totals(self, prompts: Prompts, step: int) -> Float[Tensor, "B"]:
+        """The total reward of the greedy response to each row's prompt."""
+        every = self.algorithm.samples_per_prompt
+        first = prompts[torch.arange(0, len(prompts), every)]
+        stream = (self.config.seed, "greedy", step)
+        speak = partial(self.actors.answer, self.actors.policy.model, stream=stream, greedy=True)
+        rollout, judgement = self.collect(first, speak, step)
+        paid = self.algorithm.scaled(judgement, self.state)
+        totals = masked_sum(self.payer.pay(rollout, paid, step), rollout.response_mask)
+        return totals.repeat_interleave(every)
+
+    def _reference_scores(self, count: int) -> Float[Tensor, "N"]:
+        """The scores of that many responses of the reference."""
+        seed = self.config.seed
+        prompts = self.prompts.batch(seed, 0, count, "reference")
+        with self.actors.reference.model() as model:
+            speak = partial(self.actors.answer, model, stream=(seed, "reference"))
+            _, judgement = self.collector.collect(prompts, speak)
+        return judgement.scores
+
+    def _warm_up(self) -> None:
+        """Train the value function on `algorithm.value_warmup` rollouts; the policy does not move.
+
+        Prompts and noise have a stream of their own, so the steps that follow see the same ones as
+        without a warm-up. Nothing is kept: a run that is resumed at step 0 begins with it again.
+        """
+        algorithm, seed = self.algorithm, self.config.seed
+        if not isinstance(algorithm, ActorCritic) or self.next_step > 0:
+            return
+        updater = Updater(self.engine, algorithm, seed, only="value")
+        for number in range(algorithm.value_warmup):
+            prompts = self.prompts.batch(seed, number, algorithm.batch_size, WARMUP)
+            speak = partial(self.actors.roll_out, stream=(seed, WARMUP, number))
+            rollout, judgement = self.collect(prompts, speak, self.next_step)
+            paid = algorithm.scaled(judgement, self.state)
+            rewards = self.payer.pay(rollout, paid, self.next_step)
+            targets = algorithm.targets(rollout, algorithm.shape(rewards, rollout, self.state))
+            explained = explained_variance(rollout.values, targets.returns, rollout.response_mask)
+            # Negative steps: shuffled by names of their own, at the peak learning rate.
+            updater.update(rollout, targets, self.state, number - algorithm.value_warmup)
+            if self.world.is_main:
+                say(
+                    f"value warm-up: rollout {number + 1}/{algorithm.value_warmup}, explained "
+                    f"variance {float(explained):.2f}"
+                )
+
+    def _held_out(self, step: int) -> dict[str, float]:
+        """Score the policy on held-out prompts every `evaluation.every` steps; keep the best."""
+        settings = self.config.evaluation
+        if settings.every is None or step % settings.every:
+            return {}
+        batch, stream = held_out(settings, self.held_out)
+        speak = partial(self.actors.roll_out, stream=stream)
+        rollout, judgement = self.collector.collect(batch, speak)
+        require_finite(rollout, judgement, None, step)
+        score = float(judgement.scores.double().mean())
+        if self.best is None or score > self.best.score:
+            self.best = Best(step, score)
+            if self.world.is_main:
+                export_policy(self.actors, self.config.model.lora, self.folder, "policy_best")
+        kl = masked_sum(k1(rollout.logp, rollout.ref_logp), rollout.response_mask)
+        best = {"eval/best_score": self.best.score, "eval/best_step": float(self.best.step)}
+        return {"eval/score": score, "eval/kl": float(kl.mean()), **best}
+
+    @contextmanager
+    def _dumping(self, *parts: Batch) -> Iterator[None]:
+        """Where the updates' numbers go out of range, keep what the step was made of."""
+        try:
+            yield
+        except NotFinite as error:
+            if not self.world.is_main:
+                raise
+            raise UserError(
+                f"{error}. The step's numbers are in {dump(self.folder, *parts)}"
+            ) from error
+
+    def _warn(self) -> None:
+        """Say once what will not go as one might think."""
+        if not self.world.is_main:
+            return
+        mismatch = self.config.rollout.mismatch()
+        if mismatch:
+            say(f"warning: {mismatch}")
+        chunks = math.ceil(self.algorithm.batch_size / self.collector.chunk)
+        if chunks < self.world.size:
+            share = math.ceil(self.algorithm.batch_size / self.world.size)
+            say(
+                f"rollout.chunk = {self.collector.chunk}: a step has {chunks} chunk(s) for "
+                f"{self.world.size} processes, so some wait; rollout.chunk={share} keeps all busy"
+            )
+
+    def _warn_of_nothing(
+        self, step: int, rewards: Tensor, targets: Targets, rollout: Rollout
+    ) -> None:
+        if self.world.is_main:
+            warn_of_nothing(self.folder, step, rewards, targets, rollout)
