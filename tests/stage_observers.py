@@ -249,7 +249,7 @@ def kept(config: Config, place: Path) -> bool:
     rows = [f'{{"step":{step},"score/mean":1.0}}\n' for step in range(config.steps)]
     (run.path / "metrics.jsonl").write_text("".join(rows))
     (run.path / "config.yaml").write_text(configuration.dump(config))
-    write_results(run, stage, {}, 1.0, {})
+    write_results(run, config, stage.key, {}, 1.0, {})
     keep(config, stage, [], anew=True)
     return committed_cell(config) is not None
 
@@ -275,7 +275,7 @@ def results(config: Config, place: Path) -> Any:
     run = RunFolder(place / "results")
     run.path.mkdir(exist_ok=True)
     (run.path / "metrics.jsonl").write_text('{"step":0,"score/mean":1.0}\n')
-    written = write_results(run, RLStage(Context(config)), {}, 1.0, {})
+    written = write_results(run, config, RLStage(Context(config)).key, {}, 1.0, {})
     said = {name: value for name, value in written.items() if name != "config_hash"}
     return [said, _headline(ReportedFolder(run.path))]
 

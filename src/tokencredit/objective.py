@@ -15,7 +15,7 @@ from tokencredit.atomic import read_json, reading
 from tokencredit.config import Config
 from tokencredit.errors import UserError
 from tokencredit.judges.implicit import ImplicitJudge
-from tokencredit.stages import evaluate
+from tokencredit.rl import evaluate
 from tokencredit.stages.results import HEADLINE
 
 KEY: Final = "sweep.objective"
