@@ -149,8 +149,7 @@ def asked(config: Config, place: Path, stage: type[Stage]) -> Any:
         patch.setitem(sys.modules, "trl", trl)
         patch.setitem(vars(transformers), "Trainer", Trainer)
         patch.setitem(vars(transformers), "TrainingArguments", dict)
-        for name in ("sft", "label_model", "preference_model", "dpo"):
-            patch.setattr(f"tokencredit.stages.{name}.train", lambda *_: {"loss": 1.0})
+        patch.setattr("tokencredit.stages.training.train", lambda *_: {"loss": 1.0})
         figures = stage(Context(config)).run(out)
     given = [
         [settings["args"], list(settings["train_dataset"]), adapters(settings["model"])]

@@ -22,7 +22,7 @@ from tokencredit.models.log_ratio import (
     check_same_kind,
     check_vocabularies,
 )
-from tokencredit.models.lora import POLICY, in_float32, lora_config
+from tokencredit.models.lora import POLICY, lora_config
 from tokencredit.models.model import load_tokenizer
 from tokencredit.models.padding import ensure_pad, fit_embeddings
 from tokencredit.settings import PairSource
@@ -31,14 +31,7 @@ from tokencredit.stages.pair_training import judged_pairs, loss_settings, margin
 from tokencredit.stages.sampled_pairs import SampledPairsStage, load_sampled
 from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.stage import Stage
-from tokencredit.stages.training import (
-    may_only_warm_up,
-    seed_generators,
-    step_count,
-    train,
-    trainer_settings,
-)
-from tokencredit.stages.watching import progress_callback
+from tokencredit.stages.training import SupervisedRun, may_only_warm_up, seed_generators
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -184,22 +177,12 @@ class DPOStage(Stage):
         adapters = lora_config(config.model.lora, "CAUSAL_LM")
         seed_generators(config.stage_seed)
         frozen = None if adapters else load_causal(sft, dtype)
-        tokens = sum(pair.tokens for pair in pairs)
-        steps = step_count(settings, len(pairs), tokens / len(pairs))
-        arguments = trainer_settings(
-            settings, out, config.stage_seed, config.hardware.on_cpu(), steps
+        reference, loss = frozen if adapters is None else adapters, loss_settings(settings)
+        run = SupervisedRun.of(config, "dpo", out, config.stage_seed)
+        trained, figures = run.fit(
+            run.steps(len(pairs), sum(pair.tokens for pair in pairs) / len(pairs)),
+            lambda common: pair_trainer(model, reference, tokenizer, pairs, common | loss),
         )
-        trainer = pair_trainer(
-            model,
-            frozen if adapters is None else adapters,
-            tokenizer,
-            pairs,
-            arguments | loss_settings(settings),
-            [progress_callback("dpo")],
-        )
-        in_float32(trainer.model)
-        figures: dict[str, object] = {"steps": steps, **train(trainer, "dpo")}
-        trained = trainer.model
         if frozen is None:
             opened = adapter_of(trained, POLICY), adapter_of(trained, None)
         else:

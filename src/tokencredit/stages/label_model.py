@@ -14,8 +14,7 @@ from tokencredit.finite import check_scores
 from tokencredit.models.lora import adapted, merged
 from tokencredit.models.scorer import sentiment
 from tokencredit.models.sequences import ScoreAt
-from tokencredit.stages.training import step_count, train, trainer_settings
-from tokencredit.stages.watching import progress_callback
+from tokencredit.stages.training import SupervisedRun
 from tokencredit.streams import integer, permutation, stream_key
 
 if TYPE_CHECKING:
@@ -34,25 +33,33 @@ def fit_labels(
     seed: int,
 ) -> tuple[PreTrainedModel, dict[str, object]]:
     """The model after transformers' Trainer, with two outputs and cross-entropy."""
+    accepted, noted = ids.accepted(records)
+    rows = examples(accepted, ids, config.reward_model, seed, noted)
+    mean_length = sum(len(row["input_ids"]) for row in rows) / len(rows)
+    adapters = adapted(model, config.model.lora, "SEQ_CLS")
+    run = SupervisedRun.of(config, "reward_model", out, seed)
+    trained, figures = run.fit(
+        run.steps(len(rows), mean_length),
+        lambda common: label_trainer(adapters, ids.tokenizer, rows, common),
+    )
+    return merged(trained), figures | ({"noted": dict(noted)} if noted else {})
+
+
+def label_trainer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: list[dict[str, Any]],
+    common: dict[str, Any],
+) -> Any:
+    """transformers' Trainer of a model with two outputs, on tokenised texts."""
     from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
-    settings = config.reward_model
-    accepted, noted = ids.accepted(records)
-    rows = examples(accepted, ids, settings, seed, noted)
-    mean_length = sum(len(row["input_ids"]) for row in rows) / len(rows)
-    steps = step_count(settings, len(rows), mean_length)
-    trainer = Trainer(
-        model=adapted(model, config.model.lora, "SEQ_CLS"),
-        args=TrainingArguments(
-            **trainer_settings(settings, out, seed, config.hardware.on_cpu(), steps),
-            train_sampling_strategy="group_by_length",
-        ),
+    return Trainer(
+        model=model,
+        args=TrainingArguments(**common, train_sampling_strategy="group_by_length"),
         train_dataset=Rows(rows),
-        data_collator=DataCollatorWithPadding(ids.tokenizer),
-        callbacks=[progress_callback("reward model")],
+        data_collator=DataCollatorWithPadding(tokenizer),
     )
-    figures: dict[str, object] = {"steps": steps, **train(trainer, "reward_model")}
-    return merged(trainer.model), figures | ({"noted": dict(noted)} if noted else {})
 
 
 class Rows(list[dict[str, Any]]):

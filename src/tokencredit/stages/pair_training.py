@@ -34,7 +34,6 @@ def pair_trainer(
     tokenizer: PreTrainedTokenizerBase,
     pairs: Sequence[Pair],
     settings: dict[str, Any],
-    callbacks: Sequence[Any] = (),
 ) -> Any:
     """TRL's DPOTrainer of `model`, on pairs whose ids stay as they are.
 
@@ -67,7 +66,6 @@ def pair_trainer(
         ),
         train_dataset=datasets.Dataset.from_list([pair.columns() for pair in pairs]),
         processing_class=tokenizer,
-        callbacks=list(callbacks),
     )
 
 

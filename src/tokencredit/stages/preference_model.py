@@ -19,11 +19,10 @@ from tokencredit.data.records import Record
 from tokencredit.data.token_ids import TokenIds, token_ids
 from tokencredit.errors import require
 from tokencredit.finite import check_scores
-from tokencredit.models.lora import adapted, in_float32, merged
+from tokencredit.models.lora import adapted, merged
 from tokencredit.models.scorer import sentiment
 from tokencredit.models.sequences import ScoreAt
-from tokencredit.stages.training import step_count, train, trainer_settings
-from tokencredit.stages.watching import progress_callback
+from tokencredit.stages.training import SupervisedRun
 from tokencredit.streams import permutation, stream_key
 
 if TYPE_CHECKING:
@@ -50,14 +49,14 @@ def fit_pairs(
     pairs, noted = fitting(records, ids, settings)
     order = permutation(stream_key(seed, "reward order"), len(pairs))
     pairs = within([pairs[int(index)] for index in order], settings.max_tokens)
-    steps = step_count(settings, len(pairs), sum(pair.tokens for pair in pairs) / len(pairs))
-    arguments = trainer_settings(settings, out, seed, config.hardware.on_cpu(), steps)
     adapters = adapted(model, config.model.lora, "SEQ_CLS")
-    trainer = reward_trainer(adapters, ids.tokenizer, pairs, arguments, settings.centre)
-    in_float32(trainer.model)
-    trained = train(trainer, "reward_model")
-    figures: dict[str, object] = {"steps": steps, "pairs": len(pairs), "pairs_noted": noted}
-    return merged(trainer.model), figures | trained
+    run = SupervisedRun.of(config, "reward_model", out, seed)
+    trained, figures = run.fit(
+        run.steps(len(pairs), sum(pair.tokens for pair in pairs) / len(pairs)),
+        lambda common: reward_trainer(adapters, ids.tokenizer, pairs, common, settings.centre),
+        {"pairs": len(pairs), "pairs_noted": noted},
+    )
+    return merged(trained), figures
 
 
 def fitting(
@@ -93,7 +92,7 @@ def reward_trainer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     pairs: Sequence[Pair],
-    arguments: dict[str, Any],
+    common: dict[str, Any],
     centre: float | None,
 ) -> Any:
     """TRL's RewardTrainer of a model with one output, on pairs whose ids stay as they are."""
@@ -107,7 +106,7 @@ def reward_trainer(
     return RewardTrainer(
         model=model,
         args=RewardConfig(
-            **arguments,
+            **common,
             max_length=None,
             disable_dropout=True,
             center_rewards_coefficient=centre,
@@ -117,7 +116,6 @@ def reward_trainer(
         ),
         train_dataset=datasets.Dataset.from_list(rows),
         processing_class=tokenizer,
-        callbacks=[progress_callback("reward model")],
     )
 
 

@@ -15,7 +15,7 @@ from tokencredit.data.token_ids import TokenIds
 from tokencredit.errors import UserError
 from tokencredit.models.ends import name_ends, special_ids
 from tokencredit.models.loading import load_causal
-from tokencredit.models.lora import adapted, in_float32, merged
+from tokencredit.models.lora import adapted, merged
 from tokencredit.models.model import load_tokenizer
 from tokencredit.models.padding import ensure_pad, fit_embeddings
 from tokencredit.settings import SFT
@@ -24,17 +24,15 @@ from tokencredit.stages.held_out import held_out_loss
 from tokencredit.stages.speech import departures
 from tokencredit.stages.stage import Stage
 from tokencredit.stages.training import (
+    SupervisedRun,
     may_only_warm_up,
     seed_generators,
     step_count,
-    train,
-    trainer_settings,
 )
-from tokencredit.stages.watching import progress_callback
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 IGNORED: Final = -100
 """The label of a token that the loss leaves out."""
@@ -125,37 +123,48 @@ class SFTStage(Stage):
     def _fine_tune(
         self, model: PreTrainedModel, ids: TokenIds, out: Path
     ) -> tuple[PreTrainedModel, dict[str, object]]:
-        from transformers import Trainer
-        from trl import SFTConfig, SFTTrainer
-
-        class LeanTrainer(SFTTrainer):  # type: ignore[misc]
-            """Same loss, without every token's entropy and accuracy, which cost half the time."""
-
-            compute_loss = Trainer.compute_loss
-
         config = self.context.config
         records = answered_once(self.context.corpus.parts["sft"])
         steps, dataset, noted = demonstrations(records, ids, config.sft)
-        settings = SFTConfig(
-            **trainer_settings(config.sft, out, config.stage_seed, config.hardware.on_cpu(), steps),
-            max_length=config.sft.max_length,
-            packing=config.sft.packing,
-            packing_strategy="wrapped",
-            shuffle_dataset=True,
+        adapters = adapted(model, config.model.lora)
+        trained, figures = SupervisedRun.of(config, "sft", out, config.stage_seed).fit(
+            steps,
+            lambda common: sft_trainer(adapters, ids.tokenizer, dataset, config.sft, common),
         )
-        trainer = LeanTrainer(
-            model=adapted(model, config.model.lora),
-            args=settings,
-            train_dataset=dataset,
-            processing_class=ids.tokenizer,
-            callbacks=[progress_callback("sft")],
-        )
-        in_float32(trainer.model)
-        figures = {"steps": steps, **train(trainer, "sft"), **noted}
         others = answered_once(self.context.corpus.parts["eval"])
         rows = config.sft.micro_batch_size or config.sft.batch_size
-        figures |= held_out_loss(trainer.model, others, ids, config.sft.max_length, rows)
-        return merged(trainer.model), figures
+        figures |= noted | held_out_loss(trained, others, ids, config.sft.max_length, rows)
+        return merged(trained), figures
+
+
+def sft_trainer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Dataset,
+    sft: SFT,
+    common: dict[str, Any],
+) -> Any:
+    """TRL's SFTTrainer, on demonstrations whose ids stay as they are."""
+    from transformers import Trainer
+    from trl import SFTConfig, SFTTrainer
+
+    class LeanTrainer(SFTTrainer):  # type: ignore[misc]
+        """Same loss, without every token's entropy and accuracy, which cost half the time."""
+
+        compute_loss = Trainer.compute_loss
+
+    return LeanTrainer(
+        model=model,
+        args=SFTConfig(
+            **common,
+            max_length=sft.max_length,
+            packing=sft.packing,
+            packing_strategy="wrapped",
+            shuffle_dataset=True,
+        ),
+        train_dataset=dataset,
+        processing_class=tokenizer,
+    )
 
 
 def answered_once(records: Sequence[Record]) -> list[Record]:

@@ -1,19 +1,64 @@
-"""What the stages that borrow a trainer have in common: the trainer's arguments, and its run."""
+"""The one way of supervised training: a borrowed trainer, its arguments, its run, its figures."""
 
 from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
 from tokencredit.algorithms.optimizer import Schedule
 from tokencredit.errors import UserError
 from tokencredit.finite import first_not_finite
-from tokencredit.stages.watching import LossCurve
+from tokencredit.models.lora import in_float32
+from tokencredit.stages.watching import LossCurve, progress_callback
 from tokencredit.training_settings import Training
+
+if TYPE_CHECKING:
+    from tokencredit.config import Config
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SupervisedRun:
+    """The training of one stage: by which settings, with which seed, and where."""
+
+    key: str
+    """The section of the configuration that holds its settings; errors and progress name it."""
+    settings: Training
+    out: Path
+    """The stage's folder; the trainer makes one in it and leaves none."""
+    seed: int
+    on_cpu: bool
+
+    @classmethod
+    def of(cls, config: Config, key: str, out: Path, seed: int) -> Self:
+        """The run that the section `key` of a configuration describes."""
+        settings, on_cpu = getattr(config, key), config.hardware.on_cpu()
+        return cls(key=key, settings=settings, out=out, seed=seed, on_cpu=on_cpu)
+
+    def steps(self, sequences: int, tokens: float) -> int:
+        """Optimizer steps on so many sequences, of so many tokens each."""
+        return step_count(self.settings, sequences, tokens)
+
+    def fit(
+        self,
+        steps: int,
+        build: Callable[[dict[str, Any]], Any],
+        about: Mapping[str, object] | None = None,
+    ) -> tuple[Any, dict[str, object]]:
+        """The trained model, adapters unmerged, and the figures of its training.
+
+        `build` makes the trainer (of transformers or TRL) from the arguments that all have in
+        common. `about` are figures of the data; they stand behind the number of steps.
+        """
+        arguments = trainer_settings(self.settings, self.out, self.seed, self.on_cpu, steps)
+        trainer = build(arguments)
+        in_float32(trainer.model)
+        return trainer.model, {"steps": steps, **(about or {}), **train(trainer, self.key)}
 
 
 def seed_generators(seed: int) -> None:
@@ -86,6 +131,7 @@ def train(trainer: Any, stage: str) -> dict[str, object]:
     from transformers.trainer_callback import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)  # prints raw dictionaries
+    trainer.add_callback(progress_callback(stage.replace("_", " ")))
     _rise_from_above_zero(trainer)
     before, curve = _bits(trainer.model), LossCurve(trainer)
     loss = float(trainer.train().metrics["train_loss"])
