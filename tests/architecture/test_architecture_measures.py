@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from architecture import measures
 from architecture.imports import Import, Package, read_package
+from architecture.made_up import write
 
 FILES = {
     "__init__.py": "from house import ground\n",
@@ -32,15 +32,6 @@ FILES = {
     ),
     "harmless.py": 'COMMAND = ["-m", "house.rooms.a"]\n"""house.ground"""\n',
 }
-
-
-def write(folder: Path, files: Mapping[str, str]) -> Package:
-    """A package of these files, below `folder`/house."""
-    for name, source in files.items():
-        path = folder / "house" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(source, encoding="utf-8")
-    return read_package(folder / "house")
 
 
 @pytest.fixture
