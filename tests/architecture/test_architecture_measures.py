@@ -88,6 +88,20 @@ def test_every_way_to_import_is_seen(house: Package) -> None:
     assert house.graph["house.harmless"] == frozenset()
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from importlib import import_module as load\nload('house.a')\n",
+        "import importlib as library\nlibrary.import_module('.a', __package__)\n",
+        "import pkgutil\nNAMES = ['house.a:x']\nfound = map(pkgutil.resolve_name, NAMES)\n",
+        "__import__('house.a')\n",
+    ],
+)
+def test_importers_of_strings_are_known_by_any_name(tmp_path: Path, source: str) -> None:
+    package = write(tmp_path, {"__init__.py": "", "a.py": "", "b.py": source})
+    assert package.graph["house.b"] == {"house.a"}
+
+
 def test_an_import_in_a_folders_init_is_seen(house: Package) -> None:
     assert short(measures.imports_of_folders(house)) == [("house", "ground", 1)]
 
