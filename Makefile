@@ -43,9 +43,10 @@ type: setup ## mypy --strict
 arch: setup ## import-linter: which part may import which
 	@$(BIN)/lint-imports
 
-docs: setup ## write docs/config.md and the configuration snapshots again
+docs: setup ## write docs/config.md, the configuration snapshots, and the picture of the floors again
 	@$(BIN)/python -m tokencredit.reference > docs/config.md
 	@$(BIN)/python tests/config/make_snapshots.py
+	@PYTHONPATH=tests $(BIN)/python -m architecture.drawing
 
 clean: ## remove the environment and caches; store/ and runs/ stay
 	@rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -17,7 +17,8 @@ from typing import Literal
 Place = Literal["top", "function", "types"]
 """Run when the module is imported; run later, inside a function; read by type checkers alone."""
 
-IMPORTERS = frozenset({"import_module", "__import__"})
+IMPORTERS = frozenset({"import_module", "__import__", "resolve_name", "run_module"})
+"""Functions of the library that import what a string names."""
 Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
 
@@ -97,6 +98,7 @@ class _Reader:
         self.by_name = _imports_by_name(module.tree)
 
     def read(self) -> Iterator[Import]:
+        """Each import where it stands."""
         yield from self._below(self.module.tree, "top")
 
     def _below(self, node: ast.AST, place: Place) -> Iterator[Import]:
@@ -161,11 +163,12 @@ def _asks_for_types(test: ast.expr) -> bool:
 
 
 def _imports_by_name(tree: ast.Module) -> bool:
-    """Whether strings of the module may be imported: it has a `__getattr__`, or an importer's call."""
-    lazy = any(
+    """Whether strings of the module may be imported: it has a `__getattr__`, or names an importer."""
+    return any(
         isinstance(node, ast.FunctionDef) and node.name == "__getattr__" for node in tree.body
-    )
-    return lazy or any(
-        isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in IMPORTERS
+    ) or any(
+        (isinstance(node, ast.Name) and node.id in IMPORTERS)
+        or (isinstance(node, ast.Attribute) and node.attr in IMPORTERS)
+        or (isinstance(node, ast.alias) and node.name in IMPORTERS)
         for node in ast.walk(tree)
     )

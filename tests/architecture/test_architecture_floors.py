@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from copy import deepcopy
 from itertools import pairwise
+from pathlib import Path
 
 import grimp
 import pytest
 from importlinter.api import read_configuration
 
-from architecture.floors import ROOT, Floor, contract, floors
+from architecture.floors import ROOT, Floor, contract, floors, found
+from architecture.made_up import write
 
 FLOORS = floors()
 CLIMBS = [(low.rooms[0], high.rooms[-1]) for high, low in pairwise(FLOORS)]
@@ -18,7 +20,7 @@ ASIDE = [pair for floor in FLOORS if floor.apart for pair in pairwise(floor.room
 DOWN = [(high.rooms[0], low.rooms[-1]) for high, low in pairwise(FLOORS)]
 TOGETHER = [pair for floor in FLOORS if not floor.apart for pair in pairwise(floor.rooms)]
 SCIENCE = {"rewards", "algorithms", "ops", "rollout"}
-BELOW_SCIENCE = {"errors", "streams", "canonical"}
+BELOW_SCIENCE = {"errors", "streams", "fields"}
 """What a scheme or an algorithm may know besides: messages, random streams, late fields."""
 
 
@@ -101,3 +103,24 @@ def test_science_knows_only_itself_and_the_ground(graph: grimp.ImportGraph) -> N
 def test_science_that_knows_more_is_reported(graph: grimp.ImportGraph, room: str) -> None:
     graph.add_import(importer=f"tokencredit.{room}", imported="tokencredit.store")
     assert strangers(graph) == {"tokencredit.store"}
+
+
+def test_the_floors_that_imports_allow_are_found(tmp_path: Path) -> None:
+    house = {
+        "__init__.py": "from house import ground\n",
+        "door.py": "from house.hall import table\n",
+        "hall/__init__.py": "",
+        "hall/table.py": "from house.hall import chair\ndef f():\n    import house.yard\n",
+        "hall/chair.py": "",
+        "yard.py": "from house import pond\n",
+        "pond.py": "import house.cellar\nfrom typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import house.yard\n",
+        "shed.py": "from house import ground\n",
+        "cellar.py": "",
+        "ground.py": "",
+    }
+    assert found(write(tmp_path, house)) == [
+        Floor(("house.door",), apart=True),
+        Floor(("house.hall",), apart=True),
+        Floor(("house.pond", "house.shed", "house.yard"), apart=False),
+        Floor(("house.cellar", "house.ground"), apart=True),
+    ]

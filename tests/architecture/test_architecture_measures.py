@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from architecture import measures
 from architecture.imports import Import, Package, read_package
+from architecture.made_up import write
 
 FILES = {
     "__init__.py": "from house import ground\n",
@@ -32,15 +32,6 @@ FILES = {
     ),
     "harmless.py": 'COMMAND = ["-m", "house.rooms.a"]\n"""house.ground"""\n',
 }
-
-
-def write(folder: Path, files: Mapping[str, str]) -> Package:
-    """A package of these files, below `folder`/house."""
-    for name, source in files.items():
-        path = folder / "house" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(source, encoding="utf-8")
-    return read_package(folder / "house")
 
 
 @pytest.fixture
@@ -95,6 +86,20 @@ def test_every_way_to_import_is_seen(house: Package) -> None:
         *(("strings", name.removeprefix("house."), 4) for name in rooms),
     ]
     assert house.graph["house.harmless"] == frozenset()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from importlib import import_module as load\nload('house.a')\n",
+        "import importlib as library\nlibrary.import_module('.a', __package__)\n",
+        "import pkgutil\nNAMES = ['house.a:x']\nfound = map(pkgutil.resolve_name, NAMES)\n",
+        "__import__('house.a')\n",
+    ],
+)
+def test_importers_of_strings_are_known_by_any_name(tmp_path: Path, source: str) -> None:
+    package = write(tmp_path, {"__init__.py": "", "a.py": "", "b.py": source})
+    assert package.graph["house.b"] == {"house.a"}
 
 
 def test_an_import_in_a_folders_init_is_seen(house: Package) -> None:
