@@ -9,7 +9,14 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 
-from tokencredit.fields import default_of, first_name, in_present_names, left_out, retired_fields
+from tokencredit.fields import (
+    default_of,
+    first_name,
+    in_present_names,
+    left_out,
+    names_of_retired,
+    retired_fields,
+)
 
 KEY_LENGTH = 16
 
@@ -21,15 +28,16 @@ def canonical(value: object) -> object:
     that results keep their keys.
     """
     if is_dataclass(value) and not isinstance(value, type):
-        given = {first_name(item): (item, getattr(value, item.name)) for item in fields(value)}
-        for name, item in retired_fields(type(value)).items():
-            given[first_name(item, name)] = item, default_of(item)
+        kind, parts = type(value), fields(value)
+        given = {first_name(kind, item): (item, getattr(value, item.name)) for item in parts}
+        for name, item in retired_fields(kind).items():
+            given[names_of_retired(name, item)[0]] = item, default_of(item)
         plain = {
             name: canonical(part)
             for name, (item, part) in given.items()
             if not left_out(item, part)
         }
-        return {"class": first_name(type(value)), **plain}
+        return {"class": first_name(kind), **plain}
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, Mapping):

@@ -137,7 +137,7 @@ def check_bounds(settings: Any) -> None:
     section = getattr(settings, "section", "")
     form = section if "{" in section else f"{section}.{{0}}" if section else "{0}"
     for item in fields(settings):
-        bounds, value = item.metadata.get(BOUNDS), getattr(settings, item.name)
+        bounds, value = bounds_of(type(settings), item), getattr(settings, item.name)
         if bounds is not None and value is not None:
             require(bounds.hold(value), form.format(item.name), value, bounds.rule())
 
@@ -155,17 +155,31 @@ def default_of(item: Field[Any]) -> object:
     return item.default if item.default_factory is MISSING else item.default_factory()
 
 
-def first_name(item: Field[Any] | type, name: str | None = None) -> str:
-    """What keys of results call a class, or a field; a retired one is known as `name`."""
-    names = former_names(item)
-    return names[0] if names else name or (item.__name__ if isinstance(item, type) else item.name)
+def bounds_of(kind: type, item: Field[Any]) -> Bounds | None:
+    """The bounds of a field of `kind`; one that has another default keeps those of its base."""
+    bounds: Bounds | None = _said(kind, item, BOUNDS)
+    return bounds
 
 
-def former_names(item: Field[Any] | type) -> tuple[str, ...]:
-    """The names that a field or a class had before; a class does not inherit them."""
+def former_names(kind: type, item: Field[Any] | None = None) -> tuple[str, ...]:
+    """The names that a class, or a field of it, had before; a class does not inherit its own."""
     found: tuple[str, ...]
-    found = vars(item).get(FORMER, ()) if isinstance(item, type) else item.metadata.get(NAMED, ())
+    found = vars(kind).get(FORMER, ()) if item is None else _said(kind, item, NAMED) or ()
     return found
+
+
+def first_name(kind: type, item: Field[Any] | None = None) -> str:
+    """What keys of results call a class, or a field of it."""
+    return (*former_names(kind, item), kind.__name__ if item is None else item.name)[0]
+
+
+def _said(kind: type, item: Field[Any], what: str) -> Any:
+    """What the declaration of a field says, or else that of a base of the same name."""
+    for base in kind.__mro__:
+        found = vars(base).get("__dataclass_fields__", {}).get(item.name)
+        if found is not None and what in found.metadata:
+            return found.metadata[what]
+    return None
 
 
 def retired_fields(kind: type) -> dict[str, Field[Any]]:
@@ -176,6 +190,11 @@ def retired_fields(kind: type) -> dict[str, Field[Any]]:
     return found
 
 
+def names_of_retired(last: str, item: Field[Any]) -> tuple[str, ...]:
+    """All names of a retired field, that of the keys first."""
+    return (*item.metadata.get(NAMED, ()), last)
+
+
 def left_out(item: Field[Any], value: object) -> bool:
     """Whether a field of this value is no part of a key."""
     return NEUTRAL in item.metadata and bool(value == item.metadata[NEUTRAL])
@@ -184,10 +203,10 @@ def left_out(item: Field[Any], value: object) -> bool:
 def what_became_of(kind: type, name: str) -> str | None:
     """What to tell whoever types a former name of a field of `kind`; None if it never had it."""
     for item in fields(kind):
-        if name in former_names(item):
+        if name in former_names(kind, item):
             return f"is called {item.name!r} now"
     for last, item in retired_fields(kind).items():
-        if name in {last, *former_names(item)}:
+        if name in names_of_retired(last, item):
             return "was retired; leave it out"
     return None
 
@@ -206,7 +225,9 @@ def _renamed(form: object, kinds: Mapping[str, type]) -> object:
     if not isinstance(form, Mapping):
         return form
     kind = kinds.get(str(form.get("class")))
-    names = {} if kind is None else {first_name(item): item.name for item in fields(kind)}
+    names: dict[str, str] = {}
+    if kind is not None:
+        names = {first_name(kind, item): item.name for item in fields(kind)}
     found = {names.get(key, key): _renamed(value, kinds) for key, value in form.items()}
     return found if kind is None else {**found, "class": kind.__name__}
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from enum import Enum
+from typing import ClassVar
 
 from tokencredit.errors import require
+from tokencredit.fields import Settings, number
 
 
 class Device(str, Enum):
@@ -26,52 +28,31 @@ class Sharding(str, Enum):
 
 
 @dataclass(slots=True, kw_only=True)
-class Hardware:
+class Hardware(Settings):
     """Devices, processes, and threads; not part of any key."""
+
+    section: ClassVar[str] = "hardware"
 
     name: str = "cpu"
     """Name shown in reports."""
     device: Device = Device.cpu
     """cpu or cuda."""
-    threads: int = 1
+    threads: int = number(1, at_least=1)
     """CPU threads of the RL run. One and two differ in the last bits; resuming keeps the number."""
-    stage_threads: int | None = None
+    stage_threads: int | None = number(None, at_least=1, null="all cores")
     """CPU threads of the stages before RL; null: all cores."""
 
-    processes: int = 1
+    processes: int = number(1, at_least=1)
     """Processes of the RL run on this machine; each has `threads` threads."""
     sharding: Sharding = Sharding.none
     """none, or zero2."""
-    micro_batch: int | None = None
+    micro_batch: int | None = number(None, at_least=1, null="chosen by lengths", note="row")
     """Rows of one forward and backward pass in a process; null: the minibatch at once, or in
     parts of similar length where that spares padding."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more time."""
-    logits_memory_mb: int = 256
+    logits_memory_mb: int = number(256, at_least=1, note="MB")
     """Logits of a pass above this size are computed in chunks and recomputed in its backward."""
-
-    def __post_init__(self) -> None:
-        """Check the counts."""
-        require(
-            self.micro_batch is None or self.micro_batch >= 1,
-            "hardware.micro_batch",
-            self.micro_batch,
-            "must be null (chosen by lengths) or >= 1 row",
-        )
-        require(
-            self.logits_memory_mb >= 1,
-            "hardware.logits_memory_mb",
-            self.logits_memory_mb,
-            "must be >= 1 MB",
-        )
-        require(self.processes >= 1, "hardware.processes", self.processes, "must be >= 1")
-        require(self.threads >= 1, "hardware.threads", self.threads, "must be >= 1")
-        require(
-            self.stage_threads is None or self.stage_threads >= 1,
-            "hardware.stage_threads",
-            self.stage_threads,
-            "must be null (all cores) or >= 1",
-        )
 
     def check(self) -> None:
         """Raise if the machine lacks what is configured."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar
 
 from tokencredit.data.splits import Objective
 from tokencredit.errors import require
-from tokencredit.fields import added
+from tokencredit.fields import Settings, added, number
 from tokencredit.models.sequences import ScoreAt
 from tokencredit.training_settings import Training
 
@@ -16,6 +16,8 @@ from tokencredit.training_settings import Training
 @dataclass(slots=True, kw_only=True)
 class SFT(Training):
     """Supervised fine-tuning of the policy."""
+
+    section: ClassVar[str] = "sft"
 
     train: bool = True
     """False: the policy starts from `model.policy` as it is (one that is fine-tuned already)."""
@@ -28,21 +30,19 @@ class SFT(Training):
     packing: bool = False
     """Join texts and cut them into pieces of max_length; else one text a sequence."""
 
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        self.check("sft")
-
 
 @dataclass(slots=True, kw_only=True)
 class RewardModel(Training):
     """The classifier that pays: logit(positive) − logit(negative), or its single output."""
+
+    section: ClassVar[str] = "reward_model"
 
     train: bool = True
     """False: `model.reward` is a finished classifier and is used as it is."""
     objective: Objective = added(Objective.auto)
     """labels: two outputs, cross-entropy; pairs: one output, Bradley–Terry; auto: pairs where the
     records are pairs. The oracle learns from the same."""
-    centre: float | None = added(None)
+    centre: float | None = added(number(None, above=0, null=""))
     """Weight of the mean of (score chosen + score rejected)², which holds scores around 0; pairs
     alone do not say where they lie. TRL suggests 0.01; null: none. Not used with labels."""
     epochs: float = 2.0
@@ -54,27 +54,20 @@ class RewardModel(Training):
     min_length: int = 8
     """Training texts are cut to a length drawn from [min_length, max_length] tokens, so that the
     model also knows short responses; set it to max_length for whole texts only. Not for pairs."""
-    held_out: int = 1000
+    held_out: int = number(1000, at_least=1)
     """Held-out texts or pairs to measure accuracy on; `max_tokens` limits their tokens too."""
     score_at: ScoreAt = added(ScoreAt.end)
     """end, or before_end: read one token before the end token, which training texts then lack; for
     finished classifiers (train=false) whose pad token was their end token."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
-        self.check("reward_model")
+        """Check the numbers, and that they fit one another."""
+        Training.__post_init__(self)
         require(
             1 <= self.min_length <= self.max_length,
             "reward_model.min_length",
             self.min_length,
             f"must lie between 1 and reward_model.max_length = {self.max_length}",
-        )
-        require(self.held_out >= 1, "reward_model.held_out", self.held_out, "must be >= 1")
-        require(
-            self.centre is None or self.centre > 0,
-            "reward_model.centre",
-            self.centre,
-            "must be null or > 0",
         )
 
 
@@ -105,6 +98,8 @@ class PairLoss(str, Enum):
 class DPO(Training):
     """Direct preference optimisation: the model behind judge=implicit, and algorithm=dpo."""
 
+    section: ClassVar[str] = "dpo"
+
     train: bool = True
     """False: `model.dpo` is a DPO model already, made from what `model.policy` names."""
     batch_size: int = 32
@@ -112,7 +107,7 @@ class DPO(Training):
     max_length: int = 256
     """Longest prompt and response, in tokens, within model.context; pairs with a longer one
     are dropped and counted."""
-    beta: float = 0.1
+    beta: float = number(0.1, above=0)
     """β, the strength of the tie to the SFT model."""
     loss: PairLoss = PairLoss.sigmoid
     """sigmoid, robust, hinge, or ipo."""
@@ -120,17 +115,14 @@ class DPO(Training):
     """Share of the pairs that are the wrong way round (loss=robust)."""
     pairs: PairSource = PairSource.dataset
     """dataset, or sampled."""
-    prompts: int = 2000
+    prompts: int = number(2000, at_least=1)
     """Prompts that are continued twice (pairs=sampled)."""
-    held_out: int = 500
+    held_out: int = number(500, at_least=1)
     """Held-out pairs on which accuracy and margin are measured."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
-        self.check("dpo")
-        require(self.beta > 0, "dpo.beta", self.beta, "must be > 0")
-        require(self.prompts >= 1, "dpo.prompts", self.prompts, "must be >= 1")
-        require(self.held_out >= 1, "dpo.held_out", self.held_out, "must be >= 1")
+        """Check the numbers, and that they fit one another."""
+        Training.__post_init__(self)
         share, robust = self.label_smoothing, self.loss is PairLoss.robust
         require(
             0 <= share < 0.5 and (robust or share == 0),
@@ -141,57 +133,45 @@ class DPO(Training):
 
 
 @dataclass(slots=True, kw_only=True)
-class Oracle:
+class Oracle(Settings):
     """The classifier that evaluates policies and that no policy is trained on."""
+
+    section: ClassVar[str] = "oracle"
 
     enabled: bool = True
     """Train and use it; needs labels or pairs, as the reward model does."""
-    buckets: int = 2**18
+    buckets: int = number(2**18, at_least=1024)
     """Size of the hash table of n-grams."""
-    epochs: int = 6
+    epochs: int = number(6, at_least=1)
     """Passes over the oracle split."""
-    learning_rate: float = 0.02
+    learning_rate: float = number(0.02, above=0)
     """Step size of Adam."""
-    batch_size: int = 64
+    batch_size: int = number(64, at_least=1)
     """Reviews, or pairs, of one step."""
-    l2: float = 1e-5
+    l2: float = number(1e-5, at_least=0)
     """Weight decay towards 0."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        require(self.buckets >= 1024, "oracle.buckets", self.buckets, "must be >= 1024")
-        require(self.epochs >= 1, "oracle.epochs", self.epochs, "must be >= 1")
-        require(self.learning_rate > 0, "oracle.learning_rate", self.learning_rate, "must be > 0")
-        require(self.batch_size >= 1, "oracle.batch_size", self.batch_size, "must be >= 1")
-        require(self.l2 >= 0, "oracle.l2", self.l2, "must be >= 0")
 
 
 @dataclass(slots=True, kw_only=True)
-class Evaluation:
+class Evaluation(Settings):
     """What is measured after training, on prompts that nothing was trained on."""
 
-    prompts: int = 256
+    section: ClassVar[str] = "evaluation"
+
+    prompts: int = number(256, at_least=2)
     """Held-out prompts, each continued once by the policy and once by the SFT model."""
-    every: int | None = None
+    every: int | None = number(None, at_least=1, null="only at the end", note="step")
     """Steps between evaluations on these prompts during training, of which the best policy is kept
     in policy_best/; null: none."""
     stream: int = 0
     """Names the random numbers of the evaluation; the same for every `seed`, so runs are paired."""
 
-    def __post_init__(self) -> None:
-        """Check the counts."""
-        require(self.prompts >= 2, "evaluation.prompts", self.prompts, "must be >= 2")
-        require(
-            self.every is None or self.every >= 1,
-            "evaluation.every",
-            self.every,
-            "must be null (only at the end) or >= 1 step",
-        )
-
 
 @dataclass(slots=True, kw_only=True)
-class Sweep:
+class Sweep(Settings):
     """What a sweep is for, and how it treats cells that are there; not part of any key."""
+
+    section: ClassVar[str] = "sweep"
 
     recompute: bool = False
     """Run cells again that are kept in experiments_dir; what lies in runs_dir is still reused."""
@@ -212,18 +192,20 @@ class Sweep:
 
 
 @dataclass(slots=True, kw_only=True)
-class Run:
+class Run(Settings):
     """Cadences and names; nothing in here changes a result, so nothing is part of the key."""
 
-    save_every: int = 25
+    section: ClassVar[str] = "run"
+
+    save_every: int = number(25, at_least=1, note="step")
     """Steps between checkpoints."""
-    sample_every: int = 20
+    sample_every: int = number(20, at_least=1, note="step")
     """Steps between saved samples."""
-    samples: int = 8
+    samples: int = number(8, at_least=0)
     """Responses saved each time."""
     resume_inexact: bool = False
     """Continue under other threads than the run began with; the result is marked."""
-    function_seconds: float | None = 600.0
+    function_seconds: float | None = number(600.0, above=0, null="as long as it likes")
     """Longest time that one call of your own function or scheme may take; null: as long as it
     likes."""
     figures: bool = True
@@ -234,15 +216,3 @@ class Run:
     """Filled in: the experiment's scale; null: a run of no experiment."""
     scheme: str = ""
     """Filled in: the reward scheme's name."""
-
-    def __post_init__(self) -> None:
-        """Check the counts."""
-        require(self.save_every >= 1, "run.save_every", self.save_every, "must be >= 1 step")
-        require(self.sample_every >= 1, "run.sample_every", self.sample_every, "must be >= 1 step")
-        require(self.samples >= 0, "run.samples", self.samples, "must be >= 0")
-        require(
-            self.function_seconds is None or self.function_seconds > 0,
-            "run.function_seconds",
-            self.function_seconds,
-            "must be null (as long as it likes) or > 0",
-        )

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from tokencredit import __version__
 from tokencredit.atomic import REMEDY, Damaged, read_json, read_text, reading
 from tokencredit.errors import UserError
-from tokencredit.fields import NEUTRAL, default_of, former_names, retired_fields
+from tokencredit.fields import NEUTRAL, default_of, former_names, names_of_retired, retired_fields
 
 
 def load_kept(path: Path) -> DictConfig:
@@ -54,7 +54,7 @@ def bring_up_to_date(schema: DictConfig, tree: DictConfig, prefix: str = "") -> 
 def _rename(kind: type, tree: DictConfig) -> None:
     """Move what stands under a former name of a field of `kind` to today's."""
     for item in fields(kind):
-        for name in former_names(item):
+        for name in former_names(kind, item):
             if name in tree and item.name not in tree:
                 tree[item.name] = tree.pop(name)
 
@@ -62,7 +62,7 @@ def _rename(kind: type, tree: DictConfig) -> None:
 def _take_out_retired(kind: type, tree: DictConfig, prefix: str) -> None:
     """Remove what `kind` no longer has; `UserError` where it holds what cannot be had any more."""
     for last, item in retired_fields(kind).items():
-        for name in {last, *former_names(item)} & {str(key) for key in tree}:
+        for name in set(names_of_retired(last, item)) & {str(key) for key in tree}:
             held, wanted = _plain(tree.pop(name)), _plain(default_of(item))
             if held != wanted:
                 raise UserError(

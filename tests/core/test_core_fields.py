@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import dataclass, field, fields, make_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from tokencredit.algorithms.optimizer import Schedule
 from tokencredit.algorithms.ppo import PPO
 from tokencredit.canonical import canonical, differences, digest
 from tokencredit.errors import UserError
-from tokencredit.fields import Settings, added, in_present_names, named, number, retired
+from tokencredit.fields import Settings, added, bounds_of, in_present_names, named, number, retired
+from tokencredit.reference import sections
 from tokencredit.rewards.redistribute import Redistribute
 from tokencredit.versions import bring_up_to_date
 
@@ -225,3 +226,34 @@ def test_a_component_of_a_former_name_is_read(
     monkeypatch.setattr(Redistribute, "__former_names__", ("Redealt",), raising=False)
     assert configuration.read(path).reward_scheme == Redistribute()
     assert canonical(Redistribute())["class"] == "Redealt"  # type: ignore[index]
+
+
+def bounded() -> list[tuple[type, str, object, str]]:
+    """Every number of a component or a part of one that has bounds, a value outside, its rule."""
+    found: dict[tuple[type, str], tuple[type, str, object, str]] = {}
+    for prefix, kind in sections():
+        for item in fields(kind) if prefix else ():  # all of Config can only be made at once
+            bounds = bounds_of(kind, item)
+            if bounds is not None:
+                ends = [end for end in (bounds.above, bounds.at_least) if end is not None]
+                outside = ends[0] - 1 if ends else (bounds.below or bounds.at_most or 0) + 1
+                found[kind, item.name] = (kind, item.name, outside, bounds.rule())
+    return list(found.values())
+
+
+@pytest.mark.parametrize(("kind", "name", "outside", "rule"), bounded(), ids=str)
+def test_every_bound_of_the_configuration_is_kept_by_its_class(
+    kind: type, name: str, outside: object, rule: str
+) -> None:
+    with pytest.raises(UserError) as refused:
+        kind(**{name: outside})
+    key, _, said = str(refused.value).partition(f" = {outside!r}: ")
+    assert said == rule
+    assert name in key
+
+
+def test_a_field_with_another_default_keeps_the_bounds_and_names_of_its_base() -> None:
+    own = make_dataclass("Own", [("speed", float, 2.0)], bases=(New,), slots=True, kw_only=True)
+    assert canonical(own())["pace"] == 2.0  # type: ignore[index]
+    with pytest.raises(UserError, match="speed = 0: must be > 0"):
+        own(speed=0)

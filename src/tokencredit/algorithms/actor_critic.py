@@ -8,8 +8,7 @@ from tokencredit.algorithms.advantages import gae
 from tokencredit.algorithms.algorithm import Algorithm, Shaped
 from tokencredit.algorithms.losses import Term, outside_by, value_loss
 from tokencredit.algorithms.optimizer import Optimizer, ValueOptimizer
-from tokencredit.errors import require
-from tokencredit.fields import added
+from tokencredit.fields import added, number
 from tokencredit.ops import keep
 from tokencredit.rollout import PolicyOutput, Rollout, Targets
 
@@ -18,14 +17,14 @@ from tokencredit.rollout import PolicyOutput, Rollout, Targets
 class ActorCritic(Algorithm):
     """A policy and a value function, trained together by one loss."""
 
-    lam: float = 0.95
+    lam: float = number(0.95, at_least=0, at_most=1)
     """Trace decay of generalised advantage estimation."""
-    value_clip: float | None = 0.2
+    value_clip: float | None = number(0.2, above=0, null="")
     """Values may move this far from their rollout's; null: any distance."""
-    value_coef: float = 0.1
+    value_coef: float = number(0.1, at_least=0)
     """Weight of the value loss."""
     value_optimizer: ValueOptimizer = field(default_factory=ValueOptimizer)
-    value_warmup: int = added(0)
+    value_warmup: int = added(number(0, at_least=0))
     """Rollouts of the SFT model, each like a step's, on which the value function alone is trained
     before step 0: its own parameters move (model.value.kind; the head where it shares the policy's
     trunk), the policy's do not."""
@@ -33,15 +32,6 @@ class ActorCritic(Algorithm):
     def check(self) -> None:
         """Raise for values out of range."""
         Algorithm.check(self)
-        require(0 <= self.lam <= 1, "algorithm.lam", self.lam, "must lie in [0, 1]")
-        require(
-            self.value_clip is None or self.value_clip > 0,
-            "algorithm.value_clip",
-            self.value_clip,
-            "must be null or > 0",
-        )
-        require(self.value_coef >= 0, "algorithm.value_coef", self.value_coef, "must be >= 0")
-        require(self.value_warmup >= 0, "algorithm.value_warmup", self.value_warmup, "must be >= 0")
         self.optimizers()  # together, the two may lack a horizon
 
     def optimizers(self) -> dict[str, Optimizer]:

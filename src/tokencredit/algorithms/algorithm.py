@@ -16,6 +16,7 @@ from tokencredit.algorithms.losses import Aggregation, Term, kl_old_new, log_rat
 from tokencredit.algorithms.optimizer import Optimizer
 from tokencredit.algorithms.shaping import Shaped, Shaping, State
 from tokencredit.errors import require
+from tokencredit.fields import number
 from tokencredit.ops import keep
 from tokencredit.rollout import PolicyOutput, Rollout, Targets
 
@@ -53,59 +54,43 @@ class Algorithm(Shaping):
     uses_final: ClassVar[bool] = False
     """Whether the rollout is read once more after the last minibatch, for `final`."""
 
-    batch_size: int = 16
+    batch_size: int = number(16, at_least=1)
     """Responses of one step."""
     samples_per_prompt: int = 1
     """Responses to each prompt; batch_size is a multiple of it."""
-    epochs: int = 4
+    epochs: int = number(4, at_least=1)
     """Passes over the rollout in one step."""
     minibatches: int = 4
     """Optimizer steps of one pass."""
-    gamma: float = 1.0
+    gamma: float = number(1.0, at_least=0, at_most=1)
     """Discount of a token."""
     whiten: Whiten = Whiten.none
     """none, unbiased, or biased: advantages get mean 0 and variance 1 over the rollout's tokens."""
     aggregation: Aggregation = Aggregation.token_mean
     """token_mean, or sequence_mean (the mean of each response, then the mean of these)."""
-    entropy_coef: float = 0.0
+    entropy_coef: float = number(0.0, at_least=0)
     """Weight of an entropy bonus."""
-    ratio_threshold: float | None = 10.0
+    ratio_threshold: float | None = number(10.0, above=1, null="")
     """A minibatch whose mean ratio exceeds this is skipped and counted; null: never."""
-    kl_stop: float | None = None
+    kl_stop: float | None = number(None, above=0, null="")
     """A minibatch whose mean KL to the rollout's policy (ρ − 1 − log ρ, nats a token) exceeds this
     ends the step's updates and is counted; null: never."""
     optimizer: Optimizer = field(default_factory=Optimizer)
 
     def check(self) -> None:
-        """Raise for values out of range."""
+        """Raise for numbers out of range, or that do not fit one another."""
         Shaping.check(self)
-        require(self.batch_size >= 1, "algorithm.batch_size", self.batch_size, "must be >= 1")
         require(
             self.samples_per_prompt >= 1 and self.batch_size % self.samples_per_prompt == 0,
             "algorithm.samples_per_prompt",
             self.samples_per_prompt,
             f"must be >= 1 and divide algorithm.batch_size = {self.batch_size}",
         )
-        require(self.epochs >= 1, "algorithm.epochs", self.epochs, "must be >= 1")
         require(
             1 <= self.minibatches <= self.batch_size,
             "algorithm.minibatches",
             self.minibatches,
             f"must lie between 1 and algorithm.batch_size = {self.batch_size}",
-        )
-        require(0 <= self.gamma <= 1, "algorithm.gamma", self.gamma, "must lie in [0, 1]")
-        require(self.entropy_coef >= 0, "algorithm.entropy_coef", self.entropy_coef, "must be >= 0")
-        require(
-            self.kl_stop is None or self.kl_stop > 0,
-            "algorithm.kl_stop",
-            self.kl_stop,
-            "must be null or > 0",
-        )
-        require(
-            self.ratio_threshold is None or self.ratio_threshold > 1,
-            "algorithm.ratio_threshold",
-            self.ratio_threshold,
-            "must be null or > 1",
         )
 
     def optimizers(self) -> dict[str, Optimizer]:

@@ -11,6 +11,7 @@ from tokencredit.algorithms.kl import Controller, KLPenalty
 from tokencredit.algorithms.losses import Aggregation, Term, log_ratio, outside_by, policy_loss
 from tokencredit.algorithms.reinforce import check_group
 from tokencredit.errors import require
+from tokencredit.fields import number
 from tokencredit.ops import k3, keep
 from tokencredit.rollout import PolicyOutput, Rollout, Targets
 
@@ -33,7 +34,7 @@ class GRPO(Algorithm):
     aggregation: Aggregation = Aggregation.sequence_mean
     """token_mean, or sequence_mean (the mean of each response, then the mean of these)."""
     kl: KLPenalty = field(default_factory=lambda: KLPenalty(coef=0.0, controller=Controller.fixed))
-    clip: float = 0.2
+    clip: float = number(0.2, above=0, below=1)
     """The ratio is clipped to 1 ± clip."""
     divide_by_sd: bool = True
     """Divide by the group's standard deviation; without, prompts that are easy or hopeless do not
@@ -41,14 +42,13 @@ class GRPO(Algorithm):
     group_baseline: GroupBaseline = GroupBaseline.to_go
     """to_go, or total: the group's mean return to go at the same index, or its mean return (without
     divide_by_sd, as it says nothing of what is left)."""
-    kl_loss_coef: float = 0.04
+    kl_loss_coef: float = number(0.04, at_least=0)
     """Weight of the k3 estimate of the KL to the reference in the loss; 0 turns it off."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         self.check()
         check_group(self)
-        require(0 < self.clip < 1, "algorithm.clip", self.clip, "must lie between 0 and 1")
         require(
             self.group_baseline is GroupBaseline.to_go or not self.divide_by_sd,
             "algorithm.group_baseline",
@@ -56,7 +56,6 @@ class GRPO(Algorithm):
             "with algorithm.divide_by_sd=true a token reward already paid would be divided by a "
             "deviation near 0; use to_go, which is the same for sparse rewards",
         )
-        require(self.kl_loss_coef >= 0, "algorithm.kl_loss_coef", self.kl_loss_coef, "must be >= 0")
 
     def targets(self, rollout: Rollout, shaped: Shaped) -> Targets:
         """Advantages (whitened if asked), and returns to go for the log."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import ClassVar, Final
 
 from jaxtyping import Float
 from torch import Tensor
 
 from tokencredit.errors import UserError, require
+from tokencredit.fields import Settings, number
 from tokencredit.ops import k1, k3, keep
 from tokencredit.rollout import Rollout
 
@@ -50,35 +51,33 @@ ESTIMATES: Final[dict[Estimator, Callable[[Tensor, Tensor], Tensor]]] = {
 
 
 @dataclass(slots=True, kw_only=True)
-class KLPenalty:
+class KLPenalty(Settings):
     """A reward of −coef · KL_t on every token, and the controller of coef."""
+
+    section: ClassVar[str] = "algorithm.kl"
 
     estimator: Estimator = Estimator.k1
     """k1, k3, abs, mse, or full."""
-    coef: float = 0.2
+    coef: float = number(0.2, at_least=0, note="(0 turns it off)")
     """Initial coefficient."""
     controller: Controller = Controller.adaptive
     """fixed, adaptive, or doubling."""
     target: float = 6.0
     """KL in nats a response (kl/k1) that the other two steer to."""
-    horizon: float | None = 10_000.0
+    horizon: float | None = number(
+        10_000.0, above=0, note="responses, or null for those of the whole run"
+    )
     """Responses over which adaptive corrects a full error; null: those of the whole run, steps ×
     algorithm.batch_size (a run that gets more steps is then another one)."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
-        require(self.coef >= 0, "algorithm.kl.coef", self.coef, "must be >= 0 (0 turns it off)")
+        """Check the numbers, and that they fit one another."""
+        Settings.__post_init__(self)
         require(
             self.controller is Controller.fixed or self.target > 0,
             "algorithm.kl.target",
             self.target,
             "must be > 0 nats; use algorithm.kl.controller=fixed for a constant coefficient",
-        )
-        require(
-            self.horizon is None or self.horizon > 0,
-            "algorithm.kl.horizon",
-            self.horizon,
-            "must be > 0 responses, or null for those of the whole run",
         )
 
     def fill(self, responses: int) -> None:

@@ -8,7 +8,7 @@ from tokencredit.algorithms.actor_critic import ActorCritic
 from tokencredit.algorithms.advantages import Whiten
 from tokencredit.algorithms.algorithm import State
 from tokencredit.algorithms.losses import Term, log_ratio, outside_by, policy_loss
-from tokencredit.errors import require
+from tokencredit.fields import number
 from tokencredit.ops import keep
 from tokencredit.rollout import PolicyOutput, Rollout, Targets
 
@@ -19,13 +19,12 @@ class PPO(ActorCritic):
 
     whiten: Whiten = Whiten.unbiased
     """none, unbiased, or biased: advantages get mean 0 and variance 1 over the rollout's tokens."""
-    clip: float = 0.2
+    clip: float = number(0.2, above=0, below=1)
     """The ratio is clipped to 1 ± clip."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         self.check()
-        require(0 < self.clip < 1, "algorithm.clip", self.clip, "must lie between 0 and 1")
 
     def terms(
         self, output: PolicyOutput, rollout: Rollout, targets: Targets, state: State

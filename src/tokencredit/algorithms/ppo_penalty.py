@@ -14,7 +14,7 @@ from tokencredit.algorithms.advantages import Whiten
 from tokencredit.algorithms.algorithm import State
 from tokencredit.algorithms.kl import doubled_or_halved
 from tokencredit.algorithms.losses import Term, kl_new_old, kl_old_new, log_ratio
-from tokencredit.errors import require
+from tokencredit.fields import Settings, number
 from tokencredit.ops import keep
 from tokencredit.rollout import PolicyOutput, Rollout, Targets
 
@@ -33,21 +33,17 @@ class Direction(str, Enum):
 
 
 @dataclass(slots=True, kw_only=True)
-class Penalty:
+class Penalty(Settings):
     """−coef · KL between the new policy and that of the rollout, and the controller of coef."""
+
+    section: ClassVar[str] = "algorithm.penalty"
 
     direction: Direction = Direction.new_old
     """new_old, or old_new."""
-    coef: float = 1.0
+    coef: float = number(1.0, above=0)
     """Initial coefficient b."""
-    target: float = 0.01
+    target: float = number(0.01, above=0)
     """KL δ of a step in nats a token: b doubles at 1.5 δ and above, halves at δ / 1.5 and below."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        for name in ("coef", "target"):
-            value = getattr(self, name)
-            require(value > 0, f"algorithm.penalty.{name}", value, "must be > 0")
 
 
 @dataclass(slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from tokencredit.algorithms.advantages import GroupBaseline, over_group, to_go
 from tokencredit.algorithms.algorithm import Algorithm, Shaped, State
 from tokencredit.algorithms.losses import Term
 from tokencredit.errors import require
+from tokencredit.fields import number
 from tokencredit.ops import keep
 from tokencredit.rollout import PolicyOutput, Rollout, Targets
 
@@ -74,14 +75,12 @@ class Reinforce(PolicyGradient):
 
     baseline: Baseline = Baseline.batch
     """none, batch, or running."""
-    baseline_decay: float = 0.9
+    baseline_decay: float = number(0.9, at_least=0, below=1)
     """Weight of the past in the running mean, a step."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         self.check()
-        decay = self.baseline_decay
-        require(0 <= decay < 1, "algorithm.baseline_decay", decay, "must lie in [0, 1)")
         require(
             self.baseline is not Baseline.batch or self.batch_size >= 2,
             "algorithm.baseline",

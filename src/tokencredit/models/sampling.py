@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final
+from typing import ClassVar, Final
 
 from tokencredit.errors import require
+from tokencredit.fields import Settings, number
 
 OPEN: Final = -1
 """A length that is not known before the data are read (lengths.py)."""
@@ -22,8 +23,10 @@ class LogprobMask(str, Enum):
 
 
 @dataclass(slots=True, kw_only=True)
-class Sampling:
+class Sampling(Settings):
     """Lengths, distribution, ends, and chunks of a rollout."""
+
+    section: ClassVar[str] = "rollout"
 
     min_new_tokens: int = 8
     """Each response's length limit is drawn from range(min_new_tokens, max_new_tokens). -1: no
@@ -31,27 +34,28 @@ class Sampling:
     max_new_tokens: int = 16
     """Upper end of that range, exclusive. -1: filled in from the lengths of the data's answers.
     For format=text, -1 stands for the defaults of both."""
-    eos_masked_before: int | None = None
+    eos_masked_before: int | None = number(None, at_least=0, null="min_new_tokens")
     """The end token is impossible before this many response tokens; null: min_new_tokens."""
     stop: list[str] = field(default_factory=list)
     """Strings that end a response: the token that completes one in its text is the last."""
-    temperature: float = 1.0
+    temperature: float = number(1.0, above=0)
     """Logits are divided by this."""
-    top_k: int = 0
+    top_k: int = number(0, at_least=0, note="(0: off)")
     """Only this many ids of the largest logits are possible; 0: all."""
-    top_p: float = 1.0
+    top_p: float = number(1.0, above=0, at_most=1, note="(1: off)")
     """Only the smallest set of ids with this probability is possible, after top_k; 1: all."""
     logprob_mask: LogprobMask = LogprobMask.sampling
     """sampling, or full."""
-    nucleus_memory_mb: int = 256
+    nucleus_memory_mb: int = number(256, at_least=1)
     """Bound on the ids that top_k or top_p left possible in one step's responses, with sampling."""
-    chunk: int = 64
+    chunk: int = number(64, at_least=1)
     """Responses generated together."""
-    score_rows: int = 16
+    score_rows: int = number(16, at_least=1, note="response")
     """Responses scored together, those of similar length; fewer take less memory."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check the numbers, and that they fit one another."""
+        Settings.__post_init__(self)
         low, high = self.min_new_tokens, self.max_new_tokens
         require(low >= 1 or low == OPEN, "rollout.min_new_tokens", low, "must be >= 1 (or -1)")
         require(
@@ -61,25 +65,10 @@ class Sampling:
             f"must exceed rollout.min_new_tokens = {low} (the range is half-open)",
         )
         require(
-            self.eos_masked_before is None or self.eos_masked_before >= 0,
-            "rollout.eos_masked_before",
-            self.eos_masked_before,
-            "must be null (min_new_tokens) or >= 0",
-        )
-        require(
             all(self.stop),
             "rollout.stop",
             self.stop,
             "must be strings of at least one character",
-        )
-        require(self.temperature > 0, "rollout.temperature", self.temperature, "must be > 0")
-        require(self.top_k >= 0, "rollout.top_k", self.top_k, "must be >= 0 (0: off)")
-        require(0 < self.top_p <= 1, "rollout.top_p", self.top_p, "must be > 0 and <= 1 (1: off)")
-        memory = self.nucleus_memory_mb
-        require(memory >= 1, "rollout.nucleus_memory_mb", memory, "must be >= 1")
-        require(self.chunk >= 1, "rollout.chunk", self.chunk, "must be >= 1")
-        require(
-            self.score_rows >= 1, "rollout.score_rows", self.score_rows, "must be >= 1 response"
         )
 
     def eos_from(self) -> int:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tokencredit.errors import require
+from tokencredit.fields import number
 from tokencredit.ops import keep, last_token, masked_sum
 from tokencredit.rewards.scheme import Evidence, RewardScheme
 from tokencredit.rollout import Judgement, Rollout
@@ -28,19 +28,10 @@ class Implicit(RewardScheme):
 
     scale: float = 0.1
     """β1, the factor of the log-ratios; 0 turns them off, a negative one reverses them."""
-    clip: float | None = None
+    clip: float | None = number(None, above=0, null="")
     """What the log-ratios pay to one token is clipped to ± this; null: never."""
     zero_is_one: bool = False
     """A scale of 0 or less counts as 1, as in the authors' released code."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        self.check()
-
-    def check(self) -> None:
-        """Raise for values out of range."""
-        clip = self.clip
-        require(clip is None or clip > 0, "reward_scheme.clip", clip, "must be null or > 0")
 
     @abstractmethod
     def placed(
@@ -89,16 +80,8 @@ class ImplicitScored(Implicit):
 
     score: float = 0.0
     """β3, the factor of the score; 0: log-ratios alone."""
-    score_clip: float | None = None
+    score_clip: float | None = number(None, above=0, null="")
     """The score is clipped to ± this before; null: never."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        self.check()
-        limit = self.score_clip
-        require(
-            limit is None or limit > 0, "reward_scheme.score_clip", limit, "must be null or > 0"
-        )
 
     def at_end(self, paid: Float[Tensor, "B T"], judgement: Judgement) -> Float[Tensor, "B"] | None:
         """β3 R."""

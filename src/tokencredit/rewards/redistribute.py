@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tokencredit.errors import require
+from tokencredit.fields import number
 from tokencredit.ops import keep, last_token, masked_sum
 from tokencredit.rewards.scheme import Evidence, RewardScheme
 from tokencredit.rollout import Judgement, Rollout
@@ -42,12 +42,8 @@ class Redistribute(RewardScheme):
     evidence: ClassVar[Evidence] = Evidence.nonnegative
     sum_preserving: ClassVar[bool] = True
 
-    beta: float = 0.8
+    beta: float = number(0.8, at_least=0, at_most=1)
     """Share of the score that is redistributed; the rest stays on the last token. 0 is sparse."""
-
-    def __post_init__(self) -> None:
-        """Check β."""
-        require(0 <= self.beta <= 1, "reward_scheme.beta", self.beta, "must lie in [0, 1]")
 
     def spread_by(self, rollout: Rollout, judgement: Judgement) -> Float[Tensor, "B T"]:
         """What the score is spread by: the judge's evidence, here as it is."""
