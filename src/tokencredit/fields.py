@@ -224,7 +224,7 @@ def _renamed(form: object, kinds: Mapping[str, type]) -> object:
         return [_renamed(item, kinds) for item in form]
     if not isinstance(form, Mapping):
         return form
-    kind = kinds.get(str(form.get("class")))
+    kind: Any = kinds.get(str(form.get("class")))
     names: dict[str, str] = {}
     if kind is not None:
         names = {first_name(kind, item): item.name for item in fields(kind)}
