@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GPT2Config, GPT2ForSequenceClassification, PreTrainedModel
 
-from builders import EOS_ID, PAD_ID, VOCABULARY
+from builders import PAD_ID, VOCABULARY
 from tokencredit.models.scorer import Scorer
 
 
@@ -46,28 +45,3 @@ class Linear(nn.Module):
 def linear_scorer() -> Scorer:
     model: Any = Linear()
     return Scorer(model, PAD_ID)
-
-
-def relu_classifier() -> PreTrainedModel:
-    """A real GPT-2 whose norms, divided by a huge constant, are linear and whose attention is
-    therefore even: nothing but the ReLUs bends, and they bend a lot."""
-    torch.manual_seed(5)
-    config = GPT2Config(
-        n_embd=32,
-        n_layer=2,
-        n_head=4,
-        n_positions=96,
-        vocab_size=VOCABULARY,
-        activation_function="relu",
-        layer_norm_epsilon=1e8,
-        initializer_range=0.3,
-        num_labels=2,
-        bos_token_id=EOS_ID,
-        eos_token_id=EOS_ID,
-        pad_token_id=PAD_ID,
-    )
-    model = GPT2ForSequenceClassification(config)
-    with torch.no_grad():
-        for block in model.transformer.h:
-            block.mlp.c_fc.weight.mul_(1e4)
-    return model.eval()

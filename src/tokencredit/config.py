@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
-import os
 import re
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -22,10 +20,10 @@ from tokencredit.algorithms.procedure import PreferenceOnly, Procedure, Supervis
 from tokencredit.algorithms.reinforce import RLOO, Reinforce
 from tokencredit.algorithms.remax import ReMax
 from tokencredit.atomic import reading
-from tokencredit.canonical import flatten
 from tokencredit.data.dataset import Dataset
 from tokencredit.errors import UserError, require
 from tokencredit.fields import check_all_bounds, former_names, number, what_became_of
+from tokencredit.finite import check_settings
 from tokencredit.hardware import Hardware
 from tokencredit.judges.attention import AttentionJudge
 from tokencredit.judges.attribution import AttributionJudge
@@ -225,7 +223,7 @@ def load_plugins(plugins: list[str]) -> None:
 
 def load(composed: DictConfig) -> Config:
     """The typed configuration, or an error that names the key."""
-    check_finite(composed)
+    check_settings(OmegaConf.to_container(composed))
     try:
         return cast(Config, OmegaConf.to_object(composed))
     except AttributeError as error:  # a key added with '+': slots refuse it
@@ -247,15 +245,6 @@ def unknown_key(path: str, schema: type, place: str = "") -> str:
     near = difflib.get_close_matches(name, names, n=1)
     guess = f", did you mean {near[0]!r}?" if near else ""
     return f"{path}: unknown key{place}{guess}; {schema.__name__} has: {', '.join(names)}"
-
-
-def check_finite(composed: DictConfig) -> None:
-    """Raise for a number that is infinite or not a number, which no setting can be."""
-    for path, value in flatten(OmegaConf.to_container(composed)).items():
-        number = isinstance(value, float)
-        require(
-            not number or math.isfinite(cast(float, value)), path, value, "must be a finite number"
-        )
 
 
 def _path_of(node: DictConfig, schema: str, key: str, prefix: str = "") -> str | None:
@@ -287,11 +276,6 @@ def _schemas() -> dict[str, type]:
             classes = [part for part in parts if isinstance(part, type) and is_dataclass(part)]
             pending += [part for part in classes if part.__name__ not in found]
     return found
-
-
-def default_store() -> str:
-    """Where artifacts are kept unless the command line says otherwise."""
-    return os.environ.get("TOKENCREDIT_STORE", "store")
 
 
 def dump(config: Config) -> str:

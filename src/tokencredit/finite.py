@@ -1,4 +1,4 @@
-"""Whether numbers are numbers: of weights in memory, of weights in files, of figures."""
+"""Whether numbers are numbers: of settings, of weights in memory and in files, of figures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokencredit.canonical import flatten
-from tokencredit.errors import UserError
+from tokencredit.errors import UserError, require
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,6 +35,13 @@ def stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118 - not a mapping
                 yield name, file.get_tensor(name)
+
+
+def check_settings(tree: object) -> None:
+    """Raise for a number of a configuration that is infinite or not a number."""
+    for path, value in flatten(tree).items():
+        fits = not isinstance(value, float) or math.isfinite(value)
+        require(fits, path, value, "must be a finite number")
 
 
 def check_scores(stage: str, scores: Tensor) -> None:

@@ -1,5 +1,5 @@
-"""`tokencredit train --help`: the groups, their options, and real commands, read from the folder "
-"itself."""
+"""`tokencredit train --help`: keys, groups and their options, which are read from the folders that
+hold them, and real commands."""
 
 from __future__ import annotations
 
@@ -32,8 +32,7 @@ One line a stage, parents first, and a line with the sum
 GROUPS = "Groups (choose with GROUP=OPTION; * marks the default)\n"
 TAIL = """
 Keys (set with KEY=VALUE; all of them: `tokencredit train --cfg job`, explained in docs/config.md)
-  steps seed stage_seed run_dir runs_dir store experiments_dir sweep.recompute sweep.objective
-  rollout.* sft.* reward_model.* oracle.* evaluation.* run.* and those of each group: reward_scheme.beta=1
+{keys}
 
 Commands
   tokencredit train
@@ -64,8 +63,16 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else here.parent.parent / "conf"
 
 
-def help_text(folders: Sequence[Path], *, plan: bool = False, width: int | None = None) -> str:
+def help_text(
+    folders: Sequence[Path],
+    *,
+    keys: Sequence[str] = (),
+    plan: bool = False,
+    width: int | None = None,
+) -> str:
     """The whole text of `train`, or of `plan`; `folders` hold the groups, the project's own first.
+
+    `keys` are those of no group.
 
     Descriptions that are wider than `width` columns go on below; None: lines of any length.
     """
@@ -77,7 +84,10 @@ def help_text(folders: Sequence[Path], *, plan: bool = False, width: int | None 
             mark = "*" if defaults.get(group) == name else " "
             line = f"   {mark} {name:<28} {about}".rstrip()
             lines += line_of(line, width) if width else [line]
-    tail = TAIL.replace("  tokencredit train", "  tokencredit plan") if plan else TAIL
+    named = f"{' '.join(keys)} and those of each group: reward_scheme.beta=1"
+    shown = textwrap.fill(named, 104, initial_indent="  ", subsequent_indent="  ")
+    tail = TAIL.replace("{keys}", shown)
+    tail = tail.replace("  tokencredit train", "  tokencredit plan") if plan else tail
     return (PLAN if plan else HEAD) + GROUPS + "\n".join(lines) + "\n" + tail
 
 

@@ -12,9 +12,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import is_dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import cast
+from typing import cast, get_type_hints
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -88,7 +89,7 @@ def run_command(arguments: list[str]) -> int:
     if {"--help", "-h"} & set(arguments):
         folders = [conf_dir(), *more_folders(arguments)]
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        print(help_text(folders, plan="--plan" in arguments, width=width))
+        print(help_text(folders, keys=keys_of_no_group(), plan="--plan" in arguments, width=width))
         return 0
     if "--version" in arguments:
         print(f"tokencredit {__version__}")
@@ -109,6 +110,13 @@ def run_command(arguments: list[str]) -> int:
     finally:
         if task.request.scratch is not None:
             task.request.scratch.cleanup()
+
+
+def keys_of_no_group() -> list[str]:
+    """What of a run is no group: its keys, and its sections as `sft.*`."""
+    hints = get_type_hints(Config)
+    names = [n for n in hints if n not in {*configuration.COMPONENTS, "plugins"}]
+    return [f"{name}.*" if is_dataclass(hints[name]) else name for name in names]
 
 
 def run_hydra(task: Task) -> None:
@@ -263,7 +271,7 @@ class Task:
         config.model.name = shown_name(config.model)
         config.plugins = list(self.request.plugins)
         if config.store == "store":
-            config.store = configuration.default_store()
+            config.store = os.environ.get("TOKENCREDIT_STORE", "store")
         config.experiments_dir = experiments_dir(config.experiments_dir)
         objective.check(config)
         return config

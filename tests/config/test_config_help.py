@@ -109,3 +109,11 @@ def test_a_command_that_is_asked_for_later_ends_as_others_do(tmp_path: Path) -> 
         assert done.exit_code == code and word in done.output, arguments
     with pytest.raises(UserError, match="is no run folder"):
         CliRunner().invoke(app, ["report", str(tmp_path)], catch_exceptions=False)
+
+
+def test_every_key_of_no_group_is_named(entry: Command) -> None:
+    told = " ".join(entry("--help").out.split())
+    for name in ("steps", "store", "dpo.*", "sft.*", "sweep.*", "run.*"):
+        assert f" {name} " in told
+    assert "plugins " not in told.partition("Keys (set")[2].partition("Commands")[0]
+    assert "{keys}" not in told

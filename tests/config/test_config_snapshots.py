@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Final
+
 import pytest
+import yaml
 
 from tokencredit import config as configuration
+from tokencredit.canonical import flatten
 
 from .make_snapshots import SNAPSHOTS, load, snapshots
+
+LEAVES: Final = 231
+LEAVES_OF: Final = {"base_model": 186, "rto": 234}
+"""Settings that a composed configuration has, by the folder of its experiment where they differ.
+
+A commit that adds one raises the number, and its message says why none that is there would do.
+"""
 
 
 @pytest.mark.parametrize(("name", "overrides"), list(snapshots()), ids=str)
@@ -17,3 +29,9 @@ def test_snapshot_is_true(name: str, overrides: list[str]) -> None:
 
 def test_no_snapshot_is_left_over() -> None:
     assert {path.stem for path in SNAPSHOTS.glob("*.yaml")} == {name for name, _ in snapshots()}
+
+
+@pytest.mark.parametrize("path", sorted(SNAPSHOTS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_no_setting_is_added_unseen(path: Path) -> None:
+    leaves = flatten(yaml.safe_load(path.read_text(encoding="utf-8")))
+    assert len(leaves) == LEAVES_OF.get(path.stem.partition("__")[0], LEAVES)

@@ -7,7 +7,6 @@ from functools import partial
 import pytest
 import torch
 
-from attributions import relu_classifier
 from builders import (
     ARCHITECTURES,
     PAD_ID,
@@ -22,7 +21,7 @@ from builders import (
 from tokencredit.config import check_fit
 from tokencredit.errors import UserError
 from tokencredit.hardware import Hardware
-from tokencredit.judges.attribution import AttributionJudge, refuse
+from tokencredit.judges.attribution import AttributionJudge
 from tokencredit.judges.judge import OpenJudge
 from tokencredit.judges.panel import open_panel, shares_pass
 from tokencredit.judges.reward_model import RewardModelJudge
@@ -38,7 +37,7 @@ from tokencredit.rl.metrics import describe
 from tokencredit.rollout import Targets
 
 LENGTHS = [4, 1, 9, 3]
-every_method = pytest.mark.parametrize("method", [m for m in Method if m is not Method.deeplift])
+every_method = pytest.mark.parametrize("method", list(Method))
 
 
 def opened(method: Method = Method.integrated_gradients, architecture: str = "gpt2") -> OpenJudge:
@@ -65,30 +64,6 @@ def test_attributions_and_baseline_make_up_the_score() -> None:
     assert (notes["completeness_gap"] < 1e-3).all()
     rough = opened(Method.gradient_x_input)(rollout).notes
     assert rough is not None and rough.columns["completeness_gap"].max() > 0.1
-
-
-def test_deeplift_judges_a_reward_model_that_it_explains() -> None:
-    scorer, rollout = Scorer(relu_classifier(), PAD_ID), make_rollout(LENGTHS)
-    said = AttributionJudge(method=Method.deeplift).judging(scorer)(rollout)
-    assert said.notes is not None and said.notes.columns["completeness_gap"].max() <= 1e-3
-    assert (said.evidence != 0).any()
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_deeplift_is_refused_with_its_gap_elsewhere(architecture: str) -> None:
-    judge = opened(Method.deeplift, architecture)
-    with pytest.raises(UserError, match=r"judge\.method = 'deeplift': leaves [\d.]+ of .*0\.001"):
-        judge(make_rollout(LENGTHS))
-
-
-def test_the_bound_of_deeplifts_gap() -> None:
-    refuse(1e-3, torch.float32)
-    with pytest.raises(UserError, match=r"leaves 0\.00101 of"):
-        refuse(1.01e-3, torch.float32)
-    with pytest.raises(UserError, match="leaves nan of"):
-        refuse(float("nan"), torch.float32)
-    with pytest.raises(UserError, match=r"bfloat16 rounds too much \(try model\.dtype=float32\)"):
-        refuse(0.02, torch.bfloat16)
 
 
 def test_it_fits_schemes_that_read_signs() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attributions import linear_scorer, relu_classifier
+from attributions import linear_scorer
 from builders import ARCHITECTURES, EOS_ID, PAD_ID, make_rollout, tiny_classifier
 from policy.test_policy_scorer import rolled, widened
 from tokencredit.models.attribution import Attributions, Attributor, Baseline, Method, filler
@@ -93,17 +93,6 @@ def test_integrated_gradients_are_complete_with_enough_steps(architecture: str) 
 def test_a_single_gradient_is_not_complete(architecture: str) -> None:
     scorer, rollout = tiny(architecture), make_rollout(LENGTHS)
     assert gaps(scorer, rollout, method=Method.gradient_x_input).max() > 0.1
-
-
-def test_deeplift_is_complete_where_only_relu_bends_and_one_gradient_is_not() -> None:
-    scorer, rollout = Scorer(relu_classifier(), PAD_ID), make_rollout(LENGTHS)
-    assert gaps(scorer, rollout, method=Method.deeplift).max() < 1e-3
-    assert gaps(scorer, rollout, method=Method.gradient_x_input).mean() > 0.05
-
-
-@architectures
-def test_deeplift_is_not_complete_on_usual_models(architecture: str) -> None:
-    assert gaps(tiny(architecture), make_rollout(LENGTHS), method=Method.deeplift).max() > 0.1
 
 
 @architectures

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import ClassVar
 
-import torch
-
-from tokencredit.errors import require
 from tokencredit.fields import number
 from tokencredit.judges.given import Given, Live
 from tokencredit.judges.judge import Judge, OpenJudge
@@ -18,9 +15,6 @@ from tokencredit.models.scorer import Scorer
 from tokencredit.models.sequences import PART_TOKENS
 from tokencredit.rewards.scheme import Evidence
 from tokencredit.rollout import Judgement, Notes, Rollout
-
-LARGEST_GAP: Final = 1e-3
-"""Of the difference of two scores, that DeepLIFT may leave unexplained."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -36,9 +30,7 @@ class AttributionJudge(Judge):
     needs: ClassVar[tuple[str, ...]] = ("reward_model",)
 
     method: Method = Method.integrated_gradients
-    """integrated_gradients; gradient_x_input, which is cheap and has a large gap; or deeplift,
-    which is refused unless it explains the score: captum's follows ReLU, ELU, LeakyReLU, Sigmoid,
-    Tanh, and Softplus modules only, so attention, norms, and most models' activations break it."""
+    """integrated_gradients; or gradient_x_input, which is cheap and has a large gap."""
     baseline: Baseline = Baseline.mean
     """What stands in place of each response token in the text that the response is compared with:
     the mean embedding of the vocabulary, that of the pad id, or zeros."""
@@ -64,23 +56,7 @@ class AttributionJudge(Judge):
         def judge(rollout: Rollout) -> Judgement:
             scores, found = model.score(rollout), attributor.attribute(rollout)
             gaps = found.gaps(scores)
-            if self.method is Method.deeplift:
-                refuse(float(gaps.max()), model.model.dtype)
             columns = {"completeness_gap": gaps, "baseline_score": found.baseline_scores}
             return Judgement(scores=scores, evidence=found.evidence, notes=Notes(columns))
 
         return judge
-
-
-def refuse(gap: float, dtype: torch.dtype) -> None:
-    """Raise if DeepLIFT left more of a score's difference unexplained than it may."""
-    exact = dtype in {torch.float32, torch.float64}
-    cause = "" if exact else f"{dtype} rounds too much (try model.dtype=float32), or "
-    require(
-        gap <= LARGEST_GAP,
-        "judge.method",
-        Method.deeplift.value,
-        f"leaves {gap:.3g} of the difference to the baseline's score unexplained (at most "
-        f"{LARGEST_GAP:g}): {cause}captum's DeepLIFT does not follow this reward model's "
-        "activations, norms, or attention; use judge.method=integrated_gradients",
-    )

@@ -7,7 +7,6 @@ has none, and the parts of the response tokens should sum to that difference (co
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -30,8 +29,6 @@ class Method(str, Enum):
     """The mean gradient on the way from the baseline (Sundararajan et al. 2017)."""
     gradient_x_input = "gradient_x_input"
     """The gradient at the response, times what differs from the baseline."""
-    deeplift = "deeplift"
-    """Differences in place of derivatives (Shrikumar et al. 2017, rescale rule)."""
 
 
 class Baseline(str, Enum):
@@ -100,9 +97,7 @@ class Attributor:
         evidence = torch.zeros(rollout.response_mask.shape, device=ids.device)
         scores = torch.zeros(len(ids), device=ids.device)
         slots = torch.arange(evidence.shape[1], device=ids.device)
-        # DeepLIFT reads response and baseline in one pass.
-        tokens = self.pass_tokens // (2 if self.method is Method.deeplift else 1)
-        for rows, width in parts(last + 1, tokens):
+        for rows, width in parts(last + 1, self.pass_tokens):
             places = torch.arange(width, device=ids.device)
             spoken = (places >= start[rows, None]) & (places <= last[rows, None])
             found, scores[rows] = self._part(ids[rows, :width], spoken, read[rows])
@@ -117,19 +112,18 @@ class Attributor:
         embedded = self.scorer.embed(ids)
         base = torch.where(spoken[..., None], self._filler_of(ids.device), embedded)
         scores = self.scorer.score_embedded(base, last)
-        with torch.enable_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of hooks that captum sets and removes
+        with torch.enable_grad():
             found = self._explain()(embedded - base, base, last)
         return found.detach().sum(dim=-1), scores
 
     def _explain(self) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         """The method, as a function of differences, baselines, and where scores are read."""
-        from captum.attr import DeepLift, InputXGradient, IntegratedGradients
+        from captum.attr import InputXGradient, IntegratedGradients
 
         model = EmbeddedScorer(self.scorer)
         if self.method is Method.integrated_gradients:
             return self._integrated(IntegratedGradients(model))
-        plain = DeepLift(model) if self.method is Method.deeplift else InputXGradient(model)
+        plain = InputXGradient(model)
 
         def explain(difference: Tensor, base: Tensor, last: Tensor) -> Tensor:
             own = difference.requires_grad_()

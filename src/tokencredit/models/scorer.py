@@ -128,7 +128,7 @@ class Scorer:
         hidden = self.backbone(**inputs, use_cache=False).last_hidden_state
         rows = torch.arange(len(read), device=read.device)
         head: nn.Module = self.model.score
-        return sentiment(head(hidden[rows, read]).float())
+        return score_of_logits(head(hidden[rows, read]).float())
 
 
 def open_scorer(
@@ -158,6 +158,6 @@ def open_reader(
     return scorer
 
 
-def sentiment(logits: Tensor) -> Tensor:
+def score_of_logits(logits: Tensor) -> Tensor:
     """The score of a classifier's (B, 2) logits, positive minus negative, or its (B, 1) output."""
     return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits[:, 0]

@@ -12,7 +12,7 @@ from tokencredit.data.records import Record
 from tokencredit.data.token_ids import TokenIds, token_ids
 from tokencredit.finite import check_scores
 from tokencredit.models.lora import adapted, merged
-from tokencredit.models.scorer import sentiment
+from tokencredit.models.scorer import score_of_logits
 from tokencredit.models.sequences import ScoreAt
 from tokencredit.stages.training import SupervisedRun
 from tokencredit.streams import integer, permutation, stream_key
@@ -135,7 +135,7 @@ def evaluate(
             {"input_ids": [ids[i] for i in chosen]}, return_tensors="pt", padding_side="right"
         ).to(model.device)
         with torch.no_grad():
-            score = sentiment(model(**batch).logits.float()).tolist()
+            score = score_of_logits(model(**batch).logits.float()).tolist()
         scores += score
         right += sum(
             0.5 if s == 0 else (s > 0) == (records[i].label == 1)

@@ -20,7 +20,7 @@ from tokencredit.data.token_ids import TokenIds, token_ids
 from tokencredit.errors import require
 from tokencredit.finite import check_scores
 from tokencredit.models.lora import adapted, merged
-from tokencredit.models.scorer import sentiment
+from tokencredit.models.scorer import score_of_logits
 from tokencredit.models.sequences import ScoreAt
 from tokencredit.stages.training import SupervisedRun
 from tokencredit.streams import permutation, stream_key
@@ -186,5 +186,5 @@ def score_pairs(
         rows = [row[: len(row) - unread] for row in rows]
         batch = tokenizer.pad({"input_ids": rows}, return_tensors="pt", padding_side="right")
         logits = model(**batch.to(model.device)).logits.float().cpu()
-        scores[:, some] = sentiment(logits).view(2, len(some))
+        scores[:, some] = score_of_logits(logits).view(2, len(some))
     return scores[0], scores[1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import Enum
 
 from tokencredit.errors import require
 from tokencredit.fields import added
@@ -14,7 +14,7 @@ LONGEST_TAG = 64
 _LONGEST_WAIT_SECONDS = 600
 
 
-class WandbMode(StrEnum):
+class WandbMode(str, Enum):
     """What is done with W&B."""
 
     auto = "auto"
