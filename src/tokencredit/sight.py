@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from tokencredit.context import Context
 from tokencredit.errors import UserError
 from tokencredit.models.fit import Part, skeleton
+from tokencredit.models.gguf_header import Header
 from tokencredit.models.loading import examine, read_config
 from tokencredit.models.model import ModelSource, Pretrained, load_tokenizer
 from tokencredit.models.padding import ensure_pad
@@ -62,8 +63,6 @@ class Sight:
         """What the GGUF file says that is still to be converted; None for other models."""
         if self.place is not None or not self.source.is_gguf():
             return None
-        from tokencredit.models.gguf_header import Header
-
         path = Path(str(self.source.path)).expanduser()
         return Header(path, f"{self.stage.context.config.model.key_of(self.source)}.path")
 

@@ -129,7 +129,7 @@ class _Reader:
             name = node.value.partition(":")[0]
             if name.startswith("."):
                 name = self._relative(len(name) - len(name.lstrip(".")), name.lstrip("."))
-            if name in self.names:
+            if name in self.names and name != self.package:  # that one is a word as well
                 yield name
 
     def _nearest(self, dotted: str) -> str | None:

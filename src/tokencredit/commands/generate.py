@@ -10,6 +10,7 @@ from typing import Annotated
 import torch
 import typer
 
+from tokencredit import config as configuration
 from tokencredit.commands.options import Plugins
 from tokencredit.config import load_plugins
 from tokencredit.console import say, show, visible
@@ -69,10 +70,8 @@ def continuations(
 
 def _read_as(run: Path) -> SpecialTokens:
     """What names of special tokens were to the policy of a run; text for a folder of a model."""
-    from tokencredit import config
-
     path = run / "config.yaml"
-    return config.read(path).dataset.special_tokens if path.is_file() else SpecialTokens.text
+    return configuration.read(path).dataset.special_tokens if path.is_file() else SpecialTokens.text
 
 
 def try_policy(  # noqa: PLR0913, PLR0917 - one for each option

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokencredit.atomic import check_keys, read_json
+from tokencredit.config import read
 from tokencredit.console import say
 from tokencredit.errors import UserError, require
 from tokencredit.models.loading import check_language_model
@@ -39,9 +40,7 @@ class Run:
     @cached_property
     def config(self) -> Config:
         """Its configuration."""
-        from tokencredit import config
-
-        return config.read(self.path / "config.yaml")
+        return read(self.path / "config.yaml")
 
     @cached_property
     def manifest(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from tokencredit.models.cache import RoomyCache
 from tokencredit.models.sequences import position_ids
 
 
@@ -16,8 +17,6 @@ class Reader:
 
     def __init__(self, trunk: Any, limit: int) -> None:
         """`limit`: tokens a row may have, padding included."""
-        from tokencredit.models.cache import RoomyCache
-
         self.trunk, self.cache, self.length = trunk, RoomyCache(limit), 0
 
     def start(self, ids: Int[Tensor, "n P"], mask: Bool[Tensor, "n P"]) -> Float[Tensor, "n d"]:

@@ -12,8 +12,10 @@ from tokencredit.context import Context
 from tokencredit.data.sources import Source
 from tokencredit.errors import UserError
 from tokencredit.models.adapter import Adapter
+from tokencredit.models.gguf import convert_gguf, find_packaged_gguf
 from tokencredit.models.model import ModelSource, Pretrained, torch_dtype
 from tokencredit.models.place import Place
+from tokencredit.models.scratch import write_scratch_model
 from tokencredit.models.shipped import shipped_split
 from tokencredit.models.source import adapter_at, identity_of, must_be_made, place_of
 from tokencredit.stages.stage import Stage
@@ -98,12 +100,8 @@ class Prepare(Stage):
         """Write config, weights, and tokenizer to `out`."""
         config = self.context.config
         if self.source.source is ModelSource.scratch:
-            from tokencredit.models.scratch import write_scratch_model
-
             texts = (record.text for record in self.context.corpus.parts["sft"])
             return {"parameters": write_scratch_model(config.model, texts, config.stage_seed, out)}
-        from tokencredit.models.gguf import convert_gguf
-
         key = f"{config.model.key_of(self.source)}.path"
         convert_gguf(self._gguf(), out, torch_dtype(config.model.dtype), key)
         return {}
@@ -112,6 +110,4 @@ class Prepare(Stage):
         if self.source.source is ModelSource.path:
             assert self.source.path is not None
             return Path(self.source.path).expanduser()
-        from tokencredit.models.gguf import find_packaged_gguf
-
         return find_packaged_gguf()

@@ -12,6 +12,7 @@ from torch import Tensor
 from tokencredit.data.pairs import Pair, as_rollout
 from tokencredit.models.log_ratio import LogRatio
 from tokencredit.ops import masked_sum
+from tokencredit.reports.statistics import mean_ci, wilson
 from tokencredit.settings import DPO
 
 if TYPE_CHECKING:
@@ -86,8 +87,6 @@ def judged_pairs(found: Float[Tensor, "N"]) -> dict[str, object]:
 
     That of the accuracy is Wilson's, that of the margin Student's.
     """
-    from tokencredit.reports.statistics import mean_ci, wilson
-
     right = float(((found > 0).double() + 0.5 * (found == 0)).mean())
     low, high = wilson(right, len(found))
     margin = mean_ci(found.tolist())

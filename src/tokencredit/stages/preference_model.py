@@ -22,6 +22,8 @@ from tokencredit.finite import check_scores
 from tokencredit.models.lora import adapted, merged
 from tokencredit.models.scorer import score_of_logits
 from tokencredit.models.sequences import ScoreAt
+from tokencredit.reports.pair_figure import draw_pairs
+from tokencredit.reports.pair_numbers import pair_numbers
 from tokencredit.stages.training import SupervisedRun
 from tokencredit.streams import permutation, stream_key
 
@@ -136,9 +138,6 @@ def evaluate_pairs(
     out: Path,
 ) -> dict[str, object]:
     """How well the model orders held-out pairs, written to evaluation.json and evaluation.png."""
-    from tokencredit.reports.pair_figure import draw_pairs
-    from tokencredit.reports.pair_numbers import pair_numbers
-
     pairs, noted = fitting(records, tokenizer, settings)
     pairs = within(pairs, settings.max_tokens)
     unread = 0 if settings.score_at is ScoreAt.end else 1  # the end token

@@ -15,6 +15,7 @@ from tokencredit.algorithms.scores import Normalise
 from tokencredit.atomic import write_json, write_text
 from tokencredit.console import say
 from tokencredit.errors import UserError
+from tokencredit.reports.summary import write_report
 from tokencredit.rl.evaluate import Measure, summarise
 from tokencredit.rl.update import NotFinite
 from tokencredit.settings import PairSource
@@ -100,8 +101,6 @@ def scored_samples(config: Config, steps: int) -> int:
 
 def write_figures(run_folder: Path) -> None:
     """Draw the figures and the report of a run."""
-    from tokencredit.reports.summary import write_report
-
     drawing(write_report, run_folder)
 
 

@@ -12,6 +12,7 @@ from typing import ClassVar, TypeGuard
 from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.atomic import Damaged, write_text
 from tokencredit.canonical import canonical, differences, digest
+from tokencredit.config import dump
 from tokencredit.console import say, say_once
 from tokencredit.data.prompts import PromptStream
 from tokencredit.data.token_ids import TokenIds
@@ -303,8 +304,6 @@ class RLStage(Stage):
         return tracker
 
     def _write_identity(self, run: RunFolder) -> None:
-        from tokencredit import config as configuration
-
         config = self.context.config
         code = keep_code(config.named_code(), run.path)
         run.write(
@@ -325,7 +324,7 @@ class RLStage(Stage):
             exports=None,
             **({"code": code} if code else {}),
         )
-        write_text(run.path / "config.yaml", configuration.dump(config))
+        write_text(run.path / "config.yaml", dump(config))
 
     def _oracle_folder(self) -> Path:
         return self.context.store.get(self.parents()["oracle"]).path

@@ -16,6 +16,8 @@ from tokencredit.data.pairs import Pair
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.finite import check_scores
 from tokencredit.models.actors import unscored
+from tokencredit.models.ends import special_ids
+from tokencredit.models.generation import generate
 from tokencredit.models.kernels import ready
 from tokencredit.models.loading import load_causal
 from tokencredit.models.model import load_tokenizer
@@ -107,9 +109,6 @@ class SampledPairsStage(Stage):
         self, name: str, count: int, model: Any, tokenizer: PreTrainedTokenizerBase
     ) -> Iterator[Rollout]:
         """`count` prompts, each continued twice with one length limit, some at a time."""
-        from tokencredit.models.ends import special_ids
-        from tokencredit.models.generation import generate
-
         config = self.context.config
         sampling, seed = config.rollout, config.stage_seed
         special = special_ids(tokenizer, model)

@@ -23,7 +23,9 @@ from tokencredit.data.token_ids import (
     names_pattern,
 )
 from tokencredit.errors import UserError
+from tokencredit.models.ends import SpokenModel, special_ids
 from tokencredit.models.model import ModelSource, Pretrained, load_tokenizer
+from tokencredit.models.padding import ensure_pad
 from tokencredit.models.scratch import END, PAD
 from tokencredit.stages.base_model import base_of
 
@@ -101,9 +103,6 @@ def voice_of(context: Context, source: Pretrained) -> Voice | None:
 
 @lru_cache(maxsize=8)
 def _load(where: str, revision: str | None, _stamp: object) -> Voice | None:
-    from tokencredit.models.ends import SpokenModel, special_ids
-    from tokencredit.models.padding import ensure_pad
-
     try:
         tokenizer, model = load_tokenizer(where, revision), SpokenModel.at(where, revision)
         ensure_pad(tokenizer)
