@@ -26,8 +26,6 @@ from tokencredit.stages.stage import Stage
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-    from tokencredit.models.gguf_header import Header
-
 
 @dataclass(frozen=True)
 class Sight:
