@@ -66,15 +66,19 @@ def _missing_option(text: str) -> str | None:
         return f"{group} = {name!r}: is not installed; pip install 'tokencredit[{extra}]' brings it"
     if present_name(group, name) != name:
         return f"{group} = {name!r}: is called {present_name(group, name)!r} now"
-    if group == "experiment":
-        options = [option for option, _ in groups([conf_dir()])[group]]
-    else:
-        listed = re.search(r"Available options in '[^']*':\n((?:\s+.+\n?)+)", text)
-        names = [line.strip() for line in listed[1].splitlines()] if listed else []
-        classes = {kind.__name__ for kind in COMPONENTS.get(group, []) if is_ours(kind)}
-        options = [option for option in names if option and option not in classes]
+    options = _options_of(group, text)
     known = f"; options: {', '.join(options)}" if options else ""
     return f"{group} = {name!r}: there is no such option{_nearest(name, options)}{known}"
+
+
+def _options_of(group: str, text: str) -> list[str]:
+    """The options of a group, those of `text` where Hydra lists them; our classes are none."""
+    if group == "experiment":
+        return [option for option, _ in groups([conf_dir()])[group]]
+    listed = re.search(r"Available options in '[^']*':\n((?:\s+.+\n?)+)", text)
+    names = [line.strip() for line in listed[1].splitlines()] if listed else []
+    classes = {kind.__name__ for kind in COMPONENTS.get(group, []) if is_ours(kind)}
+    return [option for option in names if option and option not in classes]
 
 
 def _unknown_key(links: Sequence[BaseException], text: str) -> str | None:

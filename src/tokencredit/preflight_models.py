@@ -36,16 +36,17 @@ def check_models(context: Context, stages: Sequence[Stage]) -> None:
         _check_finished_dpo(context, sights)
     if run is not None:
         _check_run(context, sights)
-    judges = [] if run is None else run.parents().values()
-    reads = any(isinstance(stage, RewardModelStage) for stage in judges)
-    samples = SampledPairsStage in pending
-    if reads or samples:
-        _check_reading(context, sights, run if reads else None, samples=samples)
+    _check_reading(context, sights, run, samples=SampledPairsStage in pending)
     for sight in (sights.policy, sights.reward, sights.dpo):  # last: what is refused is not fetched
-        if type(sight.stage) in pending and sight.files is not None:
-            check_complete(sight.files)
-        elif type(sight.stage) in pending and sight.header is not None:
-            sight.header.check_whole()
+        if type(sight.stage) in pending:
+            _check_whole(sight)
+
+
+def _check_whole(sight: Sight) -> None:
+    if sight.files is not None:
+        check_complete(sight.files)
+    elif sight.header is not None:
+        sight.header.check_whole()
 
 
 def open_run(stages: Sequence[Stage]) -> RLStage | None:
@@ -104,7 +105,11 @@ def _check_run(context: Context, sights: Sights) -> None:
 
 
 def _check_reading(context: Context, sights: Sights, run: RLStage | None, *, samples: bool) -> None:
-    """The reward model reads what the policy writes, in the run or, if it `samples`, in pairs."""
+    """The reward model, if one is read, reads what the policy writes: in the run or, if it
+    `samples`, in pairs."""
+    parents = [] if run is None else run.parents().values()
+    if not samples and not any(isinstance(stage, RewardModelStage) for stage in parents):
+        return
     config, policy, reward = context.config, sights.policy, sights.reward
     retokeniser = None
     if policy.speaks and reward.speaks and policy.source is not reward.source:

@@ -63,10 +63,7 @@ class Position:
 def position(verdicts: Iterable[Verdict]) -> Position:
     """The report on verdicts, of which only those that name an answer count."""
     said = [v for v in verdicts if v.winner is not None]
-    by_pair: dict[tuple[str, frozenset[str]], list[Verdict]] = defaultdict(list)
-    for verdict in said:
-        by_pair[verdict.item, frozenset((verdict.first, verdict.second))].append(verdict)
-    both = [pair for pair in by_pair.values() if len(pair) == 2]
+    both = _asked_both_ways(said)
     names = sorted({name for v in said for name in (v.first, v.second)})
     return Position(
         Count.of(sum(v.outcome is Outcome.A for v in said), len(said)),
@@ -74,6 +71,14 @@ def position(verdicts: Iterable[Verdict]) -> Position:
         {name: _wins(name, [v for v in said if v.first == name]) for name in names},
         {name: _wins(name, [v for v in said if v.second == name]) for name in names},
     )
+
+
+def _asked_both_ways(verdicts: Sequence[Verdict]) -> list[list[Verdict]]:
+    """The two verdicts on each pair of answers that was shown in both orders."""
+    by_pair: dict[tuple[str, frozenset[str]], list[Verdict]] = defaultdict(list)
+    for verdict in verdicts:
+        by_pair[verdict.item, frozenset((verdict.first, verdict.second))].append(verdict)
+    return [pair for pair in by_pair.values() if len(pair) == 2]
 
 
 def _wins(name: str, verdicts: Sequence[Verdict]) -> Count:

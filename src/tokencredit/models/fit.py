@@ -172,21 +172,26 @@ def fit(
     return found
 
 
+SPARE: Final = {
+    Part.start: (LM_HEAD, OTHER_HEAD),
+    Part.classifier: (LM_HEAD,),
+    Part.causal: (OTHER_HEAD,),
+}
+"""Heads that a file may hold although the part has none."""
+
+
 def find_faults(model: PreTrainedModel, info: Mapping[str, Any], part: Part) -> Faults:
     """What transformers found no place or no value for, less what this part does without.
 
     `model` is that of `part`, with or without weights.
     """
-    trunk = f"{model.base_model_prefix}."
-    missing, misshaped = set(info["missing_keys"]), {n: (a, b) for n, a, b in info[SIZES]}
-    unexpected = {name for name in info["unexpected_keys"] if not BUFFERS.search(name)}
-    if part is Part.start:
-        missing = {name for name in missing if name.startswith(trunk)}
-        misshaped = {name: both for name, both in misshaped.items() if name.startswith(trunk)}
-    if part in {Part.start, Part.classifier}:
-        unexpected = {name for name in unexpected if not LM_HEAD.search(name)}
-    if part in {Part.start, Part.causal}:
-        unexpected = {name for name in unexpected if not OTHER_HEAD.search(name)}
+    needed = f"{model.base_model_prefix}." if part is Part.start else ""
+    missing = {name for name in info["missing_keys"] if name.startswith(needed)}
+    misshaped = {n: (a, b) for n, a, b in info[SIZES] if n.startswith(needed)}
+    spare = [BUFFERS, *SPARE[part]]
+    unexpected = {
+        name for name in info["unexpected_keys"] if not any(each.search(name) for each in spare)
+    }
     return Faults(
         missing=tuple(sorted(missing)),
         unexpected=tuple(sorted(unexpected)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from tokencredit.reports.entries import Entry
@@ -33,6 +33,12 @@ MODELS: Final[dict[str, Any]] = {
     "dpo": {"color": "#333333", "marker": "*", "markersize": 12, "linestyle": "none"},
 }
 """Models that are no run's."""
+GUIDE: Final[dict[str, Any]] = {
+    "color": "#777777",
+    "linestyle": (0, (4, 3)),
+    "linewidth": 1.2,
+}
+"""The line y = guide · x."""
 BANDS: Final = {"sd": "1 standard deviation", "se": "1 standard error"}
 
 
@@ -52,20 +58,23 @@ def fill(
         for axes, title in zip(line, titles, strict=True):
             own = [mark for mark in marks if (mark.source, mark.panel) == (source, title)]
             _panel(axes, entry, own)
-            several = len(sources) > 1
-            heading = " · ".join(filter(None, (title, source if several else "")))
+            heading = " · ".join(filter(None, (title, source if len(sources) > 1 else "")))
             axes.set_title(as_text(heading) if not single or entry.own else "", fontsize=11)
-        for axes in line if not same else line[:1]:
-            place = list(line).index(axes)
-            column = next(p.column for p in entry.panels if p.title == titles[place])
-            y = COLUMNS.get(column, column)
-            by_column = entry.kind == "curves" or column == "oracle"
-            axes.set_ylabel(y if by_column else AXES[entry.kind][1])
+        for axes, title in list(zip(line, titles, strict=True))[: 1 if same else None]:
+            axes.set_ylabel(_height(entry, title))
     for axes in grid[-1]:
         smoothed = f" (running mean over {entry.smooth})" if entry.smooth > 1 else ""
         axes.set_xlabel(AXES[entry.kind][0] + (smoothed if entry.kind == "curves" else ""))
     figure.suptitle(_title(entry, marks), fontsize=11.5, x=0.01, ha="left")
     _legend(figure, entry, marks)
+
+
+def _height(entry: Entry, title: str) -> str:
+    """What the y axis of a panel shows."""
+    column = next(panel.column for panel in entry.panels if panel.title == title)
+    if entry.kind == "curves" or column == "oracle":
+        return COLUMNS.get(column, column)
+    return AXES[entry.kind][1]
 
 
 def _title(entry: Entry, marks: Sequence[Mark]) -> str:
@@ -105,6 +114,20 @@ def _panel(axes: Axes, entry: Entry, marks: Sequence[Mark]) -> None:
 
 def _frame(axes: Axes, entry: Entry, marks: Sequence[Mark]) -> None:
     """Limits that show the paths; a run that ended outside is drawn at the edge, with its KL."""
+    low, high = _limits(axes, marks)
+    if entry.guide is not None:
+        ends = [max(0.0, low), high]
+        axes.plot(ends, [entry.guide * x for x in ends], zorder=1, **GUIDE)
+        axes.set_xlim(low, high)
+    for place, method in enumerate(entry.methods):
+        away = [mark for mark in marks if mark.shape is Shape.diverged and mark.method == method]
+        colour = COLOURS[place % len(COLOURS)]
+        _outside(axes, [mark for mark in away if mark.x[0] < low], low, "left", colour)
+        _outside(axes, [mark for mark in away if mark.x[0] > high], high, "right", colour)
+
+
+def _limits(axes: Axes, marks: Sequence[Mark]) -> tuple[float, float]:
+    """Set the limits by the runs that did not diverge, if there are such; those of x."""
     inside = [mark for mark in marks if mark.shape is not Shape.diverged] or list(marks)
     xs, ys = [x for m in inside for x in m.x], [y for m in inside for y in m.y]
     pad_x, pad_y = 0.08 * (max(xs) - min(xs) or 1), 0.1 * (max(ys) - min(ys) or 1)
@@ -112,22 +135,17 @@ def _frame(axes: Axes, entry: Entry, marks: Sequence[Mark]) -> None:
     bottom = min([*ys, *(y for m in marks for y in m.y)]) - pad_y
     axes.set_xlim(low, high)
     axes.set_ylim(bottom, max(ys) + pad_y)
-    if entry.guide is not None:
-        ends = [max(0.0, low), high]
-        style: Any = {"color": "#777777", "linestyle": (0, (4, 3)), "linewidth": 1.2, "zorder": 1}
-        axes.plot(ends, [entry.guide * x for x in ends], **style)
-        axes.set_xlim(low, high)
-    for method in entry.methods:
-        away = [mark for mark in marks if mark.shape is Shape.diverged and mark.method == method]
-        colour = COLOURS[list(entry.methods).index(method) % len(COLOURS)]
-        for edge, side in ((low, "left"), (high, "right")):
-            out = [m for m in away if (m.x[0] < low if side == "left" else m.x[0] > high)]
-            if out:
-                ys = [mark.y[0] for mark in out]
-                axes.plot([edge] * len(out), ys, "X", color=colour, clip_on=False, markersize=8)
-                listed = ", ".join(f"{mark.x[0]:.0f}".replace("-", "−") for mark in out)
-                look: Any = {"color": colour, "ha": side, "va": "bottom", "fontsize": 8.5}
-                axes.text(edge, max(ys), f"  KL {listed}  ", **look)
+    return low, high
+
+
+def _outside(axes: Axes, marks: Sequence[Mark], edge: float, side: str, colour: str) -> None:
+    """Runs that ended beyond an edge, drawn at it with their KL."""
+    if marks:
+        ys = [mark.y[0] for mark in marks]
+        axes.plot([edge] * len(marks), ys, "X", color=colour, clip_on=False, markersize=8)
+        listed = ", ".join(f"{mark.x[0]:.0f}".replace("-", "−") for mark in marks)
+        look: Any = {"color": colour, "ha": side, "va": "bottom", "fontsize": 8.5}
+        axes.text(edge, max(ys), f"  KL {listed}  ", **look)
 
 
 def _line(axes: Axes, mark: Mark, colour: str, dashes: Any) -> None:
@@ -182,33 +200,16 @@ def _legend(figure: Figure, entry: Entry, marks: Sequence[Mark]) -> None:
     """One entry a method, and what the other signs mean."""
     from matplotlib.lines import Line2D
 
-    order, handles = list(entry.methods), []
     models = {mark.method: mark.name for mark in marks if mark.shape is Shape.model}
     marks = [mark for mark in marks if mark.shape is not Shape.model]
-    several = {m.method for m in marks if len({o.name for o in marks if o.method == m.method}) > 1}
-    names = sorted({mark.name for mark in marks})
-    for name, method in dict.fromkeys((mark.name, mark.method) for mark in marks):
-        place = order.index(method)
-        number = names.index(name) if method in several else place
-        style: Any = {"linestyle": DASHES[place % len(DASHES)], "linewidth": 2.2}
-        if entry.kind == "by_beta":
-            style = {"linestyle": "none", "marker": "o", "markersize": 7}
-        style["color"] = COLOURS[number % len(COLOURS)]
-        handles.append(Line2D([], [], label=as_text(name), **style))
-    handles += [Line2D([], [], label=name, **MODELS[method]) for method, name in models.items()]
-    shapes = {mark.shape for mark in marks}
-    sign: Any = {"color": "#555555", "linestyle": "none"}
-    if Shape.end in shapes or Shape.dot in shapes:
-        what = "one run" if Shape.dot in shapes else "end of a run"
-        handles.append(Line2D([], [], marker="o", alpha=0.5, markersize=5, label=what, **sign))
-    if shapes & {Shape.diverged, Shape.stopped}:
-        what = "stopped early"
-        if entry.kind == "tradeoff":
-            what = "end of a run that stopped, fell, or has KL ≤ 0"
-        handles.append(Line2D([], [], marker="X", markersize=7, label=what, **sign))
+    looks = [
+        *_method_looks(entry, marks),
+        *((name, MODELS[method]) for method, name in models.items()),
+        *_sign_looks(entry, {mark.shape for mark in marks}),
+    ]
     if entry.guide is not None:
-        dashed: Any = {"color": "#777777", "linestyle": (0, (4, 3)), "linewidth": 1.2}
-        handles.append(Line2D([], [], label=f"y = {entry.guide:g} x", **dashed))
+        looks.append((f"y = {entry.guide:g} x", GUIDE))
+    handles = [Line2D([], [], label=label, **style) for label, style in looks]
     look: Any = {"fontsize": 9.5, "handlelength": 1.8, "columnspacing": 1.4}
     for columns in range(len(handles), 0, -1):  # as wide as the figure has room for
         legend = figure.legend(handles=handles, loc="outside lower center", ncols=columns, **look)
@@ -216,3 +217,29 @@ def _legend(figure: Figure, entry: Entry, marks: Sequence[Mark]) -> None:
             return
         legend.remove()
     figure.legend(handles=handles, loc="outside lower center", ncols=1, **look)
+
+
+def _method_looks(entry: Entry, marks: Sequence[Mark]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The label of each method, and how it is drawn; several settings of one differ in colour."""
+    order, names = list(entry.methods), sorted({mark.name for mark in marks})
+    for name, method in dict.fromkeys((mark.name, mark.method) for mark in marks):
+        place = order.index(method)
+        alone = len({mark.name for mark in marks if mark.method == method}) == 1
+        number = place if alone else names.index(name)
+        style: dict[str, Any] = {"linestyle": DASHES[place % len(DASHES)], "linewidth": 2.2}
+        if entry.kind == "by_beta":
+            style = {"linestyle": "none", "marker": "o", "markersize": 7}
+        yield as_text(name), {**style, "color": COLOURS[number % len(COLOURS)]}
+
+
+def _sign_looks(entry: Entry, shapes: set[Shape]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What the signs of single runs mean, and how they look."""
+    sign: dict[str, Any] = {"color": "#555555", "linestyle": "none"}
+    if shapes & {Shape.end, Shape.dot}:
+        what = "one run" if Shape.dot in shapes else "end of a run"
+        yield what, {"marker": "o", "alpha": 0.5, "markersize": 5, **sign}
+    if shapes & {Shape.diverged, Shape.stopped}:
+        what = "stopped early"
+        if entry.kind == "tradeoff":
+            what = "end of a run that stopped, fell, or has KL ≤ 0"
+        yield what, {"marker": "X", "markersize": 7, **sign}

@@ -18,8 +18,8 @@ from tokencredit.reports.frontier import HELD_OUT, frontier, held_out, other_mod
 from tokencredit.reports.marks import Mark, Shape
 from tokencredit.reports.measures import LAST, curves, fell, in_words, lacking, mean, measure
 from tokencredit.reports.runs import LoggedRun, Setting
-from tokencredit.reports.sources import Source, notes
-from tokencredit.reports.tables import left_out, name_of, settings_of, task_of
+from tokencredit.reports.sources import Source
+from tokencredit.reports.tables import name_of, said_of, settings_of
 
 BY_KL: Final = ("tradeoff", "frontier")
 """Figures whose x is a distance."""
@@ -60,28 +60,41 @@ def figure_marks(
 ) -> tuple[list[Mark], list[str]]:
     """Everything that a figure shows, and what must be said beside it."""
     panels = [replace(p, points=points) if points is not None else p for p in entry.panels]
+    lost = [text for panel in panels for text in missing(entry, panel, sources)]
     groups = [g for source in sources for panel in panels for g in _groups(entry, panel, source)]
     if not groups:
-        why = "; ".join(text for panel in panels for text in missing(entry, panel, sources))
+        why = "; ".join(lost)
         raise UserError(f"{entry.title}: there is nothing to draw: {why}; give others with --runs")
-    said = [text for p in panels if entry.own for text in missing(entry, p, sources)]
-    for group in groups:
-        said += _said(group)
-    for source in sources:
-        tasks = {task_of(panel, source): None for panel in panels}
-        said += [f"{source.name}: {text}" for text in notes(source, tasks)]
-        said += left_out(source, entry)
-        shown = {group.panel.title for group in groups if group.source == source.name}
-        absent = [panel.title for panel in panels if panel.title not in shown]
-        if absent and shown and not entry.own:  # of one's own, it is said with the reason
-            said.append(f"{source.name}: no runs for {', '.join(absent)}")
     if all(lacking_column(group) for group in groups):
         raise UserError(f"{entry.title}: {lacking_column(groups[0])}; nothing can be drawn")
-    marks = [mark for group in groups for mark in MARKS[entry.kind](group)]
-    marks += _model_marks(groups) if entry.kind == "frontier" and marks else []
+    said = list(dict.fromkeys([*(lost if entry.own else []), *_remarks(entry, sources, groups)]))
+    marks = _marks(entry, groups)
     if not marks:
-        raise UserError(f"{entry.title}: nothing can be drawn: {'; '.join(dict.fromkeys(said))}")
-    return marks, list(dict.fromkeys(said))
+        raise UserError(f"{entry.title}: nothing can be drawn: {'; '.join(said)}")
+    return marks, said
+
+
+def _marks(entry: Entry, groups: Sequence[Group]) -> list[Mark]:
+    """What is drawn of each group; in a frontier with runs, the models that are no run's, too."""
+    marks = [mark for group in groups for mark in MARKS[entry.kind](group)]
+    return [*marks, *_model_marks(groups)] if entry.kind == "frontier" and marks else marks
+
+
+def _remarks(entry: Entry, sources: Sequence[Source], groups: Sequence[Group]) -> Iterator[str]:
+    """Runs that are not in a mean, and what of each source is not shown."""
+    for group in groups:
+        yield from _said(group)
+    for source in sources:
+        yield from _said_of_source(entry, source, groups)
+
+
+def _said_of_source(entry: Entry, source: Source, groups: Sequence[Group]) -> Iterator[str]:
+    """What of a source is not shown, and why."""
+    yield from said_of(source, entry)
+    shown = {group.panel.title for group in groups if group.source == source.name}
+    absent = [panel.title for panel in entry.panels if panel.title not in shown]
+    if absent and shown and not entry.own:  # of one's own, it is said with the reason
+        yield f"{source.name}: no runs for {', '.join(absent)}"
 
 
 def lacking_column(group: Group) -> str:

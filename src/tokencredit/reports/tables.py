@@ -82,11 +82,15 @@ def make_table(entry: Entry, sources: Sequence[Source], points: int | None = Non
         for text in in_words(row.measured.without)
     ]
     said += lacking
-    for source in sources:
-        tasks = {task_of(panel, source): None for panel in entry.panels}
-        said += [f"{source.name}: {text}" for text in notes(source, tasks)]
-        said += left_out(source, entry)
+    said += [text for source in sources for text in said_of(source, entry)]
     return Table(entry, rows, list(sources), list(dict.fromkeys(said)))
+
+
+def said_of(source: Source, entry: Entry) -> list[str]:
+    """What must be said of a source beside an entry: its own notes, and runs that are not shown."""
+    tasks = {task_of(panel, source): None for panel in entry.panels}
+    own = [f"{source.name}: {text}" for text in notes(source, tasks)]
+    return own + left_out(source, entry)
 
 
 def left_out(source: Source, entry: Entry) -> list[str]:
