@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Look = dict[str, Any]
+"""What matplotlib is told of a line."""
 DASHES: Final = ("solid", "solid", "solid", (0, (5, 1.5)), (0, (1.5, 1.2)), "solid", "solid")
 """Methods differ in more than colour where there are many."""
 AXES: Final = {
@@ -219,7 +221,7 @@ def _legend(figure: Figure, entry: Entry, marks: Sequence[Mark]) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=1, **look)
 
 
-def _method_looks(entry: Entry, marks: Sequence[Mark]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _method_looks(entry: Entry, marks: Sequence[Mark]) -> Iterator[tuple[str, Look]]:
     """The label of each method, and how it is drawn; several settings of one differ in colour."""
     order, names = list(entry.methods), sorted({mark.name for mark in marks})
     for name, method in dict.fromkeys((mark.name, mark.method) for mark in marks):
@@ -232,7 +234,7 @@ def _method_looks(entry: Entry, marks: Sequence[Mark]) -> Iterator[tuple[str, di
         yield as_text(name), {**style, "color": COLOURS[number % len(COLOURS)]}
 
 
-def _sign_looks(entry: Entry, shapes: set[Shape]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _sign_looks(entry: Entry, shapes: set[Shape]) -> Iterator[tuple[str, Look]]:
     """What the signs of single runs mean, and how they look."""
     sign: dict[str, Any] = {"color": "#555555", "linestyle": "none"}
     if shapes & {Shape.end, Shape.dot}:

@@ -24,6 +24,7 @@ from tokencredit.stages.held_out import held_out_loss
 from tokencredit.stages.speech import departures
 from tokencredit.stages.stage import Stage
 from tokencredit.stages.training import (
+    Arguments,
     SupervisedRun,
     may_only_warm_up,
     seed_generators,
@@ -33,6 +34,7 @@ from tokencredit.stages.training import (
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from trl import SFTTrainer
 
 IGNORED: Final = -100
 """The label of a token that the loss leaves out."""
@@ -142,13 +144,14 @@ def sft_trainer(
     tokenizer: PreTrainedTokenizerBase,
     dataset: Dataset,
     sft: SFT,
-    common: dict[str, Any],
-) -> Any:
+    common: Arguments,
+) -> SFTTrainer:
     """TRL's SFTTrainer, on demonstrations whose ids stay as they are."""
     from transformers import Trainer
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig
+    from trl import SFTTrainer as Base
 
-    class LeanTrainer(SFTTrainer):  # type: ignore[misc]
+    class LeanTrainer(Base):  # type: ignore[misc]
         """Same loss, without every token's entropy and accuracy, which cost half the time."""
 
         compute_loss = Trainer.compute_loss

@@ -19,7 +19,12 @@ from tokencredit.stages.watching import LossCurve, progress_callback
 from tokencredit.training_settings import Training
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, Trainer
+
     from tokencredit.config import Config
+
+Arguments = dict[str, Any]
+"""Of transformers' TrainingArguments, and of TRL's configs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +52,9 @@ class SupervisedRun:
     def fit(
         self,
         steps: int,
-        build: Callable[[dict[str, Any]], Any],
+        build: Callable[[Arguments], Trainer],
         about: Mapping[str, object] | None = None,
-    ) -> tuple[Any, dict[str, object]]:
+    ) -> tuple[PreTrainedModel, dict[str, object]]:
         """The trained model, adapters unmerged, and the figures of its training.
 
         `build` makes the trainer (of transformers or TRL) from the arguments that all have in
@@ -71,7 +76,7 @@ def seed_generators(seed: int) -> None:
 
 def trainer_settings(
     training: Training, out: Path, seed: int, on_cpu: bool, steps: int
-) -> dict[str, Any]:
+) -> Arguments:
     """Arguments for TrainingArguments and TRL's configs; what they default to silently is set."""
     micro = training.micro_batch_size or training.batch_size
     return {
@@ -123,7 +128,7 @@ def may_only_warm_up(training: Training, sequences: int, longest: float) -> bool
     return training.schedule is not Schedule.constant and warmup_steps(training, fewest) >= fewest
 
 
-def train(trainer: Any, stage: str) -> dict[str, object]:
+def train(trainer: Trainer, stage: str) -> dict[str, object]:
     """Run a borrowed trainer without its chatter; its mean `loss`, and the `curve` of it.
 
     Raises UserError where loss or weights are not finite afterwards, or no weight has moved.
@@ -154,7 +159,7 @@ def train(trainer: Any, stage: str) -> dict[str, object]:
     return {"loss": loss, "curve": curve.points()}
 
 
-def _rise_from_above_zero(trainer: Any) -> None:
+def _rise_from_above_zero(trainer: Trainer) -> None:
     """Where the warm-up takes all steps, step k of W has (k + 1) / (W + 1) of the learning rate.
 
     transformers gives it k / W: then the only step of a stage of one step learns nothing.
