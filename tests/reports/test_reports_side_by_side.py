@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tokencredit.atomic import Damaged
 from tokencredit.reports.run_folder import RunFolder
 from tokencredit.reports.side_by_side import (
     LONGEST,
@@ -19,6 +18,7 @@ from tokencredit.reports.side_by_side import (
     print_continuations,
 )
 from tokencredit.reports.summary import write_report
+from tokencredit.store.files import Damaged
 
 
 def evaluated(number: int, **changed: Any) -> dict[str, Any]:

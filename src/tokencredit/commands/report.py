@@ -18,7 +18,7 @@ from tokencredit.reports.stage_report import (
     write_stage_report,
 )
 from tokencredit.reports.summary import closing_summary, write_report
-from tokencredit.trust import check_folder
+from tokencredit.user_code.trust import check_folder
 
 
 def report(

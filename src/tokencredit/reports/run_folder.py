@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tokencredit.atomic import read_json
 from tokencredit.errors import UserError
-from tokencredit.stages import run_folder
-from tokencredit.tracking.jsonl import read_jsonl, read_steps
+from tokencredit.store import run_folder
+from tokencredit.store.files import read_json
+from tokencredit.store.jsonl import read_jsonl, read_steps
 
 
 class RunFolder:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from tokencredit.data.records import Record
 from tokencredit.data.token_ids import TokenIds, token_ids
-from tokencredit.finite import check_scores
-from tokencredit.models.lora import adapted, merged
+from tokencredit.models.adapters.lora import adapted, merged
+from tokencredit.models.passes.sequences import ScoreAt
 from tokencredit.models.scorer import score_of_logits
-from tokencredit.models.sequences import ScoreAt
-from tokencredit.stages.training import Arguments, SupervisedRun
+from tokencredit.stages.trainer import Arguments, SupervisedRun
+from tokencredit.store.finite import check_scores
 from tokencredit.streams import integer, permutation, stream_key
 
 if TYPE_CHECKING:
