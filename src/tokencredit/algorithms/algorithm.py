@@ -15,6 +15,7 @@ from torch import Tensor
 from tokencredit.algorithms.advantages import Whiten, to_go
 from tokencredit.algorithms.losses import Aggregation, Term, kl_old_new, log_ratio
 from tokencredit.algorithms.optimizer import Optimizer
+from tokencredit.algorithms.procedure import Procedure
 from tokencredit.algorithms.shaping import Shaped, Shaping, State
 from tokencredit.errors import require
 from tokencredit.fields import number
@@ -53,11 +54,12 @@ Reader = Callable[[Sums], dict[str, float]]
 
 
 @dataclass(slots=True, kw_only=True)
-class Algorithm(Shaping):
+class Algorithm(Shaping, Procedure):
     """Turns rewards into targets and targets into a loss. Knows no devices and no optimizers."""
 
+    ends_with: ClassVar[str] = "rl"
+    rolls_out: ClassVar[bool] = True
     uses_values: ClassVar[bool] = True
-    """Whether there is a value function to train."""
     uses_greedy: ClassVar[bool] = False
     """Whether each prompt is also answered greedily, for a baseline."""
 
@@ -98,6 +100,26 @@ class Algorithm(Shaping):
             "algorithm.minibatches",
             self.minibatches,
             f"must lie between 1 and algorithm.batch_size = {self.batch_size}",
+        )
+
+    def reads_full(self) -> bool:
+        """Whether the estimate of the penalty asks for the KL over the whole vocabulary."""
+        return self.kl.reads_full
+
+    def fill_rate(self, learning_rate: float | None) -> None:
+        """Set the optimizer's learning rate, if it is null, to the model's."""
+        if self.optimizer.learning_rate is None:
+            self.optimizer.learning_rate = learning_rate
+
+    def fit_to(self, steps: int) -> None:
+        """Fill in the horizon of the KL coefficient; a schedule must reach the run's end."""
+        self.kl.fill(steps * self.batch_size)
+        horizon = self.optimizer.schedule_steps
+        require(
+            horizon is None or steps <= horizon,
+            "steps",
+            steps,
+            f"exceeds algorithm.optimizer.schedule_steps = {horizon}, where the schedule ends",
         )
 
     def optimizers(self) -> dict[str, Optimizer]:

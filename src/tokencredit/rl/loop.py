@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokencredit.algorithms.actor_critic import ActorCritic
-from tokencredit.algorithms.algorithm import Algorithm, State
+from tokencredit.algorithms.algorithm import State
 from tokencredit.config import Config
 from tokencredit.console import say
 from tokencredit.data.prompts import PromptStream
@@ -68,8 +68,7 @@ class Learner:
         self, config: Config, actors: Actors, judge: OpenJudge, around: RunInputs, world: World
     ) -> None:
         """A run at step 0."""
-        assert isinstance(config.algorithm, Algorithm)
-        self.algorithm, self.config = config.algorithm, config
+        self.algorithm, self.config = config.policy_algorithm, config
         self.payer = Payer(config)
         self.actors, self.world = actors, world
         self.prompts, self.held_out, self.folder = around.prompts, around.held_out, around.folder

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.algorithms.scores import Normalise
 from tokencredit.atomic import write_json, write_text
 from tokencredit.console import say
@@ -87,8 +86,7 @@ def write_results(
 
 def scored_samples(config: Config, steps: int) -> int:
     """Responses that were scored to train the policy, and to label the pairs of its DPO model."""
-    algorithm = config.algorithm
-    assert isinstance(algorithm, Algorithm)
+    algorithm = config.policy_algorithm
     greedy = algorithm.batch_size // algorithm.samples_per_prompt if algorithm.uses_greedy else 0
     found = steps * (algorithm.batch_size + greedy)
     if algorithm.normalise is Normalise.reference:
