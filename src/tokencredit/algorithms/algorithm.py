@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tokencredit.algorithms.advantages import Whiten, to_go
+from tokencredit.algorithms.asking import Asking
 from tokencredit.algorithms.losses import Aggregation, Term, kl_old_new, log_ratio
 from tokencredit.algorithms.optimizer import Optimizer
 from tokencredit.algorithms.procedure import Procedure
@@ -60,8 +61,6 @@ class Algorithm(Shaping, Procedure):
     ends_with: ClassVar[str] = "rl"
     rolls_out: ClassVar[bool] = True
     uses_values: ClassVar[bool] = True
-    uses_greedy: ClassVar[bool] = False
-    """Whether each prompt is also answered greedily, for a baseline."""
 
     batch_size: int = number(16, at_least=1)
     """Responses of one step."""
@@ -192,15 +191,22 @@ class Algorithm(Shaping, Procedure):
             return Decision.skip
         return Decision.take
 
-    def greedy_baseline(
-        self, greedy: Callable[[], Float[Tensor, "B"]]
-    ) -> Float[Tensor, "B"] | None:
-        """What each response's total reward is compared with.
+    def observe(self, rollout: Rollout, ask: Asking) -> Float[Tensor, "B *T"] | None:
+        """What is to be known beside a rollout, in units of its token rewards: `shape` gets it.
 
-        `greedy()` is the total reward of the greedy response to each row's prompt, which is asked
-        for only if `uses_greedy`.
+        Nothing, unless an algorithm asks for further responses; these count as
+        `responses_beside`.
         """
-        return greedy() if self.uses_greedy else None
+        del rollout, ask
+        return None
+
+    def responses_beside(self) -> int:
+        """How many responses `observe` has made in one step."""
+        return 0
+
+    def warmup_rollouts(self) -> int:
+        """On how many rollouts the value function alone is trained before the first step."""
+        return 0
 
     def after_update(self, read: Reader) -> dict[str, float]:
         """What is to be known of the policy after the last minibatch; `next_state` gets it, too.

@@ -52,8 +52,8 @@ class Compute:
             panel.append(config.scorer)
         judged = sum(n * known[role] for judge in panel for role, n in judge.passes().items())
         reference = policy
-        greedy = (policy + judged) / algorithm.samples_per_prompt if algorithm.uses_greedy else 0
-        spoken = policy + policy + value + reference + judged + greedy
+        beside = (policy + judged) * algorithm.responses_beside() / algorithm.batch_size
+        spoken = policy + policy + value + reference + judged + beside
         return cls(
             rollout=READ * spoken,
             update=TRAINED * (policy + value),

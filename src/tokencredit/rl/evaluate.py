@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from tokencredit.data.prompts import PromptStream
@@ -20,12 +22,19 @@ from tokencredit.ops import k1, masked_sum
 from tokencredit.reports.statistics import distinct_n, distinct_n_error
 from tokencredit.rl.collector import Collector
 from tokencredit.rl.failed_step import require_finite
-from tokencredit.stages.oracle import BagOfGrams
 
 if TYPE_CHECKING:
     from tokencredit.config import Config
     from tokencredit.rollout import Judgement, Prompts, Rollout
     from tokencredit.settings import Evaluation
+
+
+class Rater(Protocol):
+    """An opinion of texts from outside of the run, as `stages.oracle.BagOfGrams` has it."""
+
+    def rate(self, texts: Sequence[str]) -> Float[Tensor, "B"]:
+        """How good each text is."""
+
 
 Measure = dict[str, float]
 Row = dict[str, Any]
@@ -38,7 +47,7 @@ def evaluate(
     config: Config,
     actors: Actors,
     collector: Collector,
-    oracle: BagOfGrams | None,
+    oracle: Rater | None,
     prompts: PromptStream,
 ) -> list[Row]:
     """One row a held-out prompt: what policy and SFT model say, and what is said of it.

@@ -87,8 +87,7 @@ def write_results(
 def scored_samples(config: Config, steps: int) -> int:
     """Responses that were scored to train the policy, and to label the pairs of its DPO model."""
     algorithm = config.policy_algorithm
-    greedy = algorithm.batch_size // algorithm.samples_per_prompt if algorithm.uses_greedy else 0
-    found = steps * (algorithm.batch_size + greedy)
+    found = steps * (algorithm.batch_size + algorithm.responses_beside())
     if algorithm.normalise is Normalise.reference:
         found += algorithm.normalise_samples
     read = {*config.judge.artifacts(), *config.scorer.artifacts()}
