@@ -160,11 +160,15 @@ def test_a_stage_that_was_not_computed_here_is_refused() -> None:
 def test_processes_of_another_tree_are_named(tmp_path: Path) -> None:
     side = Side("head", tmp_path / "tree", tmp_path)
     own = f"{tmp_path}/tree/src/tokencredit/__init__.py"
-    side.witness.write_text(f"-m tokencredit.cli train\t{own}\n-m tokencredit.worker sft\t{own}\n")
+    side.witness.write_text(
+        f"-m tokencredit.cli train\t{own}\n-m tokencredit.pipeline.worker sft\t{own}\n"
+    )
     assert side.strangers() == []
     side.witness.write_text(f"-m tokencredit.cli train\t{own}\n")
     assert side.strangers() == ["no worker of a stage was seen"]
-    side.witness.write_text("-m tokencredit.worker sft\t/elsewhere/tokencredit/__init__.py\n")
+    side.witness.write_text(
+        "-m tokencredit.pipeline.worker sft\t/elsewhere/tokencredit/__init__.py\n"
+    )
     assert len(side.strangers()) == 1
 
 

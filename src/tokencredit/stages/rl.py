@@ -78,7 +78,7 @@ class RLStage(Stage):
         """Whether the value function's weights are the reward model's at first."""
         value, algorithm = self.context.config.model.value, self.context.config.algorithm
         wanted = value.kind is ValueKind.separate and value.init is ValueInit.reward_model
-        return wanted and isinstance(algorithm, Algorithm) and algorithm.uses_values
+        return wanted and algorithm.uses_values
 
     def inputs(self) -> Mapping[str, object]:
         """Everything of the configuration that can change a metric or the evaluation."""
@@ -122,8 +122,7 @@ class RLStage(Stage):
     @property
     def algorithm(self) -> Algorithm:
         """The policy algorithm of the run."""
-        assert isinstance(self.context.config.algorithm, Algorithm)
-        return self.context.config.algorithm
+        return self.context.config.policy_algorithm
 
     @cached_property
     def folder(self) -> Path:

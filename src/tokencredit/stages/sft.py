@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import torch
 
-from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.console import say
 from tokencredit.data.pairs import read_pairs
 from tokencredit.data.records import Format, Record
@@ -122,7 +121,7 @@ class SFTStage(Stage):
     def _check_prompts(self, ids: TokenIds) -> None:
         """Raise now, and not after this stage, if prompts leave no room for responses."""
         context = self.context
-        if isinstance(context.config.algorithm, Algorithm):
+        if context.config.algorithm.rolls_out:
             context.prompts(context.corpus.parts["rl"], ids)
 
     def _fine_tune(
