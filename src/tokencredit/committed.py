@@ -13,9 +13,9 @@ from tokencredit.console import say
 from tokencredit.context import Context
 from tokencredit.errors import UserError
 from tokencredit.pipeline import Outcome, all_stages, execute
-from tokencredit.reports.cells import COMPLETE, write_cell
+from tokencredit.reports.cells import write_cell
 from tokencredit.stages.rl import RLStage, is_run
-from tokencredit.stages.run_folder import RunFolder
+from tokencredit.stages.run_folder import COMPLETE, RunFolder
 from tokencredit.store import Plan
 
 STATE: Final = "done (committed)"

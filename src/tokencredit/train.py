@@ -46,10 +46,10 @@ from tokencredit.rewards.scheme import RewardScheme
 from tokencredit.scratch import temporary_folder
 from tokencredit.search_path import isolate_children
 from tokencredit.spelling import class_name, spelled
+from tokencredit.stages.run_folder import RunFolder
 from tokencredit.stages.supervised import report_folder
 from tokencredit.store import Plan, check_writable
 from tokencredit.sweep_cell import run_cell
-from tokencredit.tracking.jsonl import read_jsonl
 
 GROUP = "reward_scheme"
 MAIN_JOB = ("experiment=main_job", "scale=cpu")
@@ -288,7 +288,7 @@ def finish(config: Config, started: float, overrides: list[str]) -> None:
 
         print(closing_summary(folder))
         print_continuations(folder)
-        rows = read_jsonl(folder / "samples.jsonl")
+        rows = RunFolder(folder).samples
         if rows:
             Console(width=None if sys.stdout.isatty() else 120).print(render_samples(rows, SHOWN))
         print()

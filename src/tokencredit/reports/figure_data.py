@@ -10,7 +10,6 @@ from typing import Final
 import numpy as np
 
 from tokencredit.errors import UserError
-from tokencredit.reports.cells import COMPLETE
 from tokencredit.reports.conditions import missing
 from tokencredit.reports.entries import Entry, Panel
 from tokencredit.reports.figures import running_mean
@@ -20,6 +19,7 @@ from tokencredit.reports.measures import LAST, curves, fell, in_words, lacking, 
 from tokencredit.reports.runs import LoggedRun, Setting
 from tokencredit.reports.sources import Source
 from tokencredit.reports.tables import name_of, said_of, settings_of
+from tokencredit.stages.run_folder import COMPLETE
 
 BY_KL: Final = ("tradeoff", "frontier")
 """Figures whose x is a distance."""

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from tokencredit.errors import UserError
-from tokencredit.reports.cells import COMPLETE
 from tokencredit.reports.recipes import beyond_seeds
 from tokencredit.reports.runs import LoggedRun, Setting, read_runs
+from tokencredit.stages.run_folder import COMPLETE
 
 OF_A_METHOD: Final = ("inputs.reward_scheme", "inputs.judge")
 """What methods differ in by nature; so are parents that only one of them has."""

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from tokencredit.reports.cells import COMPLETE
 from tokencredit.reports.entries import WinEntry
 from tokencredit.reports.formats import Format, with_remarks
 from tokencredit.reports.rounding import interval, rounded
@@ -14,6 +13,7 @@ from tokencredit.reports.runs import holds_runs, read_csv
 from tokencredit.reports.scores import Comparison
 from tokencredit.reports.winrate import Against, WinMatrix, left_out
 from tokencredit.sheets import csv_text
+from tokencredit.stages.run_folder import COMPLETE
 
 CORNER: Final = "row beats column"
 OVER_PROMPTS: Final = "± the standard error over prompts, where a single pair of models met"

@@ -42,7 +42,7 @@ from tokencredit.stages.results import (
     write_rows,
 )
 from tokencredit.stages.reward_model import RewardModelStage
-from tokencredit.stages.run_folder import RunFolder, State, hash_exports
+from tokencredit.stages.run_folder import CONFIG, RunFolder, State, hash_exports
 from tokencredit.stages.scorers import accuracies
 from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.stage import Stage
@@ -324,7 +324,7 @@ class RLStage(Stage):
             exports=None,
             **({"code": code} if code else {}),
         )
-        write_text(run.path / "config.yaml", dump(config))
+        write_text(run.path / CONFIG, dump(config))
 
     def _oracle_folder(self) -> Path:
         return self.context.store.get(self.parents()["oracle"]).path

@@ -7,11 +7,17 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from tokencredit.atomic import Damaged, naming, read_text
 from tokencredit.closing import Closing
 from tokencredit.errors import UserError
+
+METRICS: Final = "metrics.jsonl"
+TIMINGS: Final = "timings.jsonl"
+SAMPLES: Final = "samples.jsonl"
+EVALUATION: Final = "evaluation.jsonl"
+"""The files of a run that have one line a step, a response, or a held-out prompt."""
 
 
 class JsonlWriter(Closing):

@@ -10,14 +10,18 @@ from typing import Any, Final, Self
 
 from tokencredit.atomic import reading
 from tokencredit.errors import UserError
-from tokencredit.tracking.jsonl import JsonlWriter, read_jsonl, read_steps
+from tokencredit.tracking.jsonl import (
+    METRICS,
+    SAMPLES,
+    TIMINGS,
+    JsonlWriter,
+    read_jsonl,
+    read_steps,
+)
 from tokencredit.tracking.progress import Progress
 from tokencredit.tracking.tracking import Tracking
 from tokencredit.tracking.wandb_mirror import WandbMirror
 
-METRICS: Final = "metrics.jsonl"
-TIMINGS: Final = "timings.jsonl"
-SAMPLES: Final = "samples.jsonl"
 FILES: Final = (METRICS, TIMINGS, SAMPLES)
 
 
