@@ -44,7 +44,7 @@ arch: setup ## import-linter: which part may import which
 	@$(BIN)/lint-imports
 
 docs: setup ## write docs/config.md, the configuration snapshots, and the picture of the floors again
-	@$(BIN)/python -m tokencredit.reference > docs/config.md
+	@$(BIN)/python -m tokencredit.commands.reference > docs/config.md
 	@$(BIN)/python tests/config/make_snapshots.py
 	@PYTHONPATH=tests $(BIN)/python -m architecture.drawing
 

@@ -34,7 +34,7 @@ def one_thread() -> None:
 @pytest.fixture(autouse=True)
 def own_command_line() -> Iterator[None]:
     """The plug-ins that a test's commands name are not those of the next test."""
-    from tokencredit.plugins import NAMED
+    from tokencredit.user_code.plugins import NAMED
 
     before = list(NAMED)
     yield

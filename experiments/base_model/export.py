@@ -3,7 +3,7 @@
     python experiments/base_model/export.py store/sft/KEY src/tokencredit/assets/tiny_base
 
 Writes fp16 safetensors, configuration, tokenizer, and provenance.json, and prints the checksum that
-`tokencredit.models.shipped` must hold.
+`tokencredit.models.loading.shipped` must hold.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tokencredit.atomic import read_json, write_json
 from tokencredit.canonical import file_sha256
 from tokencredit.data.dataset import Dataset
+from tokencredit.store.files import read_json, write_json
 
 
 def main(artifact: Path, out: Path) -> None:

@@ -14,12 +14,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tokencredit.atomic import write_json, write_text
 from tokencredit.bench.launch import measured
 from tokencredit.bench.report import provenance, summary, table
 from tokencredit.bench.run import Request
 from tokencredit.bench.workload import Reward, Size, Work
 from tokencredit.console import say
+from tokencredit.store.files import write_json, write_text
 
 HERE = Path(__file__).parent
 AVX2 = {"MKL_ENABLE_INSTRUCTIONS": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"}

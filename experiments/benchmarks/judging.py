@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 
-from tokencredit.atomic import write_json
 from tokencredit.bench.build import FIRST as FIRST_WORD
 from tokencredit.bench.build import SPECIAL, classifier, prompts_of
 from tokencredit.bench.memory import Meter
@@ -30,9 +29,10 @@ from tokencredit.judges.attribution import AttributionJudge
 from tokencredit.judges.judge import OpenJudge
 from tokencredit.models.actors import unscored
 from tokencredit.models.attribution import Method
-from tokencredit.models.generation import Generated
+from tokencredit.models.decoding.generation import Generated
 from tokencredit.models.scorer import Scorer
 from tokencredit.rollout import Rollout
+from tokencredit.store.files import write_json
 
 FIRST = "attention"
 """What all others are divided by."""

@@ -1,6 +1,6 @@
 """Token-level credit in RLHF: which tokens earned the preference?"""
 
-from tokencredit.search_path import isolate
+from tokencredit.machine.search_path import isolate
 
 __version__ = "0.1.0"
 

@@ -11,11 +11,11 @@ import typer
 from tokencredit import __version__
 from tokencredit.commands.later import add_later
 from tokencredit.console import USER_ERROR, say, show, speaking
-from tokencredit.environment import take_over
 from tokencredit.errors import UserError
-from tokencredit.faults import fault, users_own
+from tokencredit.machine.faults import fault, users_own
+from tokencredit.machine.scratch import temporary_folder
+from tokencredit.pipeline.environment import take_over
 from tokencredit.redaction import redacted
-from tokencredit.scratch import temporary_folder
 
 COMMANDS: Final = {
     "train": "tokencredit.commands.train:train",
@@ -24,12 +24,12 @@ COMMANDS: Final = {
     "report": "tokencredit.commands.report:report",
     "check-scheme": "tokencredit.commands.check_scheme:check",
     "profile": "tokencredit.commands.profile:profile",
-    "table": "tokencredit.reports.command:table",
-    "figure": "tokencredit.reports.command:figure",
-    "claims": "tokencredit.reports.command:paper_claims",
-    "page": "tokencredit.reports.command:page",
+    "table": "tokencredit.commands.papers:table",
+    "figure": "tokencredit.commands.papers:figure",
+    "claims": "tokencredit.commands.papers:paper_claims",
+    "page": "tokencredit.commands.papers:page",
     "bench": "tokencredit.bench.command:bench",
-    "judge": "tokencredit.evaluation.command:judge",
+    "judge": "tokencredit.commands.judge:judge",
 }
 """Where each command is: `module:name`."""
 ABOUT: Final = {

@@ -19,11 +19,9 @@ from tokencredit.algorithms.ppo_penalty import PPOPenalty
 from tokencredit.algorithms.procedure import PreferenceOnly, Procedure, SupervisedOnly
 from tokencredit.algorithms.reinforce import RLOO, Reinforce
 from tokencredit.algorithms.remax import ReMax
-from tokencredit.atomic import reading
 from tokencredit.data.dataset import Dataset
 from tokencredit.errors import UserError, require
 from tokencredit.fields import check_all_bounds, former_names, number, what_became_of
-from tokencredit.finite import check_settings
 from tokencredit.hardware import Hardware
 from tokencredit.judges.attention import AttentionJudge
 from tokencredit.judges.attribution import AttributionJudge
@@ -34,9 +32,8 @@ from tokencredit.judges.judge import Judge
 from tokencredit.judges.panel import SameAsJudge
 from tokencredit.judges.policy_attention import PolicyAttentionJudge
 from tokencredit.judges.reward_model import RewardModelJudge
-from tokencredit.models.model import Model
-from tokencredit.models.sampling import Sampling
-from tokencredit.plugins import NAMED, import_plugins, take_name
+from tokencredit.models.decoding.sampling import Sampling
+from tokencredit.models.loading.model import Model
 from tokencredit.rewards.attribution import Attribution
 from tokencredit.rewards.controls import CONTROLS
 from tokencredit.rewards.implicit import IMPLICIT
@@ -45,9 +42,12 @@ from tokencredit.rewards.scheme import Evidence, RewardScheme
 from tokencredit.rewards.sparse import Sparse
 from tokencredit.rewards.uniform import Uniform
 from tokencredit.settings import DPO, SFT, Evaluation, Oracle, RewardModel, Run, Sweep
+from tokencredit.store.files import reading
+from tokencredit.store.finite import check_settings
+from tokencredit.store.versions import bring_up_to_date, load_kept, written_by
 from tokencredit.tracking.tracking import Tracking
-from tokencredit.trust import check_named
-from tokencredit.versions import bring_up_to_date, load_kept, written_by
+from tokencredit.user_code.plugins import NAMED, import_plugins, take_name
+from tokencredit.user_code.trust import check_named
 
 
 @dataclass(slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from tokencredit.faults import fault
+from tokencredit.machine.faults import fault
 
 PLAIN: Final = "tokencredit.plain"
 """The error handler that writes plain characters for those that an encoding lacks."""

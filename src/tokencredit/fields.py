@@ -10,9 +10,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
-from typing import Any, ClassVar, Final, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar, cast, overload
 
 from tokencredit.errors import require
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 NEUTRAL: Final = "neutral"
 NAMED: Final = "named"
@@ -129,10 +132,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Raise `UserError` for a number out of its bounds."""
-        check_bounds(self)
+        check_bounds(cast("DataclassInstance", self))
 
 
-def check_bounds(settings: Any) -> None:
+def check_bounds(settings: DataclassInstance) -> None:
     """Raise `UserError` unless every number of a dataclass keeps the bounds of its field."""
     section = getattr(settings, "section", "")
     form = section if "{" in section else f"{section}.{{0}}" if section else "{0}"
@@ -150,30 +153,28 @@ def check_all_bounds(settings: object) -> None:
             check_all_bounds(getattr(settings, item.name))
 
 
-def default_of(item: Field[Any]) -> object:
+def default_of(item: Field[object]) -> object:
     """The default of a field, made anew where it is made."""
     return item.default if item.default_factory is MISSING else item.default_factory()
 
 
-def bounds_of(kind: type, item: Field[Any]) -> Bounds | None:
+def bounds_of(kind: type, item: Field[object]) -> Bounds | None:
     """The bounds of a field of `kind`; one that has another default keeps those of its base."""
-    bounds: Bounds | None = _said(kind, item, BOUNDS)
-    return bounds
+    return cast("Bounds | None", _said(kind, item, BOUNDS))
 
 
-def former_names(kind: type, item: Field[Any] | None = None) -> tuple[str, ...]:
+def former_names(kind: type, item: Field[object] | None = None) -> tuple[str, ...]:
     """The names that a class, or a field of it, had before; a class does not inherit its own."""
-    found: tuple[str, ...]
-    found = vars(kind).get(FORMER, ()) if item is None else _said(kind, item, NAMED) or ()
-    return found
+    found = vars(kind).get(FORMER) if item is None else _said(kind, item, NAMED)
+    return cast("tuple[str, ...]", found or ())
 
 
-def first_name(kind: type, item: Field[Any] | None = None) -> str:
+def first_name(kind: type, item: Field[object] | None = None) -> str:
     """What keys of results call a class, or a field of it."""
     return (*former_names(kind, item), kind.__name__ if item is None else item.name)[0]
 
 
-def _said(kind: type, item: Field[Any], what: str) -> Any:
+def _said(kind: type, item: Field[object], what: str) -> object:
     """What the declaration of a field says, or else that of a base of the same name."""
     for base in kind.__mro__:
         found = vars(base).get("__dataclass_fields__", {}).get(item.name)
@@ -182,20 +183,20 @@ def _said(kind: type, item: Field[Any], what: str) -> Any:
     return None
 
 
-def retired_fields(kind: type) -> dict[str, Field[Any]]:
+def retired_fields(kind: type) -> dict[str, Field[object]]:
     """The fields that a class, or a base of it, no longer has, by the last of their names."""
-    found: dict[str, Field[Any]] = {}
+    found: dict[str, Field[object]] = {}
     for base in reversed(kind.__mro__):
         found |= vars(base).get(RETIRED, {})
     return found
 
 
-def names_of_retired(last: str, item: Field[Any]) -> tuple[str, ...]:
+def names_of_retired(last: str, item: Field[object]) -> tuple[str, ...]:
     """All names of a retired field, that of the keys first."""
     return (*item.metadata.get(NAMED, ()), last)
 
 
-def left_out(item: Field[Any], value: object) -> bool:
+def left_out(item: Field[object], value: object) -> bool:
     """Whether a field of this value is no part of a key."""
     return NEUTRAL in item.metadata and bool(value == item.metadata[NEUTRAL])
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from tokencredit.data.splits import Objective
 from tokencredit.errors import require
 from tokencredit.fields import Settings, added, number
-from tokencredit.models.sequences import ScoreAt
+from tokencredit.models.passes.sequences import ScoreAt
 from tokencredit.training_settings import Training
 
 
@@ -180,7 +180,7 @@ class Sweep(Settings):
     policy/oracle, or a list of names; NaN for a cell that failed."""
 
     def __post_init__(self) -> None:
-        """Check the kind of the objective; `tokencredit.objective` knows which names there are."""
+        """Check the kind of the objective; its names are known to `sweeps.objective`."""
         several = self.objective if isinstance(self.objective, list) else [self.objective]
         require(
             self.objective is None

@@ -23,33 +23,34 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.console import Console
 
-from tokencredit import __version__, objective, sweep, sweep_table
+from tokencredit import __version__
 from tokencredit import config as configuration
-from tokencredit.atomic import Damaged, read_yaml
-from tokencredit.committed import PLACES, execute_and_keep, experiments_dir
+from tokencredit.composing.arguments import Request
+from tokencredit.composing.explain import explain
+from tokencredit.composing.grammar import check_grammar, check_meaning
+from tokencredit.composing.helptext import help_text
+from tokencredit.composing.model_name import shown_name
+from tokencredit.composing.spelling import class_name, spelled
 from tokencredit.config import Config
 from tokencredit.console import USER_ERROR, say, speaking
-from tokencredit.environment import take_over
 from tokencredit.errors import UserError, require
-from tokencredit.explain import explain
-from tokencredit.faults import chain, users_own
-from tokencredit.grammar import check_grammar, check_meaning
-from tokencredit.helptext import conf_dir, help_text
-from tokencredit.models.called import shown_name
-from tokencredit.pipeline import StageFailed, plan, spent
-from tokencredit.plugins import check_options
-from tokencredit.process import follow
+from tokencredit.machine.faults import chain, users_own
+from tokencredit.machine.scratch import temporary_folder
+from tokencredit.machine.search_path import isolate_children
+from tokencredit.pipeline.cells import PLACES, execute_and_keep, experiments_dir
+from tokencredit.pipeline.environment import take_over
+from tokencredit.pipeline.pipeline import StageFailed, plan, spent
+from tokencredit.pipeline.process import follow
 from tokencredit.redaction import redacted
 from tokencredit.reports.stage_report import stage_summary
-from tokencredit.request import Request
 from tokencredit.rewards.scheme import RewardScheme
-from tokencredit.scratch import temporary_folder
-from tokencredit.search_path import isolate_children
-from tokencredit.spelling import class_name, spelled
-from tokencredit.stages.run_folder import RunFolder
 from tokencredit.stages.supervised import report_folder
-from tokencredit.store import Plan, check_writable
-from tokencredit.sweep_cell import run_cell
+from tokencredit.store.artifacts import Plan, check_writable
+from tokencredit.store.files import Damaged, read_yaml
+from tokencredit.store.run_folder import RunFolder
+from tokencredit.sweeps import objective, sweep, table
+from tokencredit.sweeps.cell import run_cell
+from tokencredit.user_code.plugins import check_options, conf_dir
 
 GROUP = "reward_scheme"
 MAIN_JOB = ("experiment=main_job", "scale=cpu")
@@ -306,8 +307,8 @@ def close_sweep(request: Request, started: float) -> int:
         unique = {(item.name, item.key): item for item in request.plans}
         print_plans(list(unique.values()))
         return USER_ERROR if request.mistakes else 0
-    failed = sweep_table.print_table(sweep.cells(sweep.FOLDERS[-1]), started)
-    sweep_table.print_best(sweep.FOLDERS[-1])
+    failed = table.print_table(sweep.cells(sweep.FOLDERS[-1]), started)
+    table.print_best(sweep.FOLDERS[-1])
     return 1 if failed else 0
 
 

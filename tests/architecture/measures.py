@@ -33,8 +33,8 @@ NO_CODE = {
 APART: Mapping[str, str] = {
     "tokencredit.algorithms.remax": "a component: one file an algorithm",
     "tokencredit.rewards.uniform": "a component: one file a scheme",
-    "tokencredit.models.packed": "leans on private operators of torch, named in this one place",
-    "tokencredit.models.cache": "extends classes of transformers, named in this one place",
+    "tokencredit.models.decoding.packed_head": "leans on private operators of torch, named in this one place",
+    "tokencredit.models.decoding.cache": "extends classes of transformers, named in this one place",
 }
 """Why a file under 80 lines that one other file imports is a file of its own.
 

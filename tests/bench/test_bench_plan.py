@@ -21,7 +21,7 @@ from tokencredit.bench.configuration import config_of
 from tokencredit.bench.iteration import Loop
 from tokencredit.bench.plan import PHASES, Pass, executed, flops, padding, plan, unpadded
 from tokencredit.bench.workload import Work
-from tokencredit.models.trunk import backbone, head_of
+from tokencredit.models.loading.trunk import backbone, head_of
 
 ARCHITECTURES = pytest.mark.parametrize("architecture", ["gpt2", "llama"])
 

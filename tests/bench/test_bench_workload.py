@@ -11,7 +11,7 @@ from bench_work import small, uneven
 from tokencredit.bench.build import causal, prompts_of
 from tokencredit.bench.workload import Architecture, Size, Work, drawn_lengths, lengths_of
 from tokencredit.errors import UserError
-from tokencredit.models.model import parameter_count
+from tokencredit.models.loading.model import parameter_count
 
 
 def test_equal_lengths() -> None:

@@ -13,9 +13,9 @@ import pytest
 from tokencredit.config import load_plugins
 from tokencredit.errors import UserError
 from tokencredit.judges.function import FunctionJudge
-from tokencredit.plugins import plugin_identity
-from tokencredit.user_files import Root
-from tokencredit.user_imports import FINDER, import_file
+from tokencredit.user_code.files import Root
+from tokencredit.user_code.imports import FINDER, import_file
+from tokencredit.user_code.plugins import plugin_identity
 
 SCORE = "def score(prompts, responses):\n    return [bonus(r) for r in responses]\n"
 RULES = "def bonus(text):\n    return 1.0\n"

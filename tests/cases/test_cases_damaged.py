@@ -10,9 +10,9 @@ import pytest
 
 import compared_runs
 from case_machine import Place
-from tokencredit.atomic import read_json, write_json
-from tokencredit.models.place import GENERATION
-from tokencredit.stages.run_folder import hash_exports
+from tokencredit.models.loading.place import GENERATION
+from tokencredit.store.files import read_json, write_json
+from tokencredit.store.run_folder import hash_exports
 
 STEPS = 4
 LOGS = {

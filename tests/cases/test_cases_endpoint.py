@@ -9,8 +9,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from case_machine import DEEP
-from tokencredit.evaluation.endpoint import Endpoint, EndpointFailed
-from tokencredit.evaluation.endpoint_settings import EndpointSettings
+from tokencredit.endpoint.client import Endpoint, EndpointFailed
+from tokencredit.endpoint.settings import EndpointSettings
 
 # Answers of an endpoint
 

@@ -17,25 +17,25 @@ from case_models import CHATML, make_causal, make_tokenizer, save
 from case_runs import key_of, run_on
 from case_templates import ENDS, MADE
 from tokencredit.commands.generate import continuations
-from tokencredit.context import Context
 from tokencredit.data.token_ids import SpecialTokens
-from tokencredit.evaluation.generations import Generations, Speaking
-from tokencredit.evaluation.items import Item, Prompting
-from tokencredit.evaluation.players import Player
+from tokencredit.evaluation.compare.generate import Generations, Speaking
+from tokencredit.evaluation.compare.players import Player
+from tokencredit.evaluation.compare.prompts import Item, Prompting
 from tokencredit.models.actors import Actors, unscored
-from tokencredit.models.choices import Choices
-from tokencredit.models.ends import SpokenModel, special_ids
-from tokencredit.models.generation import generate
-from tokencredit.models.loading import load_causal
-from tokencredit.models.logprob import token_logp
-from tokencredit.models.model import Dtype, load_tokenizer
+from tokencredit.models.decoding.generation import generate
+from tokencredit.models.decoding.sampling import LogprobMask, Sampling
+from tokencredit.models.loading.model import Dtype, load_tokenizer
+from tokencredit.models.loading.scratch import END, PAD
+from tokencredit.models.loading.shipped import FOLDER
+from tokencredit.models.loading.weights import load_causal
+from tokencredit.models.passes.distribution import Choices
+from tokencredit.models.passes.logprob import token_logp
 from tokencredit.models.policy import PolicyWithValue, Reference, SpecialIds
-from tokencredit.models.sampling import LogprobMask, Sampling
-from tokencredit.models.scratch import END, PAD
-from tokencredit.models.shipped import FOLDER
+from tokencredit.models.tokens.ends import SpokenModel, special_ids
 from tokencredit.rl.export import export_policy
 from tokencredit.rl.load import load_actors
 from tokencredit.rollout import Rollout
+from tokencredit.stages.context import Context
 from tokencredit.stages.sampled_pairs import SampledPairsStage
 from tokencredit.stages.sft import SFTStage
 

@@ -11,12 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 from tokencredit.cli import app
-from tokencredit.evaluation.compared import _labels
+from tokencredit.evaluation.compare.report import _labels
 from tokencredit.evaluation.export import file_names
-from tokencredit.reports.scores import read_scores, write_scores
-from tokencredit.reports.win_tables import long_csv, wide_csv
-from tokencredit.reports.winrate import win_matrix
-from tokencredit.sheets import as_written, csv_text
+from tokencredit.papers.scores import read_scores, write_scores
+from tokencredit.papers.win_tables import long_csv, wide_csv
+from tokencredit.statistics.win_rates import win_matrix
+from tokencredit.store.sheets import as_written, csv_text
 
 NAMES = [
     "org/model", "org model", "org_model", "org:model", "ORG_model", "...", "model", "é", "e\u0301",

@@ -18,14 +18,14 @@ from safetensors.torch import load_file, save_file
 
 import builders
 from case_machine import failing, names
-from tokencredit import store as stores
-from tokencredit import sweep
-from tokencredit.atomic import building, naming, read_json, write_bytes, write_json, write_text
-from tokencredit.faults import REMEDIES, fault, unreadable
+from tokencredit.machine.faults import REMEDIES, fault, unreadable
 from tokencredit.rl.checkpoints import Checkpoints, Progress
 from tokencredit.stages.stage import Stage
-from tokencredit.store import Store, find_damage
-from tokencredit.tracking.jsonl import JsonlWriter, read_jsonl
+from tokencredit.store import artifacts as stores
+from tokencredit.store.artifacts import Store, find_damage
+from tokencredit.store.files import building, naming, read_json, write_bytes, write_json, write_text
+from tokencredit.store.jsonl import JsonlWriter, read_jsonl
+from tokencredit.sweeps import sweep
 
 Patch = pytest.MonkeyPatch
 

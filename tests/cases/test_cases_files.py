@@ -13,19 +13,19 @@ import yaml
 from case_machine import DEEP, Place
 from tokencredit import config as configuration
 from tokencredit.algorithms.ppo import PPO
-from tokencredit.atomic import Damaged, read_json, write_json
 from tokencredit.config import Config
 from tokencredit.data.dataset import Dataset
 from tokencredit.errors import UserError
-from tokencredit.evaluation.players import Run
+from tokencredit.evaluation.compare.players import Run
 from tokencredit.hardware import Hardware
 from tokencredit.judges.reward_model import RewardModelJudge
-from tokencredit.models.model import Model
-from tokencredit.reports.runs import read_runs
+from tokencredit.models.loading.model import Model
+from tokencredit.papers.runs import read_runs
 from tokencredit.reports.summary import closing_summary
 from tokencredit.rewards.sparse import Sparse
-from tokencredit.stages.run_folder import RunFolder
-from tokencredit.tracking.jsonl import read_jsonl, read_steps
+from tokencredit.store.files import Damaged, read_json, write_json
+from tokencredit.store.jsonl import read_jsonl, read_steps
+from tokencredit.store.run_folder import RunFolder
 from tokencredit.tracking.tracking import Tracking
 
 BYTES = {

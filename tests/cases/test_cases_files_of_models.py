@@ -19,8 +19,8 @@ from case_plans import model, planned, refusal
 from case_weights import in_shards, reward_folder, spoil_config
 from tokencredit.commands.generate import continuations
 from tokencredit.errors import UserError
-from tokencredit.models.loading import load_causal, load_classifier
-from tokencredit.models.model import Dtype
+from tokencredit.models.loading.model import Dtype
+from tokencredit.models.loading.weights import load_causal, load_classifier
 
 INDEX: Final = f"{WEIGHTS}.index.json"
 Spoil = Callable[[Path], object]

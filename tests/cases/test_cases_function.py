@@ -19,15 +19,15 @@ import torch
 
 from builders import EOS_ID, handed, make_rollout, mask_of, speaking, train_tokenizer
 from tokencredit.errors import UserError
-from tokencredit.evaluation.oracles import open_oracle
-from tokencredit.faults import LONGEST
-from tokencredit.guard import guarded
+from tokencredit.evaluation.compare.oracles import open_oracle
 from tokencredit.judges.function import FunctionJudge
-from tokencredit.lifeline import Heard
+from tokencredit.machine.child import Heard
+from tokencredit.machine.faults import LONGEST
 from tokencredit.rewards.redistribute import Redistribute
 from tokencredit.rewards.scheme import Evidence
 from tokencredit.rewards.sparse import Sparse
 from tokencredit.rollout import Judgement, Rollout
+from tokencredit.user_code.guard import guarded
 
 WORDS = train_tokenizer()
 TEXTS = ("good", "the movie was bad", " ok")
@@ -245,7 +245,7 @@ def test_case_5_a_function_that_draws_goes_on_where_it_was() -> None:
 
 SCRIPT = """
 import os, sys
-from tokencredit.guard import guarded
+from tokencredit.user_code.guard import guarded
 from tokencredit.errors import UserError
 for body in {bodies}:
     try:
@@ -285,30 +285,30 @@ def test_case_5_a_copy_of_the_process_ends_and_output_stays_open() -> None:
 def test_case_5_a_parent_hears_long_messages_and_of_code_that_ends_the_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from tokencredit import lifeline
+    from tokencredit.machine import child
 
     answer, told = os.pipe()
-    monkeypatch.setenv(lifeline.MISTAKE, str(told))
+    monkeypatch.setenv(child.MISTAKE, str(told))
     heard = Heard(answer)
     heard.listen()
     assert heard.mistake == "" and not heard.overdue()
     for _ in range(40):  # more than a pipe holds; nobody may wait for the other
-        lifeline.enter("mine", 5.0)
-        lifeline.leave()
-        thread = threading.Thread(target=lifeline.tell_parent, args=("é\n\ud83c" * 200000,))
+        child.enter("mine", 5.0)
+        child.leave()
+        thread = threading.Thread(target=child.tell_parent, args=("é\n\ud83c" * 200000,))
         thread.start()
         thread.join(timeout=10)
         assert not thread.is_alive()
         heard.listen()
     assert heard.mistake.startswith("é\n") and len(heard.mistake) <= 2001 and not heard.inside
     other = Heard(os.dup(answer))
-    lifeline.enter("mine (rows 1, 2)", 0.0)
+    child.enter("mine (rows 1, 2)", 0.0)
     other.listen()
     other.ended(os.getpid() + 1, 1)
     assert other.mistake == "" and list(other.inside) == [os.getpid()]
     other.ended(os.getpid(), 0)
     assert other.mistake.startswith("mine (rows 1, 2): the process ended with exit code 0")
-    monkeypatch.setattr(lifeline, "GRACE", -1.0)
+    monkeypatch.setattr(child, "GRACE", -1.0)
     late = Heard(os.dup(answer), inside=dict(other.inside))
     assert late.overdue() and "has not returned after 0 s" in late.mistake
 

@@ -12,7 +12,7 @@ import pytest
 from case_gguf import Arrays, tiny_bpe, tiny_model, write_gguf
 from case_models import plain
 from case_plans import model, planned, refusal
-from tokencredit.models.gguf_header import Header
+from tokencredit.models.loading.gguf_header import Header
 
 SHORT: Final = ["model.context=64", "sft.max_length=64", "reward_model.max_length=64"]
 FINISHED: Final = "reward_model.train=false"

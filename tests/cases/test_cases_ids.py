@@ -17,12 +17,12 @@ from tokencredit.data.pairs import read_pairs
 from tokencredit.data.prompts import prompt_ids
 from tokencredit.data.records import Record
 from tokencredit.data.token_ids import OPENED, TokenIds
-from tokencredit.models.model import load_tokenizer
-from tokencredit.models.shipped import FOLDER
+from tokencredit.models.loading.model import load_tokenizer
+from tokencredit.models.loading.shipped import FOLDER
 from tokencredit.settings import SFT
 from tokencredit.stages.label_model import examples
 from tokencredit.stages.sft import demonstrations
-from tokencredit.stages.training import trainer_settings
+from tokencredit.stages.trainer import trainer_settings
 
 every_template = pytest.mark.parametrize("kind", MADE)
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from judge_server import Answer, Behaviour, JudgeServer, judge, prefers, results
+from tokencredit.endpoint.client import Endpoint
 from tokencredit.errors import UserError
-from tokencredit.evaluation.endpoint import Endpoint
-from tokencredit.evaluation.prompt import Outcome, parse
-from tokencredit.tracking.jsonl import read_jsonl
+from tokencredit.evaluation.llm.prompt import Outcome, parse
+from tokencredit.store.jsonl import read_jsonl
 
 Serve = Callable[[Behaviour], JudgeServer]
 Files = Callable[..., list[str]]
@@ -162,7 +162,7 @@ def test_case_14_parts_of_a_message_are_read_but_for_the_thinking(serve: Serve) 
 
 
 def open_endpoint(url: str, retries: int = 2) -> Endpoint:
-    from tokencredit.evaluation.endpoint_settings import EndpointSettings
+    from tokencredit.endpoint.settings import EndpointSettings
 
     settings = EndpointSettings(base_url=url, model="m", retries=retries, first_pause=0.01)
     return Endpoint(settings)

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from built_stages import STAGES, build, furnish, stage_of
-from tokencredit.atomic import read_json
 from tokencredit.canonical import folder_sha256
-from tokencredit.models.adapter import CONFIG, find_adapter
-from tokencredit.store import MANIFEST, Artifact
+from tokencredit.models.adapters.adapter import CONFIG, find_adapter
+from tokencredit.store.artifacts import MANIFEST, Artifact
+from tokencredit.store.files import read_json
 
 DRAWN = ("reward model of labels", "reward model of pairs", "sft with adapters")
 """What has a head or adapters that are drawn before a borrowed trainer sets its seed."""

@@ -23,10 +23,10 @@ import tokencredit
 from case_models import WEIGHTS, Weights, change_weights, make_causal, make_tokenizer, plain, save
 from case_weights import in_shards, reward_folder, spoil_config, with_buffers
 from tokencredit.errors import UserError
-from tokencredit.models.fit import Part
-from tokencredit.models.loading import check_complete, examine, load_causal, load_classifier
-from tokencredit.models.model import Dtype
-from tokencredit.models.place import Place
+from tokencredit.models.loading.fit import Part
+from tokencredit.models.loading.model import Dtype
+from tokencredit.models.loading.place import Place
+from tokencredit.models.loading.weights import check_complete, examine, load_causal, load_classifier
 
 FLOAT: Final = Dtype.float32
 SOURCES: Final = Path(tokencredit.__file__).parent
@@ -156,7 +156,7 @@ def test_quantised_weights_and_kernels_of_a_folder(folder: Path) -> None:
 
 # One room -----------------------------------------------------------------------------------------
 
-ROOM: Final = {"models/loading.py", "models/adapter.py", "models/fit.py"}
+ROOM: Final = {"models/loading/weights.py", "models/adapters/adapter.py", "models/loading/fit.py"}
 NO_WEIGHTS: Final = {"AutoTokenizer", "AutoConfig", "GenerationConfig", "PeftConfig", "optimizer"}
 """Whose `from_pretrained` or `load_state_dict` reads no weights of a model."""
 

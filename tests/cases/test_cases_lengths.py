@@ -12,14 +12,14 @@ from case_data import review, write_jsonl
 from preferences import furnish_pairs, pair_config
 from tokencredit import config as configuration
 from tokencredit.config import Config
-from tokencredit.context import Context
 from tokencredit.data.dataset import Dataset
 from tokencredit.data.records import Format
 from tokencredit.data.sources import Source
 from tokencredit.data.splits import Splits
-from tokencredit.lengths import quantile
-from tokencredit.models.model import ModelSource, Pretrained, load_tokenizer
-from tokencredit.models.sampling import OPEN, Sampling
+from tokencredit.models.decoding.sampling import OPEN, Sampling
+from tokencredit.models.loading.model import ModelSource, Pretrained, load_tokenizer
+from tokencredit.stages.context import Context
+from tokencredit.stages.lengths import quantile
 
 EVEN = Splits(sft=0.2, reward=0.2, rl=0.2, oracle=0.2, eval=0.2)
 OPEN_ENDED = Sampling(min_new_tokens=OPEN, max_new_tokens=OPEN)

@@ -14,17 +14,17 @@ import torch
 
 from case_machine import Place, clean, own_process
 from ended import Ended
-from tokencredit import environment
 from tokencredit.algorithms.ppo import PPO
+from tokencredit.composing.grammar import check_grammar, quoted
 from tokencredit.config import Config
 from tokencredit.console import plain
 from tokencredit.data.dataset import Dataset
 from tokencredit.errors import UserError
-from tokencredit.grammar import check_grammar, quoted
 from tokencredit.hardware import Hardware
 from tokencredit.judges.reward_model import RewardModelJudge
-from tokencredit.models.model import Model
-from tokencredit.process import rank_environment, stage_environment
+from tokencredit.models.loading.model import Model
+from tokencredit.pipeline import environment
+from tokencredit.pipeline.process import rank_environment, stage_environment
 from tokencredit.rewards.sparse import Sparse
 from tokencredit.stages.reward_model import member_seed
 from tokencredit.streams import integer, permutation, stream_key, torch_seed

@@ -14,10 +14,10 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 from case_models import change_weights, make_causal, make_classifier, make_tokenizer, plain, save
 from case_plans import model, planned, refusal, small
 from case_weights import cut, lacking, prefixed, reward_folder, spoil_config
-from tokencredit import pipeline
-from tokencredit.context import Context
 from tokencredit.errors import UserError
+from tokencredit.pipeline import pipeline
 from tokencredit.stages.base_model import base_of
+from tokencredit.stages.context import Context
 
 FINISHED: Final = "reward_model.train=false"
 RTO: Final = ["reward_scheme=rto", "judge=implicit", "dpo.train=false"]
@@ -173,7 +173,7 @@ def test_a_stage_that_is_made_is_not_looked_at_again(
     folder = Context(config).store.folder(stage)
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text('{"sha256": {}}')
-    monkeypatch.setattr("tokencredit.sight.examine", lambda *_: pytest.fail("looked"))
+    monkeypatch.setattr("tokencredit.preflight.sight.examine", lambda *_: pytest.fail("looked"))
     assert pipeline.plan(config)[0].hit
 
 

@@ -16,14 +16,14 @@ from case_runs import run_on
 from case_templates import MADE
 from tokencredit.commands.generate import _read_as
 from tokencredit.config import dump
-from tokencredit.context import Context
 from tokencredit.data.records import Format, Record
 from tokencredit.data.token_ids import SPELT, SpecialTokens, TokenIds
-from tokencredit.evaluation.items import Item, held_out
-from tokencredit.evaluation.players import Run
+from tokencredit.evaluation.compare.players import Run
+from tokencredit.evaluation.compare.prompts import Item, held_out
 from tokencredit.rl.load import load_actors
 from tokencredit.settings import SFT
 from tokencredit.stages import reward_model
+from tokencredit.stages.context import Context
 from tokencredit.stages.dpo import DPOStage
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.rl import RLStage

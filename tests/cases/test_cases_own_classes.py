@@ -13,9 +13,9 @@ from torch import Tensor
 from builders import handed, make_judgement, make_rollout, speaking, train_tokenizer
 from case_machine import Place
 from tokencredit.commands.check_scheme import examine
+from tokencredit.composing.explain import explain
 from tokencredit.config import COMPONENTS
 from tokencredit.errors import UserError
-from tokencredit.explain import explain
 from tokencredit.judges.judge import Judge, OpenJudge
 from tokencredit.judges.panel import SameAsJudge, open_panel
 from tokencredit.rewards.promises import MEASURED

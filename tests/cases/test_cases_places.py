@@ -13,11 +13,11 @@ import pytest
 
 from case_machine import Place, failing, names
 from ended import Ended
-from tokencredit import store as stores
 from tokencredit.errors import UserError
-from tokencredit.faults import REMEDIES
-from tokencredit.stages.run_folder import FILES, FOLDERS, LOCK, RunFolder
-from tokencredit.store import check_writable
+from tokencredit.machine.faults import REMEDIES
+from tokencredit.store import artifacts as stores
+from tokencredit.store.artifacts import check_writable
+from tokencredit.store.run_folder import FILES, FOLDERS, LOCK, RunFolder
 
 Patch = pytest.MonkeyPatch
 

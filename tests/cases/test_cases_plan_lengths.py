@@ -18,7 +18,7 @@ from tokencredit.config import Config
 from tokencredit.data.records import Format, Record
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.errors import UserError
-from tokencredit.pipeline import execute, plan
+from tokencredit.pipeline.pipeline import execute, plan
 from tokencredit.settings import DPO, SFT
 from tokencredit.stages.sft import demonstrations
 

@@ -16,7 +16,6 @@ from builders import tiny_classifier, train_tokenizer
 from case_data import answers, write_jsonl
 from preferences import furnish_pairs, pair_config, pair_row
 from tokencredit.algorithms.procedure import PreferenceOnly
-from tokencredit.context import Context
 from tokencredit.data.dataset import Dataset
 from tokencredit.data.pairs import read_pairs
 from tokencredit.data.records import Format
@@ -24,12 +23,13 @@ from tokencredit.data.sources import Source
 from tokencredit.data.splits import Corpus, Splits
 from tokencredit.errors import UserError
 from tokencredit.ops import pair_loss
-from tokencredit.pipeline import plan
+from tokencredit.pipeline.pipeline import plan
 from tokencredit.settings import Oracle, RewardModel
+from tokencredit.stages.context import Context
 from tokencredit.stages.oracle import OracleStage, fit_pairs
 from tokencredit.stages.preference_model import reward_trainer
 from tokencredit.stages.sft import answered_once
-from tokencredit.stages.training import trainer_settings
+from tokencredit.stages.trainer import trainer_settings
 
 ONE = Splits(sft=1.0, reward=0.0, rl=0.0, oracle=0.0, eval=0.0)
 EVEN = Splits(sft=0.2, reward=0.2, rl=0.2, oracle=0.2, eval=0.2)

@@ -14,7 +14,6 @@ from case_data import review, write_jsonl
 from case_models import CHATML, make_tokenizer
 from preferences import furnish_pairs, pair_config
 from tokencredit.config import Config
-from tokencredit.context import Context
 from tokencredit.data.dataset import Dataset, PromptSpec
 from tokencredit.data.prompts import PromptStream
 from tokencredit.data.records import Format
@@ -23,11 +22,12 @@ from tokencredit.data.splits import Splits
 from tokencredit.errors import UserError
 from tokencredit.judges.function import FunctionJudge, further
 from tokencredit.judges.panel import SameAsJudge
-from tokencredit.models.sampling import Sampling
-from tokencredit.pipeline import plan
+from tokencredit.models.decoding.sampling import Sampling
+from tokencredit.pipeline.pipeline import plan
 from tokencredit.rewards.sparse import Sparse
 from tokencredit.settings import SFT, Oracle
 from tokencredit.stages.catalogue import given_of
+from tokencredit.stages.context import Context
 
 EVEN = Splits(sft=0.2, reward=0.2, rl=0.2, oracle=0.2, eval=0.2)
 
@@ -192,7 +192,7 @@ def test_case_17_columns_enter_the_key_of_the_run_alone(tmp_path: Path) -> None:
 
 
 def test_case_17_a_comparison_has_no_columns(tmp_path: Path) -> None:
-    from tokencredit.evaluation.oracles import _function
+    from tokencredit.evaluation.compare.oracles import _function
 
     path = tmp_path / "score.py"
     path.write_text("def score(prompts, responses, answer): return 1\n", encoding="utf-8")

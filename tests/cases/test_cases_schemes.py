@@ -17,21 +17,21 @@ from typer.testing import CliRunner
 from builders import make_judgement, make_rollout
 from schemes import scheme_of
 from tokencredit import config as configuration
-from tokencredit.atomic import read_json
 from tokencredit.cli import app
 from tokencredit.commands.check_scheme import check_scheme, examine
 from tokencredit.config import COMPONENTS, load_plugins, register_component
 from tokencredit.errors import UserError
 from tokencredit.ops import keep
-from tokencredit.plugins import check_options
 from tokencredit.rewards.promises import REMEDIES, vanishing
 from tokencredit.rewards.scheme import Evidence, RewardScheme
 from tokencredit.rewards.sparse import Sparse
 from tokencredit.rl.payer import FIRST, Payer, warn_of_nothing
 from tokencredit.rollout import Judgement, Rollout, Targets
 from tokencredit.settings import Run
-from tokencredit.stages.run_folder import RunFolder, State
+from tokencredit.store.files import read_json
+from tokencredit.store.run_folder import RunFolder, State
 from tokencredit.train import more_folders
+from tokencredit.user_code.plugins import check_options
 
 LENGTHS = [4, 1, 3, 6]
 BUILT_IN = len(COMPONENTS["reward_scheme"])

@@ -117,7 +117,7 @@ def test_case_14_a_canary_key_stands_nowhere_after_judging(
         choice = {"message": {"content": "Verdict: A"}, "finish_reason": "stop"}
         return Answer(body=json.dumps({"model": echo, "choices": [choice]}))
 
-    monkeypatch.setattr("tokencredit.evaluation.endpoint.Endpoint._rest", lambda *_: None)
+    monkeypatch.setattr("tokencredit.endpoint.client.Endpoint._rest", lambda *_: None)
     server = serve(throws)
     monkeypatch.setenv("MY_KEY", KEY)
     url = server.url.replace("//", f"//{quote(USER)}:{quote(PASSWORD, safe='')}@")

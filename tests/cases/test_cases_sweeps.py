@@ -14,11 +14,13 @@ import pytest
 
 from case_machine import Place
 from case_plans import small
-from tokencredit import objective, sweep, sweep_cell, sweep_table, train
+from tokencredit import train
 from tokencredit.config import Config
-from tokencredit.context import Context
 from tokencredit.errors import UserError
-from tokencredit.pipeline import Outcome, all_stages
+from tokencredit.pipeline.pipeline import Outcome, all_stages
+from tokencredit.stages.context import Context
+from tokencredit.sweeps import cell as sweep_cell
+from tokencredit.sweeps import objective, sweep, table
 
 RATE = "algorithm.optimizer.learning_rate"
 OPTUNA = ["-m", "hydra/sweeper=optuna", "hydra.sweeper.direction=maximize"]
@@ -246,7 +248,7 @@ def test_case_16_the_closing_table_has_scores_with_intervals(
         )
     ]
     found.append(cell(4, "reward_scheme=sparse", "seed=1", "steps=2", state=sweep.FAILED))
-    assert sweep_table.print_table(found, 0.0) == 1
+    assert table.print_table(found, 0.0) == 1
     out = capsys.readouterr().out
     lines = [" ".join(line.replace("│", " ").split()) for line in out.splitlines()]
     half = 0.5 * 1.9693  # of Student's t with 255 degrees of freedom
@@ -259,7 +261,7 @@ def test_case_16_the_closing_table_has_scores_with_intervals(
 def test_the_closing_table_without_numbers_has_no_columns_for_them(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    sweep_table.print_table([cell(0, "seed=0"), cell(1, "seed=1")], 0.0)
+    table.print_table([cell(0, "seed=0"), cell(1, "seed=1")], 0.0)
     out = capsys.readouterr().out
     assert "policy" not in out and "over" not in out.replace("overrides", "")
 

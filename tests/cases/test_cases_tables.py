@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from case_machine import DEEP
-from tokencredit.atomic import Damaged, read_yaml
 from tokencredit.errors import UserError
-from tokencredit.reports.entries import read_entry
-from tokencredit.reports.runs import read_csv
-from tokencredit.reports.scores import read_scores
-from tokencredit.sweep import cells
-from tokencredit.tracking.jsonl import read_objects
+from tokencredit.papers.entries import read_entry
+from tokencredit.papers.runs import read_csv
+from tokencredit.papers.scores import read_scores
+from tokencredit.store.files import Damaged, read_yaml
+from tokencredit.store.jsonl import read_objects
+from tokencredit.sweeps.sweep import cells
 
 # Catalogue, tables, answers
 

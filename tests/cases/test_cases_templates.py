@@ -14,16 +14,16 @@ from case_models import make_causal, make_tokenizer, save
 from case_runs import planned, run_on
 from case_templates import MADE
 from tokencredit.algorithms.procedure import PreferenceOnly, SupervisedOnly
-from tokencredit.context import Context
 from tokencredit.data.pairs import read_pairs
 from tokencredit.data.prompts import PromptStream
 from tokencredit.data.records import Format
 from tokencredit.data.token_ids import REFUSED, SPELT, TokenIds
 from tokencredit.errors import UserError
-from tokencredit.evaluation.items import Item, Prompting
-from tokencredit.models.model import RewardReads
-from tokencredit.models.sampling import Sampling
+from tokencredit.evaluation.compare.prompts import Item, Prompting
+from tokencredit.models.decoding.sampling import Sampling
+from tokencredit.models.loading.model import RewardReads
 from tokencredit.settings import SFT
+from tokencredit.stages.context import Context
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.sft import SFTStage, demonstrations
 

@@ -20,13 +20,20 @@ from case_models import WEIGHTS, Weights, change_weights, make_causal, make_toke
 from case_weights import PREFIX, cut, in_shards, lacking, prefixed, reward_folder, wider
 from tokencredit.commands.generate import continuations
 from tokencredit.errors import UserError
-from tokencredit.evaluation.oracles import open_oracle
-from tokencredit.evaluation.players import players
-from tokencredit.models.fit import Part
-from tokencredit.models.loading import examine, load_causal, load_classifier, load_folder, load_into
-from tokencredit.models.model import Dtype
-from tokencredit.models.place import Place
-from tokencredit.stages.oracle import BagOfGrams, load_oracle
+from tokencredit.evaluation.compare.oracles import open_oracle
+from tokencredit.evaluation.compare.players import players
+from tokencredit.models.bag_of_grams import BagOfGrams
+from tokencredit.models.loading.fit import Part
+from tokencredit.models.loading.model import Dtype
+from tokencredit.models.loading.place import Place
+from tokencredit.models.loading.weights import (
+    examine,
+    load_causal,
+    load_classifier,
+    load_folder,
+    load_into,
+)
+from tokencredit.stages.oracle import load_oracle
 
 FLOAT: Final = Dtype.float32
 

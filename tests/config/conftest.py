@@ -10,7 +10,8 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from ended import Ended
-from tokencredit import sweep, train
+from tokencredit import train
+from tokencredit.sweeps import sweep
 
 Command = Callable[..., Ended]
 

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from tokencredit import config as configuration
-from tokencredit import sweep, sweep_cell, train
+from tokencredit import train
 from tokencredit.config import Config
 from tokencredit.errors import UserError
-from tokencredit.pipeline import Outcome
-from tokencredit.process import run_stage
+from tokencredit.pipeline.pipeline import Outcome
+from tokencredit.pipeline.process import run_stage
+from tokencredit.sweeps import cell as sweep_cell
+from tokencredit.sweeps import sweep
 
 from .conftest import Command
 from .make_snapshots import load
@@ -96,7 +98,7 @@ def test_field_B40_every_process_reads_what_its_parent_composed(
     assert run_stage(config, "rl", "key") == (0, "")
     assert [rank for _, rank, _ in heard] == ["0", "1"]
     for command, _, said in heard:
-        assert command[1:] == ["-m", "tokencredit.worker", "rl", "key"]
+        assert command[1:] == ["-m", "tokencredit.pipeline.worker", "rl", "key"]
         text = said.getvalue().decode()
         assert text == configuration.dump(config)
         assert configuration.read(io.StringIO(text)) == config

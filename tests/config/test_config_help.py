@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 
 from tokencredit import __version__
 from tokencredit.cli import ABOUT, COMMANDS, app
+from tokencredit.composing.helptext import SENTENCE_END, first_comment, help_text
 from tokencredit.config import Config, field_names
 from tokencredit.errors import UserError
-from tokencredit.helptext import SENTENCE_END, conf_dir, first_comment, help_text
+from tokencredit.user_code.plugins import conf_dir
 
 from .conftest import Command
 from .make_snapshots import composed

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tokencredit.models.called import shown_name
-from tokencredit.models.model import Model, ModelSource, Pretrained
+from tokencredit.composing.model_name import shown_name
+from tokencredit.models.loading.model import Model, ModelSource, Pretrained
 
 from .conftest import Command
 

@@ -28,7 +28,7 @@ from stage_observers import fine_tuned, met, preferred, rated, reward_trained, s
 from tokencredit import config as configuration
 from tokencredit.canonical import flatten
 from tokencredit.config import COMPONENTS, Config
-from tokencredit.context import Context
+from tokencredit.stages.context import Context
 from tokencredit.stages.dpo import DPOStage
 from tokencredit.stages.oracle import OracleStage
 from tokencredit.stages.reward_model import RewardModelStage

@@ -14,11 +14,11 @@ from tokencredit import config as configuration
 from tokencredit.algorithms.optimizer import Schedule
 from tokencredit.algorithms.ppo import PPO
 from tokencredit.canonical import canonical, differences, digest
+from tokencredit.commands.reference import sections
 from tokencredit.errors import UserError
 from tokencredit.fields import Settings, added, bounds_of, in_present_names, named, number, retired
-from tokencredit.reference import sections
 from tokencredit.rewards.redistribute import Redistribute
-from tokencredit.versions import bring_up_to_date
+from tokencredit.store.versions import bring_up_to_date
 
 
 class Colour(str, Enum):

@@ -12,7 +12,7 @@ from tokencredit.data.dataset import PromptSpec
 from tokencredit.data.prompts import PromptStream, prompt_ids
 from tokencredit.data.records import Record
 from tokencredit.errors import UserError
-from tokencredit.models.sampling import Sampling
+from tokencredit.models.decoding.sampling import Sampling
 from tokencredit.rollout import Prompts
 
 SPEC = PromptSpec(min_characters=20)

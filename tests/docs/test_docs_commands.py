@@ -183,7 +183,7 @@ def test_links_between_pages_lead_somewhere() -> None:
 
 def test_the_reference_is_current() -> None:
     """docs/config.md is what the schemas say."""
-    from tokencredit.reference import reference
+    from tokencredit.commands.reference import reference
 
     said = (ROOT / "docs" / "config.md").read_text(encoding="utf-8")
     assert said == reference(), "run `make docs`"

@@ -37,9 +37,9 @@ from tokencredit.judges.attribution import AttributionJudge
 from tokencredit.judges.ensemble import Ensemble
 from tokencredit.judges.implicit import ImplicitJudge
 from tokencredit.judges.judge import OpenJudge
-from tokencredit.models.computation import Computation
+from tokencredit.models.decoding.sampling import Sampling
 from tokencredit.models.log_ratio import LogRatio, as_it_is
-from tokencredit.models.sampling import Sampling
+from tokencredit.models.passes.computation import Computation
 from tokencredit.models.scorer import Scorer
 from tokencredit.rewards.attribution import Attribution
 from tokencredit.rewards.implicit import RTO

@@ -203,7 +203,8 @@ def entry(
     """`tokencredit train ARGUMENTS` in the test's own process and `fresh` place, to save a start."""
     from hydra.core.global_hydra import GlobalHydra
 
-    from tokencredit import sweep, train
+    from tokencredit import train
+    from tokencredit.sweeps import sweep
 
     monkeypatch.chdir(fresh.folder)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")

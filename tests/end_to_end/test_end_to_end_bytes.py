@@ -21,7 +21,7 @@ from .conftest import QUICK, RATE, SMALL, STEPS, Run, Workplace
 
 pytestmark = pytest.mark.slow
 
-TESTS = Path(__file__).parents[1]
+TESTS = Path(__file__).parents[1] / "helpers"
 TIMED = {"results.json", "timings.jsonl"}
 """What holds seconds."""
 SHORT = [*SMALL, *QUICK, "evaluation.every=1", "evaluation.prompts=8", "steps=2"]
@@ -46,8 +46,8 @@ JOBS = {
 CHILD = """
 import json, os, sys, torch
 from config.make_snapshots import load
-from tokencredit.context import Context
-from tokencredit.pipeline import all_stages
+from tokencredit.stages.context import Context
+from tokencredit.pipeline.pipeline import all_stages
 from tokencredit.stages.rl import RLStage
 
 for name, overrides in json.loads(sys.argv[1]).items():

@@ -41,7 +41,7 @@ def workers(parent: int) -> list[psutil.Process]:
     with contextlib.suppress(psutil.NoSuchProcess):
         for child in psutil.Process(parent).children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-                if "tokencredit.worker" in child.cmdline():
+                if "tokencredit.pipeline.worker" in child.cmdline():
                     found.append(child)
     return found
 

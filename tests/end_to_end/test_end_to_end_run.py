@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tokencredit import config as configuration
-from tokencredit import objective
 from tokencredit.hardware import Hardware
+from tokencredit.sweeps import objective
 
 from .conftest import STEPS, Run, Workplace
 

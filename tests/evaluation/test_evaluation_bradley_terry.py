@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from tokencredit.cli import app
 from tokencredit.errors import UserError
-from tokencredit.evaluation.bradley_terry import (
+from tokencredit.statistics.bradley_terry import (
     information,
     log_likelihood,
     probabilities,

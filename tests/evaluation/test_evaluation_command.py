@@ -43,7 +43,7 @@ def test_the_group_is_listed() -> None:
 
 def test_heavy_libraries_are_imported_when_they_are_needed() -> None:
     code = (
-        "import sys; from tokencredit.evaluation.command import judge; "
+        "import sys; from tokencredit.commands.judge import judge; "
         "print([m for m in ('torch', 'transformers', 'openai') if m in sys.modules])"
     )
     answer = subprocess.run(

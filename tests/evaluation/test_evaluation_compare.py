@@ -16,7 +16,7 @@ import builders
 from compared_runs import mistake, ok, results, rows_of
 from tokencredit.cli import app
 from tokencredit.stages.oracle import load_oracle
-from tokencredit.tracking.jsonl import read_jsonl
+from tokencredit.store.jsonl import read_jsonl
 
 
 def test_two_runs_and_their_sft_model(place: Path, tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_two_runs_and_their_sft_model(place: Path, tmp_path: Path) -> None:
 def test_prompts_are_held_out_and_lengths_the_runs(place: Path, tmp_path: Path) -> None:
     """Prompts begin reviews of the evaluation split; answers have 3 to 8 tokens."""
     from tokencredit import config
-    from tokencredit.context import Context
+    from tokencredit.stages.context import Context
 
     ok(place / "sparse", place / "abc", "--out", tmp_path)
     corpus = Context(config.read(place / "sparse" / "config.yaml")).corpus
@@ -173,8 +173,8 @@ def test_prompts_of_a_file(place: Path, tmp_path: Path) -> None:
     chat = tmp_path / "chat"
     builders.tiny_causal("llama", 9).save_pretrained(chat)
     builders.train_tokenizer(chat=True).save_pretrained(chat)
-    from tokencredit.evaluation.items import from_file
-    from tokencredit.models.model import load_tokenizer
+    from tokencredit.evaluation.compare.prompts import from_file
+    from tokencredit.models.loading.model import load_tokenizer
 
     file = tmp_path / "prompts.json"
     asked: list[dict[str, Any]] = [

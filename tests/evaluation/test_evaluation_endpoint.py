@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from judge_server import KEY, Answer, Behaviour, JudgeServer
+from tokencredit.endpoint.client import Endpoint, EndpointFailed
+from tokencredit.endpoint.pace import Pace, retry_after
+from tokencredit.endpoint.settings import EndpointSettings, without_user
 from tokencredit.errors import UserError
-from tokencredit.evaluation.endpoint import Endpoint, EndpointFailed
-from tokencredit.evaluation.endpoint_settings import EndpointSettings, without_user
-from tokencredit.evaluation.pace import Pace, retry_after
 
 Serve = Callable[[Behaviour], JudgeServer]
 

@@ -21,9 +21,9 @@ from judge_server import (
     shown,
 )
 from tokencredit.cli import app
+from tokencredit.endpoint.client import EndpointFailed
 from tokencredit.errors import UserError
-from tokencredit.evaluation.endpoint import EndpointFailed
-from tokencredit.tracking.jsonl import read_jsonl
+from tokencredit.store.jsonl import read_jsonl
 
 Serve = Callable[[Behaviour], JudgeServer]
 Files = Callable[..., list[str]]

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from judge_server import KEY, Answer, Behaviour, JudgeServer, arguments, judge, prefers, results
+from tokencredit.endpoint.client import EndpointFailed
 from tokencredit.errors import UserError
-from tokencredit.evaluation.endpoint import EndpointFailed
-from tokencredit.tracking.jsonl import read_jsonl
+from tokencredit.store.jsonl import read_jsonl
 
 Serve = Callable[[Behaviour], JudgeServer]
 Files = Callable[..., list[str]]
@@ -135,7 +135,7 @@ def test_a_rejected_request_is_asked_again_next_time(
 def test_only_one_process_judges_into_a_folder(
     serve: Serve, answer_files: Files, tmp_path: Path
 ) -> None:
-    from tokencredit.evaluation.verdicts import VerdictFile
+    from tokencredit.evaluation.llm.verdicts import VerdictFile
 
     with VerdictFile(tmp_path / "out"):
         answer = judge(answer_files(2), serve(prefers("right")).url, tmp_path / "out")

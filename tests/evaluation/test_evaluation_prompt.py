@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tokencredit.errors import UserError
-from tokencredit.evaluation.prompt import SHIPPED, JudgeTemplate, Outcome, load_template, parse
+from tokencredit.evaluation.llm.prompt import SHIPPED, JudgeTemplate, Outcome, load_template, parse
 
 
 @pytest.mark.parametrize(

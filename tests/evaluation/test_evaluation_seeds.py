@@ -12,8 +12,8 @@ import pytest
 
 import builders
 from compared_runs import mistake, ok, results, save
-from tokencredit.reports.scores import read_scores
-from tokencredit.tracking.jsonl import read_jsonl
+from tokencredit.papers.scores import read_scores
+from tokencredit.store.jsonl import read_jsonl
 
 Grow = Callable[..., Path]
 

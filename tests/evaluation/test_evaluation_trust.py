@@ -15,14 +15,14 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from tokencredit import config as configuration
-from tokencredit.atomic import read_json, write_json
 from tokencredit.canonical import file_sha256
 from tokencredit.cli import app
 from tokencredit.config import load_plugins
 from tokencredit.errors import UserError
 from tokencredit.judges.function import FunctionJudge
-from tokencredit.kept_code import keep_code, unchanged
-from tokencredit.plugins import NAMED
+from tokencredit.store.files import read_json, write_json
+from tokencredit.user_code.kept import keep_code, unchanged
+from tokencredit.user_code.plugins import NAMED
 
 PLUGIN = """\
 from pathlib import Path

@@ -13,9 +13,9 @@ from policies import stir
 from quantised import NAMES, QLORA, packed_bits, qlora_config, same, saved
 from tokencredit.hardware import Device, Hardware
 from tokencredit.models.actors import Actors
-from tokencredit.models.loading import load_causal
-from tokencredit.models.model import Autocast, Dtype
-from tokencredit.models.quantization import NF4, ComputeFormat
+from tokencredit.models.loading.model import Autocast, Dtype
+from tokencredit.models.loading.quantization import NF4, ComputeFormat
+from tokencredit.models.loading.weights import load_causal
 from tokencredit.rl.engine import Engine, World
 from tokencredit.rl.export import export_policy
 from tokencredit.rl.load import load_actors

@@ -23,8 +23,8 @@ from builders import (
 from learning import TASK, targets_at
 from tokencredit.hardware import Device, Hardware
 from tokencredit.models.actors import Actors
-from tokencredit.models.attention_row import AttentionRow
-from tokencredit.models.sampling import Sampling
+from tokencredit.models.attention.row import AttentionRow
+from tokencredit.models.decoding.sampling import Sampling
 from tokencredit.models.scorer import Scorer
 from tokencredit.rl.engine import Engine, World
 from tokencredit.rl.update import Updater

@@ -19,12 +19,12 @@ from tokencredit.data.dataset import PromptSpec
 from tokencredit.data.prompts import PromptStream
 from tokencredit.data.records import Record
 from tokencredit.errors import UserError
-from tokencredit.models.sampling import Sampling
+from tokencredit.models.decoding.sampling import Sampling
 from tokencredit.rl.checkpoints import Checkpoints, Progress
 from tokencredit.rl.engine import Engine
 from tokencredit.rl.update import Updater
 from tokencredit.rollout import PolicyOutput, Targets
-from tokencredit.tracking.jsonl import JsonlWriter
+from tokencredit.store.jsonl import JsonlWriter
 from tokencredit.tracking.tracker import Tracker
 from tokencredit.tracking.tracking import Tracking, WandbMode
 

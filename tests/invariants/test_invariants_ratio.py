@@ -20,8 +20,8 @@ from small_update import (
 )
 from tokencredit.algorithms.algorithm import Algorithm, Loss, State
 from tokencredit.models.actors import Actors
-from tokencredit.models.layout import Layout
-from tokencredit.models.sampling import Sampling
+from tokencredit.models.decoding.sampling import Sampling
+from tokencredit.models.passes.packing import Layout
 from tokencredit.ops import keep
 from tokencredit.rollout import PolicyOutput, Rollout, Targets
 

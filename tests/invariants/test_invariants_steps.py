@@ -26,7 +26,7 @@ from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.data.dataset import PromptSpec
 from tokencredit.data.prompts import PromptStream
 from tokencredit.data.records import Record
-from tokencredit.models.sampling import Sampling
+from tokencredit.models.decoding.sampling import Sampling
 from tokencredit.ops import keep
 from tokencredit.rl.engine import Engine
 from tokencredit.rl.update import Updater

@@ -24,8 +24,8 @@ from tokencredit.canonical import canonical
 from tokencredit.data.records import Record
 from tokencredit.errors import UserError
 from tokencredit.judges.attention import AttentionJudge, RowAt
+from tokencredit.models.passes.sequences import ScoreAt
 from tokencredit.models.scorer import Scorer
-from tokencredit.models.sequences import ScoreAt
 from tokencredit.rewards.redistribute import Redistribute, shares
 from tokencredit.rollout import Rollout
 from tokencredit.settings import RewardModel

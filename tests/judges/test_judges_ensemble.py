@@ -11,10 +11,8 @@ from safetensors.torch import load_file
 
 from builders import PAD_ID, handed, make_rollout, speaking, tiny_classifier, train_tokenizer
 from observers import furnish
-from tokencredit import pipeline
 from tokencredit.algorithms.ppo import PPO
 from tokencredit.config import Config, check_fit
-from tokencredit.context import Context
 from tokencredit.data.dataset import Dataset
 from tokencredit.data.sources import Source
 from tokencredit.errors import UserError
@@ -31,19 +29,21 @@ from tokencredit.judges.ensemble import (
 from tokencredit.judges.judge import Judge
 from tokencredit.judges.panel import open_panel, shares_pass
 from tokencredit.judges.reward_model import RewardModelJudge
-from tokencredit.models.model import Model, ModelSource, Pretrained
+from tokencredit.models.loading.model import Model, ModelSource, Pretrained
 from tokencredit.models.scorer import Scorer
-from tokencredit.pipeline import all_stages
+from tokencredit.pipeline import pipeline
+from tokencredit.pipeline.pipeline import all_stages
+from tokencredit.pipeline.worker import run as work
 from tokencredit.rewards.redistribute import Redistribute
 from tokencredit.rewards.scheme import Evidence
 from tokencredit.rewards.sparse import Sparse
 from tokencredit.settings import RewardModel
 from tokencredit.stages.catalogue import given_of, stages_of
+from tokencredit.stages.context import Context
 from tokencredit.stages.label_model import examples
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.stage import Stage
 from tokencredit.tracking.tracking import Tracking
-from tokencredit.worker import run as work
 
 LENGTHS = [4, 1, 9, 3]
 SCORES = torch.tensor([[1.0, -2.0], [2.0, -2.0], [6.0, -2.0]])

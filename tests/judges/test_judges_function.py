@@ -18,7 +18,7 @@ from tokencredit.errors import UserError
 from tokencredit.judges.function import FunctionJudge
 from tokencredit.judges.panel import SameAsJudge, open_panel, shares_pass
 from tokencredit.judges.reward_model import RewardModelJudge
-from tokencredit.models.texts import decode, decode_tokens
+from tokencredit.models.tokens.texts import decode, decode_tokens
 from tokencredit.rewards.implicit import RTO
 from tokencredit.rewards.sparse import Sparse
 from tokencredit.rollout import Judgement, Rollout

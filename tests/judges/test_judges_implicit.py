@@ -29,12 +29,12 @@ from tokencredit.judges.implicit import Denominator, ImplicitJudge
 from tokencredit.judges.panel import open_panel, shares_pass
 from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.models import log_ratio as log_ratios
-from tokencredit.models.computation import Computation
+from tokencredit.models.adapters.lora import DPO, adapted, merged
+from tokencredit.models.decoding.sampling import LogprobMask, Sampling
+from tokencredit.models.loading.model import Dtype
 from tokencredit.models.log_ratio import LogRatio, as_it_is, open_log_ratio
-from tokencredit.models.lora import DPO, adapted, merged
-from tokencredit.models.model import Dtype
+from tokencredit.models.passes.computation import Computation
 from tokencredit.models.policy import PolicyWithValue, Reference
-from tokencredit.models.sampling import LogprobMask, Sampling
 from tokencredit.models.value import ValueKind
 from tokencredit.ops import gather_logp, masked_sum
 from tokencredit.rewards.implicit import RTO, SemiRTO
@@ -221,10 +221,10 @@ def test_no_logits_of_a_batch_outlive_a_chunk(monkeypatch: pytest.MonkeyPatch) -
         return real(states, *rest)
 
     monkeypatch.setattr(log_ratios, "token_logp", counted)
-    monkeypatch.setattr("tokencredit.models.sequences.PART_TOKENS", 70)
+    monkeypatch.setattr("tokencredit.models.passes.sequences.PART_TOKENS", 70)
     small = two_models(logits_memory=1 << 12)(rollout)
     assert max(sizes) <= 70 and sum(sizes) == 2 * 1200
-    monkeypatch.setattr("tokencredit.models.sequences.PART_TOKENS", 10**6)
+    monkeypatch.setattr("tokencredit.models.passes.sequences.PART_TOKENS", 10**6)
     assert torch.allclose(small, two_models()(rollout), atol=1e-5)
 
 

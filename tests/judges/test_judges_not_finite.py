@@ -16,7 +16,7 @@ from tokencredit.algorithms.ppo import PPO
 from tokencredit.data.dataset import Dataset, PromptSpec
 from tokencredit.data.sources import Source
 from tokencredit.errors import UserError
-from tokencredit.models.sampling import Sampling
+from tokencredit.models.decoding.sampling import Sampling
 from tokencredit.rl.engine import World
 from tokencredit.rl.failed_step import NAME, require_finite
 from tokencredit.rl.load import load_actors

@@ -18,8 +18,8 @@ from tokencredit.errors import UserError
 from tokencredit.judges.panel import open_panel
 from tokencredit.judges.policy_attention import Average, PolicyAttentionJudge, Shift, one_late
 from tokencredit.judges.reward_model import RewardModelJudge
-from tokencredit.models.attention_steps import Seen
-from tokencredit.models.lora import merged
+from tokencredit.models.adapters.lora import merged
+from tokencredit.models.attention.steps import Seen
 from tokencredit.models.policy import PolicyWithValue, Reference
 from tokencredit.models.scorer import Scorer
 from tokencredit.models.value import ValueKind

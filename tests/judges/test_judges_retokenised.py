@@ -15,8 +15,8 @@ from strangers import OWN, names, read_by, reading, said, signed, weights
 from tokencredit.judges.attention import AttentionJudge
 from tokencredit.judges.retokenised import retokenised
 from tokencredit.judges.reward_model import RewardModelJudge
-from tokencredit.models.retokenise import Retokeniser
 from tokencredit.models.scorer import Scorer
+from tokencredit.models.tokens.retokenise import Retokeniser
 from tokencredit.rollout import Judgement, Rollout
 from vocabularies import KINDS, PAD, conversation, spell, vocabulary
 

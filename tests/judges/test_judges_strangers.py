@@ -14,12 +14,12 @@ from strangers import OWN, panel_of, said, stranger
 from tokencredit import config as configuration
 from tokencredit.canonical import canonical
 from tokencredit.config import Config
-from tokencredit.context import Context
 from tokencredit.errors import UserError
-from tokencredit.models.loading import load_classifier
-from tokencredit.models.model import Dtype
+from tokencredit.models.loading.model import Dtype
+from tokencredit.models.loading.weights import load_classifier
 from tokencredit.models.scorer import open_scorer
 from tokencredit.stages.catalogue import given_of
+from tokencredit.stages.context import Context
 from tokencredit.stages.rl import RLStage
 from vocabularies import vocabulary
 

@@ -14,13 +14,13 @@ from token_mdp import TabularPolicy, TokenMDP
 from tokencredit.algorithms.advantages import Whiten
 from tokencredit.algorithms.kl import Controller, KLPenalty
 from tokencredit.algorithms.ppo import PPO
-from tokencredit.models.computation import Computation
 from tokencredit.models.log_ratio import LogRatio, as_it_is
+from tokencredit.models.passes.computation import Computation
 from tokencredit.rewards.implicit import DPPO, RTO, Implicit, SemiRTO
 from tokencredit.rollout import Judgement
 from tokencredit.settings import DPO
 from tokencredit.stages.pair_training import judged_pairs, loss_settings, margins, pair_trainer
-from tokencredit.stages.training import train, trainer_settings
+from tokencredit.stages.trainer import train, trainer_settings
 
 CASES = [TokenMDP(), TokenMDP(eos=0), TokenMDP(eos=2, prompts=2)]
 every_mdp = pytest.mark.parametrize("mdp", CASES, ids=lambda m: f"eos_{m.eos}-prompts_{m.prompts}")

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedModel
 
-import tokencredit.models.attention_gptj as gptj_module
-import tokencredit.models.attention_row as row_module
+import tokencredit.models.attention.gptj as gptj_module
+import tokencredit.models.attention.row as row_module
 from attention_models import (
     CAUSAL,
     HEADS,
@@ -27,8 +27,8 @@ from attention_models import (
 )
 from operations import Operations
 from tokencredit.errors import UserError
-from tokencredit.models.attention_row import AttentionRow
-from tokencredit.models.attention_weights import row_bias
+from tokencredit.models.attention.row import AttentionRow
+from tokencredit.models.attention.weights import row_bias
 
 every_architecture = pytest.mark.parametrize("name", CAUSAL)
 OF_EQUAL_LENGTH = padded([text[:4] for text in sequences()], "right")

@@ -19,9 +19,9 @@ from attention_models import (
 )
 from builders import make_rollout
 from tokencredit.errors import UserError
-from tokencredit.models import sequences
+from tokencredit.models.passes import sequences
+from tokencredit.models.passes.sequences import compact, parts, position_ids
 from tokencredit.models.scorer import Scorer
-from tokencredit.models.sequences import compact, parts, position_ids
 from tokencredit.ops import keep
 from tokencredit.rollout import Rollout
 

@@ -13,7 +13,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-import tokencredit.models.attention_steps as steps_module
+import tokencredit.models.attention.steps as steps_module
 from attention_models import (
     CAUSAL,
     HEADS,
@@ -28,8 +28,8 @@ from attention_models import (
 from builders import mask_of
 from operations import Operations
 from tokencredit.errors import UserError
-from tokencredit.models.attention_row import AttentionRow
-from tokencredit.models.attention_steps import Seen, StepAttention
+from tokencredit.models.attention.row import AttentionRow
+from tokencredit.models.attention.steps import Seen, StepAttention
 
 SPECIAL_IDS = {name: value for name, value in SPECIAL.items() if name != "vocab_size"}
 PROMPTS = (3, 2, 5)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from attributions import linear_scorer
 from builders import ARCHITECTURES, EOS_ID, PAD_ID, make_rollout, tiny_classifier
-from policy.test_policy_scorer import rolled, widened
+from models.test_models_scorer import rolled, widened
 from tokencredit.models.attribution import Attributions, Attributor, Baseline, Method, filler
 from tokencredit.models.scorer import Scorer
 from tokencredit.rollout import Rollout

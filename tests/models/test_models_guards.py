@@ -24,13 +24,13 @@ from transformers.models.mistral.modeling_mistral import eager_attention_forward
 from attention_models import SPECIAL, captured, eager_rows, last_rows, padded, sequences
 from builders import EOS, PAD, PAD_ID, tiny_causal, tiny_classifier, train_tokenizer
 from tokencredit.errors import UserError
-from tokencredit.models.choices import Choices
-from tokencredit.models.logprob import token_kl, token_logp
-from tokencredit.models.model import Model, RewardReads
-from tokencredit.models.nucleus import likeliest
-from tokencredit.models.retokenise import retokeniser_between
+from tokencredit.models.decoding.nucleus import likeliest
+from tokencredit.models.loading.model import Model, RewardReads
+from tokencredit.models.passes.distribution import Choices
+from tokencredit.models.passes.logprob import token_kl, token_logp
+from tokencredit.models.passes.sequences import ScoreAt
 from tokencredit.models.scorer import Scorer, open_reader
-from tokencredit.models.sequences import ScoreAt
+from tokencredit.models.tokens.retokenise import retokeniser_between
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])

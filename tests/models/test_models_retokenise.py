@@ -12,8 +12,8 @@ from builders import EOS_ID, train_tokenizer
 from strangers import OWN, end_of, names, read_by, reading, said, signed, weights
 from tokencredit.errors import UserError
 from tokencredit.judges.retokenised import retokenised
-from tokencredit.models.model import RewardReads
-from tokencredit.models.retokenise import Retokeniser, retokeniser_between
+from tokencredit.models.loading.model import RewardReads
+from tokencredit.models.tokens.retokenise import Retokeniser, retokeniser_between
 from vocabularies import (
     BOS,
     PAD,

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokencredit.models.spans import Deal, Text, consecutive
-from tokencredit.models.token_bytes import TokenBytes
+from tokencredit.models.tokens.spans import Deal, Text, consecutive
+from tokencredit.models.tokens.token_bytes import TokenBytes
 from vocabularies import KINDS, byte_level, spell, vocabulary
 
 kinds = pytest.mark.parametrize("kind", KINDS)

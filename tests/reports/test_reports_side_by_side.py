@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tokencredit.atomic import Damaged
 from tokencredit.reports.side_by_side import (
     LONGEST,
     continuations,
@@ -18,7 +17,8 @@ from tokencredit.reports.side_by_side import (
     print_continuations,
 )
 from tokencredit.reports.summary import write_report
-from tokencredit.stages.run_folder import RunFolder
+from tokencredit.store.files import Damaged
+from tokencredit.store.run_folder import RunFolder
 
 
 def evaluated(number: int, **changed: Any) -> dict[str, Any]:

@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 
 import pytest
 
-from tokencredit.atomic import read_json, write_json
 from tokencredit.errors import UserError
 from tokencredit.stages.stage import Stage
-from tokencredit.store import MANIFEST, Store, find_damage
+from tokencredit.store.artifacts import MANIFEST, Store, find_damage
+from tokencredit.store.files import read_json, write_json
 
 
 class Sum(Stage):
@@ -165,7 +165,7 @@ CHILD = """
 import sys, time
 from pathlib import Path
 from tokencredit.stages.stage import Stage
-from tokencredit.store import Store
+from tokencredit.store.artifacts import Store
 
 class Slow(Stage):
     name, version = "slow", 1

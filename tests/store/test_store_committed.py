@@ -9,25 +9,25 @@ from pathlib import Path
 import pytest
 
 from observers import furnish
-from tokencredit import committed
-from tokencredit.atomic import read_json, write_json, write_text
 from tokencredit.canonical import canonical, digest
-from tokencredit.committed import (
+from tokencredit.config import Config
+from tokencredit.errors import UserError
+from tokencredit.hardware import Hardware
+from tokencredit.pipeline import cells
+from tokencredit.pipeline.cells import (
     cells_folder,
     committed_cell,
     execute_and_keep,
     experiments_dir,
     keep,
 )
-from tokencredit.config import Config
-from tokencredit.context import Context
-from tokencredit.errors import UserError
-from tokencredit.hardware import Hardware
-from tokencredit.pipeline import Outcome
+from tokencredit.pipeline.pipeline import Outcome
 from tokencredit.settings import Run, Sweep
+from tokencredit.stages.context import Context
 from tokencredit.stages.rl import RLStage
-from tokencredit.stages.run_folder import RunFolder, State
-from tokencredit.tracking.jsonl import to_line
+from tokencredit.store.files import read_json, write_json, write_text
+from tokencredit.store.jsonl import to_line
+from tokencredit.store.run_folder import RunFolder, State
 
 from .test_store_keys import config as config_of
 
@@ -152,7 +152,7 @@ def test_a_diverged_run_is_kept_and_is_not_done(
         finish(settings, failed="step 2: the loss is nan", rows=2)
         raise UserError("step 2: the loss is nan")
 
-    monkeypatch.setattr(committed, "execute", execute)
+    monkeypatch.setattr(cells, "execute", execute)
     with pytest.raises(UserError, match="step 2"):
         execute_and_keep(settings, [])
     folder = cells_folder(settings)
@@ -173,7 +173,7 @@ def test_other_failures_leave_no_cell(
             RunFolder(RLStage(Context(settings)).folder).write(State.running, failed=None)
         raise UserError("killed")
 
-    monkeypatch.setattr(committed, "execute", execute)
+    monkeypatch.setattr(cells, "execute", execute)
     with pytest.raises(UserError, match="killed"):
         execute_and_keep(settings, [])
     folder = cells_folder(settings)

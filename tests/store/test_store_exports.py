@@ -13,22 +13,22 @@ import torch
 
 from built_stages import build, furnish, labelled
 from preferences import pair_config
-from tokencredit import pipeline
 from tokencredit.algorithms.optimizer import Optimizer
 from tokencredit.algorithms.ppo import PPO
-from tokencredit.atomic import read_json, write_json
 from tokencredit.canonical import file_sha256
 from tokencredit.commands.generate import continuations
 from tokencredit.config import Config
-from tokencredit.context import Context
 from tokencredit.errors import UserError
-from tokencredit.evaluation.players import players
-from tokencredit.models.sampling import Sampling
+from tokencredit.evaluation.compare.players import players
+from tokencredit.models.decoding.sampling import Sampling
+from tokencredit.pipeline import pipeline
 from tokencredit.settings import Evaluation, Run
+from tokencredit.stages.context import Context
 from tokencredit.stages.rl import RLStage
-from tokencredit.stages.run_folder import RunFolder, hash_exports
-from tokencredit.stages.training import seed_generators
-from tokencredit.store import MANIFEST
+from tokencredit.stages.trainer import seed_generators
+from tokencredit.store.artifacts import MANIFEST
+from tokencredit.store.files import read_json, write_json
+from tokencredit.store.run_folder import RunFolder, hash_exports
 from tokencredit.tracking.tracking import Tracking, WandbMode
 
 POLICY = "policy/model.safetensors"

@@ -13,17 +13,17 @@ from safetensors.torch import save_file
 
 from builders import tiny_actors
 from learning import start
-from tokencredit import pipeline
 from tokencredit.config import Config
-from tokencredit.context import Context
 from tokencredit.errors import UserError
-from tokencredit.finite import check_scores, first_not_finite, stored_tensors
-from tokencredit.models.lora import Lora
+from tokencredit.models.adapters.lora import Lora
+from tokencredit.pipeline import pipeline
 from tokencredit.rl.checkpoints import Checkpoints, Progress
 from tokencredit.rl.export import export_policy
 from tokencredit.rl.update import NotFinite
+from tokencredit.stages.context import Context
 from tokencredit.stages.stage import Stage
-from tokencredit.store import Store
+from tokencredit.store.artifacts import Store
+from tokencredit.store.finite import check_scores, first_not_finite, stored_tensors
 
 from .test_store_keys import config as config_of
 from .test_store_keys import place as _place

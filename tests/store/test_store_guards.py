@@ -15,7 +15,7 @@ from learning import start
 from tokencredit.errors import UserError
 from tokencredit.rl.checkpoints import Checkpoints, Progress
 from tokencredit.stages.stage import Stage
-from tokencredit.store import Artifact, Store, check_writable, find_damage
+from tokencredit.store.artifacts import Artifact, Store, check_writable, find_damage
 
 
 class Small(Stage):

@@ -18,7 +18,7 @@ import pytest
 from builders import tiny_causal, train_tokenizer
 from stage_inputs import CASES, config, inputs, record_of, stage
 from tokencredit import stages
-from tokencredit.context import Context
+from tokencredit.stages.context import Context
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.stage import Stage
 

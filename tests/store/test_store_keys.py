@@ -15,7 +15,6 @@ from tokencredit.algorithms.kl import KLPenalty
 from tokencredit.algorithms.optimizer import Optimizer
 from tokencredit.algorithms.ppo import PPO
 from tokencredit.config import Config
-from tokencredit.context import Context
 from tokencredit.data.dataset import Dataset, PromptSpec
 from tokencredit.data.sources import Source
 from tokencredit.data.splits import Splits
@@ -23,12 +22,13 @@ from tokencredit.hardware import Hardware
 from tokencredit.judges.attention import AttentionJudge
 from tokencredit.judges.function import FunctionJudge
 from tokencredit.judges.reward_model import RewardModelJudge
-from tokencredit.models.lora import Lora
-from tokencredit.models.model import Dtype, Model, ModelSource, Pretrained
-from tokencredit.models.sampling import LogprobMask, Sampling
+from tokencredit.models.adapters.lora import Lora
+from tokencredit.models.decoding.sampling import LogprobMask, Sampling
+from tokencredit.models.loading.model import Dtype, Model, ModelSource, Pretrained
 from tokencredit.rewards.redistribute import Redistribute
 from tokencredit.rewards.uniform import Uniform
 from tokencredit.settings import SFT, Evaluation, Oracle, RewardModel, Run, Sweep
+from tokencredit.stages.context import Context
 from tokencredit.stages.rl import RLStage
 from tokencredit.tracking.tracking import Tracking
 

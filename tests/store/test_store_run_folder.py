@@ -9,9 +9,9 @@ import pytest
 
 from tokencredit.errors import UserError
 from tokencredit.hardware import Hardware, Sharding
-from tokencredit.stages import run_folder
-from tokencredit.stages.run_folder import RunFolder, State, git_commit
-from tokencredit.store import check_writable
+from tokencredit.store import run_folder
+from tokencredit.store.artifacts import check_writable
+from tokencredit.store.run_folder import RunFolder, State, git_commit
 
 IDENTITY = {"inputs": {"seed": 0, "lam": 0.95}}
 

@@ -15,15 +15,15 @@ from dpo_places import corpus_of, pair_records
 from preferences import pair_config, with_model
 from tokencredit.algorithms.optimizer import Optimizer, Schedule
 from tokencredit.config import Config
-from tokencredit.context import Context
 from tokencredit.errors import UserError
-from tokencredit.models.model import Dtype
-from tokencredit.pipeline import all_stages
+from tokencredit.models.loading.model import Dtype
+from tokencredit.pipeline.pipeline import all_stages
 from tokencredit.settings import DPO, SFT, Oracle
+from tokencredit.stages.context import Context
 from tokencredit.stages.dpo import DPOStage
 from tokencredit.stages.oracle import fit, fit_pairs
 from tokencredit.stages.sft import SFTStage
-from tokencredit.stages.training import may_only_warm_up, step_count, warmup_steps
+from tokencredit.stages.trainer import may_only_warm_up, step_count, warmup_steps
 from tokencredit.training_settings import Training
 
 

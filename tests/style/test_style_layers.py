@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 INTRUDERS = {
     "floors": ("rewards/uniform.py", UPSTAIRS),
     "science knows no machinery": ("rewards/sparse.py", "import transformers"),
-    "composing is the business of the entry point": ("store.py", "import omegaconf"),
-    "one file knows accelerate": ("store.py", "import accelerate"),
-    "one file knows DeepSpeed": ("store.py", "import deepspeed"),
-    "one file knows W&B": ("tracking/jsonl.py", "import wandb"),
+    "composing is the business of the entry point": ("store/artifacts.py", "import omegaconf"),
+    "one file knows accelerate": ("store/artifacts.py", "import accelerate"),
+    "one file knows DeepSpeed": ("store/artifacts.py", "import deepspeed"),
+    "one file knows W&B": ("store/jsonl.py", "import wandb"),
 }
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tokencredit.errors import UserError
-from tokencredit.tracking.jsonl import read_jsonl
+from tokencredit.store.jsonl import read_jsonl
 from tokencredit.tracking.tracker import Tracker
 from tokencredit.tracking.tracking import Tracking, WandbMode
 

@@ -16,11 +16,12 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
-import machine
 from environments import HERE, PEERS, SetupFailed, default_folder, ensure
 from rounds import Clock, Played, play, tokens_of
 from tables import page, ratios_to
 from workload import SETTINGS
+
+import machine
 
 OURS = "tokencredit"
 Commands = Mapping[str, Sequence[str]]

@@ -16,12 +16,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import machine
 from compare import names_of, ours
 from environments import HERE
 from ratios import column, median_interval, memory_over_idle, paired, spread
 from rounds import Clock, Played, play, tokens_of
 from workload import SETTINGS
+
+import machine
 
 CHOICES = ("abc32", "abc512")
 FEWEST = 6

@@ -30,20 +30,20 @@ from workload import PAD, Setting
 
 from tokencredit import config as configuration
 from tokencredit.config import Config
-from tokencredit.context import Context
 from tokencredit.judges import retokenised
 from tokencredit.judges.panel import open_panel
 from tokencredit.models import scorer
 from tokencredit.models.actors import Actors
-from tokencredit.models.loading import load_classifier
-from tokencredit.process import stage_environment
+from tokencredit.models.loading.weights import load_classifier
+from tokencredit.pipeline.process import stage_environment
+from tokencredit.pipeline.worker import hush
 from tokencredit.rl.engine import World, compute_deterministically
 from tokencredit.rl.load import load_actors
 from tokencredit.rl.loop import Learner, RunInputs
 from tokencredit.rollout import Prompts, Rollout
 from tokencredit.stages.catalogue import given_of
+from tokencredit.stages.context import Context
 from tokencredit.train import conf_dir
-from tokencredit.worker import hush
 
 STARTED = "TOKENCREDIT_BENCHMARK_STARTED"
 """Set once the process has the environment of a training run."""

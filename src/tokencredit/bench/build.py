@@ -16,8 +16,8 @@ from tokencredit.judges.attention import AttentionJudge
 from tokencredit.judges.judge import OpenJudge
 from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.models.actors import Actors
-from tokencredit.models.computation import Computation
-from tokencredit.models.kernels import ready
+from tokencredit.models.passes.computation import Computation
+from tokencredit.models.passes.kernels import ready
 from tokencredit.models.policy import PolicyWithValue, Reference, SpecialIds
 from tokencredit.models.scorer import Scorer
 from tokencredit.rl.engine import World

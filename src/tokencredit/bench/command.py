@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import typer
 
-from tokencredit.atomic import write_json, write_text
 from tokencredit.bench.figure import draw
 from tokencredit.bench.growth import Point, Sweep, csv_text, points, rows_of
 from tokencredit.bench.launch import measured
@@ -20,6 +19,7 @@ from tokencredit.bench.run import Request
 from tokencredit.bench.workload import Architecture, Reward, Size, Work, default_threads, lengths_of
 from tokencredit.console import say, show
 from tokencredit.errors import UserError, require
+from tokencredit.store.files import write_json, write_text
 
 ITERATIONS, GROWING = 5, 2
 """Iterations that count: of one measurement, and of each point of a sweep."""

@@ -12,9 +12,9 @@ from tokencredit.data.dataset import Dataset, PromptSpec
 from tokencredit.hardware import Hardware
 from tokencredit.judges.attention import AttentionJudge
 from tokencredit.judges.reward_model import RewardModelJudge
-from tokencredit.models.model import Model
-from tokencredit.models.sampling import Sampling
-from tokencredit.process import stage_environment
+from tokencredit.models.decoding.sampling import Sampling
+from tokencredit.models.loading.model import Model
+from tokencredit.pipeline.process import stage_environment
 from tokencredit.rewards.redistribute import Redistribute
 from tokencredit.rewards.sparse import Sparse
 from tokencredit.tracking.tracking import Tracking, WandbMode

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tokencredit.atomic import write_bytes
 from tokencredit.bench.growth import Sweep
 from tokencredit.bench.report import SHOWN
 from tokencredit.reports.figures import COLOURS
+from tokencredit.store.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

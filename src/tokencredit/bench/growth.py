@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
 
-from tokencredit import sheets
 from tokencredit.bench.report import SHOWN, summary
 from tokencredit.bench.workload import HEAD_WIDTH, Work
+from tokencredit.store import sheets
 
 FACTORS: Final = (0.25, 0.5, 1.0, 2.0)
 COLUMNS: Final = (

@@ -16,8 +16,8 @@ from tokencredit.bench.build import learner_of
 from tokencredit.bench.configuration import config_of
 from tokencredit.bench.workload import Work
 from tokencredit.models.actors import Actors
-from tokencredit.models.model import parameter_count
-from tokencredit.models.trunk import backbone
+from tokencredit.models.loading.model import parameter_count
+from tokencredit.models.loading.trunk import backbone
 from tokencredit.rl.engine import compute_deterministically
 from tokencredit.rl.update import Updater
 from tokencredit.rollout import Rollout, Targets

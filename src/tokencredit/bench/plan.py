@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from tokencredit.bench.workload import PHASES, Architecture, Size, Work
-from tokencredit.models.sampling import Sampling
-from tokencredit.models.sequences import parts
+from tokencredit.models.decoding.sampling import Sampling
+from tokencredit.models.passes.sequences import parts
 from tokencredit.rl.micro_batches import deal
 from tokencredit.streams import permutation, stream_key
 

@@ -12,8 +12,8 @@ from statistics import median
 from typing import Any, Final
 
 from tokencredit.bench.workload import PHASES, Work, cores
-from tokencredit.stages.run_folder import git_commit
-from tokencredit.store import environment
+from tokencredit.store.artifacts import environment
+from tokencredit.store.run_folder import git_commit
 
 SHOWN: Final = (*PHASES, "whole")
 HEADER: Final = (

@@ -18,8 +18,8 @@ from tokencredit.bench.memory import Meter
 from tokencredit.bench.plan import Pass, executed, flops, padding, plan, unpadded
 from tokencredit.bench.workload import Work
 from tokencredit.console import say
-from tokencredit.lifeline import die_with_parent
-from tokencredit.worker import hush
+from tokencredit.machine.child import die_with_parent
+from tokencredit.pipeline.worker import hush
 
 SETTINGS: Final = (
     "OMP_NUM_THREADS",

@@ -16,7 +16,6 @@ import typer
 from tokencredit.config import load_plugins
 from tokencredit.console import show
 from tokencredit.errors import UserError
-from tokencredit.guard import guarded
 from tokencredit.rewards.promises import (
     DECLARED,
     FINITE,
@@ -33,6 +32,7 @@ from tokencredit.rewards.promises import (
 from tokencredit.rewards.scheme import Evidence, RewardScheme
 from tokencredit.rollout import Judgement, Rollout
 from tokencredit.train import named_scheme
+from tokencredit.user_code.guard import guarded
 
 LENGTHS = (1, 3, 6, 4, 2)
 PADDING = 3

@@ -16,15 +16,15 @@ from tokencredit.config import load_plugins
 from tokencredit.console import say, show, visible
 from tokencredit.data.token_ids import SpecialTokens, TokenIds
 from tokencredit.errors import UserError, require
-from tokencredit.models.ends import special_ids
-from tokencredit.models.generation import generate
-from tokencredit.models.loading import check_language_model, context_of, load_causal
-from tokencredit.models.model import Dtype, load_tokenizer
-from tokencredit.models.place import Place
-from tokencredit.models.sampling import Sampling
-from tokencredit.models.texts import decode
+from tokencredit.models.decoding.generation import generate
+from tokencredit.models.decoding.sampling import Sampling
+from tokencredit.models.loading.model import Dtype, load_tokenizer
+from tokencredit.models.loading.place import Place
+from tokencredit.models.loading.weights import check_language_model, context_of, load_causal
+from tokencredit.models.tokens.ends import special_ids
+from tokencredit.models.tokens.texts import decode
 from tokencredit.rollout import Prompts
-from tokencredit.stages.run_folder import CONFIG, METRICS, RunFolder
+from tokencredit.store.run_folder import CONFIG, METRICS, RunFolder
 
 
 def continuations(

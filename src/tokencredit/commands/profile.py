@@ -18,11 +18,9 @@ from torch import Tensor
 
 from tokencredit import config as configuration
 from tokencredit.algorithms.algorithm import Algorithm
-from tokencredit.atomic import write_text
 from tokencredit.commands.options import Plugins
 from tokencredit.config import load_plugins
 from tokencredit.console import say, show
-from tokencredit.context import Context
 from tokencredit.errors import UserError, require
 from tokencredit.judges.panel import open_panel
 from tokencredit.rewards.controls import TENTHS, tenths
@@ -32,7 +30,9 @@ from tokencredit.rl.collector import Collector
 from tokencredit.rl.engine import World
 from tokencredit.rl.load import load_actors
 from tokencredit.stages.catalogue import given_of
+from tokencredit.stages.context import Context
 from tokencredit.stages.rl import RLStage
+from tokencredit.store.files import write_text
 
 DIGITS: Final = 4
 BAR: Final = 20

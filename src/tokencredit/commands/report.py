@@ -18,8 +18,8 @@ from tokencredit.reports.stage_report import (
     write_stage_report,
 )
 from tokencredit.reports.summary import closing_summary, write_report
-from tokencredit.stages.run_folder import METRICS
-from tokencredit.trust import check_folder
+from tokencredit.store.run_folder import METRICS
+from tokencredit.user_code.trust import check_folder
 
 
 def report(

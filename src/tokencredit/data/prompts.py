@@ -17,7 +17,7 @@ from tokencredit.streams import integer, permutation, stream_key
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from tokencredit.models.sampling import Sampling
+    from tokencredit.models.decoding.sampling import Sampling
 
 TOO_LONG: Final = "prompt longer than the context"
 

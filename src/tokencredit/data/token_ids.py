@@ -12,8 +12,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from tokencredit.data.records import Message, Record
-from tokencredit.data.template import Refused, render, turn_end
 from tokencredit.errors import UserError
+from tokencredit.models.tokens.template import Refused, render, turn_end
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

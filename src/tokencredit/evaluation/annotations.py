@@ -14,8 +14,8 @@ import numpy as np
 from tokencredit.data.records import Dropped
 from tokencredit.errors import UserError
 from tokencredit.evaluation.csv_files import csv_rows
-from tokencredit.reports.winrate import win_rate
-from tokencredit.tracking.jsonl import read_objects
+from tokencredit.statistics.win_rates import win_rate
+from tokencredit.store.jsonl import read_objects
 
 DRAWS: Final = (0.0, 1.5)
 """Preferences that mean a draw: 0 in AlpacaEval's older files, 1.5 in its newer ones."""

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from tokencredit.canonical import digest
 from tokencredit.errors import UserError, require
-from tokencredit.tracking.jsonl import read_objects
+from tokencredit.store.jsonl import read_objects
 
 PROMPT: Final = ("instruction", "prompt", "question")
 OUTPUT: Final = ("output", "response", "answer", "completion")

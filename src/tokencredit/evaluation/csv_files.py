@@ -6,7 +6,7 @@ import csv
 from itertools import dropwhile
 from pathlib import Path
 
-from tokencredit.atomic import read_text, reading
+from tokencredit.store.files import read_text, reading
 
 
 def csv_rows(path: Path) -> list[tuple[int, dict[str, str]]]:

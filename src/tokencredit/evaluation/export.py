@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from tokencredit.atomic import write_text
 from tokencredit.canonical import digest
 from tokencredit.evaluation.answers import Answer
+from tokencredit.store.files import write_text
 
 LONGEST: Final = 55
 """Characters of a stem, of up to four bytes each; a file's name has at most 255 bytes."""

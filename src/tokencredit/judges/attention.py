@@ -10,8 +10,8 @@ from tokencredit.fields import added
 from tokencredit.judges.given import Given, Live
 from tokencredit.judges.judge import Judge, OpenJudge, Seen
 from tokencredit.judges.retokenised import reading
-from tokencredit.models.attention_row import check_attention
-from tokencredit.models.attention_weights import check_named
+from tokencredit.models.attention.row import check_attention
+from tokencredit.models.attention.weights import check_named
 from tokencredit.models.scorer import Scorer
 from tokencredit.rewards.scheme import Evidence
 from tokencredit.rollout import Judgement, Rollout

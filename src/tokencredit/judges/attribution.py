@@ -11,8 +11,8 @@ from tokencredit.judges.given import Given, Live
 from tokencredit.judges.judge import Judge, OpenJudge
 from tokencredit.judges.retokenised import reading
 from tokencredit.models.attribution import Attributor, Baseline, Method
+from tokencredit.models.passes.sequences import PART_TOKENS
 from tokencredit.models.scorer import Scorer
-from tokencredit.models.sequences import PART_TOKENS
 from tokencredit.rewards.scheme import Evidence
 from tokencredit.rollout import Judgement, Notes, Rollout
 

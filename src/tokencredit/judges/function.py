@@ -12,15 +12,15 @@ from typing import Any, Final
 import torch
 
 from tokencredit.errors import UserError, require
-from tokencredit.guard import SECONDS, guarded
 from tokencredit.judges.answers import Answers, asked_about, unrolled
 from tokencredit.judges.given import Given, Live
 from tokencredit.judges.judge import Judge, OpenJudge
-from tokencredit.models.texts import decode, decode_tokens
+from tokencredit.models.tokens.texts import decode, decode_tokens
 from tokencredit.rewards.scheme import Evidence, RewardScheme
 from tokencredit.rollout import Judgement, Rollout
-from tokencredit.user_files import Root
-from tokencredit.user_imports import LOADED, import_file, import_module, root_of
+from tokencredit.user_code.files import Root
+from tokencredit.user_code.guard import SECONDS, guarded
+from tokencredit.user_code.imports import LOADED, import_file, import_module, root_of
 
 OFFSETS: Final = "offsets"
 """The parameter that is given the places of tokens."""

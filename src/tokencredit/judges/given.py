@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from torch import nn
 
-from tokencredit.models.model import Model
-from tokencredit.models.sequences import ScoreAt
+from tokencredit.models.loading.model import Model
+from tokencredit.models.passes.sequences import ScoreAt
 from tokencredit.rewards.scheme import RewardScheme
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from tokencredit.judges.given import Given, Live
 from tokencredit.judges.judge import Judge, OpenJudge
 from tokencredit.models.log_ratio import LogRatio, open_log_ratio
 from tokencredit.models.policy import PolicyWithValue
-from tokencredit.models.texts import decode_tokens
+from tokencredit.models.tokens.texts import decode_tokens
 from tokencredit.ops import last_token, masked_sum
 from tokencredit.rewards.scheme import Evidence
 from tokencredit.rollout import Judgement, Notes, Rollout

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from tokencredit.errors import UserError
-from tokencredit.guard import guarded
 from tokencredit.judges.answers import Answers, asked_about
 from tokencredit.judges.given import Given, Live
 from tokencredit.judges.judge import Judge, OpenJudge
 from tokencredit.ops import keep
 from tokencredit.rewards.scheme import Evidence
 from tokencredit.rollout import Judgement, Notes, Rollout
+from tokencredit.user_code.guard import guarded
 
 
 def open_judge(

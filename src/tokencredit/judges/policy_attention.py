@@ -14,10 +14,10 @@ from torch import Tensor
 
 from tokencredit.judges.given import Given, Live
 from tokencredit.judges.judge import Judge, OpenJudge, Seen
-from tokencredit.models.attention_row import check_attention
-from tokencredit.models.attention_steps import StepAttention
-from tokencredit.models.attention_weights import check_named
-from tokencredit.models.lora import POLICY, using
+from tokencredit.models.adapters.lora import POLICY, using
+from tokencredit.models.attention.row import check_attention
+from tokencredit.models.attention.steps import StepAttention
+from tokencredit.models.attention.weights import check_named
 from tokencredit.models.policy import PolicyWithValue
 from tokencredit.ops import keep
 from tokencredit.rewards.scheme import Evidence

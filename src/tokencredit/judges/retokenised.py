@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from tokencredit.judges.given import Given, Live
 from tokencredit.judges.judge import OpenJudge
-from tokencredit.models.retokenise import Retokeniser
 from tokencredit.models.scorer import Scorer, open_reader
+from tokencredit.models.tokens.retokenise import Retokeniser
 from tokencredit.rollout import Judgement, Notes, Rollout
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tokencredit.models.generation import Generated, generate
+from tokencredit.models.decoding.generation import Generated, generate
 from tokencredit.models.policy import PolicyWithValue, Reference
 from tokencredit.rollout import Prompts, Rollout
 

@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from tokencredit.models.passes.sequences import PART_TOKENS, compact, parts, score_position
 from tokencredit.models.scorer import Scorer
-from tokencredit.models.sequences import PART_TOKENS, compact, parts, score_position
 from tokencredit.ops import keep
 from tokencredit.rollout import Rollout
 

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor, nn
 
-from tokencredit.atomic import read_json, write_json
 from tokencredit.errors import UserError, require
-from tokencredit.models.adapter import WEIGHTS, fill_adapter
-from tokencredit.models.loading import load_causal, load_classifier, load_folder, load_into
-from tokencredit.models.lora import VALUE, merged_copy
-from tokencredit.models.model import Dtype
+from tokencredit.models.adapters.adapter import WEIGHTS, fill_adapter
+from tokencredit.models.adapters.lora import VALUE, merged_copy
+from tokencredit.models.loading.model import Dtype
+from tokencredit.models.loading.quantization import Quantized
+from tokencredit.models.loading.trunk import backbone
+from tokencredit.models.loading.weights import load_causal, load_classifier, load_folder, load_into
 from tokencredit.models.policy import PolicyWithValue
-from tokencredit.models.quantization import Quantized
-from tokencredit.models.trunk import backbone
 from tokencredit.models.value import Value, ValueHead, ValueInit, ValueKind
+from tokencredit.store.files import read_json, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -13,16 +13,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tokencredit.errors import UserError
-from tokencredit.models.choices import Choices
-from tokencredit.models.computation import Computation
-from tokencredit.models.kernels import ready
-from tokencredit.models.layout import Layout, hidden_states
-from tokencredit.models.loading import load_causal
-from tokencredit.models.logprob import token_logp
-from tokencredit.models.lora import DPO, add_frozen, check_reference, using
-from tokencredit.models.model import Dtype, load_tokenizer
-from tokencredit.models.sequences import parts
-from tokencredit.models.trunk import head_of
+from tokencredit.models.adapters.lora import DPO, add_frozen, check_reference, using
+from tokencredit.models.loading.model import Dtype, load_tokenizer
+from tokencredit.models.loading.trunk import head_of
+from tokencredit.models.loading.weights import load_causal
+from tokencredit.models.passes.computation import Computation
+from tokencredit.models.passes.distribution import Choices
+from tokencredit.models.passes.kernels import ready
+from tokencredit.models.passes.logprob import token_logp
+from tokencredit.models.passes.packing import Layout, hidden_states
+from tokencredit.models.passes.sequences import parts
 from tokencredit.rollout import Rollout
 
 if TYPE_CHECKING:

@@ -11,13 +11,19 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from tokencredit.models.choices import Choices
-from tokencredit.models.computation import Computation
-from tokencredit.models.layout import Layout, hidden_states
-from tokencredit.models.logprob import token_kl, token_logp
-from tokencredit.models.lora import VALUE, belongs_to_value, check_reference, same_adapter, using
-from tokencredit.models.sampling import LogprobMask, Sampling
-from tokencredit.models.trunk import checkpoint, head_of, hidden_size
+from tokencredit.models.adapters.lora import (
+    VALUE,
+    belongs_to_value,
+    check_reference,
+    same_adapter,
+    using,
+)
+from tokencredit.models.decoding.sampling import LogprobMask, Sampling
+from tokencredit.models.loading.trunk import checkpoint, head_of, hidden_size
+from tokencredit.models.passes.computation import Computation
+from tokencredit.models.passes.distribution import Choices
+from tokencredit.models.passes.logprob import token_kl, token_logp
+from tokencredit.models.passes.packing import Layout, hidden_states
 from tokencredit.rollout import Kept, PolicyOutput, Rollout
 
 if TYPE_CHECKING:

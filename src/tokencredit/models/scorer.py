@@ -12,14 +12,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tokencredit.models.attention_row import AttentionRow, check_attention
-from tokencredit.models.attention_weights import head_mean
-from tokencredit.models.kernels import ready
-from tokencredit.models.loading import check_context, load_classifier
-from tokencredit.models.model import Model, load_tokenizer
-from tokencredit.models.retokenise import Retokeniser, check_ids, retokeniser_between
-from tokencredit.models.sequences import ScoreAt, compact, parts, score_position
-from tokencredit.models.trunk import check_readable
+from tokencredit.models.attention.row import AttentionRow, check_attention
+from tokencredit.models.attention.weights import head_mean
+from tokencredit.models.loading.model import Model, load_tokenizer
+from tokencredit.models.loading.trunk import check_readable
+from tokencredit.models.loading.weights import check_context, load_classifier
+from tokencredit.models.passes.kernels import ready
+from tokencredit.models.passes.sequences import ScoreAt, compact, parts, score_position
+from tokencredit.models.tokens.retokenise import Retokeniser, check_ids, retokeniser_between
 from tokencredit.ops import keep
 from tokencredit.rollout import Rollout
 

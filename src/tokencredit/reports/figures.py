@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tokencredit.atomic import write_bytes
 from tokencredit.errors import UserError
-from tokencredit.stages.run_folder import RunFolder
+from tokencredit.store.files import write_bytes
+from tokencredit.store.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokencredit.reports.figures import COLOURS, _save
-from tokencredit.reports.pair_numbers import PairNumbers
+from tokencredit.statistics.pair_numbers import PairNumbers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tokencredit.atomic import reading
 from tokencredit.console import visible
-from tokencredit.reports.rounding import rounded
-from tokencredit.stages.run_folder import EVALUATION, RunFolder
+from tokencredit.statistics.rounding import rounded
+from tokencredit.store.files import reading
+from tokencredit.store.run_folder import EVALUATION, RunFolder
 
 Row = Mapping[str, Any]
 

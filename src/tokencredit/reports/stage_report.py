@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from tokencredit.atomic import read_json, reading, write_bytes
 from tokencredit.reports.loss_figure import draw_losses
 from tokencredit.reports.pages import columns, embedded, render
 from tokencredit.reports.stages import curves_of, left_out, stage_table
-from tokencredit.stages.run_folder import REPORT, existing
+from tokencredit.store.files import read_json, reading, write_bytes
+from tokencredit.store.run_folder import REPORT, existing
 
 RECORD: Final = "stage.json"
 """What the folder of such a run holds: where its model lies, and the figures of its stages."""

@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tokencredit.atomic import reading, write_bytes
 from tokencredit.reports.figures import plot_run
 from tokencredit.reports.loss_figure import draw_losses
 from tokencredit.reports.pages import columns, embedded, render
-from tokencredit.reports.rounding import interval, rounded, with_error
 from tokencredit.reports.samples import sample_views
 from tokencredit.reports.side_by_side import continuations
 from tokencredit.reports.stage_report import sections
 from tokencredit.reports.stages import curves_of
-from tokencredit.reports.statistics import Interval, apart, mean_ci
 from tokencredit.reports.times import duration, stage_times
-from tokencredit.stages.run_folder import METRICS, REPORT, RESULTS, SAMPLES, RunFolder, existing
+from tokencredit.statistics.intervals import Interval, apart, mean_ci
+from tokencredit.statistics.rounding import interval, rounded, with_error
+from tokencredit.store.files import reading, write_bytes
+from tokencredit.store.run_folder import METRICS, REPORT, RESULTS, SAMPLES, RunFolder, existing
 
 _ENDS = 10
 _REPORT_SAMPLES = 24

@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tokencredit.atomic import naming, publish, read_json, reading, remove, write_json
 from tokencredit.canonical import folder_sha256
 from tokencredit.console import say
 from tokencredit.errors import UserError
-from tokencredit.finite import first_not_finite
 from tokencredit.rl.engine import Engine
 from tokencredit.rl.update import WeightsNotFinite
-from tokencredit.store import MANIFEST, find_damage
+from tokencredit.store.artifacts import MANIFEST, find_damage
+from tokencredit.store.files import naming, publish, read_json, reading, remove, write_json
+from tokencredit.store.finite import first_not_finite
 
 STATE = "state.json"
 

@@ -14,13 +14,13 @@ from tokencredit.judges.implicit import Reading
 from tokencredit.judges.judge import OpenJudge
 from tokencredit.judges.panel import Panel
 from tokencredit.models.actors import Actors, Stream
+from tokencredit.models.bag_of_grams import BagOfGrams
 from tokencredit.models.log_ratio import LogRatio
-from tokencredit.models.texts import decode
+from tokencredit.models.tokens.texts import decode
 from tokencredit.ops import k1, masked_sum
-from tokencredit.reports.statistics import distinct_n, distinct_n_error
 from tokencredit.rl.collector import Collector
 from tokencredit.rl.failed_step import require_finite
-from tokencredit.stages.oracle import BagOfGrams
+from tokencredit.statistics.intervals import distinct_n, distinct_n_error
 
 if TYPE_CHECKING:
     from tokencredit.config import Config

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tokencredit.atomic import building
-from tokencredit.finite import first_not_finite, stored_tensors
 from tokencredit.models.actors import Actors
+from tokencredit.models.adapters.lora import POLICY, Lora, merged_copy
 from tokencredit.models.critic import save_value
-from tokencredit.models.lora import POLICY, Lora, merged_copy
 from tokencredit.rl.update import WeightsNotFinite
+from tokencredit.store.files import building
+from tokencredit.store.finite import first_not_finite, stored_tensors
 
 
 def export_policy(actors: Actors, lora: Lora, run_folder: Path, name: str = "policy") -> None:

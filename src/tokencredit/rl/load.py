@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.config import Config
 from tokencredit.models.actors import Actors
-from tokencredit.models.computation import Computation
+from tokencredit.models.adapters.lora import adapted, add_value_adapter
 from tokencredit.models.critic import check_same_ids, load_trunk, start_head
-from tokencredit.models.ends import special_ids
-from tokencredit.models.kernels import ready
-from tokencredit.models.loading import load_causal
-from tokencredit.models.lora import adapted, add_value_adapter
-from tokencredit.models.model import Autocast, load_tokenizer
+from tokencredit.models.loading.model import Autocast, load_tokenizer
+from tokencredit.models.loading.weights import load_causal
+from tokencredit.models.passes.computation import Computation
+from tokencredit.models.passes.kernels import ready
 from tokencredit.models.policy import PolicyWithValue, Reference
+from tokencredit.models.tokens.ends import special_ids
 from tokencredit.models.value import ValueInit, ValueKind
 from tokencredit.streams import torch_seed
 

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from tokencredit.console import say
 from tokencredit.errors import UserError
-from tokencredit.guard import guarded
 from tokencredit.rewards.promises import (
     FINITE,
     MEASURED,
@@ -26,7 +25,8 @@ from tokencredit.rewards.promises import (
     vanishing,
 )
 from tokencredit.rollout import Judgement, Rollout, Targets
-from tokencredit.stages.run_folder import RunFolder, State
+from tokencredit.store.run_folder import RunFolder, State
+from tokencredit.user_code.guard import guarded
 
 if TYPE_CHECKING:
     from tokencredit.config import Config

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokencredit.algorithms.algorithm import Algorithm, Shaped, State
-from tokencredit.models.texts import decode
+from tokencredit.models.tokens.texts import decode
 from tokencredit.ops import k1
 from tokencredit.rl.compute import Compute
 from tokencredit.rl.metrics import describe

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import ClassVar
 
 from tokencredit.canonical import file_sha256
-from tokencredit.context import Context
 from tokencredit.data.sources import Source
 from tokencredit.errors import UserError
-from tokencredit.models.adapter import Adapter
-from tokencredit.models.gguf import convert_gguf, find_packaged_gguf
-from tokencredit.models.model import ModelSource, Pretrained, torch_dtype
-from tokencredit.models.place import Place
-from tokencredit.models.scratch import write_scratch_model
-from tokencredit.models.shipped import shipped_split
-from tokencredit.models.source import adapter_at, identity_of, must_be_made, place_of
+from tokencredit.models.adapters.adapter import Adapter
+from tokencredit.models.loading.gguf import convert_gguf, find_packaged_gguf
+from tokencredit.models.loading.model import ModelSource, Pretrained, torch_dtype
+from tokencredit.models.loading.place import Place
+from tokencredit.models.loading.scratch import write_scratch_model
+from tokencredit.models.loading.shipped import shipped_split
+from tokencredit.models.loading.source import adapter_at, identity_of, must_be_made, place_of
+from tokencredit.stages.context import Context
 from tokencredit.stages.stage import Stage
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tokencredit.atomic import read_json
 from tokencredit.stages.stage import Stage
-from tokencredit.store import MANIFEST, Store
+from tokencredit.store.artifacts import MANIFEST, Store
+from tokencredit.store.files import read_json
 
 
 def figures_of(store: Store, stage: Stage) -> dict[str, Any]:

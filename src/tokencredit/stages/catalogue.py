@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from tokencredit.context import Context
 from tokencredit.errors import UserError
 from tokencredit.judges.given import Given
 from tokencredit.judges.judge import Judge
+from tokencredit.stages.context import Context
 from tokencredit.stages.dpo import DPOStage
 from tokencredit.stages.oracle import OracleStage
 from tokencredit.stages.reward_model import RewardModelStage

@@ -11,10 +11,10 @@ from tokencredit.console import say
 from tokencredit.data.pairs import Pair, read_pairs, usable
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.errors import UserError, require
-from tokencredit.finite import check_scores
-from tokencredit.models.adapter import name_base
-from tokencredit.models.computation import Computation
-from tokencredit.models.loading import load_causal
+from tokencredit.models.adapters.adapter import name_base
+from tokencredit.models.adapters.lora import POLICY, lora_config
+from tokencredit.models.loading.model import load_tokenizer
+from tokencredit.models.loading.weights import load_causal
 from tokencredit.models.log_ratio import (
     LogRatio,
     adapter_of,
@@ -22,16 +22,16 @@ from tokencredit.models.log_ratio import (
     check_same_kind,
     check_vocabularies,
 )
-from tokencredit.models.lora import POLICY, lora_config
-from tokencredit.models.model import load_tokenizer
-from tokencredit.models.padding import ensure_pad, fit_embeddings
+from tokencredit.models.passes.computation import Computation
+from tokencredit.models.tokens.padding import ensure_pad, fit_embeddings
 from tokencredit.settings import PairSource
 from tokencredit.stages.base_model import base_of
 from tokencredit.stages.pair_training import judged_pairs, loss_settings, margins, pair_trainer
 from tokencredit.stages.sampled_pairs import SampledPairsStage, load_sampled
 from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.stage import Stage
-from tokencredit.stages.training import SupervisedRun, may_only_warm_up, seed_generators
+from tokencredit.stages.trainer import SupervisedRun, may_only_warm_up, seed_generators
+from tokencredit.store.finite import check_scores
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -11,7 +11,7 @@ import torch
 from tokencredit.data.pairs import read_pairs
 from tokencredit.data.records import Record
 from tokencredit.data.token_ids import TokenIds
-from tokencredit.finite import check_scores
+from tokencredit.store.finite import check_scores
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from tokencredit.data.records import Record
 from tokencredit.data.token_ids import TokenIds, token_ids
-from tokencredit.finite import check_scores
-from tokencredit.models.lora import adapted, merged
+from tokencredit.models.adapters.lora import adapted, merged
+from tokencredit.models.passes.sequences import ScoreAt
 from tokencredit.models.scorer import score_of_logits
-from tokencredit.models.sequences import ScoreAt
-from tokencredit.stages.training import SupervisedRun
+from tokencredit.stages.trainer import Arguments, SupervisedRun
+from tokencredit.store.finite import check_scores
 from tokencredit.streams import integer, permutation, stream_key
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
     from tokencredit.config import Config
     from tokencredit.settings import RewardModel
@@ -49,8 +49,8 @@ def label_trainer(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     rows: list[dict[str, Any]],
-    common: dict[str, Any],
-) -> Any:
+    common: Arguments,
+) -> Trainer:
     """transformers' Trainer of a model with two outputs, on tokenised texts."""
     from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 

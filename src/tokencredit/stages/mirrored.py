@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from tokencredit.canonical import canonical
-from tokencredit.stages.run_folder import git_commit
+from tokencredit.store.run_folder import git_commit
 from tokencredit.tracking.tracking import LONGEST_NAME, LONGEST_TAG, Tracking
 
 if TYPE_CHECKING:

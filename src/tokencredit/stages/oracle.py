@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import re
-import zlib
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,49 +10,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokencredit.atomic import write_json
 from tokencredit.data.records import Record
 from tokencredit.data.splits import Objective
 from tokencredit.errors import UserError
-from tokencredit.models.loading import load_into
-from tokencredit.models.place import Place, read_header
+from tokencredit.models.bag_of_grams import BagOfGrams, features
+from tokencredit.models.loading.place import Place, read_header
+from tokencredit.models.loading.weights import load_into
 from tokencredit.ops import pair_loss
 from tokencredit.settings import Oracle
 from tokencredit.stages.stage import Stage
+from tokencredit.store.files import write_json
 from tokencredit.streams import permutation, stream_key
-
-WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
-
-
-def features(text: str, buckets: int) -> list[int]:
-    """The hash buckets of the distinct word 1-grams and 2-grams of a text."""
-    words = WORD.findall(text.lower())
-    grams = words + [f"{a} {b}" for a, b in pairwise(words)]
-    return sorted({zlib.crc32(gram.encode()) % buckets for gram in grams})
-
-
-class BagOfGrams(torch.nn.Module):
-    """Logistic regression on a text's n-grams, their sum scaled by the root of their count."""
-
-    def __init__(self, buckets: int) -> None:
-        """All weights zero: every text is rated 0."""
-        torch.nn.Module.__init__(self)
-        self.weights = torch.nn.Parameter(torch.zeros(buckets))
-        self.bias = torch.nn.Parameter(torch.zeros(()))
-
-    def forward(self, bags: Sequence[Sequence[int]]) -> Float[Tensor, "B"]:
-        """The log-odds that each text is positive."""
-        counts = torch.tensor([len(bag) for bag in bags])
-        flat = torch.tensor([index for bag in bags for index in bag], dtype=torch.int64)
-        row = torch.repeat_interleave(torch.arange(len(bags)), counts)
-        sums = torch.zeros(len(bags)).index_add(0, row, self.weights[flat])
-        return sums / counts.clamp(min=1).sqrt() + self.bias
-
-    def rate(self, texts: Sequence[str]) -> Float[Tensor, "B"]:
-        """The log-odds that each text is positive, without gradient."""
-        with torch.no_grad():
-            rated: Tensor = self([features(text, len(self.weights)) for text in texts])
-            return rated
 
 
 def load_oracle(folder: Path) -> BagOfGrams:

@@ -12,8 +12,8 @@ from torch import Tensor
 from tokencredit.data.pairs import Pair, as_rollout
 from tokencredit.models.log_ratio import LogRatio
 from tokencredit.ops import masked_sum
-from tokencredit.reports.statistics import mean_ci, wilson
 from tokencredit.settings import DPO
+from tokencredit.statistics.intervals import mean_ci, wilson
 
 if TYPE_CHECKING:
     from peft import LoraConfig

@@ -12,27 +12,27 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokencredit.atomic import write_json
 from tokencredit.console import say
 from tokencredit.data.pairs import Pair, read_pairs
 from tokencredit.data.records import Record
 from tokencredit.data.token_ids import TokenIds, token_ids
 from tokencredit.errors import require
-from tokencredit.finite import check_scores
-from tokencredit.models.lora import adapted, merged
+from tokencredit.models.adapters.lora import adapted, merged
+from tokencredit.models.passes.sequences import ScoreAt
 from tokencredit.models.scorer import score_of_logits
-from tokencredit.models.sequences import ScoreAt
 from tokencredit.reports.pair_figure import draw_pairs
-from tokencredit.reports.pair_numbers import pair_numbers
-from tokencredit.stages.training import SupervisedRun
+from tokencredit.stages.trainer import SupervisedRun
+from tokencredit.statistics.pair_numbers import pair_numbers
+from tokencredit.store.files import write_json
+from tokencredit.store.finite import check_scores
 from tokencredit.streams import permutation, stream_key
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from tokencredit.config import Config
-    from tokencredit.reports.pair_numbers import PairNumbers
     from tokencredit.settings import RewardModel
+    from tokencredit.statistics.pair_numbers import PairNumbers
 
 ROWS: Final = 16
 """Pairs scored in one forward pass."""

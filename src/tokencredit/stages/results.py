@@ -12,14 +12,14 @@ import torch
 
 from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.algorithms.scores import Normalise
-from tokencredit.atomic import write_json, write_text
 from tokencredit.console import say
 from tokencredit.errors import UserError
 from tokencredit.reports.summary import write_report
 from tokencredit.rl.evaluate import Measure, summarise
 from tokencredit.rl.update import NotFinite
 from tokencredit.settings import PairSource
-from tokencredit.stages.run_folder import COMPLETE, EVALUATION, RESULTS, RunFolder, State
+from tokencredit.store.files import write_json, write_text
+from tokencredit.store.run_folder import COMPLETE, EVALUATION, RESULTS, RunFolder, State
 from tokencredit.tracking.tracker import Tracker
 
 if TYPE_CHECKING:

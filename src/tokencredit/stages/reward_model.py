@@ -6,22 +6,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from tokencredit.context import Context
 from tokencredit.data.records import Format, Record
 from tokencredit.data.splits import Objective
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.errors import require
-from tokencredit.models.loading import load_classifier
-from tokencredit.models.model import load_tokenizer
-from tokencredit.models.padding import ensure_pad, fit_embeddings
-from tokencredit.models.sequences import ScoreAt
-from tokencredit.models.trunk import check_readable
+from tokencredit.models.loading.model import load_tokenizer
+from tokencredit.models.loading.trunk import check_readable
+from tokencredit.models.loading.weights import load_classifier
+from tokencredit.models.passes.sequences import ScoreAt
+from tokencredit.models.tokens.padding import ensure_pad, fit_embeddings
 from tokencredit.stages.base_model import base_of
+from tokencredit.stages.context import Context
 from tokencredit.stages.label_model import evaluate, fit_labels
 from tokencredit.stages.preference_model import evaluate_pairs, fit_pairs
 from tokencredit.stages.speech import departures
 from tokencredit.stages.stage import Stage
-from tokencredit.stages.training import seed_generators
+from tokencredit.stages.trainer import seed_generators
 from tokencredit.streams import integer, stream_key
 
 

@@ -10,18 +10,15 @@ from pathlib import Path
 from typing import ClassVar, TypeGuard
 
 from tokencredit.algorithms.algorithm import Algorithm
-from tokencredit.atomic import Damaged, write_text
 from tokencredit.canonical import canonical, differences, digest
 from tokencredit.config import dump
 from tokencredit.console import say, say_once
 from tokencredit.data.prompts import PromptStream
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.judges.panel import open_panel
-from tokencredit.kept_code import keep_code
 from tokencredit.models.actors import Actors
-from tokencredit.models.model import RewardReads
+from tokencredit.models.loading.model import RewardReads
 from tokencredit.models.value import ValueInit, ValueKind
-from tokencredit.plugins import used_code
 from tokencredit.reports.stages import curves_of, left_out
 from tokencredit.rl.checkpoints import Checkpoints
 from tokencredit.rl.compute import Compute, stored_parameters
@@ -42,12 +39,15 @@ from tokencredit.stages.results import (
     write_rows,
 )
 from tokencredit.stages.reward_model import RewardModelStage
-from tokencredit.stages.run_folder import CONFIG, RunFolder, State, hash_exports
 from tokencredit.stages.scorers import accuracies
 from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.stage import Stage
-from tokencredit.store import Plan, check_writable
+from tokencredit.store.artifacts import Plan, check_writable
+from tokencredit.store.files import Damaged, write_text
+from tokencredit.store.run_folder import CONFIG, RunFolder, State, hash_exports
 from tokencredit.tracking.tracker import Tracker
+from tokencredit.user_code.kept import keep_code
+from tokencredit.user_code.plugins import used_code
 
 
 class RLStage(Stage):

@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from tokencredit.atomic import reading, write_text
 from tokencredit.data.pairs import Pair
 from tokencredit.data.token_ids import TokenIds
-from tokencredit.finite import check_scores
 from tokencredit.models.actors import unscored
-from tokencredit.models.ends import special_ids
-from tokencredit.models.generation import generate
-from tokencredit.models.kernels import ready
-from tokencredit.models.loading import load_causal
-from tokencredit.models.model import load_tokenizer
+from tokencredit.models.decoding.generation import generate
+from tokencredit.models.loading.model import load_tokenizer
+from tokencredit.models.loading.weights import load_causal
+from tokencredit.models.passes.kernels import ready
 from tokencredit.models.scorer import open_scorer
+from tokencredit.models.tokens.ends import special_ids
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.stage import Stage
-from tokencredit.tracking.jsonl import read_jsonl
+from tokencredit.store.files import reading, write_text
+from tokencredit.store.finite import check_scores
+from tokencredit.store.jsonl import read_jsonl
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

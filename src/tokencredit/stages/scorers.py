@@ -18,17 +18,17 @@ from tokencredit.data.prompts import PromptStream, format_of
 from tokencredit.data.records import Format, Record
 from tokencredit.data.splits import Objective
 from tokencredit.data.token_ids import TokenIds
-from tokencredit.finite import check_scores
 from tokencredit.judges.panel import Panel, SameAsJudge
-from tokencredit.models.texts import decode
-from tokencredit.reports.winrate import shares, win_rate
+from tokencredit.models.tokens.texts import decode
 from tokencredit.rollout import Prompts, Rollout
+from tokencredit.statistics.win_rates import shares, win_rate
+from tokencredit.store.finite import check_scores
 
 if TYPE_CHECKING:
-    from tokencredit.context import Context
     from tokencredit.models.actors import Actors
+    from tokencredit.models.bag_of_grams import BagOfGrams
     from tokencredit.rl.collector import Collector
-    from tokencredit.stages.oracle import BagOfGrams
+    from tokencredit.stages.context import Context
 
 REWARD_MODEL: Final = "reward_model"
 ORACLE: Final = "oracle"

@@ -13,17 +13,18 @@ from tokencredit.data.pairs import read_pairs
 from tokencredit.data.records import Format, Record
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.errors import UserError
-from tokencredit.models.ends import name_ends, special_ids
-from tokencredit.models.loading import load_causal
-from tokencredit.models.lora import adapted, merged
-from tokencredit.models.model import load_tokenizer
-from tokencredit.models.padding import ensure_pad, fit_embeddings
+from tokencredit.models.adapters.lora import adapted, merged
+from tokencredit.models.loading.model import load_tokenizer
+from tokencredit.models.loading.weights import load_causal
+from tokencredit.models.tokens.ends import name_ends, special_ids
+from tokencredit.models.tokens.padding import ensure_pad, fit_embeddings
 from tokencredit.settings import SFT
 from tokencredit.stages.base_model import base_of
 from tokencredit.stages.held_out import held_out_loss
 from tokencredit.stages.speech import departures
 from tokencredit.stages.stage import Stage
-from tokencredit.stages.training import (
+from tokencredit.stages.trainer import (
+    Arguments,
     SupervisedRun,
     may_only_warm_up,
     seed_generators,
@@ -33,6 +34,7 @@ from tokencredit.stages.training import (
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from trl import SFTTrainer
 
 IGNORED: Final = -100
 """The label of a token that the loss leaves out."""
@@ -142,13 +144,14 @@ def sft_trainer(
     tokenizer: PreTrainedTokenizerBase,
     dataset: Dataset,
     sft: SFT,
-    common: dict[str, Any],
-) -> Any:
+    common: Arguments,
+) -> SFTTrainer:
     """TRL's SFTTrainer, on demonstrations whose ids stay as they are."""
     from transformers import Trainer
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig
+    from trl import SFTTrainer as Base
 
-    class LeanTrainer(SFTTrainer):  # type: ignore[misc]
+    class LeanTrainer(Base):  # type: ignore[misc]
         """Same loss, without every token's entropy and accuracy, which cost half the time."""
 
         compute_loss = Trainer.compute_loss

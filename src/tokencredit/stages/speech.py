@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final
 from tokencredit.console import say
 from tokencredit.data.records import Record
 from tokencredit.data.splits import Corpus
-from tokencredit.data.template import MISSING, Refused
 from tokencredit.data.token_ids import (
     MAX_REFUSED,
     SpecialTokens,
@@ -23,15 +22,16 @@ from tokencredit.data.token_ids import (
     names_pattern,
 )
 from tokencredit.errors import UserError
-from tokencredit.models.ends import SpokenModel, special_ids
-from tokencredit.models.model import ModelSource, Pretrained, load_tokenizer
-from tokencredit.models.padding import ensure_pad
-from tokencredit.models.scratch import END, PAD
+from tokencredit.models.loading.model import ModelSource, Pretrained, load_tokenizer
+from tokencredit.models.loading.scratch import END, PAD
+from tokencredit.models.tokens.ends import SpokenModel, special_ids
+from tokencredit.models.tokens.padding import ensure_pad
+from tokencredit.models.tokens.template import MISSING, Refused
 from tokencredit.stages.base_model import base_of
 
 if TYPE_CHECKING:
-    from tokencredit.context import Context
     from tokencredit.models.policy import SpecialIds
+    from tokencredit.stages.context import Context
 
 FIRST: Final = 100
 """Conversations that a template is asked about before all of them are."""

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import ClassVar, Final, cast
 
 from tokencredit.canonical import canonical, digest
-from tokencredit.context import Context
-from tokencredit.plugins import used_code
-from tokencredit.store import MANIFEST, Plan, check_kinds
+from tokencredit.stages.context import Context
+from tokencredit.store.artifacts import MANIFEST, Plan, check_kinds
+from tokencredit.user_code.plugins import used_code
 
 SEEDS: Final = ("seed", "stage_seed")
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tokencredit.atomic import read_json, write_json
 from tokencredit.canonical import canonical
 from tokencredit.errors import require
 from tokencredit.reports.stage_report import RECORD, is_stage_folder, write_stage_report
@@ -16,9 +15,10 @@ from tokencredit.reports.stages import curves_of, left_out
 from tokencredit.stages.before import figures_before, figures_of
 from tokencredit.stages.mirrored import facts, labelled, rows_left_out, stage_numbers
 from tokencredit.stages.results import drawing
-from tokencredit.stages.run_folder import git_commit
 from tokencredit.stages.stage import Stage
-from tokencredit.store import MANIFEST, check_writable
+from tokencredit.store.artifacts import MANIFEST, check_writable
+from tokencredit.store.files import read_json, write_json
+from tokencredit.store.run_folder import git_commit
 from tokencredit.tracking.wandb_mirror import WandbMirror
 
 

@@ -8,16 +8,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from tokencredit.atomic import reading
 from tokencredit.errors import UserError
-from tokencredit.tracking.jsonl import (
-    METRICS,
-    SAMPLES,
-    TIMINGS,
-    JsonlWriter,
-    read_jsonl,
-    read_steps,
-)
+from tokencredit.store.files import reading
+from tokencredit.store.jsonl import JsonlWriter, read_jsonl, read_steps
+from tokencredit.store.run_folder import METRICS, SAMPLES, TIMINGS
 from tokencredit.tracking.progress import Progress
 from tokencredit.tracking.tracking import Tracking
 from tokencredit.tracking.wandb_mirror import WandbMirror

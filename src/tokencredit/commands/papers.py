@@ -1,0 +1,174 @@
+"""`tokencredit table`, `figure`, `claims`, and `page`: what papers show, from runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tokencredit.commands.options import Plugins
+from tokencredit.config import load_plugins
+from tokencredit.console import say, show
+from tokencredit.errors import UserError, require
+from tokencredit.papers import claims
+from tokencredit.papers.entries import (
+    FIGURES,
+    TABLES,
+    Entry,
+    WinEntry,
+    find,
+    find_any,
+    is_own,
+    listing,
+)
+from tokencredit.papers.figures import write_figure
+from tokencredit.papers.formats import SUFFIX, Format, render
+from tokencredit.papers.page import write_page
+from tokencredit.papers.scores import Comparison, find_comparisons
+from tokencredit.papers.sources import Source, read_sources
+from tokencredit.papers.tables import make_table
+from tokencredit.papers.win_report import make_win_tables, render_wins
+from tokencredit.store.files import write_bytes
+
+EXPERIMENTS = Path("experiments")
+
+Name = Annotated[
+    str | None, typer.Argument(help="PAPER/NAME of the catalogue, or a YAML file of your own.")
+]
+Runs = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="A run CSV, a folder of them, or a folder of runs; repeatable. "
+        "Default: the committed cells in experiments/."
+    ),
+]
+Out = Annotated[Path | None, typer.Option(help="Folder for the files.")]
+Points = Annotated[
+    int | None, typer.Option(min=1, help="Use this many first steps, not the paper's number.")
+]
+Form = Annotated[Format, typer.Option("--format", help="What is printed.")]
+
+
+def table(
+    name: Name = None,
+    runs: Runs = None,
+    out: Out = None,
+    points: Points = None,
+    form: Form = Format.markdown,
+    plugin: Plugins = None,
+) -> None:
+    """Print a table of a paper with the numbers of runs; without a name, list the tables."""
+    load_plugins(plugin or [])
+    if name is None:
+        _list(TABLES)
+        return
+    text = _made(name, runs, points)
+    show(text(form), end="")
+    if out is not None:
+        for other in Format:
+            path = out / f"{Path(name).stem}{SUFFIX[other]}"
+            write_bytes(path, text(other).encode())
+            say(f"wrote {path}")
+
+
+def figure(
+    name: Name = None,
+    runs: Runs = None,
+    out: Out = Path("figures"),
+    points: Points = None,
+) -> None:
+    """Draw a figure of a paper from runs as PNG, PDF, and CSV; without a name, list the figures."""
+    if name is None:
+        _list(FIGURES)
+        return
+    entry = find(name, FIGURES)
+    require(out is not None, "--out", out, "name a folder")
+    assert out is not None
+    found = sources(name, runs, entry)
+    written, notes = write_figure(entry, found, out, Path(name).stem, points)
+    for note in notes:
+        show(f"Note: {note}.")
+    for path in written:
+        show(f"wrote {path}")
+
+
+def paper_claims(
+    paper: Annotated[str | None, typer.Argument(help="A paper of the catalogue, e.g. abc.")] = None,
+    runs: Runs = None,
+    points: Points = None,
+) -> None:
+    """Say of each claim of a paper whether runs support it; without a name, list the papers."""
+    if paper is None:
+        show("\n".join(claims.papers()))
+        return
+    wins = claims.read_win_claims(paper)
+    made = {task: comparisons(paper, task, runs) for task in dict.fromkeys(c.task for c in wins)}
+    won = [item for claim in wins for item in claims.judge_win_claim(claim, made[claim.task])]
+    try:
+        found = sources(paper, runs)
+    except UserError:
+        if not any(item.source for item in won):
+            raise
+        found = []  # a comparison alone
+    judged = claims.judge_claims(claims.read_claims(paper), found, points)
+    show(claims.claims_text([*judged, *won]), end="")
+    for note in claims.unused(judged, found):
+        show(f"Note: {note}")
+
+
+def page(
+    name: Annotated[str, typer.Argument(help="PAPER/EXPERIMENT with a template in experiments/.")],
+    experiments: Annotated[Path, typer.Option(help="Folder of templates and cells.")] = EXPERIMENTS,
+) -> None:
+    """Write an experiment's page again, its numbers and figures from the committed cells."""
+    for path in write_page(name, experiments):
+        show(f"wrote {path}")
+
+
+def sources(name: str, runs: list[Path] | None, entry: Entry | None = None) -> list[Source]:
+    """The runs that are named, or the committed ones of the paper.
+
+    A folder of one's own runs may hold others that an entry does not show.
+    """
+    if runs:
+        return read_sources(runs, entry.shows) if entry and entry.own else read_sources(runs)
+    if is_own(name):
+        raise UserError(
+            f"--runs: {name} is of your own; name its runs: a folder of runs (--runs runs), a run "
+            "CSV, or a folder of them"
+        )
+    folder = EXPERIMENTS / name.partition("/")[0]
+    if not folder.is_dir():
+        raise UserError(
+            f"--runs: there are no committed cells here ({folder} is no folder); "
+            "name a run CSV, a folder of them, or a folder of runs"
+        )
+    found = read_sources([folder])
+    found[0].name = folder.as_posix()
+    return found
+
+
+def _made(name: str, runs: list[Path] | None, points: int | None) -> Callable[[Format], str]:
+    """The table of that name in any form."""
+    entry = find_any(name, TABLES)
+    if isinstance(entry, WinEntry):
+        require(points is None, "--points", points, "win rates are of answers, not of steps")
+        tables = make_win_tables(entry, comparisons(name, entry.task, runs))
+        return lambda form: render_wins(tables, form)
+    made = make_table(entry, sources(name, runs, entry), points)
+    return lambda form: render(made, form)
+
+
+def comparisons(name: str, task: str, runs: list[Path] | None) -> list[Comparison]:
+    """The comparisons that are named, or the committed one of a paper's experiment."""
+    folder = EXPERIMENTS / name.partition("/")[0] / task
+    return find_comparisons(runs or ([folder] if folder.is_dir() else []))
+
+
+def _list(kinds: tuple[str, ...]) -> None:
+    entries = listing(kinds)
+    width = max(map(len, entries))
+    for name, entry in entries.items():
+        show(f"{name:<{width}}  {entry.title} ({entry.source}): {', '.join(entry.tasks)}")

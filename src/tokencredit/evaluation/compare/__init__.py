@@ -1,0 +1,1 @@
+"""Models against models, judged by an oracle."""

@@ -1,0 +1,193 @@
+"""The models that are compared: policies of runs, and model folders."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokencredit.config import read
+from tokencredit.console import say
+from tokencredit.errors import UserError, require
+from tokencredit.models.loading.model import check_folder
+from tokencredit.models.loading.source import folder_identity
+from tokencredit.models.loading.weights import check_language_model
+from tokencredit.redaction import redacted
+from tokencredit.statistics.win_rates import Seed
+from tokencredit.store.artifacts import MANIFEST
+from tokencredit.store.files import check_keys, read_json
+from tokencredit.store.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from tokencredit.config import Config
+
+HUB = re.compile(r"hub:(?P<name>[^@]+)(?:@(?P<revision>.+))?")
+OF_A_MODEL = ("config.yaml", "config.json")
+KEPT = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, as far as its judges need it."""
+
+    path: Path
+    store_option: Path | None = None
+
+    @cached_property
+    def config(self) -> Config:
+        """Its configuration."""
+        return read(self.path / "config.yaml")
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """Its manifest."""
+        path = self.path / MANIFEST
+        if not path.is_file():
+            raise UserError(f"{path}: is missing; restore it from a copy, or name another run")
+        return read_json(path)
+
+    @property
+    def scheme(self) -> str:
+        """Name of its reward scheme."""
+        return self.config.run.scheme or type(self.config.reward_scheme).__name__.lower()
+
+    @property
+    def store(self) -> Path:
+        """The store that its stages were built in."""
+        return self.store_option or Path(self.config.store).expanduser()
+
+    @property
+    def parents(self) -> dict[str, str]:
+        """Keys of the artifacts that it was made from, by role."""
+        return check_keys(self.manifest.get("parents", {}), self.path / MANIFEST, {})
+
+    def artifact(self, role: str) -> Path:
+        """The folder of one of its parents in the store; `UserError` if there is none."""
+        key = self.parents.get(role)
+        if key is None:
+            raise UserError(f"{self.path}: this run has no {role}")
+        folder = self.store / role / str(key)
+        if not folder.is_dir():
+            raise UserError(
+                f"{self.path}: its {role} is not in the store ({folder}); name the store with "
+                "--store"
+            )
+        return folder
+
+    def trained_on(self) -> list[str]:
+        """Keys of the artifacts that training was paid or guided by: all parents but the oracle."""
+        return [key for role, key in self.parents.items() if role != "oracle"]
+
+
+@dataclass(frozen=True)
+class Player:
+    """A model folder under the name of its method; several of one name are seeds of it."""
+
+    name: str
+    folder: Path
+    run: Run | None = None
+    seed: Seed = None
+    """Of the run that it is the policy of, or that it was made for."""
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash of weights, configuration, and tokenizer."""
+        return folder_identity(self.folder)
+
+
+def players(places: Sequence[str], names: Sequence[str] | None, store: Path | None) -> list[Player]:
+    """The models at `places`: run folders, folders of them, model folders, hub:NAME[@REVISION].
+
+    Runs of one scheme are seeds of one method. With `names` the k-th model of a name is its seed k,
+    whatever it was trained with. Raises `UserError` where there is no model.
+    """
+    found = [_player(folder, store) for place in places for folder in _runs_of(place)]
+    if names is None:
+        return found
+    require(
+        len(names) == len(found) and all(names),
+        "--names",
+        ",".join(names),
+        f"name each of the {len(found)} models; one name twice means two seeds of a method",
+    )
+    seen: Counter[str] = Counter()
+    for place, (name, player) in enumerate(zip(names, found, strict=True)):
+        seed = seen[name] if names.count(name) > 1 else None
+        found[place] = replace(player, name=name, seed=seed)
+        seen[name] += 1
+    return found
+
+
+def of_stage(role: str, runs: Sequence[Run]) -> list[Player]:
+    """The models of a stage that these runs were made from, as one method.
+
+    One model that all share has no seed; it meets every seed of the others.
+    """
+    made: dict[int, Path] = {}
+    for run in (run for run in runs if role in run.parents):
+        folder = run.artifact(role)
+        if made.setdefault(run.config.seed, folder) != folder:
+            raise UserError(
+                f"--with-{role}: runs of seed {run.config.seed} began with different models "
+                f"({made[run.config.seed].name}, {folder.name}); name those that you mean"
+            )
+    if len(set(made.values())) == 1:
+        return [Player(role, folder) for folder in set(made.values())]
+    return [Player(role, folder, seed=seed) for seed, folder in sorted(made.items())]
+
+
+def _runs_of(place: str) -> list[str]:
+    """The runs in a folder that holds runs, but those that failed; or the place itself."""
+    folder = Path(place).expanduser()
+    if place.startswith("hub:") or any((folder / name).is_file() for name in OF_A_MODEL):
+        return [place]
+    inside = []
+    for path in sorted(path.parent for path in folder.glob("*/config.yaml")):
+        run = Run(path)
+        if (path / MANIFEST).is_file() and run.manifest.get("failed"):
+            say(f"{run.scheme}, seed {run.config.seed}: failed, so it has no answers ({path})")
+        else:
+            inside.append(str(path))
+    return inside or [place]
+
+
+def _player(place: str, store: Path | None) -> Player:
+    hub = HUB.fullmatch(place)
+    if hub:
+        folder = from_hub(place)
+        check_language_model(folder, place)
+        return Player(hub["name"].rpartition("/")[2], folder)
+    path = Path(place).expanduser()
+    if not path.is_dir():
+        raise UserError(f"{place}: there is no such folder (a model of the hub is hub:NAME)")
+    if (path / "config.yaml").is_file():
+        if not (path / "policy").is_dir():
+            raise UserError(f"{place}: holds no finished policy; let the run end first")
+        check_language_model(path / "policy", "RUN")
+        RunFolder(path).check_exports("policy/")
+        run = Run(path, store)
+        return Player(run.scheme, path / "policy", run, run.config.seed)
+    check_language_model(path, "MODEL")
+    manifest = read_json(path / MANIFEST) if (path / MANIFEST).is_file() else {}
+    return Player(str(manifest.get("stage") or path.resolve().name), path)
+
+
+def from_hub(place: str) -> Path:
+    """The local copy of hub:NAME[@REVISION], fetched if it has to be; safetensors only."""
+    from huggingface_hub import snapshot_download
+
+    hub = HUB.fullmatch(place)
+    assert hub is not None
+    try:
+        folder = Path(snapshot_download(hub["name"], revision=hub["revision"], allow_patterns=KEPT))
+    except Exception as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"{place}: cannot be had from the hub, nor its cache ({redacted(said)})"
+        ) from error
+    check_folder(folder, place)
+    return folder

@@ -1,0 +1,1 @@
+"""Answers against answers, judged by an LLM."""

@@ -1,0 +1,1 @@
+"""What a machine does to a program: faults, child processes, temporary files."""

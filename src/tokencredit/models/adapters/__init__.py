@@ -1,0 +1,1 @@
+"""Low-rank adapters: found, put on, chosen, merged away."""

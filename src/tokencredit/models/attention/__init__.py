@@ -1,0 +1,1 @@
+"""Rows of attention weights, read beside the model's own attention."""

@@ -1,0 +1,1 @@
+"""From a configured source to weights in memory."""

@@ -1,0 +1,1 @@
+"""Forward passes: batches without gaps, log-probabilities, products."""

@@ -1,0 +1,1 @@
+"""Tokens and their bytes, in the vocabularies of two models."""

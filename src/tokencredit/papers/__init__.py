@@ -1,0 +1,1 @@
+"""What papers show, from runs: tables, figures, claims, and pages."""

@@ -1,0 +1,72 @@
+"""Cells of an experiment as files to commit: `<key>.csv` is the curve, `<key>.json` the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from tokencredit.store.files import (
+    reading,
+    write_json,
+    write_text,
+)
+from tokencredit.store.run_folder import CONFIG, RunFolder
+from tokencredit.store.sheets import csv_text
+
+COLUMNS: Final = (
+    "task",
+    "method",
+    "beta",
+    "min_new_tokens",
+    "max_new_tokens",
+    "run",
+    "step",
+    "mean_reward",
+    "kl",
+    "value_loss",
+    "seed",
+    "status",
+)
+METRICS: Final = {"mean_reward": "score/mean", "kl": "kl/k1", "value_loss": "value/loss"}
+"""Which metric of a run each column holds; an algorithm without one leaves its column empty."""
+NOTED: Final = {
+    "implicit_reward": "judge/implicit_reward",
+    "clip_fraction": "ppo/clip_fraction",
+    "explained_variance": "value/explained_variance",
+    "return_sd": "reward/return_sd",
+    "kl_share": "reward/kl_share",
+    "length": "length/mean",
+    "flops": "compute/flops",
+}
+"""Further columns, of runs that have such a metric."""
+
+
+def write_cell(
+    run: Path, folder: Path, task: str, provenance: Mapping[str, Any] | None = None
+) -> Path:
+    """Write a run that is complete or has failed to `folder`; the path of its CSV.
+
+    Both files are written whole and renamed, the JSON last, so a cell is there or it is not.
+    """
+    made = RunFolder(run)
+    record, config = made.record(), made.config
+    rows, seed = made.metrics[: record["steps"]], record["seeds"]["seed"]
+    with reading(run / CONFIG):
+        lengths = [config["rollout"][name] for name in ("min_new_tokens", "max_new_tokens")]
+        fixed = [task, record["scheme"], config["reward_scheme"].get("beta", ""), *lengths, seed]
+    noted = {column: metric for column, metric in NOTED.items() if rows and metric in rows[0]}
+    lines: list[Sequence[object]] = [[*COLUMNS, *noted]]
+    for row in rows:
+        measured, more = (
+            [row.get(metric, "") for metric in group.values()] for group in (METRICS, noted)
+        )
+        lines.append([*fixed, row["step"], *measured, seed, record["status"], *more])
+    if not rows:  # it failed in its first step, and must be counted all the same
+        lines.append([*fixed, "", *[""] * len(METRICS), seed, record["status"]])
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{record['config_hash']}.csv"
+    write_text(path, csv_text(lines))
+    extra = {} if provenance is None else {"provenance": dict(provenance)}
+    write_json(path.with_suffix(".json"), {**record, **extra})
+    return path

@@ -1,0 +1,179 @@
+"""The page of an experiment: text by hand in a template, every number from the committed cells."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from tokencredit.errors import UserError
+from tokencredit.papers.claims import (
+    Claim,
+    claims_table,
+    judge_claims,
+    judge_win_claim,
+    read_claims,
+    read_win_claims,
+    unused,
+)
+from tokencredit.papers.conduct import conduct_table
+from tokencredit.papers.entries import FIGURES, WIN_RATES, Entry, WinEntry, find, find_any
+from tokencredit.papers.figure_data import figure_marks
+from tokencredit.papers.figures import pictures
+from tokencredit.papers.formats import cells, markdown, remarks
+from tokencredit.papers.frontier import equal_kl_tables
+from tokencredit.papers.held_out import held_out_table
+from tokencredit.papers.runs import holds_runs
+from tokencredit.papers.scores import find_comparisons
+from tokencredit.papers.sources import Source, read_sources
+from tokencredit.papers.tables import make_table
+from tokencredit.papers.win_claims import WinClaim
+from tokencredit.papers.win_report import make_win_tables, win_cells, win_remarks
+from tokencredit.store.files import write_bytes
+
+NAME = "committed cells"
+IMAGES = Path("docs") / "images"
+
+
+def write_page(name: str, experiments: Path) -> list[Path]:
+    """Write the page of an experiment and its figures; their paths.
+
+    The template is `<name>.md.j2` in the folder of experiments, the cells lie in `<name>/`.
+    """
+    template = experiments / f"{name}.md.j2"
+    if not template.is_file():
+        known = ", ".join(pages(experiments)) or "(none)"
+        raise UserError(f"{name}: there is no {template}; pages: {known}")
+    page = Page(name, experiments)
+    text = page.fill(template.read_text(encoding="utf-8"))
+    path = experiments / f"{name}.md"
+    write_bytes(path, text.encode())
+    return [path, *page.images]
+
+
+class Page:
+    """What a template may call."""
+
+    def __init__(self, name: str, experiments: Path) -> None:
+        """The page of one experiment, with the cells that are there."""
+        self.name, self.experiments = name, experiments
+        self.task = name.rpartition("/")[2]
+        self.images: list[Path] = []
+        self.folder = experiments / name
+        there = self.folder.is_dir() and any(map(holds_runs, self.folder.glob("*.csv")))
+        self.sources: list[Source] = read_sources([self.folder]) if there else []
+        for source in self.sources:
+            source.name = NAME
+        self.comparisons = find_comparisons([self.folder]) if self.folder.is_dir() else []
+
+    def fill(self, template: str) -> str:
+        """The text of the page."""
+        from jinja2 import Environment, StrictUndefined
+
+        environment = Environment(
+            undefined=StrictUndefined,
+            keep_trailing_newline=True,
+            trim_blocks=True,
+            autoescape=False,  # noqa: S701 - the page is Markdown, and its template our own
+        )
+        environment.globals |= {
+            "cells": self.cells,
+            "table": self.table,
+            "figure": self.figure,
+            "claims": self.claims,
+            "held_out": self.held_out,
+            "conduct": self.conduct,
+            "equal_kl": self.equal_kl,
+            "wins": self.wins,
+        }
+        return environment.from_string(template).render()
+
+    def cells(self) -> str:
+        """How many cells there are, in which state, and what computed them."""
+        runs = [run for source in self.sources for run in source.runs]
+        if not runs:
+            return "No cell is committed yet."
+        states = Counter(run.status for run in runs)
+        listed = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+        about = "; ".join(filter(None, (source.about() for source in self.sources)))
+        return f"{len(runs)} cells: {listed}. {about[:1].upper()}{about[1:]}."
+
+    def table(self, name: str, points: int | None = None) -> str:
+        """A table of the catalogue, its blocks of this experiment, with everything to be said."""
+        made = make_table(self._own(find(name, ("table",))), self.sources, points)
+        text = markdown(*cells(made))
+        said = [f"*{note}*" for note in remarks(made) if note.startswith(("Note", "At scale"))]
+        return "\n\n".join([text, *said])
+
+    def figure(
+        self, name: str, file: str, points: int | None = None, smooth: int | None = None
+    ) -> str:
+        """A figure of the catalogue in docs/images, and the Markdown that shows it."""
+        entry = self._own(find(name, FIGURES))
+        entry = replace(entry, smooth=entry.smooth if smooth is None else smooth)
+        if not self.sources:
+            return f"*{entry.title}: no figure before there are cells.*"
+        marks, notes = figure_marks(entry, self.sources, points)
+        path = self.experiments.parent / IMAGES / file
+        write_bytes(path, pictures(entry, marks)[0])
+        self.images.append(path)
+        here = (self.experiments / self.name).parent
+        link = f"![{entry.title}]({Path(os.path.relpath(path, here)).as_posix()})"
+        return "\n\n".join([link, *(f"*Note: {note}.*" for note in notes)])
+
+    def wins(self, name: str) -> str:
+        """A matrix of win rates of the catalogue, beside that of the comparison kept here."""
+        entry = find_any(name, (WIN_RATES,))
+        assert isinstance(entry, WinEntry)
+        parts = []
+        for table in make_win_tables(entry, self.comparisons):
+            parts += [markdown(*win_cells(table)), *(f"*{line}*" for line in win_remarks(table))]
+        return "\n\n".join(parts)
+
+    def claims(self, paper: str, points: int | None = None) -> str:
+        """The claims of a paper that are about this experiment, judged."""
+        own = [claim for claim in map(self._of_claim, read_claims(paper)) if claim.panels]
+        wins = [claim for claim in read_win_claims(paper) if claim.task == self.task]
+        if not self.sources and not self.comparisons:
+            unknown: list[Claim | WinClaim] = [*wins, *own]
+            return "\n".join(f"- {claim.says} ({claim.where}): no cells yet." for claim in unknown)
+        won = [item for claim in wins for item in judge_win_claim(claim, self.comparisons)]
+        judged = judge_claims(own, self.sources, points)
+        said = [f"*Note: {note}.*" for note in unused(judged, self.sources)] if not points else []
+        return "\n\n".join([claims_table([*won, *judged]), *said])
+
+    def held_out(self) -> str:
+        """What the policies came to on held-out prompts."""
+        if not self.sources:
+            return "*No cells yet.*"
+        return held_out_table(self.sources[0], self.task)
+
+    def conduct(self) -> str:
+        """How the runs were trained."""
+        if not self.sources:
+            return "*No cells yet.*"
+        return conduct_table(self.sources[0], self.task)
+
+    def equal_kl(self, baseline: str, beta: float | None = None) -> str:
+        """Paid scores at equal distances from the reference, and differences to a method there."""
+        if not self.sources:
+            return "*No cells yet.*"
+        return equal_kl_tables(self.sources[0], self.task, baseline, beta)
+
+    def _own(self, entry: Entry) -> Entry:
+        """The panels of an entry that are about this experiment."""
+        panels = [panel for panel in entry.panels if self.task == panel.tasks[0]]
+        return replace(entry, panels=panels)
+
+    def _of_claim(self, claim: Claim) -> Claim:
+        return replace(claim, panels=[p for p in claim.panels if self.task == p.tasks[0]])
+
+
+def pages(experiments: Path) -> Sequence[str]:
+    """The experiments that have a template."""
+    return [
+        path.relative_to(experiments).as_posix().removesuffix(".md.j2")
+        for path in sorted(experiments.rglob("*.md.j2"))
+    ]

@@ -1,0 +1,150 @@
+"""What decides a claim: a verdict from an estimate and its interval, and the paired tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+import numpy as np
+
+from tokencredit.papers.entries import Panel
+from tokencredit.papers.measures import measure
+from tokencredit.papers.runs import LoggedRun
+from tokencredit.statistics.intervals import Interval, paired_difference, spread_ratio
+from tokencredit.statistics.rounding import rounded, with_interval
+
+
+class Verdict(str, Enum):
+    """What runs say of a claim."""
+
+    supported = "supported"
+    """The 95 % interval lies on the claimed side."""
+    contradicted = "contradicted"
+    """The 95 % interval lies on the other side."""
+    equivalent = "equivalent"
+    """The 95 % interval lies within the margin that was stated before the runs."""
+    undecided = "cannot be decided"
+    """All else; also where there are no such runs."""
+
+
+WORST_FIRST: Final = (
+    Verdict.contradicted,
+    Verdict.undecided,
+    Verdict.equivalent,
+    Verdict.supported,
+)
+DEFINITIONS: Final = (
+    "Verdicts, from 95 % intervals: *supported*, the interval lies on the claimed side; "
+    "*contradicted*, it lies on the other side; *equivalent*, it lies within a margin that was "
+    "stated before the runs; *cannot be decided*, all else. The number of claims is not corrected "
+    "for."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A verdict, the numbers behind it, and how many runs or pairs they are of."""
+
+    verdict: Verdict
+    numbers: str
+    n: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """The runs of one task that a claim is about."""
+
+    panels: Sequence[Panel]
+    runs: Sequence[Mapping[str, Sequence[LoggedRun]]]
+    """For each panel the runs by method."""
+    method: str
+    baseline: str
+    others: Sequence[str]
+    statistic: str
+    share: float
+    margin: float | None = None
+
+    def values(self, method: str, panel: int = 0) -> dict[int, float]:
+        """The statistic of each run of a method, by run."""
+        return measure(self.runs[panel].get(method, ()), self.panels[panel], self.statistic).values
+
+    def pair(self, a: str, b: str) -> tuple[list[float], list[float]]:
+        """The statistic of the runs that both methods have."""
+        of_a, of_b = self.values(a), self.values(b)
+        common = sorted(of_a.keys() & of_b.keys())
+        return [of_a[run] for run in common], [of_b[run] for run in common]
+
+
+def nothing(why: str, n: int = 0) -> Finding:
+    """The finding where there is nothing to look at, or nothing that can decide."""
+    return Finding(Verdict.undecided, why, n)
+
+
+def all_of(findings: Sequence[Finding]) -> Finding:
+    """The finding on a claim that consists of several: no better than the worst of them."""
+    verdicts = [finding.verdict for finding in findings]
+    worst = min(verdicts, key=WORST_FIRST.index)
+    return Finding(worst, "; ".join(f.numbers for f in findings), min(f.n for f in findings))
+
+
+def judge(
+    low: float, high: float, bound: float, *, above: bool, margin: float | None = None
+) -> Verdict:
+    """The verdict on "above `bound`", or below it, from the ends of an interval.
+
+    `margin` is the distance from `bound` that counts as no difference; None: none was stated. An
+    interval that is on the claimed side supports the claim however small the difference is.
+    """
+    sides = (low > bound, high < bound)
+    claimed, other = sides if above else sides[::-1]
+    if claimed:
+        return Verdict.supported
+    if margin is not None and bound - margin < low and high < bound + margin:
+        return Verdict.equivalent
+    return Verdict.contradicted if other else Verdict.undecided
+
+
+def higher(evidence: Evidence) -> Finding:
+    """Paired t-test of method minus baseline."""
+    a, b = evidence.pair(evidence.method, evidence.baseline)
+    name = f"{evidence.method} − {evidence.baseline}"
+    return _paired(a, b, name, above=True, margin=evidence.margin)
+
+
+def lower(evidence: Evidence) -> Finding:
+    """Paired t-tests of the method against each other one; all must point down."""
+    findings = []
+    for other in evidence.others:
+        a, b = evidence.pair(evidence.method, other)
+        name = f"{evidence.method} − {other}"
+        findings.append(_paired(a, b, name, above=False, margin=evidence.margin))
+    return all_of(findings)
+
+
+def _paired(
+    a: Sequence[float], b: Sequence[float], name: str, *, above: bool, margin: float | None
+) -> Finding:
+    if len(a) < 2:
+        return nothing(f"{name}: {len(a)} pairs of runs")
+    test = paired_difference(a, b)
+    verdict = judge(test.difference.low, test.difference.high, 0, above=above, margin=margin)
+    return Finding(verdict, f"{name} = {difference(test.difference)}, p = {test.p:.2g}", test.n)
+
+
+def difference(x: Interval) -> str:
+    """A difference with its interval."""
+    return with_interval(x, signed=True)
+
+
+def smaller_spread(evidence: Evidence) -> Finding:
+    """Ratio of standard deviations of paired runs, with Pitman's and Morgan's interval."""
+    a, b = evidence.pair(evidence.method, evidence.baseline)
+    name = f"sd {evidence.method} / sd {evidence.baseline}"
+    if len(a) < 3 or np.std(a) == 0 or np.std(b) == 0:
+        return nothing(f"{name}: {len(a)} pairs of runs")
+    x = spread_ratio(a, b)
+    verdict = judge(x.low, x.high, 1, above=False, margin=evidence.margin)
+    sds = " / ".join(rounded(float(np.std(values, ddof=1))) for values in (a, b))
+    return Finding(verdict, f"{name} = {sds} = {with_interval(x)}", x.n)

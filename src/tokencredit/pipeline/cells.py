@@ -1,0 +1,141 @@
+"""Cells of an experiment kept beside its page: which count as done, and what is written."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from tokencredit.config import Config
+from tokencredit.console import say
+from tokencredit.errors import UserError
+from tokencredit.papers.cells import write_cell
+from tokencredit.pipeline.pipeline import Outcome, all_stages, execute
+from tokencredit.stages.context import Context
+from tokencredit.stages.rl import RLStage, is_run
+from tokencredit.store.artifacts import Plan
+from tokencredit.store.files import read_json
+from tokencredit.store.run_folder import COMPLETE, RunFolder
+
+STATE: Final = "done (committed)"
+PLACES: Final = ("hydra", "store=", "runs_dir=", "experiments_dir=", "sweep.", "tracking", "run.")
+"""Overrides that say nothing about a result."""
+
+
+def committed_cell(config: Config) -> Plan | None:
+    """The cell of this configuration that is kept already, as a plan that has nothing to do."""
+    folder = cells_folder(config)
+    if folder is None or config.sweep.recompute:
+        return None
+    stage = all_stages(Context(config))[-1]
+    if not is_run(stage):
+        return None
+    path = folder / f"{stage.key}.csv"
+    if not _is_done(path, stage, config):
+        return None
+    return Plan(stage.name, stage.key, hit=True, state=f"{STATE}: {path}")
+
+
+def cells_folder(config: Config) -> Path | None:
+    """Where the cells of the experiment are kept; None for a run that has none, or nowhere to."""
+    if config.experiments_dir is None or config.run.experiment is None:
+        return None
+    return Path(config.experiments_dir).expanduser() / config.run.experiment
+
+
+def execute_and_keep(config: Config, overrides: Sequence[str]) -> Outcome:
+    """As `execute`; a cell of an experiment is kept at once, and so is one that has failed."""
+    try:
+        outcome = execute(config)
+    except Exception:
+        _keep_failed(config, overrides)
+        raise
+    if is_run(outcome.last):
+        keep(config, outcome.last, overrides, anew="rl" in outcome.seconds)
+    return outcome
+
+
+def keep(config: Config, stage: RLStage, overrides: Sequence[str], *, anew: bool) -> Path | None:
+    """Write the cell of a run to its experiment's folder; the path of its CSV.
+
+    Unless it was computed `anew`, it replaces no file: that may be of another machine.
+    """
+    folder = cells_folder(config)
+    if folder is None:
+        return None
+    path = folder / f"{stage.key}.csv"
+    if not anew and _is_done(path, stage, config):
+        return path
+    task = str(config.run.experiment).rpartition("/")[2]
+    return write_cell(stage.folder, folder, task, provenance(stage, overrides))
+
+
+def provenance(stage: RLStage, overrides: Sequence[str]) -> dict[str, Any]:
+    """What computed a run, from what, and how to compute it again."""
+    manifest = RunFolder(stage.folder).manifest()
+    store = stage.context.store
+    return {
+        "overrides": [text for text in overrides if not text.lstrip("+~").startswith(PLACES)],
+        "environment": manifest.get("environment"),
+        "processor": processor(),
+        "arithmetic": manifest.get("arithmetic"),
+        "fingerprints": manifest.get("fingerprints"),
+        "parents": {
+            role: {"key": parent.key, "sha256": store.sha256(parent)}
+            for role, parent in stage.parents().items()
+        },
+        "identity": manifest.get("identity"),
+        "recipes": stage.recipes,
+    }
+
+
+def processor() -> str:
+    """The processor's name, and its instruction sets, which decide the last bits."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    known = {line.partition(":")[0].strip(): line.partition(":")[2].strip() for line in lines}
+    flags = known.get("flags", "").split()
+    wide = [name for name in ("avx2", "avx512f", "amx_tile") if name in flags]
+    return ", ".join([known.get("model name", platform.machine()), *wide])
+
+
+def experiments_dir(setting: str | None) -> str | None:
+    """Where cells are kept: as set; with `auto`, experiments/ of a clone that is worked in."""
+    if setting != "auto":
+        return setting
+    clone = Path("src/tokencredit").is_dir() and Path("experiments").is_dir()
+    return "experiments" if clone else None
+
+
+def _is_done(path: Path, stage: RLStage, config: Config) -> bool:
+    """Whether `path` is the cell of this key and experiment, complete, with all the steps."""
+    try:
+        record = read_json(path.with_suffix(".json"))
+        rows = path.read_text(encoding="utf-8").count("\n") - 1
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError) as error:
+        say(f"{path}: is damaged ({error}); the cell is computed again")
+        return False
+    same = (record.get("config_hash"), record.get("experiment"), record.get("status"))
+    wanted = (stage.key, config.run.experiment, COMPLETE)
+    return same == wanted and rows >= config.steps
+
+
+def _keep_failed(config: Config, overrides: Sequence[str]) -> None:
+    """Keep a run whose numbers went out of range; of any other failure there is nothing to keep."""
+    if cells_folder(config) is None:
+        return
+    try:
+        stage = all_stages(Context(config))[-1]
+        if not is_run(stage):
+            return
+        run = RunFolder(stage.folder)
+        manifest = run.manifest()
+        if manifest.get("key") == stage.key and manifest.get("failed"):
+            keep(config, stage, overrides, anew=True)
+    except (UserError, OSError) as error:  # what is being handled says more
+        say(f"the failed cell was not kept: {error}")

@@ -1,0 +1,112 @@
+"""The recipe: which stages a configuration needs, in which order, and what is done already."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+
+from tokencredit.algorithms.algorithm import Algorithm
+from tokencredit.algorithms.procedure import PreferenceOnly
+from tokencredit.config import Config
+from tokencredit.console import say
+from tokencredit.errors import UserError
+from tokencredit.pipeline.process import run_stage
+from tokencredit.preflight import checks
+from tokencredit.reports.times import budget
+from tokencredit.stages.context import Context
+from tokencredit.stages.dpo import DPOStage
+from tokencredit.stages.rl import RLStage
+from tokencredit.stages.sft import SFTStage
+from tokencredit.stages.stage import Stage
+from tokencredit.stages.supervised import report_stage
+from tokencredit.store.artifacts import Plan
+from tokencredit.store.run_folder import RunFolder
+
+INTERRUPTED = {-2: "interrupted", -9: "killed", -15: "terminated"}
+
+
+def all_stages(context: Context) -> list[Stage]:
+    """Every stage of the run, parents first; the last one is what the run is for."""
+    ordered: dict[tuple[str, str], Stage] = {}
+
+    def visit(stage: Stage) -> None:
+        for parent in stage.parents().values():
+            visit(parent)
+        ordered.setdefault((stage.name, stage.key), stage)
+
+    visit(last_stage(context))
+    return list(ordered.values())
+
+
+def last_stage(context: Context) -> Stage:
+    """What the run is for."""
+    procedure = context.config.algorithm
+    if isinstance(procedure, Algorithm):
+        return RLStage(context)
+    return DPOStage(context) if isinstance(procedure, PreferenceOnly) else SFTStage(context)
+
+
+def plan(config: Config) -> list[Plan]:
+    """Hit or miss of every stage; an error for what `execute` would refuse."""
+    context = Context(config)
+    stages = all_stages(context)
+    checks.check(context, stages)
+    return [stage.plan() for stage in stages]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a pipeline made, and how long the stages of each name that had to run took."""
+
+    last: Stage
+    seconds: dict[str, float]
+
+
+def execute(config: Config) -> Outcome:
+    """Build what is missing, each stage in a process of its own."""
+    context = Context(config)
+    stages = all_stages(context)
+    seconds: dict[str, float] = {}
+    checks.check(context, stages)
+    for stage in stages:
+        if stage.is_done():
+            say(f"{stage.name} {stage.key}: {stage.found()}")
+            continue
+        say(f"{stage.name} {stage.key}: running")
+        started = time.monotonic()
+        code, mistake = run_stage(config, stage.name, stage.key)
+        if mistake:
+            raise UserError(mistake)
+        if code != 0:
+            raise StageFailed(stage.name, code)
+        if not stage.is_done():
+            raise UserError(
+                f"stage {stage.name} ended with exit code 0 and its result is not there "
+                f"({stage.folder}): something ended its process early, or removed what "
+                "it wrote; run the same command again"
+            )
+        took = time.monotonic() - started
+        seconds[stage.name] = seconds.get(stage.name, 0.0) + took
+        say(f"{stage.name} {stage.key}: done in {took:.0f} s")
+    if not stages[-1].is_run:
+        report_stage(stages[-1], anew=stages[-1].name in seconds)
+    return Outcome(stages[-1], seconds)
+
+
+def spent(outcome: Outcome, total: float) -> str:
+    """Seconds of every part of the command; `make train` adds those of the installation."""
+    ran = "rl" in outcome.seconds
+    session = RunFolder(outcome.last.folder).manifest().get("session", {}) if ran else {}
+    install = float(os.environ.get("TOKENCREDIT_INSTALL_SECONDS", "0"))
+    return budget(outcome.seconds, total, session, install)
+
+
+class StageFailed(UserError):
+    """A stage's process ended with an error, which it has printed."""
+
+    def __init__(self, stage: str, code: int) -> None:
+        """`code` is the exit code, negative for a signal."""
+        reason = INTERRUPTED.get(code, f"ended with exit code {code}")
+        UserError.__init__(self, f"stage {stage} {reason}; what was finished before it is kept")
+        self.code = code if code > 0 else 128 - code

@@ -1,0 +1,150 @@
+"""Child processes: one for each stage, with its own threads, ending when its parent ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+
+from tokencredit import config as configuration
+from tokencredit.config import Config
+from tokencredit.machine.child import LIFELINE, MISTAKE, Heard
+from tokencredit.machine.search_path import SAFE
+from tokencredit.pipeline.environment import without_ignored
+
+POLL_SECONDS = 0.05
+
+
+def stage_environment(config: Config, stage: str) -> dict[str, str]:
+    """The environment of a stage's process."""
+    threads = str(config.hardware.threads_of(stage))
+    quiet = {
+        "TOKENIZERS_PARALLELISM": "false" if threads == "1" else "true",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "PYTHONHASHSEED": "0",
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        # Threads that spin for long slow everything tenfold when another process wants the cores;
+        # threads that never spin make a small model a quarter slower. This is some 50 µs.
+        "GOMP_SPINCOUNT": "20000",
+        # glibc otherwise returns every large buffer to the kernel, to ask for it a step later.
+        "MALLOC_MMAP_MAX_": "0",
+        "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+    }
+    if config.hardware.on_cpu():
+        quiet["DS_ACCELERATOR"] = "cpu"
+    else:
+        # Without a workspace of fixed size, matrix products on CUDA devices may sum in any order.
+        quiet["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    return {**without_ignored(os.environ), **quiet}
+
+
+def run_stage(config: Config, stage: str, key: str) -> tuple[int, str]:
+    """Run one stage in processes of its own; the exit code, and the user's mistake if any.
+
+    The configuration goes in through standard input and a mistake comes back through a pipe, so a
+    process that is killed leaves no files behind. The first process that fails ends the others.
+    """
+    count = config.hardware.processes_of(stage)
+    lifeline, held = os.pipe()
+    answer, told = os.pipe()
+    environment = {
+        **stage_environment(config, stage),
+        SAFE: "1",  # files of the working folder must not be taken for installed modules
+        LIFELINE: str(lifeline),
+        MISTAKE: str(told),
+    }
+    command = [sys.executable, "-m", "tokencredit.pipeline.worker", stage, key]
+    text = configuration.dump(config).encode()
+    children: list[subprocess.Popen[bytes]] = []
+    try:
+        for rank in range(count):
+            environment |= rank_environment(rank, count, environment)
+            child = subprocess.Popen(
+                command, env=environment, pass_fds=(lifeline, told), stdin=subprocess.PIPE
+            )
+            children.append(child)
+            _feed(child, text)
+        heard = Heard(answer)
+        code = _first_failure(children, heard)
+        _end(children)
+        heard.listen()
+        return code, heard.mistake
+    finally:
+        _end(children)
+        for descriptor in (lifeline, held, answer, told):
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+def rank_environment(rank: int, count: int, known: Mapping[str, str]) -> dict[str, str]:
+    """How one of several processes finds the others; nothing for a single one."""
+    if count == 1:
+        return {}
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": known["MASTER_PORT"] if rank else str(free_port()),
+    }
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _feed(child: subprocess.Popen[bytes], text: bytes) -> None:
+    assert child.stdin is not None
+    with contextlib.suppress(BrokenPipeError), child.stdin:  # it has ended; its exit code tells
+        child.stdin.write(text)
+
+
+def _end(children: Sequence[subprocess.Popen[bytes]]) -> None:
+    for child in children:
+        child.kill()
+        child.wait()
+
+
+def _first_failure(children: Sequence[subprocess.Popen[bytes]], heard: Heard) -> int:
+    """The exit code of the first child that fails, or 0 once all have ended well.
+
+    Whatever they tell meanwhile is heard: a pipe that nobody reads would fill up and hold them.
+    """
+    try:
+        while True:
+            codes = [child.poll() for child in children]
+            heard.listen()
+            for child, code in zip(children, codes, strict=True):
+                if code is not None and heard.inside:
+                    heard.ended(child.pid, code)
+            failed = [code for code in codes if code]
+            if failed or heard.overdue():
+                return failed[0] if failed else 1
+            if all(code == 0 for code in codes):
+                return 0
+            time.sleep(POLL_SECONDS)
+    except KeyboardInterrupt:
+        for child in children:
+            child.terminate()
+        raise
+
+
+def follow(process: int) -> None:
+    """End this process soon after `process`, its parent, has ended (for launchers' own workers)."""
+
+    def watch() -> None:
+        while os.getppid() == process:
+            time.sleep(0.25)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,1 @@
+"""What is wrong with a run and can be known before any work."""

@@ -1,0 +1,184 @@
+"""The one way of supervised training: a borrowed trainer, its arguments, its run, its figures."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+
+from tokencredit.algorithms.optimizer import Schedule
+from tokencredit.errors import UserError
+from tokencredit.models.adapters.lora import in_float32
+from tokencredit.stages.watching import LossCurve, progress_callback
+from tokencredit.store.finite import first_not_finite
+from tokencredit.training_settings import Training
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, Trainer
+
+    from tokencredit.config import Config
+
+Arguments = dict[str, Any]
+"""Of transformers' TrainingArguments, and of TRL's configs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SupervisedRun:
+    """The training of one stage: by which settings, with which seed, and where."""
+
+    key: str
+    """The section of the configuration that holds its settings; errors and progress name it."""
+    settings: Training
+    out: Path
+    """The stage's folder; the trainer makes one in it and leaves none."""
+    seed: int
+    on_cpu: bool
+
+    @classmethod
+    def of(cls, config: Config, key: str, out: Path, seed: int) -> Self:
+        """The run that the section `key` of a configuration describes."""
+        settings, on_cpu = getattr(config, key), config.hardware.on_cpu()
+        return cls(key=key, settings=settings, out=out, seed=seed, on_cpu=on_cpu)
+
+    def steps(self, sequences: int, tokens: float) -> int:
+        """Optimizer steps on so many sequences, of so many tokens each."""
+        return step_count(self.settings, sequences, tokens)
+
+    def fit(
+        self,
+        steps: int,
+        build: Callable[[Arguments], Trainer],
+        about: Mapping[str, object] | None = None,
+    ) -> tuple[PreTrainedModel, dict[str, object]]:
+        """The trained model, adapters unmerged, and the figures of its training.
+
+        `build` makes the trainer (of transformers or TRL) from the arguments that all have in
+        common. `about` are figures of the data; they stand behind the number of steps.
+        """
+        arguments = trainer_settings(self.settings, self.out, self.seed, self.on_cpu, steps)
+        trainer = build(arguments)
+        in_float32(trainer.model)
+        return trainer.model, {"steps": steps, **(about or {}), **train(trainer, self.key)}
+
+
+def seed_generators(seed: int) -> None:
+    """Start all global generators at `seed`: fresh heads and adapters are drawn before a borrowed
+    trainer sets them itself."""
+    from transformers import set_seed
+
+    set_seed(seed % 2**31)
+
+
+def trainer_settings(
+    training: Training, out: Path, seed: int, on_cpu: bool, steps: int
+) -> Arguments:
+    """Arguments for TrainingArguments and TRL's configs; what they default to silently is set."""
+    micro = training.micro_batch_size or training.batch_size
+    return {
+        "output_dir": str(out / "trainer"),
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": training.batch_size // micro,
+        "max_steps": steps,
+        "learning_rate": training.learning_rate,
+        "weight_decay": training.weight_decay,
+        "warmup_steps": warmup_steps(training, steps),
+        "lr_scheduler_type": training.schedule.value,
+        "max_grad_norm": training.max_grad_norm,
+        "seed": seed % 2**31,
+        "data_seed": seed % 2**31,
+        "bf16": training.bf16,
+        "fp16": False,
+        "use_cpu": on_cpu,
+        "activation_checkpointing": False,
+        "report_to": [],
+        "save_strategy": "no",
+        "eval_strategy": "no",
+        "logging_strategy": "no",
+        "dataloader_pin_memory": False,
+        "disable_tqdm": True,
+    }
+
+
+def step_count(training: Training, sequences: int, tokens_per_sequence: float) -> int:
+    """Optimizer steps of a stage: its epochs, cut at `max_tokens`."""
+    per_epoch = sequences / training.batch_size
+    steps = per_epoch * training.epochs
+    if training.max_tokens is not None:
+        steps = min(steps, training.max_tokens / (training.batch_size * tokens_per_sequence))
+    return max(1, math.floor(steps))
+
+
+def warmup_steps(training: Training, steps: int) -> int:
+    """Of so many steps, those in which the learning rate rises."""
+    return math.ceil(training.warmup_fraction * steps)
+
+
+def may_only_warm_up(training: Training, sequences: int, longest: float) -> bool:
+    """Whether the warm-up can take all steps of a stage.
+
+    It has at least so many sequences, of at most `longest` tokens each; more steps only make the
+    warm-up's share smaller.
+    """
+    fewest = step_count(training, sequences, longest)
+    return training.schedule is not Schedule.constant and warmup_steps(training, fewest) >= fewest
+
+
+def train(trainer: Trainer, stage: str) -> dict[str, object]:
+    """Run a borrowed trainer without its chatter; its mean `loss`, and the `curve` of it.
+
+    Raises UserError where loss or weights are not finite afterwards, or no weight has moved.
+    """
+    from transformers.trainer_callback import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)  # prints raw dictionaries
+    trainer.add_callback(progress_callback(stage.replace("_", " ")))
+    _rise_from_above_zero(trainer)
+    before, curve = _bits(trainer.model), LossCurve(trainer)
+    loss = float(trainer.train().metrics["train_loss"])
+    shutil.rmtree(trainer.args.output_dir, ignore_errors=True)  # made, and left empty
+    if not math.isfinite(loss):
+        raise UserError(f"{stage}: the training loss is {loss}; lower {stage}.learning_rate")
+    tensor = first_not_finite(trainer.model.named_parameters())
+    if tensor is not None:
+        raise UserError(
+            f"{stage}: the tensor {tensor} is not finite after training; lower "
+            f"{stage}.learning_rate"
+        )
+    if _bits(trainer.model) == before:
+        raise UserError(
+            f"{stage}: no weight has moved in {trainer.args.max_steps} step(s); raise "
+            f"{stage}.learning_rate (steps that are small beside a weight are lost where "
+            f"model.dtype=bfloat16), raise {stage}.max_tokens or {stage}.epochs, or look for texts "
+            "of which nothing is learnt"
+        )
+    return {"loss": loss, "curve": curve.points()}
+
+
+def _rise_from_above_zero(trainer: Trainer) -> None:
+    """Where the warm-up takes all steps, step k of W has (k + 1) / (W + 1) of the learning rate.
+
+    transformers gives it k / W: then the only step of a stage of one step learns nothing.
+    """
+    args = trainer.args
+    warmup, steps = args.warmup_steps, args.max_steps
+    if args.lr_scheduler_type == Schedule.constant.value or warmup < steps:
+        return
+    from torch.optim.lr_scheduler import LambdaLR
+
+    trainer.create_optimizer()
+    trainer.lr_scheduler = LambdaLR(trainer.optimizer, lambda step: (step + 1) / (warmup + 1))
+
+
+def _bits(model: torch.nn.Module) -> dict[str, int]:
+    """The sum of the bit patterns of each tensor that is trained: other weights, another sum."""
+    whole = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return {
+        name: int(tensor.detach().view(whole[tensor.element_size()]).sum(dtype=torch.int64))
+        for name, tensor in model.named_parameters()
+        if tensor.requires_grad
+    }

@@ -1,0 +1,1 @@
+"""Many runs from one command: each cell, what is told of it, and the closing table."""

@@ -1,0 +1,147 @@
+"""Cells of a sweep: each runs like a single run; one that fails does not stop the others."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from tokencredit.console import say
+from tokencredit.errors import UserError
+from tokencredit.store.files import naming, reading
+from tokencredit.store.jsonl import read_jsonl
+from tokencredit.sweeps.objective import KEY, Measures, Unknown, listed
+
+CELLS = "cells.jsonl"
+FAILED: Final = "failed"
+FOLDERS: list[Path] = []
+"""The folder of the sweep that this process has started."""
+ADAPTIVE: Final = ("optuna", "ax", "nevergrad")
+"""Sweepers that choose each cell by the objective of those before."""
+NO_BEST: Final = "No trials are completed yet"
+"""What Optuna says at the end of a sweep in which every cell failed."""
+
+
+class Remember(Callback):
+    """Notes where Hydra puts the sweep, in the process that starts it."""
+
+    def __init__(self, *, plan: bool = False) -> None:
+        """With `plan` a sweeper writes to no storage: its cells are not run."""
+        self.plan = plan
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Called by Hydra once, before the first cell and before it makes the sweeper."""
+        FOLDERS.append(Path(config.hydra.sweep.dir))
+        sweeper, name = config.hydra.sweeper, adaptive(config.hydra)
+        if self.plan and sweeper.get("storage") is not None:
+            with open_dict(config):
+                sweeper.storage = None
+        if self.plan and name:
+            say(f"hydra/sweeper={name} chooses cells by the results of others; these are examples")
+        elif name:
+            for sense, objective in zip(
+                directions(sweeper), listed(config.sweep.objective), strict=False
+            ):
+                say(f"sweep: {sense}s {objective}")
+
+
+class Refused(BaseException):
+    """Ends a sweep before its first cell: after an `Exception` Hydra starts the next cell."""
+
+    def __init__(self, mistake: UserError) -> None:
+        """`mistake` is what the command ends with."""
+        super().__init__(mistake)
+        self.mistake = mistake
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One combination of the sweep, and what became of it."""
+
+    number: int
+    overrides: list[str]
+    state: str
+    """done, done before, done (committed), or failed."""
+    folder: str = ""
+    """Of its results, or its committed CSV."""
+    seconds: float = 0.0
+    error: str = ""
+    measures: Measures = field(default_factory=dict)
+    """The numbers that the closing table shows."""
+
+
+def record(sweep: Path, cell: Cell) -> None:
+    """Append a finished cell to the sweep's list; safe for several processes at once."""
+    line = (json.dumps(asdict(cell), ensure_ascii=False) + "\n").encode()
+    sweep.mkdir(parents=True, exist_ok=True)
+    with naming(sweep / CELLS):
+        descriptor = os.open(sweep / CELLS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            os.write(descriptor, line)
+        finally:
+            os.close(descriptor)
+
+
+def forget(sweep: Path) -> None:
+    """Remove the folder of a sweep in which no cell was started, and parents that are empty."""
+    if (sweep / CELLS).exists() or not sweep.is_dir():
+        return
+    (sweep / "multirun.yaml").unlink(missing_ok=True)
+    for folder in (sweep, sweep.parent, sweep.parent.parent):
+        if any(folder.iterdir()):
+            return
+        folder.rmdir()
+
+
+def cells(sweep: Path) -> list[Cell]:
+    """Every cell recorded so far, by number."""
+    path = sweep / CELLS
+    if not path.is_file():
+        return []
+    with reading(path):
+        return sorted((Cell(**row) for row in read_jsonl(path)), key=lambda cell: cell.number)
+
+
+def adaptive(settings: Mapping[str, Any]) -> str:
+    """The sweeper of Hydra's settings if it chooses cells by results; else an empty text."""
+    target = str(settings["sweeper"]["_target_"])
+    return next((name for name in ADAPTIVE if f"hydra_{name}_sweeper" in target), "")
+
+
+def directions(sweeper: DictConfig) -> list[str]:
+    """Whether each objective of a sweeper is minimised or maximised, as far as it has a setting."""
+    found = sweeper.get("direction")
+    several = list(found) if OmegaConf.is_list(found) else [found] if found is not None else []
+    return [str(getattr(sense, "name", sense)) for sense in several]
+
+
+def check_sweeper(settings: DictConfig, wanted: Sequence[str]) -> None:
+    """Raise `Unknown` where the sweeper chooses by numbers and is not told by which."""
+    name, senses = adaptive(settings), directions(settings.sweeper)
+    if name and not wanted:
+        raise Unknown(
+            f"{KEY} = None: hydra/sweeper={name} chooses by a number of results.json; name it, "
+            f"for instance {KEY}=policy/oracle"
+        )
+    if name == "optuna" and len(senses) != len(wanted):
+        raise Unknown(
+            f"{KEY} = {', '.join(wanted)}: {len(wanted)} name(s), and hydra.sweeper.direction has "
+            f"{len(senses)} ({', '.join(senses)}); give each its direction"
+        )
+
+
+def begun(sweep: Path) -> bool:
+    """Whether a cell of the sweep has ended well."""
+    return any(cell.state != FAILED for cell in cells(sweep))
+
+
+def gave_up(error: Exception) -> bool:
+    """Whether a sweeper ended the sweep because of cells that failed, which is said already."""
+    failed = bool(FOLDERS) and any(cell.state == FAILED for cell in cells(FOLDERS[-1]))
+    return failed and (isinstance(error, UserError) or NO_BEST in str(error))

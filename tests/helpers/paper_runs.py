@@ -1,0 +1,116 @@
+"""Run CSVs and run folders with numbers that can be worked out by hand, and the authors' own logs."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DATA = Path(os.environ.get("TOKENCREDIT_DATA", ROOT.parent / "shared" / "data"))
+AUTHORS = DATA / "abc_paper_runs"
+needs_authors = pytest.mark.skipif(not AUTHORS.is_dir(), reason=f"TOKENCREDIT_DATA: no {AUTHORS}")
+HEAD = "task,method,beta,min_new_tokens,max_new_tokens,run,step,mean_reward"
+
+
+def lines(  # noqa: PLR0913 - a column each
+    method: str,
+    run: int,
+    rewards: Sequence[float],
+    *,
+    task: str = "positive_generation",
+    beta: object = 0.8,
+    lengths: tuple[int, int] = (8, 16),
+    kl: Sequence[float] | None = None,
+    status: str = "complete",
+) -> list[str]:
+    """The rows of one run, with kl and status."""
+    low, high = lengths
+    return [
+        f"{task},{method},{beta},{low},{high},{run},{step},{reward},"
+        f"{'' if kl is None else kl[step]},{status}"
+        for step, reward in enumerate(rewards)
+    ]
+
+
+def write_csv(path: Path, *runs: Iterable[str]) -> Path:
+    """A run CSV of these runs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [line for run in runs for line in run]
+    path.write_text("\n".join([f"{HEAD},kl,status", *rows]) + "\n", encoding="utf-8")
+    return path
+
+
+def write_cell_json(path: Path, identity: Mapping[str, Any], key: str = "k" * 16) -> None:
+    """What lies beside a committed CSV."""
+    record = {
+        "config_hash": key,
+        "experiment": "abc/positive_generation",
+        "scale": "cpu",
+        "names": {"model": "tiny"},
+        "git_commit": "c" * 40,
+        "provenance": {"identity": identity},
+    }
+    path.with_suffix(".json").write_text(json.dumps(record))
+
+
+def write_run_folder(  # noqa: PLR0913 - what a run may be
+    folder: Path,
+    rewards: Sequence[float],
+    *,
+    key: str = "a" * 16,
+    scheme: str = "abc",
+    seed: int = 0,
+    experiment: str | None = "abc/positive_generation",
+    failed: str | None = None,
+    finished: bool = True,
+    identity: Mapping[str, Any] | None = None,
+    value_loss: bool = True,
+) -> Path:
+    """A run folder with this curve; the KL is twice the score."""
+    folder.mkdir(parents=True)
+    rows = [
+        {"step": step, "score/mean": score, "kl/k1": 2 * score}
+        | ({"value/loss": 0.5} if value_loss else {})
+        for step, score in enumerate(rewards)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    names = {"model": {"name": "tiny"}, "dataset": {"name": "imdb"}, "hardware": {"name": "cpu"}}
+    config = {
+        **names,
+        "reward_scheme": {"beta": 0.8} if scheme == "abc" else {},
+        "rollout": {"min_new_tokens": 8, "max_new_tokens": 16},
+        "seed": seed,
+        "stage_seed": 0,
+        "run": {"experiment": experiment, "scheme": scheme, "scale": "cpu"},
+    }
+    (folder / "config.yaml").write_text(json.dumps(config))
+    state = "complete" if finished else "running"
+    manifest = {
+        "key": key,
+        "state": state,
+        "failed": failed,
+        "identity": identity or {"inputs": {"seed": seed}},
+        "git_commit": "c" * 40,
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    if finished:
+        results = {
+            "config_hash": key,
+            "experiment": experiment,
+            "scheme": scheme,
+            "names": {name: part["name"] for name, part in names.items()},
+            "seeds": {"seed": seed, "stage_seed": 0},
+            "status": "complete",
+            "steps": len(rewards),
+            "scale": "cpu",
+            "git_commit": "c" * 40,
+            "metrics": {},
+            "evaluation": {},
+        }
+        (folder / "results.json").write_text(json.dumps(results))
+    return folder

@@ -1,0 +1,77 @@
+"""Cells as files: the columns of the authors' logs, every run, also one that failed."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+from paper_runs import write_run_folder
+from tokencredit.papers.cells import COLUMNS, write_cell
+from tokencredit.papers.runs import read_csv, read_runs
+from tokencredit.store.run_folder import RunFolder
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_cell_by_hand(tmp_path: Path) -> None:
+    run = write_run_folder(tmp_path / "run", [1.0, 3.0], key="0123", seed=4)
+    path = write_cell(run, tmp_path / "cells", "task", {"processor": "x"})
+    assert path == tmp_path / "cells" / "0123.csv"
+    text = path.read_text()
+    assert text.splitlines()[0] == ",".join(COLUMNS)
+    assert text.splitlines()[2] == "task,abc,0.8,8,16,4,1,3.0,6.0,0.5,4,complete"
+    record = json.loads(path.with_suffix(".json").read_text())
+    assert record["config_hash"] == "0123" and record["provenance"] == {"processor": "x"}
+    assert sorted(p.name for p in path.parent.iterdir()) == ["0123.csv", "0123.json"]
+
+
+def test_an_algorithm_without_values_leaves_its_column_empty(tmp_path: Path) -> None:
+    run = write_run_folder(tmp_path / "run", [1.0], value_loss=False, scheme="sparse")
+    (row,) = rows(write_cell(run, tmp_path / "cells", "task"))
+    assert row["value_loss"] == "" and row["kl"] == "2.0" and row["beta"] == ""
+
+
+def test_a_failed_run_is_a_cell_too(tmp_path: Path) -> None:
+    why = "step 2: the loss is nan"
+    run = write_run_folder(tmp_path / "run", [1.0, -9.0], failed=why, finished=False)
+    path = write_cell(run, tmp_path / "cells", "task")
+    assert [row["status"] for row in rows(path)] == ["failed", "failed"]
+    record = json.loads(path.with_suffix(".json").read_text())
+    assert (record["status"], record["error"], record["steps"]) == ("failed", why, 2)
+
+
+def test_a_run_that_failed_in_its_first_step_has_one_row_without_a_step(tmp_path: Path) -> None:
+    run = write_run_folder(tmp_path / "run", [], failed="step 0: the loss is nan", finished=False)
+    (run / "metrics.jsonl").unlink()
+    path = write_cell(run, tmp_path / "cells", "task")
+    (row,) = rows(path)
+    assert (row["step"], row["mean_reward"], row["status"]) == ("", "", "failed")
+    (read,) = read_csv(path)
+    assert (len(read), read.status, read.first(1)) == (0, "failed", None)
+
+
+def test_steps_beyond_the_results_are_not_part_of_them(tmp_path: Path) -> None:
+    run = write_run_folder(tmp_path / "run", [1.0, 2.0])
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2, "score/mean": 9.0}\n')
+    assert len(rows(write_cell(run, tmp_path / "cells", "task"))) == 2
+
+
+def test_a_run_that_goes_on_says_so(tmp_path: Path) -> None:
+    run = write_run_folder(tmp_path / "run", [1.0], finished=False)
+    assert RunFolder(run).record()["status"] == "running"
+
+
+def test_an_implicit_reward_is_a_column_of_its_own(tmp_path: Path) -> None:
+    run = write_run_folder(tmp_path / "run", [1.0, 2.0], scheme="rto")
+    noted = [{"step": k, "score/mean": 1.0, "judge/implicit_reward": k / 4} for k in (0, 1)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in noted))
+    path = write_cell(run, tmp_path / "cells", "task")
+    assert [row["implicit_reward"] for row in rows(path)] == ["0.0", "0.25"]
+    (cell,) = read_csv(path)
+    (folder,) = read_runs(run)
+    assert cell.columns["implicit_reward"] == folder.columns["implicit_reward"] == [0.0, 0.25]

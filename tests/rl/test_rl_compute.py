@@ -1,0 +1,102 @@
+"""Operations that a step needs: counted by hand for each algorithm, judge, and value function."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builders import make_rollout, tiny_actors, tiny_causal
+from policies import run_config
+from tokencredit.algorithms.ppo import PPO
+from tokencredit.algorithms.remax import ReMax
+from tokencredit.config import Config
+from tokencredit.judges.attention import AttentionJudge
+from tokencredit.judges.attribution import AttributionJudge
+from tokencredit.judges.ensemble import Ensemble
+from tokencredit.judges.function import FunctionJudge
+from tokencredit.judges.implicit import Denominator, ImplicitJudge
+from tokencredit.judges.policy_attention import PolicyAttentionJudge
+from tokencredit.models.adapters.lora import Lora
+from tokencredit.models.value import Value, ValueKind
+from tokencredit.rl.compute import Compute, stored_parameters
+
+SIZES = {"reward_model": 1000, "dpo": 100, "sft": 10}
+N = tiny_causal().num_parameters()
+DONE = {"optimizer/steps": 8.0, "ppo/skipped": 0.0, "ppo/stopped": 0.0}
+
+
+def compute(config: Config) -> Compute:
+    return Compute.of(config, tiny_actors(), SIZES)
+
+
+def judged_by(judge: Any, **changes: Any) -> float:
+    """2 × what the judge reads of each token, beside 6 N of the rest."""
+    config = run_config(algorithm=PPO())
+    config.judge = judge
+    for name, value in changes.items():
+        setattr(config, name, value)
+    return compute(config).rollout / 2 - 3 * N
+
+
+def test_ppo_by_hand() -> None:
+    """Generation, policy, reference, one reward model; twice the trained policy's 3 × 2 N."""
+    algorithm = PPO(epochs=2, minibatches=4)
+    config = replace(run_config(algorithm=algorithm), judge=AttentionJudge())
+    found = compute(config)
+    assert found.rollout == 2 * (3 * N + 1000)
+    rollout = make_rollout([4, 2])
+    tokens = int(rollout.total_lengths.sum())
+    measured = found.measure(rollout, DONE)["compute/flops"]
+    assert measured == tokens * (2 * (3 * N + 1000) + 2 * 6 * N)
+    half = {**DONE, "optimizer/steps": 2.0, "ppo/skipped": 1.0, "ppo/stopped": 1.0}
+    assert found.measure(rollout, half)["compute/flops"] == tokens * (found.rollout + 6 * N)
+
+
+def test_padding_needs_nothing() -> None:
+    found = compute(run_config(algorithm=PPO()))
+    assert found.measure(make_rollout([3, 1]), DONE) == found.measure(
+        make_rollout([3, 1], width=40), DONE
+    )
+
+
+@pytest.mark.parametrize(
+    ("judge", "read"),
+    [
+        (AttentionJudge(), 1000),
+        (AttributionJudge(steps=8), 26 * 1000),
+        (PolicyAttentionJudge(), N + 1000),
+        (ImplicitJudge(), 110 + 1000),
+        (ImplicitJudge(reference=Denominator.kl), 100 + 1000),
+        (FunctionJudge(function="f.py:g"), 1000),
+    ],
+)
+def test_what_a_judge_reads(judge: Any, read: int) -> None:
+    assert judged_by(judge) == read
+
+
+def test_a_scorer_reads_too() -> None:
+    assert judged_by(AttentionJudge(), scorer=Ensemble(members=3)) == 4000
+
+
+def test_a_value_model_of_its_own_is_read_and_trained() -> None:
+    config = run_config(algorithm=PPO())
+    adapter = replace(
+        config,
+        model=replace(config.model, value=Value(kind=ValueKind.adapter), lora=Lora(enabled=True)),
+    )
+    assert compute(adapter).rollout - compute(config).rollout == 2 * N
+    assert compute(adapter).update == 2 * compute(config).update == 12 * N
+
+
+def test_greedy_answers_count_for_algorithms_that_have_them() -> None:
+    plain = compute(run_config(algorithm=PPO())).rollout
+    assert compute(run_config(algorithm=ReMax())).rollout - plain == 2 * (N + 1000)
+
+
+def test_stored_parameters_are_those_of_the_model(tmp_path: Path) -> None:
+    model = tiny_causal()
+    model.save_pretrained(tmp_path / "a")
+    assert stored_parameters(tmp_path) == N
