@@ -45,7 +45,7 @@ from tokencredit.rewards.scheme import RewardScheme
 from tokencredit.stages.supervised import report_folder
 from tokencredit.store.artifacts import Plan, check_writable
 from tokencredit.store.files import Damaged, read_yaml
-from tokencredit.store.jsonl import read_jsonl
+from tokencredit.store.run_folder import RunFolder
 from tokencredit.sweeps import objective, sweep, table
 from tokencredit.sweeps.cell import run_cell
 from tokencredit.user_code.plugins import check_options, conf_dir
@@ -287,7 +287,7 @@ def finish(config: Config, started: float, overrides: list[str]) -> None:
 
         print(closing_summary(folder))
         print_continuations(folder)
-        rows = read_jsonl(folder / "samples.jsonl")
+        rows = RunFolder(folder).samples
         if rows:
             Console(width=None if sys.stdout.isatty() else 120).print(render_samples(rows, SHOWN))
         print()

@@ -31,7 +31,6 @@ from tokencredit.models.scorer import Scorer
 from tokencredit.pipeline.cells import committed_cell, keep
 from tokencredit.pipeline.pipeline import all_stages
 from tokencredit.pipeline.process import run_stage
-from tokencredit.reports.run_folder import RunFolder as ReportedFolder
 from tokencredit.reports.summary import _headline
 from tokencredit.rewards.sparse import Sparse
 from tokencredit.rl.payer import Payer
@@ -276,7 +275,7 @@ def results(config: Config, place: Path) -> Any:
     (run.path / "metrics.jsonl").write_text('{"step":0,"score/mean":1.0}\n')
     written = write_results(run, config, RLStage(Context(config)).key, {}, 1.0, {})
     said = {name: value for name, value in written.items() if name != "config_hash"}
-    return [said, _headline(ReportedFolder(run.path))]
+    return [said, _headline(RunFolder.logged(run.path))]
 
 
 def finished(config: Config, place: Path) -> list[str]:

@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 
 from paper_runs import write_run_folder
-from tokencredit.papers.cells import COLUMNS, describe_run, write_cell
+from tokencredit.papers.cells import COLUMNS, write_cell
 from tokencredit.papers.runs import read_csv, read_runs
+from tokencredit.store.run_folder import RunFolder
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -62,7 +63,7 @@ def test_steps_beyond_the_results_are_not_part_of_them(tmp_path: Path) -> None:
 
 def test_a_run_that_goes_on_says_so(tmp_path: Path) -> None:
     run = write_run_folder(tmp_path / "run", [1.0], finished=False)
-    assert describe_run(run)["status"] == "running"
+    assert RunFolder(run).record()["status"] == "running"
 
 
 def test_an_implicit_reward_is_a_column_of_its_own(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tokencredit.reports.run_folder import RunFolder
 from tokencredit.reports.side_by_side import (
     LONGEST,
     continuations,
@@ -19,6 +18,7 @@ from tokencredit.reports.side_by_side import (
 )
 from tokencredit.reports.summary import write_report
 from tokencredit.store.files import Damaged
+from tokencredit.store.run_folder import RunFolder
 
 
 def evaluated(number: int, **changed: Any) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def write(run: Path, rows: list[dict[str, Any]]) -> None:
 def terminal(run: Path, width: int) -> str:
     """What a terminal of that width shows."""
     console = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=width)
-    console.print(continuations_table(continuations(RunFolder(run))))
+    console.print(continuations_table(continuations(RunFolder.logged(run))))
     return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 
 
@@ -71,7 +71,7 @@ def test_an_unknown_opinion_is_left_out(complete_run: Path) -> None:
     row = evaluated(0)
     del row["policy/oracle"], row["sft/oracle"]
     write(complete_run, [row])
-    (found,) = continuations(RunFolder(complete_run))
+    (found,) = continuations(RunFolder.logged(complete_run))
     assert found["sft/opinion"] == "score -0.500"
 
 

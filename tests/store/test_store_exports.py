@@ -22,7 +22,6 @@ from tokencredit.errors import UserError
 from tokencredit.evaluation.compare.players import players
 from tokencredit.models.decoding.sampling import Sampling
 from tokencredit.pipeline import pipeline
-from tokencredit.reports.run_folder import RunFolder as Reported
 from tokencredit.settings import Evaluation, Run
 from tokencredit.stages.context import Context
 from tokencredit.stages.rl import RLStage
@@ -159,12 +158,12 @@ def test_a_damaged_policy_is_not_read(stage: RLStage) -> None:
 
 
 def test_damaged_logs_are_not_reported(stage: RLStage) -> None:
-    assert len(Reported(stage.folder).metrics) == 2
+    assert len(RunFolder.logged(stage.folder).metrics) == 2
     spoil(stage.folder / POLICY, "missing")  # which a report does not read
-    Reported(stage.folder)
+    RunFolder.logged(stage.folder)
     spoil(stage.folder / "metrics.jsonl", "changed")
     with pytest.raises(UserError, match=r"metrics\.jsonl has changed"):
-        Reported(stage.folder)
+        RunFolder.logged(stage.folder)
 
 
 def test_more_steps_than_the_run_has_are_trained_on_it(stage: RLStage) -> None:

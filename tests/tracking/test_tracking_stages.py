@@ -14,13 +14,13 @@ import torch
 
 from case_plans import composed
 from tokencredit import config as configuration
-from tokencredit.reports.run_folder import RunFolder
 from tokencredit.reports.samples import columns
 from tokencredit.reports.stage_report import stage_summary, write_stage_report
 from tokencredit.reports.stages import left_out, stage_table
 from tokencredit.reports.times import adding_up, budget, stage_times
 from tokencredit.stages.mirrored import facts, headline, labelled, rows_left_out, stage_numbers
 from tokencredit.stages.watching import POINTS, LossCurve, progress_callback
+from tokencredit.store.run_folder import RunFolder
 from tokencredit.tracking.tracking import Tracking, WandbMode
 from tokencredit.tracking.wandb_mirror import WandbMirror
 
@@ -188,7 +188,7 @@ def test_wandb_has_group_job_and_curves(
 
 
 def test_times_add_up_as_they_are_shown(complete_times: Path) -> None:
-    rows = stage_times(RunFolder(complete_times))
+    rows = stage_times(RunFolder.logged(complete_times))
     shown = [float(value.removesuffix(" s")) for _, value in rows]
     assert rows[-1][0] == "together" and sum(shown[:-1]) == pytest.approx(shown[-1])
     assert adding_up([0.4, 0.4, 0.2], 1) == [1, 0, 0] and sum(adding_up([3.5, 2.5, 1.0], 7)) == 7

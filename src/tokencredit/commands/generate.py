@@ -24,7 +24,7 @@ from tokencredit.models.loading.weights import check_language_model, context_of,
 from tokencredit.models.tokens.ends import special_ids
 from tokencredit.models.tokens.texts import decode
 from tokencredit.rollout import Prompts
-from tokencredit.store.run_folder import RunFolder
+from tokencredit.store.run_folder import CONFIG, METRICS, RunFolder
 
 
 def continuations(
@@ -32,7 +32,7 @@ def continuations(
 ) -> Iterator[tuple[str, list[str]]]:
     """Each prompt with `samples` continuations of at most `max_new` tokens."""
     folder = run / "policy" if (run / "policy").is_dir() else run
-    if not folder.is_dir() or (folder == run and (run / "metrics.jsonl").is_file()):
+    if not folder.is_dir() or (folder == run and (run / METRICS).is_file()):
         raise UserError(f"{run}: holds no finished policy; let the run end first")
     check_language_model(folder, "RUN")
     RunFolder(run).check_exports("policy/")
@@ -70,7 +70,7 @@ def continuations(
 
 def _read_as(run: Path) -> SpecialTokens:
     """What names of special tokens were to the policy of a run; text for a folder of a model."""
-    path = run / "config.yaml"
+    path = run / CONFIG
     return configuration.read(path).dataset.special_tokens if path.is_file() else SpecialTokens.text
 
 

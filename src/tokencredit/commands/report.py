@@ -18,6 +18,7 @@ from tokencredit.reports.stage_report import (
     write_stage_report,
 )
 from tokencredit.reports.summary import closing_summary, write_report
+from tokencredit.store.run_folder import METRICS
 from tokencredit.user_code.trust import check_folder
 
 
@@ -29,8 +30,8 @@ def report(
         write_stage_report(run)
         show(stage_summary(run))
         return
-    if not (run / "metrics.jsonl").is_file():
-        raise UserError(f"{run}: is no run folder (it has no metrics.jsonl)")
+    if not (run / METRICS).is_file():
+        raise UserError(f"{run}: is no run folder (it has no {METRICS})")
     load_plugins(plugin or [])
     check_folder(run)
     write_report(run)

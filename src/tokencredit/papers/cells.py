@@ -7,14 +7,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from tokencredit.store.files import (
-    check_keys,
-    read_json,
-    read_yaml,
     reading,
     write_json,
     write_text,
 )
-from tokencredit.store.jsonl import read_steps
+from tokencredit.store.run_folder import CONFIG, RunFolder
 from tokencredit.store.sheets import csv_text
 
 COLUMNS: Final = (
@@ -43,14 +40,6 @@ NOTED: Final = {
     "flops": "compute/flops",
 }
 """Further columns, of runs that have such a metric."""
-COMPLETE: Final = "complete"
-FAILED: Final = "failed"
-RUNNING: Final = "running"
-STATUSES: Final = (COMPLETE, FAILED, RUNNING)
-
-
-RESULTS: Final = {"config_hash": str, "seeds": dict, "steps": int, "status": str}
-"""Keys of results.json that are read, and their types."""
 
 
 def write_cell(
@@ -60,11 +49,10 @@ def write_cell(
 
     Both files are written whole and renamed, the JSON last, so a cell is there or it is not.
     """
-    record = describe_run(run)
-    rows = read_steps(run / "metrics.jsonl")[: record["steps"]]
-    seed = record["seeds"]["seed"]
-    with reading(run / "config.yaml"):
-        config = read_yaml(run / "config.yaml")
+    made = RunFolder(run)
+    record, config = made.record(), made.config
+    rows, seed = made.metrics[: record["steps"]], record["seeds"]["seed"]
+    with reading(run / CONFIG):
         lengths = [config["rollout"][name] for name in ("min_new_tokens", "max_new_tokens")]
         fixed = [task, record["scheme"], config["reward_scheme"].get("beta", ""), *lengths, seed]
     noted = {column: metric for column, metric in NOTED.items() if rows and metric in rows[0]}
@@ -82,37 +70,3 @@ def write_cell(
     extra = {} if provenance is None else {"provenance": dict(provenance)}
     write_json(path.with_suffix(".json"), {**record, **extra})
     return path
-
-
-def describe_run(run: Path) -> dict[str, Any]:
-    """results.json of a complete run; of one that has none, what is known all the same."""
-    results, manifest = _json(run / "results.json"), _json(run / "manifest.json")
-    failed = manifest.get("failed")
-    if results and not failed:
-        check_keys(results, run / "results.json", RESULTS)
-        return results
-    check_keys(manifest, run / "manifest.json", {"key": str})
-    with reading(run / "config.yaml"):
-        return _known(run, read_yaml(run / "config.yaml"), manifest)
-
-
-def _known(run: Path, config: Mapping[str, Any], manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What is known of a run without results."""
-    names, failed = config["run"], manifest.get("failed")
-    return {
-        "schema_version": 1,
-        "config_hash": manifest["key"],
-        "experiment": names["experiment"],
-        "scheme": names["scheme"],
-        "names": {name: config[name]["name"] for name in ("model", "dataset", "hardware")},
-        "seeds": {"seed": config["seed"], "stage_seed": config["stage_seed"]},
-        "status": FAILED if failed else RUNNING,
-        "error": failed,
-        "steps": len(read_steps(run / "metrics.jsonl")),
-        "scale": names["scale"],
-        "git_commit": manifest.get("git_commit"),
-    }
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}

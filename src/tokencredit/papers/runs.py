@@ -10,19 +10,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from tokencredit.errors import UserError
-from tokencredit.papers.cells import (
-    COLUMNS,
-    COMPLETE,
-    METRICS,
-    NOTED,
-    RUNNING,
-    STATUSES,
-    describe_run,
-)
+from tokencredit.papers.cells import COLUMNS, METRICS, NOTED
 from tokencredit.papers.provenance import Made, made_of
-from tokencredit.store.files import REMEDY, Damaged, read_json, read_yaml, reading
-from tokencredit.store.jsonl import read_steps
-from tokencredit.store.run_folder import RunFolder
+from tokencredit.store import run_folder
+from tokencredit.store.artifacts import MANIFEST
+from tokencredit.store.files import REMEDY, Damaged, read_json, reading
+from tokencredit.store.run_folder import COMPLETE, CONFIG, RESULTS, RUNNING, STATUSES, RunFolder
 from tokencredit.store.sheets import as_written
 
 REQUIRED: Final = (
@@ -96,7 +89,7 @@ def read_runs(path: Path) -> list[LoggedRun]:
         return read_csv(path)
     if not path.is_dir():
         raise UserError(f"--runs {path}: there is no such file or folder")
-    folders = sorted(file.parent for file in path.rglob("metrics.jsonl"))
+    folders = sorted(file.parent for file in path.rglob(run_folder.METRICS))
     found = [run for folder in folders for run in _read_folder(folder)]
     for file in sorted(path.rglob("*.csv")):
         if holds_runs(file):
@@ -223,21 +216,20 @@ def _origin_of(path: Path, record: Mapping[str, Any], made: Made) -> Origin:
 
 def _read_folder(folder: Path) -> list[LoggedRun]:
     """The run in a run folder; none if it has logged nothing yet, or was not made by a run."""
-    rows = read_steps(folder / "metrics.jsonl")
-    if not rows or not (folder / "config.yaml").is_file():
+    found = RunFolder(folder)
+    if not found.metrics or not (folder / CONFIG).is_file():
         return []
-    RunFolder(folder).check_exports("metrics.jsonl", "results.json")
-    record = describe_run(folder)
-    rows = rows[: record["steps"]]
+    found.check_exports(run_folder.METRICS, RESULTS)
+    record, config = found.record(), found.config
+    rows = found.metrics[: record["steps"]]
     if record.get("status") == COMPLETE and len(rows) < record["steps"]:
         lost = f"has {len(rows)} of the {record['steps']} steps of a complete run"
-        raise Damaged(f"{folder / 'metrics.jsonl'}: {lost}; {REMEDY}")
+        raise Damaged(f"{folder / run_folder.METRICS}: {lost}; {REMEDY}")
     _check_steps([row["step"] for row in rows], str(folder))
-    manifest = folder / "manifest.json"
-    with reading(manifest):
-        made = made_of(read_json(manifest)) if manifest.is_file() else Made()
-    with reading(folder / "config.yaml"):
-        setting = _setting_of(record, read_yaml(folder / "config.yaml"))
+    with reading(folder / MANIFEST):
+        made = made_of(found.manifest())
+    with reading(folder / CONFIG):
+        setting = _setting_of(record, config)
     run = LoggedRun(
         setting,
         record["seeds"]["seed"],

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from tokencredit.errors import UserError
-from tokencredit.papers.cells import COMPLETE
 from tokencredit.papers.provenance import beyond_seeds
 from tokencredit.papers.runs import LoggedRun, Setting, read_runs
+from tokencredit.store.run_folder import COMPLETE
 
 OF_A_METHOD: Final = ("inputs.reward_scheme", "inputs.judge")
 """What methods differ in by nature; so are parents that only one of them has."""

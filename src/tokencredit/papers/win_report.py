@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from tokencredit.papers.cells import COMPLETE
 from tokencredit.papers.entries import WinEntry
 from tokencredit.papers.formats import Format, with_remarks
 from tokencredit.papers.runs import holds_runs, read_csv
 from tokencredit.papers.scores import Comparison
 from tokencredit.statistics.rounding import interval, rounded
 from tokencredit.statistics.win_rates import Against, WinMatrix, left_out
+from tokencredit.store.run_folder import COMPLETE
 from tokencredit.store.sheets import csv_text
 
 CORNER: Final = "row beats column"

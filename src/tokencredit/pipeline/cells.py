@@ -10,13 +10,13 @@ from typing import Any, Final
 from tokencredit.config import Config
 from tokencredit.console import say
 from tokencredit.errors import UserError
-from tokencredit.papers.cells import COMPLETE, write_cell
+from tokencredit.papers.cells import write_cell
 from tokencredit.pipeline.pipeline import Outcome, all_stages, execute
 from tokencredit.stages.context import Context
 from tokencredit.stages.rl import RLStage, is_run
 from tokencredit.store.artifacts import Plan
 from tokencredit.store.files import read_json
-from tokencredit.store.run_folder import RunFolder
+from tokencredit.store.run_folder import COMPLETE, RunFolder
 
 STATE: Final = "done (committed)"
 PLACES: Final = ("hydra", "store=", "runs_dir=", "experiments_dir=", "sweep.", "tracking", "run.")

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tokencredit.errors import UserError
-from tokencredit.reports.run_folder import RunFolder
 from tokencredit.statistics.pair_numbers import PairNumbers
 from tokencredit.store.files import write_bytes
+from tokencredit.store.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,7 +57,7 @@ def plot_run(run_dir: str | Path) -> list[Path]:
 
     A metric that was not logged gives no picture.
     """
-    run = RunFolder(run_dir)
+    run = RunFolder.logged(run_dir)
     figures = run.path / "figures"
     drawn = []
     for metric, name, draw in (
@@ -191,7 +191,7 @@ def _seed_curves(name: str, paths: Sequence[Path], metric: str) -> tuple[list[in
     """Return the common steps of the runs and their smoothed curves (runs, steps)."""
     curves = []
     for path in paths:
-        steps, values = RunFolder(path).series(metric)
+        steps, values = RunFolder.logged(path).series(metric)
         curves.append(dict(zip(steps, running_mean(values), strict=True)))
     common = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
     if not common:

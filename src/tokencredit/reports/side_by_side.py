@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from tokencredit.console import visible
-from tokencredit.reports.run_folder import RunFolder
 from tokencredit.statistics.rounding import rounded
 from tokencredit.store.files import reading
+from tokencredit.store.run_folder import EVALUATION, RunFolder
 
 Row = Mapping[str, Any]
 
@@ -30,7 +30,7 @@ WIDTH: Final = 120
 
 def print_continuations(run_dir: str | Path) -> None:
     """Print the table of a run to standard output; nothing before the run has been evaluated."""
-    rows = continuations(RunFolder(run_dir))
+    rows = continuations(RunFolder.logged(run_dir))
     if rows:
         console = Console(width=None if sys.stdout.isatty() else WIDTH)
         console.print(continuations_table(rows))
@@ -43,7 +43,7 @@ def continuations(run: RunFolder) -> list[dict[str, Any]]:
     opinion is the score that was paid for and the oracle's rating, as far as they are known.
     Characters that would act on a terminal or page are escaped.
     """
-    with reading(run.path / "evaluation.jsonl"):
+    with reading(run.path / EVALUATION):
         return [
             {
                 "prompt": visible(row["prompt"]),

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from tokencredit.reports.loss_figure import draw_losses
-from tokencredit.reports.run_folder import existing
 from tokencredit.reports.samples import columns, embedded, render
 from tokencredit.reports.stages import curves_of, left_out, stage_table
 from tokencredit.store.files import read_json, reading, write_bytes
+from tokencredit.store.run_folder import REPORT, existing
 
 RECORD: Final = "stage.json"
 """What the folder of such a run holds: where its model lies, and the figures of its stages."""
 
-_PLACES: Final = {"report.html": "this summary with loss curves", "wandb": "the W&B copy"}
+_PLACES: Final = {REPORT: "this summary with loss curves", "wandb": "the W&B copy"}
 
 
 def is_stage_folder(folder: Path) -> bool:
@@ -28,7 +28,7 @@ def stage_summary(folder: Path) -> str:
     """Return what such a run came to: its headline, its tables, and where its report lies."""
     with reading(folder / RECORD):
         tables = [f"{title}\n{columns(rows)}" for title, rows in sections(_record(folder))]
-    places = existing(folder, ["report.html", "wandb"])
+    places = existing(folder, [REPORT, "wandb"])
     here = [[os.path.relpath(path), _PLACES[path.name]] for path in places]
     lies = [f"where things lie\n{columns(here)}"] if here else []
     return "\n\n".join([stage_headline(folder), *tables, *lies]) + "\n"
@@ -74,8 +74,8 @@ def write_stage_report(folder: Path) -> Path:
             sections=sections(record),
             model=record["model"],
         )
-    write_bytes(folder / "report.html", page.encode())
-    return folder / "report.html"
+    write_bytes(folder / REPORT, page.encode())
+    return folder / REPORT
 
 
 def _record(folder: Path) -> dict[str, Any]:

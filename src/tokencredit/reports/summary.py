@@ -7,7 +7,6 @@ from pathlib import Path
 
 from tokencredit.reports.figures import plot_run
 from tokencredit.reports.loss_figure import draw_losses
-from tokencredit.reports.run_folder import RunFolder, existing
 from tokencredit.reports.samples import columns, embedded, render, sample_views
 from tokencredit.reports.side_by_side import continuations
 from tokencredit.reports.stage_report import sections
@@ -16,17 +15,18 @@ from tokencredit.reports.times import duration, stage_times
 from tokencredit.statistics.intervals import Interval, apart, mean_ci
 from tokencredit.statistics.rounding import interval, rounded, with_error
 from tokencredit.store.files import reading, write_bytes
+from tokencredit.store.run_folder import METRICS, REPORT, RESULTS, SAMPLES, RunFolder, existing
 
 _ENDS = 10
 _REPORT_SAMPLES = 24
 _PLACES = {
     "policy": "the trained policy, for from_pretrained",
-    "report.html": "this summary with figures and samples",
+    REPORT: "this summary with figures and samples",
     "figures/reward.png": "score",
     "figures/kl.png": "distance from the reference",
-    "results.json": "results",
-    "samples.jsonl": "responses with token rewards",
-    "metrics.jsonl": "every step",
+    RESULTS: "results",
+    SAMPLES: "responses with token rewards",
+    METRICS: "every step",
     "wandb": "the W&B copy",
 }
 SCORERS = "scorers on held-out texts cut to the length of responses, mean ± standard error"
@@ -37,7 +37,7 @@ def closing_summary(run_dir: str | Path) -> str:
 
     Raises UserError where the folder holds no step.
     """
-    run = RunFolder(run_dir)
+    run = RunFolder.logged(run_dir)
     parts = [_headline(run)]
     parts.append(columns([*score_ends(run), [gain(run)]]))
     table = evaluation_table(run)
@@ -49,8 +49,8 @@ def closing_summary(run_dir: str | Path) -> str:
     seconds = stage_times(run)
     if seconds:
         parts.append("time of the RL stage\n" + columns(seconds))
-    parts += [f"{title}\n{columns(rows)}" for title, rows in sections(run.manifest)]
-    warnings = run.manifest.get("warnings", [])
+    parts += [f"{title}\n{columns(rows)}" for title, rows in sections(run.manifest())]
+    warnings = run.manifest().get("warnings", [])
     if warnings:
         parts.append("warnings\n" + columns([[str(text)] for text in warnings]))
     here = [[os.path.relpath(path), _PLACES[name]] for name, path in _places(run)]
@@ -60,12 +60,12 @@ def closing_summary(run_dir: str | Path) -> str:
 
 def write_report(run_dir: str | Path) -> Path:
     """Write report.html, one file with numbers, figures, and samples, and return its path."""
-    run = RunFolder(run_dir)
-    with reading(run.path / "samples.jsonl"):
+    run = RunFolder.logged(run_dir)
+    with reading(run.path / SAMPLES):
         samples = sample_views(run.samples[-_REPORT_SAMPLES:])
     drawn = [
         *plot_run(run.path),
-        *draw_losses(curves_of(run.manifest.get("figures", {})), run.path),
+        *draw_losses(curves_of(run.manifest().get("figures", {})), run.path),
     ]
     page = render(
         "report.html",
@@ -74,7 +74,7 @@ def write_report(run_dir: str | Path) -> Path:
         ends=score_ends(run),
         gain=gain(run),
         figures=embedded(drawn),
-        sections=sections(run.manifest),
+        sections=sections(run.manifest()),
         evaluation=evaluation_table(run),
         continuations=continuations(run),
         scorers=scorer_table(run),
@@ -82,8 +82,8 @@ def write_report(run_dir: str | Path) -> Path:
         phases=stage_times(run),
         samples=samples,
     )
-    write_bytes(run.path / "report.html", page.encode())
-    return run.path / "report.html"
+    write_bytes(run.path / REPORT, page.encode())
+    return run.path / REPORT
 
 
 def score_ends(run: RunFolder) -> list[list[str]]:
@@ -113,7 +113,7 @@ def gain(run: RunFolder) -> str:
 
 def evaluation_table(run: RunFolder) -> list[list[str]]:
     """Return policy beside SFT on held-out prompts, header first; empty without evaluation."""
-    with reading(run.path / "results.json"):
+    with reading(run.path / RESULTS):
         evaluation = {
             name: Interval(*(float(x["mean"]),) * 3, float(x["se"]), int(x["n"]))
             for name, x in run.results.get("evaluation", {}).items()
@@ -131,7 +131,7 @@ def evaluation_table(run: RunFolder) -> list[list[str]]:
 
 def scorer_table(run: RunFolder) -> list[list[str]]:
     """Return how often the scorers are right of short texts, header first; empty if unknown."""
-    with reading(run.path / "results.json"):
+    with reading(run.path / RESULTS):
         rows = [
             [
                 name.replace("_", " "),
@@ -146,8 +146,8 @@ def scorer_table(run: RunFolder) -> list[list[str]]:
 
 
 def _headline(run: RunFolder) -> str:
-    results, manifest = run.results, run.manifest
-    with reading(run.path / "results.json"):
+    results, manifest = run.results, run.manifest()
+    with reading(run.path / RESULTS):
         state = results.get("status") or manifest.get("state")
         seed = results.get("seeds", {}).get("seed")
         names = results.get("names")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tokencredit.reports.run_folder import RunFolder
+from tokencredit.store.run_folder import RunFolder
 
 _MINUTE = 60
 TOGETHER = "together"

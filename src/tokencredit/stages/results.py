@@ -18,8 +18,7 @@ from tokencredit.rl.evaluate import Measure, summarise
 from tokencredit.rl.update import NotFinite
 from tokencredit.settings import PairSource
 from tokencredit.store.files import write_json, write_text
-from tokencredit.store.jsonl import read_steps
-from tokencredit.store.run_folder import RunFolder, State
+from tokencredit.store.run_folder import COMPLETE, EVALUATION, RESULTS, RunFolder, State
 from tokencredit.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ LAST_STEPS = 10
 
 def seconds_of_steps(run_folder: Path) -> float:
     """The sum of all phases of all steps logged so far."""
-    rows = read_steps(run_folder / "timings.jsonl")
+    rows = RunFolder(run_folder).timings
     phases = [row[key] for row in rows for key in row if key.startswith("time/")]
     return float(sum(phases))
 
@@ -40,7 +39,7 @@ def seconds_of_steps(run_folder: Path) -> float:
 def write_rows(run_folder: Path, rows: list[dict[str, Any]]) -> None:
     """Write evaluation.jsonl, one line a held-out prompt."""
     lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
-    write_text(run_folder / "evaluation.jsonl", "".join(lines))
+    write_text(run_folder / EVALUATION, "".join(lines))
 
 
 def write_results(
@@ -52,7 +51,7 @@ def write_results(
     scorers: Mapping[str, Accuracy],
 ) -> dict[str, Any]:
     """Write results.json: the last ten steps of the log, the evaluation, how right scorers are."""
-    rows = read_steps(run.path / "metrics.jsonl")[: config.steps]
+    rows = RunFolder(run.path).metrics[: config.steps]
     last = rows[-LAST_STEPS:]
     metrics = {
         name: summarise(torch.tensor([row[name] for row in last]))
@@ -70,7 +69,7 @@ def write_results(
             "hardware": config.hardware.name,
         },
         "seeds": {"seed": config.seed, "stage_seed": config.stage_seed},
-        "status": "complete",
+        "status": COMPLETE,
         "steps": len(rows),
         "scale": config.run.scale,
         "git_commit": run.manifest().get("git_commit"),
@@ -80,7 +79,7 @@ def write_results(
         "evaluation": evaluation,
         "scorers": dict(scorers),
     }
-    write_json(run.path / "results.json", results)
+    write_json(run.path / RESULTS, results)
     return results
 
 

@@ -49,7 +49,7 @@ from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.stage import Stage
 from tokencredit.store.artifacts import Plan, check_writable
 from tokencredit.store.files import Damaged, write_text
-from tokencredit.store.run_folder import RunFolder, State, hash_exports
+from tokencredit.store.run_folder import CONFIG, RunFolder, State, hash_exports
 from tokencredit.tracking.tracker import Tracker
 from tokencredit.user_code.kept import keep_code
 from tokencredit.user_code.plugins import used_code
@@ -320,7 +320,7 @@ class RLStage(Stage):
             exports=None,
             **({"code": code} if code else {}),
         )
-        write_text(run.path / "config.yaml", dump(config))
+        write_text(run.path / CONFIG, dump(config))
 
     def _oracle_folder(self) -> Path:
         return self.context.store.get(self.parents()["oracle"]).path

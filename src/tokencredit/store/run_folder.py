@@ -4,43 +4,49 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
 from tokencredit.canonical import differences, file_sha256
 from tokencredit.errors import UserError
 from tokencredit.store.artifacts import MANIFEST, environment, make_folder
-from tokencredit.store.files import check_keys, read_json, reading, write_json
-from tokencredit.store.jsonl import read_jsonl
+from tokencredit.store.files import check_keys, read_json, read_yaml, reading, write_json
+from tokencredit.store.jsonl import read_jsonl, read_steps
 
 LOCK_SECONDS = 10.0
+CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
+TIMINGS = "timings.jsonl"
+SAMPLES = "samples.jsonl"
+EVALUATION = "evaluation.jsonl"
+RESULTS = "results.json"
+REPORT = "report.html"
 LOCK = ".lock"
-FILES = (
-    "manifest.json",
-    "config.yaml",
-    "results.json",
-    "evaluation.jsonl",
-    METRICS,
-    "timings.jsonl",
-    "samples.jsonl",
-    "report.html",
-)
+FILES = (MANIFEST, CONFIG, RESULTS, EVALUATION, METRICS, TIMINGS, SAMPLES, REPORT)
 FOLDERS = ("policy", "value", "policy_best", "value_best", "checkpoints", "figures", "code")
 COMMIT = "TOKENCREDIT_COMMIT"
 
 
 EXPORTS = ("policy", "value", "policy_best", "value_best")
 """Folders with models."""
-RESULTS = (METRICS, "timings.jsonl", "samples.jsonl", "evaluation.jsonl", "results.json")
-ONLY_HERE = ("policy_best/", "value_best/", METRICS, "timings.jsonl", "samples.jsonl")
+OUTCOME = (METRICS, TIMINGS, SAMPLES, EVALUATION, RESULTS)
+"""What it logged and came to."""
+ONLY_HERE = ("policy_best/", "value_best/", METRICS, TIMINGS, SAMPLES)
 """What no checkpoint holds."""
+
+COMPLETE: Final = "complete"
+FAILED: Final = "failed"
+RUNNING: Final = "running"
+STATUSES: Final = (COMPLETE, FAILED, RUNNING)
+"""What the record of a run says of how it ended."""
+READ: Final = {"config_hash": str, "seeds": dict, "steps": int, "status": str}
+"""Keys of results.json that are read, and their types."""
 
 
 class State(str, Enum):
@@ -53,11 +59,89 @@ class State(str, Enum):
 
 
 class RunFolder:
-    """One run's folder. Its manifest names the key it belongs to and is written last of all."""
+    """One run's folder. Its manifest names the key it belongs to and is written last of all.
 
-    def __init__(self, path: Path) -> None:
+    Its files are read when asked for, and any of them may be missing.
+    """
+
+    def __init__(self, path: str | Path) -> None:
         """The run in `path`, which need not exist yet."""
-        self.path = path
+        self.path = Path(path)
+
+    @classmethod
+    def logged(cls, path: str | Path) -> RunFolder:
+        """The run in `path`, to be reported; raises UserError where it has logged no step, or its
+        logs have changed since it was complete."""
+        run = cls(path)
+        run.check_exports(*OUTCOME)
+        if not run.metrics:
+            raise UserError(f"{run.path}: no step in {METRICS}; name the folder of a run")
+        return run
+
+    @cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        """Rows of metrics.jsonl, as they were when they were first asked for."""
+        return read_steps(self.path / METRICS)
+
+    @property
+    def timings(self) -> list[dict[str, Any]]:
+        """Rows of timings.jsonl."""
+        return read_steps(self.path / TIMINGS)
+
+    @property
+    def samples(self) -> list[dict[str, Any]]:
+        """Rows of samples.jsonl."""
+        return self._rows(SAMPLES)
+
+    @property
+    def evaluation(self) -> list[dict[str, Any]]:
+        """Rows of evaluation.jsonl, empty before the run has been evaluated."""
+        return self._rows(EVALUATION)
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """results.json, empty before the run is complete."""
+        file = self.path / RESULTS
+        return read_json(file) if file.exists() else {}
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """config.yaml, as it was written."""
+        return read_yaml(self.path / CONFIG)
+
+    @property
+    def scheme(self) -> str:
+        """Name of the reward scheme; before there are results, that of the folder's parent."""
+        return str(self.results.get("scheme") or self.path.resolve().parent.name)
+
+    def series(self, metric: str) -> tuple[list[int], list[float]]:
+        """Return the steps at which `metric` was logged, and its values there."""
+        rows = [row for row in self.metrics if metric in row]
+        return [row["step"] for row in rows], [row[metric] for row in rows]
+
+    def record(self) -> dict[str, Any]:
+        """results.json of a complete run; of one that has none, what is known all the same."""
+        results, manifest = self.results, self.manifest()
+        failed = manifest.get("failed")
+        if results and not failed:
+            return check_keys(results, self.path / RESULTS, READ)
+        check_keys(manifest, self.path / MANIFEST, {"key": str})
+        config = self.config
+        with reading(self.path / CONFIG):
+            names = config["run"]
+            return {
+                "schema_version": 1,
+                "config_hash": manifest["key"],
+                "experiment": names["experiment"],
+                "scheme": names["scheme"],
+                "names": {name: config[name]["name"] for name in ("model", "dataset", "hardware")},
+                "seeds": {"seed": config["seed"], "stage_seed": config["stage_seed"]},
+                "status": FAILED if failed else RUNNING,
+                "error": failed,
+                "steps": len(self.metrics),
+                "scale": names["scale"],
+                "git_commit": manifest.get("git_commit"),
+            }
 
     def manifest(self) -> dict[str, Any]:
         """What the manifest says; empty if there is none, `Damaged` if it is no manifest."""
@@ -79,8 +163,7 @@ class RunFolder:
 
     def rows(self) -> int:
         """Steps logged so far."""
-        path = self.path / METRICS
-        return len(read_jsonl(path)) if path.is_file() else 0
+        return len(self._rows(METRICS))
 
     def done(self, key: str, steps: int) -> bool:
         """Whether the run of that key is complete with at least `steps` steps, and undamaged."""
@@ -201,6 +284,15 @@ class RunFolder:
         finally:
             lock.release()
 
+    def _rows(self, name: str) -> list[dict[str, Any]]:
+        file = self.path / name
+        return read_jsonl(file) if file.is_file() else []
+
+
+def existing(folder: Path, names: Iterable[str]) -> list[Path]:
+    """Return the paths of `names` in `folder` that exist."""
+    return [folder / name for name in names if (folder / name).exists()]
+
 
 def hash_exports(folder: Path) -> dict[str, str]:
     """The sha256 of every file of models and results in the folder of a run, by relative path.
@@ -208,7 +300,7 @@ def hash_exports(folder: Path) -> dict[str, str]:
     Figures and the report are drawn again at any time, so they are left out.
     """
     files = [path for name in EXPORTS for path in (folder / name).rglob("*") if path.is_file()]
-    files += [folder / name for name in RESULTS if (folder / name).is_file()]
+    files += [folder / name for name in OUTCOME if (folder / name).is_file()]
     return {path.relative_to(folder).as_posix(): file_sha256(path) for path in sorted(files)}
 
 

@@ -11,13 +11,11 @@ from typing import Any, Final, Self
 from tokencredit.errors import UserError
 from tokencredit.store.files import reading
 from tokencredit.store.jsonl import JsonlWriter, read_jsonl, read_steps
+from tokencredit.store.run_folder import METRICS, SAMPLES, TIMINGS
 from tokencredit.tracking.progress import Progress
 from tokencredit.tracking.tracking import Tracking
 from tokencredit.tracking.wandb_mirror import WandbMirror
 
-METRICS: Final = "metrics.jsonl"
-TIMINGS: Final = "timings.jsonl"
-SAMPLES: Final = "samples.jsonl"
 FILES: Final = (METRICS, TIMINGS, SAMPLES)
 
 
