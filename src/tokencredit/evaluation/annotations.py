@@ -13,8 +13,8 @@ import numpy as np
 
 from tokencredit.data.records import Dropped
 from tokencredit.errors import UserError
-from tokencredit.evaluation.csv_files import csv_rows
 from tokencredit.statistics.win_rates import win_rate
+from tokencredit.store.files import csv_rows
 from tokencredit.store.jsonl import read_objects
 
 DRAWS: Final = (0.0, 1.5)

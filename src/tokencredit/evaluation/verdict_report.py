@@ -9,15 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from tokencredit.bench.report import aligned
+from tokencredit.console import aligned
 from tokencredit.errors import UserError
 from tokencredit.evaluation.annotations import as_json, games, lines, read_annotations
-from tokencredit.evaluation.csv_files import csv_rows
 from tokencredit.statistics.bradley_terry import Strengths, probabilities, strengths
 from tokencredit.statistics.rounding import interval, rounded
 from tokencredit.statistics.win_rates import win_rate
 from tokencredit.store.artifacts import make_folder
-from tokencredit.store.files import write_text
+from tokencredit.store.files import csv_rows, write_text
 
 DIGITS = 4
 """Of strengths, of which differences are read."""

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -192,3 +193,16 @@ def publish(partial: Path, final: Path) -> None:
             shutil.rmtree(final)
         partial.rename(final)
         sync_folder(final.parent)
+
+
+def csv_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """Each row by name of its column, with the number of its line.
+
+    Lines above the header that begin with # are remarks, such as the name of the file.
+    """
+    lines = read_text(path).splitlines(keepends=True)
+    kept = list(dropwhile(lambda line: line.startswith("#"), lines))
+    above = len(lines) - len(kept)
+    with reading(path):
+        rows = csv.DictReader(kept)
+        return [(above + rows.line_num, dict(row)) for row in rows]
