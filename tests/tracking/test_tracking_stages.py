@@ -19,7 +19,7 @@ from tokencredit.reports.stage_report import stage_summary, write_stage_report
 from tokencredit.reports.stages import left_out, stage_table
 from tokencredit.reports.times import adding_up, budget, stage_times
 from tokencredit.stages.mirrored import facts, headline, labelled, rows_left_out, stage_numbers
-from tokencredit.stages.watching import POINTS, LossCurve, progress_callback
+from tokencredit.stages.trainer import POINTS, LossCurve, progress_callback
 from tokencredit.store.run_folder import RunFolder
 from tokencredit.tracking.tracking import Tracking, WandbMode
 from tokencredit.tracking.wandb_mirror import WandbMirror
