@@ -99,7 +99,7 @@ class Bounds:
         return f"must {'lie' if alone else 'be'} {self.allowed()}"
 
     def allowed(self) -> str:
-        """The same as a phrase: "null (no clipping) or > 0"."""
+        """The bounds as a phrase: "null (no clipping) or > 0"."""
         null = f"null ({self.null}) or " if self.null else "" if self.null is None else "null or "
         gap = " " if self.note and self.note[0] not in ":;," else ""
         return f"{null}{self._range()}{gap}{self.note}"

@@ -29,7 +29,7 @@ class Batch:
         return len(getattr(self, fields(self)[0].name))
 
     def to(self, device: torch.device | str) -> Self:
-        """The same batch on another device."""
+        """Move the batch to another device."""
         return self._each(lambda value: value.to(device))
 
     def _each(self, change: Callable[[Any], Any]) -> Self:
@@ -71,7 +71,7 @@ class Kept:
         return type(self)(ids=self.ids, starts=starts, counts=counts)
 
     def to(self, device: torch.device | str) -> Self:
-        """The same on another device."""
+        """These numbers on another device."""
         moved = (part.to(device) for part in (self.ids, self.starts, self.counts))
         ids, starts, counts = moved
         return type(self)(ids=ids, starts=starts, counts=counts)
@@ -105,7 +105,7 @@ class Notes:
         return type(self)({name: column[rows] for name, column in self.columns.items()})
 
     def to(self, device: torch.device | str) -> Self:
-        """The same on another device."""
+        """These numbers on another device."""
         return type(self)({name: column.to(device) for name, column in self.columns.items()})
 
     def means(self) -> dict[str, float]:
@@ -267,7 +267,7 @@ class Rollout(Batch):
         return self.prompt_mask.sum(dim=1) + self.lengths
 
     def trimmed(self) -> Self:
-        """The same rows without the columns of padding that none of them needs."""
+        """These rows without the columns of padding that none of them needs."""
         prompt = int(self.prompt_mask.sum(dim=1).max())
         response = int(self.lengths.max())
         cut = {

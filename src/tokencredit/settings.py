@@ -87,7 +87,8 @@ class PairLoss(str, Enum):
     sigmoid = "sigmoid"
     """−log σ(margin): DPO."""
     robust = "robust"
-    """The same, unbiased where a share `label_smoothing` of the pairs is the wrong way round."""
+    """−log σ(margin), unbiased where a share `label_smoothing` of the pairs is the wrong way
+    round."""
     hinge = "hinge"
     """max(0, 1 − margin)."""
     ipo = "ipo"

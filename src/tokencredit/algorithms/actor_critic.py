@@ -35,7 +35,7 @@ class ActorCritic(Algorithm):
         self.optimizers()  # together, the two may lack a horizon
 
     def warmup_rollouts(self) -> int:
-        """As configured."""
+        """Rollouts on which the value function alone is trained before the first step."""
         return self.value_warmup
 
     def optimizers(self) -> dict[str, Optimizer]:

@@ -46,7 +46,7 @@ class GRPO(Algorithm):
     """Weight of the k3 estimate of the KL to the reference in the loss; 0 turns it off."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Raise `UserError` for numbers out of range, or that do not fit one another."""
         self.check()
         check_group(self)
         require(

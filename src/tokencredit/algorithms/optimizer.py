@@ -51,7 +51,7 @@ class Optimizer(Settings):
     warmup_steps: int = number(0, at_least=0)
     """RL steps in which the learning rate rises from 0."""
     warmup_fraction: float = named("warmup_share", number(0.0, at_least=0, below=1))
-    """The same as a share of schedule_steps, rounded up; set one of the two."""
+    """Steps of warm-up as a share of schedule_steps, rounded up; set one of the two."""
     schedule: Schedule = named("course", Schedule.constant)
     """constant, linear, or cosine (both to floor x peak at schedule_steps)."""
     floor: float = number(0.0, at_least=0, at_most=1)
@@ -121,7 +121,7 @@ class ValueOptimizer(Settings):
     warmup_steps: int | None = number(None, at_least=0)
     """RL steps in which the learning rate rises from 0."""
     warmup_fraction: float | None = named("warmup_share", number(None, at_least=0, below=1))
-    """The same as a share of the policy's schedule_steps."""
+    """Steps of warm-up as a share of the policy's schedule_steps."""
     schedule: Schedule | None = named("course", None)
     """constant, linear, or cosine over the policy's schedule_steps."""
     floor: float | None = number(None, at_least=0, at_most=1)

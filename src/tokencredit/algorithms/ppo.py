@@ -23,7 +23,7 @@ class PPO(ActorCritic):
     """The ratio is clipped to 1 ± clip."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Raise `UserError` for numbers out of range, or that do not fit one another."""
         self.check()
 
     def terms(

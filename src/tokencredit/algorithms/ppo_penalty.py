@@ -59,15 +59,15 @@ class PPOPenalty(ActorCritic):
     penalty: Penalty = field(default_factory=Penalty)
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Raise `UserError` for numbers out of range, or that do not fit one another."""
         self.check()
 
     def initial_state(self) -> State:
-        """Also b."""
+        """The coefficient of the KL to the reference, and b."""
         return {**ActorCritic.initial_state(self), "penalty/coef": self.penalty.coef}
 
     def next_state(self, state: State, measured: dict[str, float], responses: int) -> State:
-        """Also b, by the KL of the whole rollout after the last minibatch."""
+        """Both coefficients; b by the KL of the whole rollout after the last minibatch."""
         after = ActorCritic.next_state(self, state, measured, responses)
         kl = measured["penalty/final_kl"]
         coef = doubled_or_halved(state["penalty/coef"], kl, self.penalty.target)

@@ -32,7 +32,7 @@ class PolicyGradient(Algorithm):
     """Optimizer steps of one pass."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Raise `UserError` for numbers out of range, or that do not fit one another."""
         self.check()
 
     @abstractmethod
@@ -79,7 +79,7 @@ class Reinforce(PolicyGradient):
     """Weight of the past in the running mean, a step."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Raise `UserError` for numbers out of range, or that do not fit one another."""
         self.check()
         require(
             self.baseline is not Baseline.batch or self.batch_size >= 2,
@@ -89,7 +89,7 @@ class Reinforce(PolicyGradient):
         )
 
     def initial_state(self) -> State:
-        """Also the running mean, and the steps in it."""
+        """The KL coefficient, the running mean, and the steps in it."""
         state = PolicyGradient.initial_state(self)
         if self.baseline is Baseline.running:
             state |= {"reinforce/baseline": 0.0, "reinforce/steps": 0.0}
@@ -147,7 +147,7 @@ class RLOO(PolicyGradient):
     """to_go, or total: the others' mean return to go at the same index, or their mean return."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Raise `UserError` for numbers out of range, or that do not fit one another."""
         self.check()
         check_group(self)
 

@@ -34,7 +34,7 @@ class ReMax(PolicyGradient):
     """R is clipped to this magnitude, after the baseline is subtracted; null: not at all."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Raise `UserError` for numbers out of range, or that do not fit one another."""
         self.check()
         require(
             self.reward_clip is None,

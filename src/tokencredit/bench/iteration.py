@@ -67,7 +67,7 @@ class ClockedActors(Actors):
     clock: Clock
 
     def respond(self, *args: Any, **options: Any) -> Rollout:
-        """As always."""
+        """Responses of `model`, timed; arguments are those of `Actors.respond`."""
         with self.clock.generating():
             return Actors.respond(self, *args, **options)
 
@@ -82,7 +82,7 @@ class ClockedUpdater(Updater):
     def update(
         self, rollout: Rollout, targets: Targets, state: State, step: int
     ) -> dict[str, float]:
-        """As always."""
+        """The updates of a step, which are noted as they begin; see `Updater.update`."""
         self.clock.update_began = time.perf_counter()
         self.response_tokens = int(rollout.response_mask.sum())
         found = Updater.update(self, rollout, targets, state, step)

@@ -46,7 +46,7 @@ def reset_peak() -> bool:
 
 
 def settle() -> None:
-    """Collect garbage, and let the C library give freed memory back, which it else keeps in runs.
+    """Collect garbage, and let the C library give freed memory back; in runs it keeps it.
 
     Otherwise what was used while models were built would hide as much of what iterations use.
     """
@@ -166,7 +166,7 @@ def measure(request: Request, tell: Tell) -> dict[str, Any]:
 
 
 def _nothing(_: str) -> None:
-    """Tell nobody."""
+    """Say nothing of progress."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ THREADS: Final = 2
 SHORTEST_PROMPT: Final = 8
 """With varied lengths, the longest prompt is so many times as long as the shortest may be."""
 SHORTEST_RESPONSE: Final = 32
-"""The same of responses."""
+"""With varied lengths, the longest response is so many times as long as the shortest may be."""
 
 
 class Architecture(str, Enum):
@@ -52,7 +52,7 @@ class Size:
     vocabulary: int = 8192
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Raise `UserError` for numbers out of range."""
         object.__setattr__(self, "architecture", Architecture(self.architecture))
         require(self.layers >= 1, "--layers", self.layers, "must be >= 1")
         require(
@@ -94,7 +94,7 @@ class Work:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Raise `UserError` for numbers out of range."""
         object.__setattr__(self, "reward", Reward(self.reward))
         for name in ("prompt_lengths", "response_lengths"):
             object.__setattr__(self, name, tuple(getattr(self, name)))

@@ -32,7 +32,7 @@ class EndpointSettings:
     """Most requests begun a minute; None: as many as `concurrency` allows."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Raise `UserError` for numbers out of range."""
         parts = urlsplit(self.base_url)
         require(
             parts.scheme in ("http", "https") and bool(parts.hostname),

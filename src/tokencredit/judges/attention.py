@@ -21,9 +21,9 @@ class RowAt(str, Enum):
     """Whose attention is read."""
 
     score_position = "score_position"
-    """That of the position at which the reward model reads its score."""
+    """The attention of the position at which the reward model reads its score."""
     last = "last"
-    """That of the last response token, wherever the score is read."""
+    """The attention of the last response token, wherever the score is read."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -29,7 +29,7 @@ class Combine(str, Enum):
     mean = "mean"
     """Their mean."""
     minimum = "minimum"
-    """That of the member that likes the response least."""
+    """The score of the member that likes the response least."""
     mean_minus_sd = "mean_minus_sd"
     """Their mean less `c` of their standard deviations."""
 
@@ -114,7 +114,7 @@ class EnsembleJudge(Ensemble):
     """What is read of each member's attention."""
 
     def check_models(self, models: Seen) -> None:
-        """As what is read of each member's attention."""
+        """Raise for a reward model whose attention cannot be read as `attention` says."""
         self.attention.check_models(models)
 
     def member(self, model: Scorer) -> OpenJudge:

@@ -51,7 +51,7 @@ class FunctionJudge(Judge):
         )
 
     def gives(self) -> Evidence:
-        """As configured."""
+        """The kind of evidence that `meaning` states."""
         return self.meaning
 
     def check(self) -> None:
@@ -179,7 +179,7 @@ class FunctionJudge(Judge):
             return unrolled(function(*texts, **keywords), len(rows))
 
     def load(self) -> Callable[..., Any]:
-        """The function itself, or an error that says why it cannot be had."""
+        """The function itself, or an error that says why it cannot be loaded."""
         place, name = self._split()
         module = self._module(place)
         function = getattr(module, name, None)

@@ -68,7 +68,7 @@ class Judge(Settings, ABC):
         return {name: name for name in self.needs}
 
     def check_reward_models(self, *, trained: bool) -> None:
-        """Raise for reward models that cannot be had; `trained`: they are trained by the run."""
+        """Raise for reward models that cannot be made; `trained`: the run trains them."""
         return
 
     def scoring(self) -> object:

@@ -62,7 +62,7 @@ class _Held:
         self.rows = rollout.rows.tolist()
 
     def judgement(self, said: Judgement, scores: bool, meaning: Evidence | None) -> Judgement:
-        """The same, detached and float32 on the device of the rollout; zero what is not read.
+        """The judgement, detached and float32 on the device of the rollout; zero what is not read.
 
         That is the evidence where `meaning` is None.
         """

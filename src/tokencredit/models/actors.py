@@ -37,7 +37,7 @@ class Actors:
 
     @torch.no_grad()
     def score(self, said: Rollout) -> Rollout:
-        """The same responses with log-probabilities, values, and the reference's view of them.
+        """The responses with log-probabilities, values, and the reference's view of them.
 
         They are computed by the training forward pass: the decode loop's own log-probabilities
         differ in the last bits, and the first ratio must be 1. Rows of similar length are read

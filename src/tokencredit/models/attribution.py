@@ -66,7 +66,7 @@ class EmbeddedScorer(nn.Module):
     """Scores as a function of the difference from the baseline; captum hooks into its modules."""
 
     def __init__(self, scorer: Scorer) -> None:
-        """The same weights."""
+        """A module that shares the weights of `scorer`."""
         super().__init__()
         self.model, self.scorer = scorer.model, scorer
 

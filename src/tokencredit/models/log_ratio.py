@@ -51,7 +51,7 @@ class LogRatio:
         return self.logp(self.dpo, rollout) - self.logp(self.reference, rollout)
 
     def against(self, rollout: Rollout) -> Float[Tensor, "B T"]:
-        """The same with the rollout's own reference log-probabilities in place of log π_ref."""
+        """ρ_t with the rollout's own reference log-probabilities in place of log π_ref."""
         mask = rollout.response_mask
         return torch.where(mask, self.logp(self.dpo, rollout) - rollout.ref_logp, 0.0)
 

@@ -76,7 +76,7 @@ class Implicit(RewardScheme):
 
 @dataclass(slots=True, kw_only=True)
 class ImplicitScored(Implicit):
-    """The same, with β3 times the scorer's score on the last token."""
+    """β1 ρ per token, with β3 times the scorer's score on the last token."""
 
     score: float = 0.0
     """β3, the factor of the score; 0: log-ratios alone."""

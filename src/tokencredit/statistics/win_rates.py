@@ -37,7 +37,7 @@ class WinRate:
     losses: int
 
     def percent(self) -> str:
-        """As AlpacaEval states it, with four decimals."""
+        """Win rate and standard error in AlpacaEval's words, with four decimals."""
         return f"{100 * self.mean:.4f} ± {100 * self.se:.4f}"
 
 
@@ -78,7 +78,7 @@ class Against:
     """Over pairs of runs, Student's t; None with a single pair."""
 
     def mirrored(self) -> Against:
-        """The same from the other side."""
+        """The comparison from the other side: wins and losses exchanged."""
         rate, seeds = self.rate, self.seeds
         turned = WinRate(
             1 - rate.mean,

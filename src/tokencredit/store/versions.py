@@ -60,7 +60,7 @@ def _rename(kind: type, tree: DictConfig) -> None:
 
 
 def _take_out_retired(kind: type, tree: DictConfig, prefix: str) -> None:
-    """Remove what `kind` no longer has; `UserError` where it holds what cannot be had any more."""
+    """Remove what `kind` no longer has; `UserError` where it holds what is gone."""
     for last, item in retired_fields(kind).items():
         for name in set(names_of_retired(last, item)) & {str(key) for key in tree}:
             held, wanted = _plain(tree.pop(name)), _plain(default_of(item))

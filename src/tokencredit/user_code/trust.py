@@ -46,7 +46,8 @@ def check_named(plugins: Any, config: Path) -> None:
 
 
 def check_folder(run: Path) -> None:
-    """The same of a run's folder, whose configuration need not be there."""
+    """Raise unless this command line names the plug-ins of a run's folder; one without a
+    configuration names none."""
     path = run / "config.yaml"
     if path.is_file():
         check_named(read_yaml(path).get("plugins"), path)

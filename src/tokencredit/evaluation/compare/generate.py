@@ -41,7 +41,7 @@ class GenerationSettings:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Raise `UserError` for numbers out of range."""
         require(self.temperature > 0, "--temperature", self.temperature, "must be > 0")
         require(0 < self.top_p <= 1, "--top-p", self.top_p, "must be > 0 and <= 1 (1: off)")
         require(self.batch >= 1, "--batch", self.batch, "must be >= 1")

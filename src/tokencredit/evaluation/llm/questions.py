@@ -32,7 +32,7 @@ class Asking:
     """Put questions again that were answered before, but refused or unparsable."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Raise `UserError` for numbers out of range."""
         require(self.parse_retries >= 0, "--parse-retries", self.parse_retries, "must be >= 0")
         require(self.concurrency >= 1, "--concurrency", self.concurrency, "must be >= 1")
 

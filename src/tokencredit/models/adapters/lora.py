@@ -132,7 +132,7 @@ def merged(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def merged_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """The same, while `model` stays as it is; on the CPU if it grows by being dequantised."""
+    """A merged copy, while `model` stays as it is; on the CPU if it grows by being dequantised."""
     copied = copy.deepcopy(model)
     return merged(copied.to("cpu") if is_quantized(copied) else copied)
 

@@ -13,7 +13,7 @@ LIMIT: Final = 2**28
 
 
 def packed(head: nn.Module) -> Callable[[Tensor], Tensor]:
-    """`head` for as long as its weight does not change; faster, where that can be had.
+    """`head` for as long as its weight does not change; faster, where torch can make it so.
 
     In float32 on a CPU, a product rearranges the weight first, which for some tens of rows takes
     about as long as the product itself. Here that happens once: the product takes two thirds of the

@@ -44,7 +44,7 @@ class Header(GGUFReader):
             raise self._incomplete(first_line(error)) from error
 
     def _build_tensors(self, start_offs: int, fields: list[ReaderField]) -> None:
-        """As the reader does it, but for the data."""
+        """Read the fields and the tensors' places, and none of their data."""
         self.shapes, self.end = {}, start_offs
         for field in fields:
             _, name, _, dims, kind, offset = field.parts

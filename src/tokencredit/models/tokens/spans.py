@@ -138,7 +138,7 @@ class Deal:
         return cls(giver[shared], taker[shared], parts[shared], len(takers))
 
     def plus(self, count: int, taker: int, start: int) -> Self:
-        """The same, and `count` givers from number `start` on that give everything to one taker."""
+        """These shares, with `count` givers from number `start` on that give all to one taker."""
         givers = np.concatenate([self.givers, start + np.arange(count)])
         takers = np.concatenate([self.takers, np.full(count, taker)])
         return type(self)(givers, takers, np.concatenate([self.parts, np.ones(count)]), self.size)
