@@ -8,10 +8,10 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rfEs -n auto --maxprocesses
 export PYTHON TORCH
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test-fast test test-slow lint type arch format docs clean
+.PHONY: help setup train test-fast test test-slow same-numbers lint type arch format docs clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## create .venv with everything at the tested versions, or complete it; nothing if complete
 	@.ci/setup $(VENV)
@@ -28,6 +28,10 @@ test: setup ## all tests but the slow ones, at most 15 minutes
 
 test-slow: setup ## the rest: real training, packaging
 	@$(PYTEST) -m slow $(ARGS)
+
+same-numbers: setup ## does the working tree give BASE's numbers? BASE=COMMIT [KEEP=FOLDER] [ONLY=NAME,NAME] [JOBS=2]
+	@PYTHONPATH=tests $(BIN)/python -m same_numbers "$(BASE)" --jobs $(or $(JOBS),2) \
+		$(if $(KEEP),--keep "$(KEEP)") $(if $(ONLY),--only "$(ONLY)")
 
 lint: setup ## ruff: rules and format
 	@$(BIN)/ruff check

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tokencredit.bench.launch import measured
+from tokencredit.bench.command import measured
 from tokencredit.bench.report import provenance, summary, table
 from tokencredit.bench.run import Request
 from tokencredit.bench.workload import Reward, Size, Work

@@ -20,8 +20,8 @@ import torch
 
 from tokencredit.bench.build import FIRST as FIRST_WORD
 from tokencredit.bench.build import SPECIAL, classifier, prompts_of
-from tokencredit.bench.memory import Meter
 from tokencredit.bench.report import Spread, aligned, provenance
+from tokencredit.bench.run import Meter
 from tokencredit.bench.workload import Architecture, Size, Work, default_threads, lengths_of
 from tokencredit.console import say
 from tokencredit.judges.attention import AttentionJudge

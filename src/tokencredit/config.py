@@ -99,16 +99,12 @@ class Config:
             "judge",
             f"{type(self.judge).__name__} gives no scores; use scorer=reward_model or function",
         )
-        if not isinstance(self.algorithm, Algorithm):
-            return
-        self.algorithm.kl.fill(self.steps * self.algorithm.batch_size)
-        horizon = self.algorithm.optimizer.schedule_steps
-        require(
-            horizon is None or self.steps <= horizon,
-            "steps",
-            self.steps,
-            f"exceeds algorithm.optimizer.schedule_steps = {horizon}, where the schedule ends",
-        )
+        self.algorithm.fit_to(self.steps)
+        if self.algorithm.rolls_out:
+            self._check_rollouts()
+
+    def _check_rollouts(self) -> None:
+        """Raise for prompts and adapters with which responses cannot be learnt from."""
         longest = self.dataset.prompt.max_tokens - 1 + self.rollout.max_new_tokens - 1
         require(
             longest <= self.model.context,
@@ -123,6 +119,12 @@ class Config:
             self.model.lora.dropout,
             "must be 0: with dropout the first ratio of a step is not 1",
         )
+
+    @property
+    def policy_algorithm(self) -> Algorithm:
+        """The algorithm of a run with rollouts."""
+        assert isinstance(self.algorithm, Algorithm)
+        return self.algorithm
 
     def reads_reference(self) -> bool:
         """Whether judge or scorer read the reference's log-probabilities of a response."""
@@ -143,8 +145,7 @@ class Config:
             self.reward_model.learning_rate = rates.reward
         if self.dpo.learning_rate is None:
             self.dpo.learning_rate = rates.dpo
-        if isinstance(self.algorithm, Algorithm) and self.algorithm.optimizer.learning_rate is None:
-            self.algorithm.optimizer.learning_rate = rates.rl
+        self.algorithm.fill_rate(rates.rl)
 
 
 def check_fit(scheme: RewardScheme, judge: Judge) -> None:

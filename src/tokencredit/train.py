@@ -25,12 +25,10 @@ from rich.console import Console
 
 from tokencredit import __version__
 from tokencredit import config as configuration
-from tokencredit.composing.arguments import Request
+from tokencredit.composing.arguments import Request, shown_name
 from tokencredit.composing.explain import explain
-from tokencredit.composing.grammar import check_grammar, check_meaning
+from tokencredit.composing.grammar import check_grammar, check_meaning, class_name, spelled
 from tokencredit.composing.helptext import help_text
-from tokencredit.composing.model_name import shown_name
-from tokencredit.composing.spelling import class_name, spelled
 from tokencredit.config import Config
 from tokencredit.console import USER_ERROR, say, speaking
 from tokencredit.errors import UserError, require

@@ -81,7 +81,8 @@ def test_dense_and_sparse_rewards_agree_at_the_first_token() -> None:
 
 
 def test_greedy_baseline_is_asked_for_and_missed() -> None:
-    assert ReMax.uses_greedy and not ReMax.uses_values
+    algorithm = ReMax(batch_size=8, samples_per_prompt=2)
+    assert algorithm.responses_beside() == 4 and not ReMax.uses_values
     with pytest.raises(ValueError, match="greedy response"):
         ReMax().targets(make_rollout([2]), shaped_of(torch.ones(1, 2)))
 

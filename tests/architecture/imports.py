@@ -127,7 +127,7 @@ class _Reader:
             yield from self._below_prefix(node)
         elif self.by_name and isinstance(node, ast.Constant) and isinstance(node.value, str):
             name = node.value.partition(":")[0]
-            if name.startswith("."):
+            if name.startswith(".") and name.strip("."):
                 name = self._relative(len(name) - len(name.lstrip(".")), name.lstrip("."))
             if name in self.names and name != self.package:  # that one is a word as well
                 yield name

@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bench_work import result, small, timed_round
-from tokencredit.bench import command, launch
+from tokencredit.bench import command
 from tokencredit.bench.run import Request, measure
 from tokencredit.bench.workload import PHASES
 from tokencredit.cli import app
@@ -169,7 +169,7 @@ def test_a_measurement_that_fails_is_said(monkeypatch: pytest.MonkeyPatch) -> No
         done = subprocess.CompletedProcess([], code, stdout="")
         monkeypatch.setattr(subprocess, "run", lambda *_, done=done, **__: done)
         with pytest.raises(UserError, match=words):
-            launch.measured(Request(work=small()))
+            command.measured(Request(work=small()))
 
 
 @pytest.mark.slow

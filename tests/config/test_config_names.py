@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tokencredit.composing.model_name import shown_name
+from tokencredit.composing.arguments import shown_name
 from tokencredit.models.loading.model import Model, ModelSource, Pretrained
 
 from .conftest import Command

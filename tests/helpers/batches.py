@@ -69,7 +69,7 @@ def shaped_by(
 ) -> tuple[Shaped, State]:
     """The algorithm's own shaping, with a greedy baseline for those that ask for one."""
     state = algorithm.initial_state()
-    baseline = rollout.rows.float() / 10 if algorithm.uses_greedy else None
+    baseline = rollout.rows.float() / 10 if algorithm.responses_beside() else None
     rewards = rewards_of(rollout) if rewards is None else rewards
     return algorithm.shape(rewards, rollout, state, baseline), state
 

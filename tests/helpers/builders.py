@@ -30,7 +30,7 @@ from tokencredit.judges.given import Given
 from tokencredit.models.actors import Actors
 from tokencredit.models.decoding.sampling import Sampling
 from tokencredit.models.loading.model import Model
-from tokencredit.models.passes.dropout import disable_dropout
+from tokencredit.models.passes.kernels import disable_dropout
 from tokencredit.models.passes.sequences import ScoreAt
 from tokencredit.models.policy import PolicyWithValue, Reference, SpecialIds
 from tokencredit.rollout import Judgement, Prompts, Rollout

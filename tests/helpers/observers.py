@@ -33,7 +33,7 @@ from tokencredit.errors import UserError
 from tokencredit.judges.panel import open_panel
 from tokencredit.models.log_ratio import LogRatio, as_it_is
 from tokencredit.models.passes.computation import Computation
-from tokencredit.models.passes.products import chunks
+from tokencredit.models.passes.logprob import chunks
 from tokencredit.models.scorer import Scorer
 from tokencredit.ops import keep, masked_sum
 from tokencredit.rl.compute import Compute

@@ -74,7 +74,7 @@ def targets_of(algorithm: Algorithm, rollout: Rollout, rewards: Tensor | None = 
     """Targets of a first step; the greedy responses are said to have earned a little."""
     rewards = rewards_of(rollout) if rewards is None else rewards
     mean = masked_sum(rewards, rollout.response_mask) * 0.3 + 0.1
-    baseline = mean if algorithm.uses_greedy else None
+    baseline = mean if algorithm.responses_beside() else None
     state = algorithm.initial_state()
     return algorithm.targets(rollout, algorithm.shape(rewards, rollout, state, baseline))
 

@@ -83,7 +83,7 @@ class Loop:
         for step in range(steps):
             rollout, judgement, greedy = self.said(step)
             rewards = self.scheme.token_rewards(rollout, judgement)
-            baseline = greedy if self.algorithm.uses_greedy else None
+            baseline = greedy if self.algorithm.responses_beside() else None
             shaped = self.algorithm.shape(rewards, rollout, state, baseline)
             targets = self.spoil(self.algorithm.targets(rollout, shaped))
             updates = updater.update(rollout, targets, state, step)

@@ -47,13 +47,13 @@ def test_the_step_is_dumped_and_the_weights_stay(tmp_path: Path) -> None:
     around = RunInputs(prompts_of(config, "rl"), prompts_of(config, "eval"), place)
     judge, log = Failing(), Log()
     learner = Learner(config, actors, judge, around, World(config.hardware))
-    learner.step(0, log)  # type: ignore[arg-type]
+    learner.step(0, learner.log(log))  # type: ignore[arg-type]
     learner.next_step = 1
     before = {name: p.clone() for name, p in actors.policy.named_parameters()}
     with pytest.raises(
         UserError, match=r"step 1: the judge's numbers for 1 of 4 .*first 2"
     ) as found:
-        learner.step(1, log)  # type: ignore[arg-type]
+        learner.step(1, learner.log(log))  # type: ignore[arg-type]
     assert str(place / NAME) in str(found.value) and judge.calls == 2
     dumped = load_file(place / NAME)
     assert dumped["evidence"].isnan().nonzero().tolist() == [[2, 0]]

@@ -20,7 +20,7 @@ from transformers import (
     OPTForCausalLM,
 )
 
-from tokencredit.models.passes.dropout import disable_dropout
+from tokencredit.models.passes.kernels import disable_dropout
 
 IDS = torch.arange(2, 14).reshape(2, 6)
 

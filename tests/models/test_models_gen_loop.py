@@ -20,11 +20,10 @@ from builders import (
     tiny_policy,
 )
 from tokencredit.models.actors import unscored
-from tokencredit.models.decoding import generation, state
+from tokencredit.models.decoding import generation
 from tokencredit.models.decoding.cache import RoomyLayer
-from tokencredit.models.decoding.generation import evaluating, generate
+from tokencredit.models.decoding.generation import Reader, evaluating, generate
 from tokencredit.models.decoding.sampling import Sampling
-from tokencredit.models.decoding.state import Reader
 from tokencredit.models.loading.trunk import checkpoint
 from tokencredit.models.policy import SpecialIds
 from tokencredit.ops import gather_logp
@@ -150,7 +149,7 @@ def test_positions_from_the_width_would_be_noticed(monkeypatch: pytest.MonkeyPat
     model = ending("gpt2")
     texts = speak(model, mixed())
     monkeypatch.setattr(
-        state, "position_ids", lambda mask: torch.arange(mask.shape[1]).expand(mask.shape)
+        generation, "position_ids", lambda mask: torch.arange(mask.shape[1]).expand(mask.shape)
     )
     assert speak(model, mixed()) != texts
 

@@ -12,10 +12,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from builders import ARCHITECTURES, EOS_ID, PAD_ID, make_prompts, tiny_causal, train_tokenizer
-from tokencredit.models.decoding import stops
-from tokencredit.models.decoding.generation import Generated, generate
+from tokencredit.models.decoding.generation import EDGE, Generated, StopStrings, generate
 from tokencredit.models.decoding.sampling import Sampling
-from tokencredit.models.decoding.stops import StopStrings
 from tokencredit.models.policy import SpecialIds
 
 IDS = SpecialIds(eos=EOS_ID, pad=PAD_ID)
@@ -167,7 +165,7 @@ def test_only_the_end_of_a_long_response_is_read() -> None:
         return "x" * len(some)
 
     StopStrings(["abc"], decode).completed(list(range(5000)))
-    assert max(read) <= 4 * (3 + stops.EDGE)
+    assert max(read) <= 4 * (3 + EDGE)
 
 
 @architectures

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import tokencredit.models.passes.products as products_module
+import tokencredit.models.passes.logprob as products_module
 from tokencredit.models.passes.distribution import Choices
-from tokencredit.models.passes.logprob import token_kl, token_logp
-from tokencredit.models.passes.products import head_logits
+from tokencredit.models.passes.logprob import head_logits, token_kl, token_logp
 from tokencredit.rollout import Kept
 
 N, V, D = 37, 211, 12

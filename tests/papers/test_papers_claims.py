@@ -11,10 +11,17 @@ from typer.testing import CliRunner
 from paper_runs import AUTHORS, lines, needs_authors, write_csv
 from tokencredit.cli import app
 from tokencredit.errors import UserError
-from tokencredit.papers.claims import Claim, Judged, claims_table, judge_claims, read_claims, unused
+from tokencredit.papers.claims import (
+    Claim,
+    Judged,
+    WinClaim,
+    claims_table,
+    judge_claims,
+    read_claims,
+    unused,
+)
 from tokencredit.papers.sources import read_sources
 from tokencredit.papers.verdicts import Verdict, judge
-from tokencredit.papers.win_claims import WinClaim
 
 LENGTH = 101
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from paper_runs import lines, write_csv
-from tokencredit.papers.conduct import conduct_table, operations, scored
+from tokencredit.papers.page import conduct_table, operations, scored
 from tokencredit.papers.provenance import Made
 from tokencredit.papers.runs import LoggedRun, Origin, Setting
 from tokencredit.papers.sources import Source, read_sources

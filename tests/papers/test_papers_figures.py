@@ -16,9 +16,8 @@ from tokencredit.cli import app
 from tokencredit.errors import UserError
 from tokencredit.papers import drawings
 from tokencredit.papers.entries import FIGURES, find
-from tokencredit.papers.figure_data import figure_marks
+from tokencredit.papers.figure_data import Mark, Shape, figure_marks
 from tokencredit.papers.figures import write_figure
-from tokencredit.papers.marks import Mark, Shape
 from tokencredit.papers.sources import read_sources
 
 Draw = Callable[..., tuple[list[dict[str, str]], list[str]]]

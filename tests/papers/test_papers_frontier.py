@@ -9,10 +9,9 @@ import pytest
 
 from paper_runs import lines, write_cell_json, write_csv
 from tokencredit.papers.entries import FIGURES, find
-from tokencredit.papers.figure_data import figure_marks
+from tokencredit.papers.figure_data import Shape, figure_marks
 from tokencredit.papers.figures import pictures
 from tokencredit.papers.frontier import at_levels, equal_kl_tables, frontier, reach
-from tokencredit.papers.marks import Shape
 from tokencredit.papers.sources import Source, read_sources
 
 STEPS = 101

@@ -16,13 +16,12 @@ from typer.testing import CliRunner
 from paper_runs import lines, write_csv
 from tokencredit.cli import app
 from tokencredit.errors import UserError
-from tokencredit.papers.claims import judge_win_claim, read_win_claims
+from tokencredit.papers.claims import WinClaim, judge_win_claim, read_win_claims
 from tokencredit.papers.entries import WinEntry, find_any
 from tokencredit.papers.formats import Format
 from tokencredit.papers.page import write_page
 from tokencredit.papers.scores import Line, find_comparisons, read_scores, write_scores
 from tokencredit.papers.verdicts import Verdict
-from tokencredit.papers.win_claims import WinClaim
 from tokencredit.papers.win_report import WinTable, make_win_tables, render_wins
 
 # papers.md 8: Table 1(a) of the first version; a row beats columns.

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from paper_runs import write_run_folder
 from tokencredit.cli import app
 from tokencredit.errors import UserError
-from tokencredit.papers.marks import as_text
+from tokencredit.papers.figure_data import as_text
 
 MINE = """\
 kind: {kind}

@@ -14,6 +14,7 @@ from torch import Tensor
 from builders import tiny_actors
 from observers import EvenJudge, Log, furnish, prompts_of
 from policies import run_config
+from tokencredit.algorithms.asking import Asking
 from tokencredit.algorithms.kl import KLPenalty
 from tokencredit.algorithms.ppo import PPO
 from tokencredit.algorithms.remax import ReMax
@@ -26,6 +27,7 @@ from tokencredit.judges.judge import OpenJudge
 from tokencredit.models.actors import Actors
 from tokencredit.models.adapters.lora import Lora
 from tokencredit.models.decoding.sampling import Sampling
+from tokencredit.ops import masked_sum
 from tokencredit.rewards.sparse import Sparse
 from tokencredit.rl.checkpoints import Checkpoints
 from tokencredit.rl.collector import Collector
@@ -187,6 +189,30 @@ def test_each_greedy_response_is_the_baseline_of_its_own_prompt(
     assert len(set(sampled)) == 4 and greedy == sampled[::2] == sampled[1::2]
     ((rows, baseline),) = algorithm.given
     assert rows == sampled and baseline == [float(row) for row in sampled]
+
+
+@dataclass(slots=True, kw_only=True)
+class AskingAgain(Remembering):
+    """Its baseline is another sampled response to each row's prompt."""
+
+    def observe(self, rollout: Rollout, ask: Asking) -> Tensor:
+        said, judgement = ask.policy(ask.prompts, "again")
+        return masked_sum(ask.token_rewards(said, judgement), said.response_mask)
+
+
+def test_an_algorithm_may_ask_for_other_responses_without_the_loop_knowing(
+    place: Path, tmp_path: Path
+) -> None:
+    algorithm = AskingAgain(batch_size=4, epochs=1, minibatches=1, score_clip=2.0)
+    config = config_at(
+        place, algorithm, reward_scheme=Sparse(), evaluation=Evaluation(prompts=HELD_OUT)
+    )
+    judge = ByRow()
+    learner = learner_of(config, place, tmp_path, judge)
+    learner.step(0, learner.log(None))
+    assert judge.asked[0] == judge.asked[1] and len(judge.asked) == 2
+    ((rows, baseline),) = algorithm.given
+    assert baseline == [min(float(row), 2.0) for row in rows], "scaled as the rollout's own"
 
 
 def evaluated(place: Path, actors: Actors) -> list[dict[str, Any]]:

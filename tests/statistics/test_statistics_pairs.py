@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tokencredit.reports.pair_figure import draw_pairs
+from tokencredit.reports.figures import draw_pairs
 from tokencredit.statistics.intervals import wilson
 from tokencredit.statistics.pair_numbers import pair_numbers
 

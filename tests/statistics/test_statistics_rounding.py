@@ -10,7 +10,7 @@ from paper_runs import lines, write_csv
 from tokencredit.papers.entries import TABLES, find
 from tokencredit.papers.formats import Format, render
 from tokencredit.papers.frontier import equal_kl_tables
-from tokencredit.papers.held_out import held_out_table
+from tokencredit.papers.page import held_out_table
 from tokencredit.papers.sources import read_sources
 from tokencredit.papers.tables import make_table
 from tokencredit.papers.verdicts import difference

@@ -10,7 +10,7 @@ import torch
 from case_models import make_causal, make_tokenizer
 from tokencredit.data.records import Record
 from tokencredit.data.token_ids import TokenIds
-from tokencredit.stages.held_out import RECORDS, held_out_loss
+from tokencredit.stages.sft import RECORDS, held_out_loss
 
 TEXTS = ["a good film", "the film is bad", "good", "a bad story of the cast and the plot"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tokencredit.tracking.network import answers
+from tokencredit.tracking.outgoing import answers
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ import torch
 
 from case_plans import composed
 from tokencredit import config as configuration
-from tokencredit.reports.pages import columns
+from tokencredit.reports.samples import columns
 from tokencredit.reports.stage_report import stage_summary, write_stage_report
 from tokencredit.reports.stages import left_out, stage_table
 from tokencredit.reports.times import adding_up, budget, stage_times

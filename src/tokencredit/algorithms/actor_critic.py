@@ -34,6 +34,10 @@ class ActorCritic(Algorithm):
         Algorithm.check(self)
         self.optimizers()  # together, the two may lack a horizon
 
+    def warmup_rollouts(self) -> int:
+        """As configured."""
+        return self.value_warmup
+
     def optimizers(self) -> dict[str, Optimizer]:
         """The policy's numbers, and the value function's where it has its own."""
         return {"policy": self.optimizer, "value": self.value_optimizer.filled(self.optimizer)}

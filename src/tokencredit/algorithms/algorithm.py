@@ -13,8 +13,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tokencredit.algorithms.advantages import Whiten, to_go
+from tokencredit.algorithms.asking import Asking
 from tokencredit.algorithms.losses import Aggregation, Term, kl_old_new, log_ratio
 from tokencredit.algorithms.optimizer import Optimizer
+from tokencredit.algorithms.procedure import Procedure
 from tokencredit.algorithms.shaping import Shaped, Shaping, State
 from tokencredit.errors import require
 from tokencredit.fields import number
@@ -53,13 +55,12 @@ Reader = Callable[[Sums], dict[str, float]]
 
 
 @dataclass(slots=True, kw_only=True)
-class Algorithm(Shaping):
+class Algorithm(Shaping, Procedure):
     """Turns rewards into targets and targets into a loss. Knows no devices and no optimizers."""
 
+    ends_with: ClassVar[str] = "rl"
+    rolls_out: ClassVar[bool] = True
     uses_values: ClassVar[bool] = True
-    """Whether there is a value function to train."""
-    uses_greedy: ClassVar[bool] = False
-    """Whether each prompt is also answered greedily, for a baseline."""
 
     batch_size: int = number(16, at_least=1)
     """Responses of one step."""
@@ -98,6 +99,26 @@ class Algorithm(Shaping):
             "algorithm.minibatches",
             self.minibatches,
             f"must lie between 1 and algorithm.batch_size = {self.batch_size}",
+        )
+
+    def reads_full(self) -> bool:
+        """Whether the estimate of the penalty asks for the KL over the whole vocabulary."""
+        return self.kl.reads_full
+
+    def fill_rate(self, learning_rate: float | None) -> None:
+        """Set the optimizer's learning rate, if it is null, to the model's."""
+        if self.optimizer.learning_rate is None:
+            self.optimizer.learning_rate = learning_rate
+
+    def fit_to(self, steps: int) -> None:
+        """Fill in the horizon of the KL coefficient; a schedule must reach the run's end."""
+        self.kl.fill(steps * self.batch_size)
+        horizon = self.optimizer.schedule_steps
+        require(
+            horizon is None or steps <= horizon,
+            "steps",
+            steps,
+            f"exceeds algorithm.optimizer.schedule_steps = {horizon}, where the schedule ends",
         )
 
     def optimizers(self) -> dict[str, Optimizer]:
@@ -170,15 +191,22 @@ class Algorithm(Shaping):
             return Decision.skip
         return Decision.take
 
-    def greedy_baseline(
-        self, greedy: Callable[[], Float[Tensor, "B"]]
-    ) -> Float[Tensor, "B"] | None:
-        """What each response's total reward is compared with.
+    def observe(self, rollout: Rollout, ask: Asking) -> Float[Tensor, "B *T"] | None:
+        """What is to be known beside a rollout, in units of its token rewards: `shape` gets it.
 
-        `greedy()` is the total reward of the greedy response to each row's prompt, which is asked
-        for only if `uses_greedy`.
+        Nothing, unless an algorithm asks for further responses; these count as
+        `responses_beside`.
         """
-        return greedy() if self.uses_greedy else None
+        del rollout, ask
+        return None
+
+    def responses_beside(self) -> int:
+        """How many responses `observe` has made in one step."""
+        return 0
+
+    def warmup_rollouts(self) -> int:
+        """On how many rollouts the value function alone is trained before the first step."""
+        return 0
 
     def after_update(self, read: Reader) -> dict[str, float]:
         """What is to be known of the policy after the last minibatch; `next_state` gets it, too.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from tokencredit.algorithms.advantages import to_go
 from tokencredit.algorithms.algorithm import Shaped
+from tokencredit.algorithms.asking import Asking
 from tokencredit.algorithms.reinforce import PolicyGradient
 from tokencredit.algorithms.scores import pay_last
 from tokencredit.errors import require
@@ -29,8 +30,6 @@ class ReMax(PolicyGradient):
     response's only.
     """
 
-    uses_greedy: ClassVar[bool] = True
-
     return_clip: float | None = number(5.0, above=0, null="")
     """R is clipped to this magnitude, after the baseline is subtracted; null: not at all."""
 
@@ -43,6 +42,18 @@ class ReMax(PolicyGradient):
             self.reward_clip,
             "would clip the sampled response and not the greedy one; use return_clip or score_clip",
         )
+
+    def observe(self, rollout: Rollout, ask: Asking) -> Float[Tensor, "B"]:
+        """The total reward of the greedy response to each row's prompt."""
+        every = self.samples_per_prompt
+        first = ask.prompts[torch.arange(0, len(ask.prompts), every)]
+        said, judgement = ask.policy(first, "greedy", greedy=True)
+        totals = masked_sum(ask.token_rewards(said, judgement), said.response_mask)
+        return totals.repeat_interleave(every)
+
+    def responses_beside(self) -> int:
+        """One for each prompt."""
+        return self.batch_size // self.samples_per_prompt
 
     def advantages(self, rollout: Rollout, shaped: Shaped) -> Float[Tensor, "B T"]:
         """The coefficient of each token's log-probability.

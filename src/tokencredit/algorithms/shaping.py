@@ -9,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tokencredit.algorithms.kl import KLPenalty
-from tokencredit.algorithms.procedure import Procedure
 from tokencredit.algorithms.scores import (
     REFERENCE_SD,
     Normalise,
@@ -46,7 +45,7 @@ class Shaped(Batch):
 
 
 @dataclass(slots=True, kw_only=True)
-class Shaping(Procedure):
+class Shaping(Settings):
     """Normalises, clips, and penalises; knows nothing of advantages."""
 
     normalise: Normalise = Normalise.none

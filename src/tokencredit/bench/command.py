@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +14,9 @@ from typing import Annotated, Any
 
 import typer
 
+from tokencredit.bench.configuration import environment_of
 from tokencredit.bench.figure import draw
 from tokencredit.bench.growth import Point, Sweep, csv_text, points, rows_of
-from tokencredit.bench.launch import measured
 from tokencredit.bench.plan import flops, plan, unpadded
 from tokencredit.bench.report import aligned, provenance, summary, table
 from tokencredit.bench.run import Request
@@ -211,3 +215,28 @@ def _cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:,.3f}" if value < 100 else f"{value:,.0f}"
     return "–" if value is None else str(value)
+
+
+def measured(request: Request) -> dict[str, Any]:
+    """What `tokencredit.bench.run` says of the request; its progress goes to standard error.
+
+    It is a process of its own because allocator and threads are set before a process starts.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", "tokencredit.bench.run"],
+        input=json.dumps(request.plain()),
+        stdout=subprocess.PIPE,
+        env=environment_of(request.work),
+        text=True,
+        check=False,
+    )
+    if done.returncode < 0:
+        name = signal.Signals(-done.returncode).name
+        raise UserError(
+            f"the process that measures was ended by {name}; where memory ran out, lower --rows, "
+            "--new-tokens, or --width, or set --micro-batch"
+        )
+    if done.returncode:
+        raise UserError("the process that measures failed; its own words stand above")
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result

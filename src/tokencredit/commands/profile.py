@@ -17,7 +17,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tokencredit import config as configuration
-from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.commands.options import Plugins
 from tokencredit.config import load_plugins
 from tokencredit.console import say, show
@@ -96,7 +95,7 @@ def measure(run: Path, rollouts: int, seed: int) -> Profile:
     if not path.is_file():
         raise UserError(f"{run}: is no run folder (it has no config.yaml)")
     config = configuration.read(path)
-    require(isinstance(config.algorithm, Algorithm), "RUN", str(run), "is no RL run: has no judge")
+    require(config.algorithm.rolls_out, "RUN", str(run), "is no RL run: has no judge")
     require(
         config.judge.gives() is Evidence.nonnegative,
         "judge",

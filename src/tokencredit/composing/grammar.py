@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -19,8 +20,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tokencredit.composing.helptext import groups
+from tokencredit.config import COMPONENTS
 from tokencredit.errors import UserError
-from tokencredit.user_code.plugins import conf_dir
+from tokencredit.user_code.plugins import conf_dir, is_ours
 
 NUMBERS: Final = (int, float)  # bool is an int
 TEXTS: Final = frozenset({"dataset.path", "sweep.objective"})
@@ -168,3 +170,37 @@ def _values(override: Override) -> Iterator[object]:
 
 def _short(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+
+def spelled(overrides: Iterable[str], folders: Sequence[Path]) -> list[str]:
+    """The overrides, each `GROUP=NAME` with the name of the class that is meant.
+
+    Options of the package and of `folders` keep their names. `UserError` where several classes
+    differ only in what is not told apart.
+    """
+    return [_spelled(override, folders) for override in overrides]
+
+
+def _spelled(override: str, folders: Sequence[Path]) -> str:
+    group, given, names = override.partition("=")
+    if not given or group not in COMPONENTS:
+        return override
+    return f"{group}={','.join(class_name(group, name, folders) for name in names.split(','))}"
+
+
+def class_name(group: str, name: str, folders: Sequence[Path] = ()) -> str:
+    """The plug-in's class that `name` means in another case or with underscores; else `name`."""
+    known = [kind.__name__ for kind in COMPONENTS[group] if not is_ours(kind)]
+    wanted = name.strip()
+    options = [place / group / f"{wanted}.yaml" for place in (conf_dir(), *folders)]
+    if wanted in known or any(option.is_file() for option in options):
+        return name
+    meant = [other for other in known if _plain(other) == _plain(wanted)]
+    if len(meant) > 1:
+        raise UserError(f"{group} = {wanted!r}: may mean {' or '.join(meant)}; write which")
+    return meant[0] if meant else name
+
+
+def _plain(name: str) -> str:
+    """What two spellings of a name have in common."""
+    return name.casefold().replace("_", "").replace("-", "")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from tokencredit.papers.entries import Entry
-from tokencredit.papers.marks import Mark, Shape, as_text
+from tokencredit.papers.figure_data import Mark, Shape, as_text
 from tokencredit.reports.figures import COLOURS
 
 if TYPE_CHECKING:

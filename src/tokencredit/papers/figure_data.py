@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Final
 
 import numpy as np
@@ -13,13 +14,60 @@ from tokencredit.errors import UserError
 from tokencredit.papers.conditions import missing
 from tokencredit.papers.entries import Entry, Panel
 from tokencredit.papers.frontier import HELD_OUT, frontier, held_out, other_models
-from tokencredit.papers.marks import Mark, Shape
 from tokencredit.papers.measures import LAST, curves, fell, in_words, lacking, mean, measure
 from tokencredit.papers.runs import LoggedRun, Setting
 from tokencredit.papers.sources import Source
 from tokencredit.papers.tables import name_of, said_of, settings_of
 from tokencredit.reports.figures import running_mean
 from tokencredit.store.run_folder import COMPLETE
+
+
+class Shape(str, Enum):
+    """How a mark is drawn."""
+
+    line = "line"
+    """The middle of several runs, with a band where there is a spread."""
+    run = "run"
+    """One run beside the others."""
+    stopped = "stopped"
+    """A run that ended early or failed, to its last point."""
+    end = "end"
+    """Where one run ended."""
+    diverged = "diverged"
+    """Where a run ended that the authors' code would have dropped, or that fell below its start."""
+    point = "point"
+    """The middle of several runs at one β."""
+    dot = "dot"
+    """One run, at one β or at its distance."""
+    model = "model"
+    """A model that is no run's: SFT, DPO."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Something drawn in one panel of one source, for one method."""
+
+    source: str
+    panel: str
+    method: str
+    name: str
+    """The method as the legend has it."""
+    shape: Shape
+    what: str
+    """mean, median, or the run."""
+    x: Sequence[float]
+    y: Sequence[float]
+    spread: Sequence[float]
+    """Half the height of the band, for each x; empty without one."""
+    n: int
+    """Runs behind it."""
+
+
+def as_text(name: str) -> str:
+    """A name as matplotlib shows it: it takes dollars for formulas, and hides a leading stroke."""
+    shown = name.replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
+
 
 BY_KL: Final = ("tradeoff", "frontier")
 """Figures whose x is a distance."""

@@ -9,8 +9,7 @@ from typing import Any, Final
 
 from tokencredit.papers.drawings import fill
 from tokencredit.papers.entries import Entry
-from tokencredit.papers.figure_data import figure_marks
-from tokencredit.papers.marks import Mark
+from tokencredit.papers.figure_data import Mark, figure_marks
 from tokencredit.papers.sources import Source
 from tokencredit.reports.figures import STYLE
 from tokencredit.store.files import write_bytes

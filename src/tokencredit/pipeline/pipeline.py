@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
-from tokencredit.algorithms.algorithm import Algorithm
-from tokencredit.algorithms.procedure import PreferenceOnly
 from tokencredit.config import Config
 from tokencredit.console import say
 from tokencredit.errors import UserError
 from tokencredit.pipeline.process import run_stage
 from tokencredit.preflight import checks
 from tokencredit.reports.times import budget
+from tokencredit.stages.catalogue import STAGES
 from tokencredit.stages.context import Context
-from tokencredit.stages.dpo import DPOStage
 from tokencredit.stages.rl import RLStage
-from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.stage import Stage
 from tokencredit.stages.supervised import report_stage
 from tokencredit.store.artifacts import Plan
 from tokencredit.store.run_folder import RunFolder
 
+GOALS: Final[Mapping[str, type[Stage]]] = {**STAGES, RLStage.name: RLStage}
+"""The stages that a run can be for, by name."""
 INTERRUPTED = {-2: "interrupted", -9: "killed", -15: "terminated"}
 
 
@@ -41,10 +42,7 @@ def all_stages(context: Context) -> list[Stage]:
 
 def last_stage(context: Context) -> Stage:
     """What the run is for."""
-    procedure = context.config.algorithm
-    if isinstance(procedure, Algorithm):
-        return RLStage(context)
-    return DPOStage(context) if isinstance(procedure, PreferenceOnly) else SFTStage(context)
+    return GOALS[context.config.algorithm.ends_with](context)
 
 
 def plan(config: Config) -> list[Plan]:

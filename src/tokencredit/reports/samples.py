@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.style import Style
@@ -10,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from tokencredit.console import visible
-from tokencredit.reports.pages import render
 
 Row = Mapping[str, Any]
 
@@ -98,3 +99,36 @@ def _shade(share: float) -> Style:
     red, green, blue = (round(255 + (channel - 255) * abs(share)) for channel in target)
     ink = "#ffffff" if abs(share) > _DARK_ENOUGH else "#000000"
     return Style.parse(f"{ink} on #{red:02x}{green:02x}{blue:02x}")
+
+
+def render(template: str, **values: Any) -> str:
+    """Return the page of `templates/`, in which every value is escaped."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("tokencredit.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(**values)
+
+
+def embedded(pictures: Sequence[Path]) -> list[dict[str, str]]:
+    """The pictures of a page that needs no other file: name and content in Base64."""
+    return [
+        {"name": path.stem, "data": base64.b64encode(path.read_bytes()).decode()}
+        for path in pictures
+    ]
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Return `rows` with their columns aligned; a row of one cell is a line of its own."""
+    table = [row for row in rows if len(row) > 1]
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))] if table else []
+    lines = []
+    for row in rows:
+        cells = row if len(row) == 1 else [c.ljust(w) for c, w in zip(row, widths, strict=True)]
+        lines.append(("  " + "   ".join(cells)).rstrip())
+    return "\n".join(lines)

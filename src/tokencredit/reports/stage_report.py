@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tokencredit.reports.loss_figure import draw_losses
-from tokencredit.reports.pages import columns, embedded, render
+from tokencredit.reports.samples import columns, embedded, render
 from tokencredit.reports.stages import curves_of, left_out, stage_table
 from tokencredit.store.files import read_json, reading, write_bytes
 from tokencredit.store.run_folder import REPORT, existing

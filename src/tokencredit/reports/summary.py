@@ -7,8 +7,7 @@ from pathlib import Path
 
 from tokencredit.reports.figures import plot_run
 from tokencredit.reports.loss_figure import draw_losses
-from tokencredit.reports.pages import columns, embedded, render
-from tokencredit.reports.samples import sample_views
+from tokencredit.reports.samples import columns, embedded, render, sample_views
 from tokencredit.reports.side_by_side import continuations
 from tokencredit.reports.stage_report import sections
 from tokencredit.reports.stages import curves_of

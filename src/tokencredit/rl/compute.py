@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
-from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.judges.panel import shares_pass
 from tokencredit.models.value import ValueKind
 from tokencredit.rollout import Rollout
@@ -41,8 +40,7 @@ class Compute:
     @classmethod
     def of(cls, config: Config, actors: Actors, sizes: Mapping[str, int]) -> Self:
         """The numbers of a run; `sizes` are parameters of what judge and scorer read, by role."""
-        algorithm = config.algorithm
-        assert isinstance(algorithm, Algorithm)
+        algorithm = config.policy_algorithm
         policy = actors.policy.model.num_parameters()
         value = 0
         if algorithm.uses_values and config.model.value.kind is not ValueKind.shared:
@@ -54,8 +52,8 @@ class Compute:
             panel.append(config.scorer)
         judged = sum(n * known[role] for judge in panel for role, n in judge.passes().items())
         reference = policy
-        greedy = (policy + judged) / algorithm.samples_per_prompt if algorithm.uses_greedy else 0
-        spoken = policy + policy + value + reference + judged + greedy
+        beside = (policy + judged) * algorithm.responses_beside() / algorithm.batch_size
+        spoken = policy + policy + value + reference + judged + beside
         return cls(
             rollout=READ * spoken,
             update=TRAINED * (policy + value),

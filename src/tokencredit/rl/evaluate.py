@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from tokencredit.data.prompts import PromptStream
@@ -14,7 +16,6 @@ from tokencredit.judges.implicit import Reading
 from tokencredit.judges.judge import OpenJudge
 from tokencredit.judges.panel import Panel
 from tokencredit.models.actors import Actors, Stream
-from tokencredit.models.bag_of_grams import BagOfGrams
 from tokencredit.models.log_ratio import LogRatio
 from tokencredit.models.tokens.texts import decode
 from tokencredit.ops import k1, masked_sum
@@ -27,6 +28,14 @@ if TYPE_CHECKING:
     from tokencredit.rollout import Judgement, Prompts, Rollout
     from tokencredit.settings import Evaluation
 
+
+class Rater(Protocol):
+    """An opinion of texts from outside of the run, as `stages.oracle.BagOfGrams` has it."""
+
+    def rate(self, texts: Sequence[str]) -> Float[Tensor, "B"]:
+        """How good each text is."""
+
+
 Measure = dict[str, float]
 Row = dict[str, Any]
 MODELS = ("policy", "sft")
@@ -38,7 +47,7 @@ def evaluate(
     config: Config,
     actors: Actors,
     collector: Collector,
-    oracle: BagOfGrams | None,
+    oracle: Rater | None,
     prompts: PromptStream,
 ) -> list[Row]:
     """One row a held-out prompt: what policy and SFT model say, and what is said of it.

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.config import Config
 from tokencredit.models.actors import Actors
 from tokencredit.models.adapters.lora import adapted, add_value_adapter
@@ -36,8 +35,8 @@ def load_actors(config: Config, sft: Path, reward_model: Path | None = None) -> 
     # LoRA's first factors are drawn from the global generator.
     torch.manual_seed(torch_seed(config.seed))
     lora, value = config.model.lora, config.model.value
-    learns = config.algorithm if isinstance(config.algorithm, Algorithm) else None
-    uses_values = learns is None or learns.uses_values
+    algorithm = config.algorithm
+    uses_values = algorithm.uses_values
     base = _load(config, sft)
     special = special_ids(tokenizer, base)
     model = adapted(base, lora)
@@ -67,7 +66,7 @@ def load_actors(config: Config, sft: Path, reward_model: Path | None = None) -> 
         policy=policy,
         reference=reference,
         tokenizer=tokenizer,
-        full_kl=learns is not None and learns.kl.reads_full,
+        full_kl=algorithm.reads_full(),
         score_all=config.reads_reference(),
     )
 

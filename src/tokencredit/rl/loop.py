@@ -10,12 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tokencredit.algorithms.actor_critic import ActorCritic
-from tokencredit.algorithms.algorithm import Algorithm, State
+from tokencredit.algorithms.algorithm import State
 from tokencredit.config import Config
 from tokencredit.console import say
 from tokencredit.data.prompts import PromptStream
@@ -68,8 +66,7 @@ class Learner:
         self, config: Config, actors: Actors, judge: OpenJudge, around: RunInputs, world: World
     ) -> None:
         """A run at step 0."""
-        assert isinstance(config.algorithm, Algorithm)
-        self.algorithm, self.config = config.algorithm, config
+        self.algorithm, self.config = config.policy_algorithm, config
         self.payer = Payer(config)
         self.actors, self.world = actors, world
         self.prompts, self.held_out, self.folder = around.prompts, around.held_out, around.folder
@@ -130,8 +127,8 @@ class Learner:
         clock.mark("rollout")
         paid = self.algorithm.scaled(judgement, self.state)
         rewards = self.payer.pay(rollout, paid, step)
-        baseline = self.algorithm.greedy_baseline(partial(self._greedy_totals, prompts, step))
-        shaped = self.algorithm.shape(rewards, rollout, self.state, baseline)
+        observed = self.algorithm.observe(rollout, Beside(self, prompts, step))
+        shaped = self.algorithm.shape(rewards, rollout, self.state, observed)
         targets = self.algorithm.targets(rollout, shaped)
         self._warn_of_nothing(step, rewards, targets, rollout)
         clock.mark("credit")
@@ -173,17 +170,6 @@ class Learner:
         require_finite(rollout, judgement, self.folder if self.world.is_main else None, step)
         return rollout, judgement
 
-    def _greedy_totals(self, prompts: Prompts, step: int) -> Float[Tensor, "B"]:
-        """The total reward of the greedy response to each row's prompt."""
-        every = self.algorithm.samples_per_prompt
-        first = prompts[torch.arange(0, len(prompts), every)]
-        stream = (self.config.seed, "greedy", step)
-        speak = partial(self.actors.answer, self.actors.policy.model, stream=stream, greedy=True)
-        rollout, judgement = self.collect(first, speak, step)
-        paid = self.algorithm.scaled(judgement, self.state)
-        totals = masked_sum(self.payer.pay(rollout, paid, step), rollout.response_mask)
-        return totals.repeat_interleave(every)
-
     def _reference_scores(self, count: int) -> Float[Tensor, "N"]:
         """The scores of that many responses of the reference."""
         seed = self.config.seed
@@ -200,10 +186,9 @@ class Learner:
         without a warm-up. Nothing is kept: a run that is resumed at step 0 begins with it again.
         """
         algorithm, seed = self.algorithm, self.config.seed
-        if not isinstance(algorithm, ActorCritic) or self.next_step > 0:
-            return
+        rollouts = 0 if self.next_step > 0 else algorithm.warmup_rollouts()
         updater = Updater(self.engine, algorithm, seed, only="value")
-        for number in range(algorithm.value_warmup):
+        for number in range(rollouts):
             prompts = self.prompts.batch(seed, number, algorithm.batch_size, WARMUP)
             speak = partial(self.actors.roll_out, stream=(seed, WARMUP, number))
             rollout, judgement = self.collect(prompts, speak, self.next_step)
@@ -212,10 +197,10 @@ class Learner:
             targets = algorithm.targets(rollout, algorithm.shape(rewards, rollout, self.state))
             explained = explained_variance(rollout.values, targets.returns, rollout.response_mask)
             # Negative steps: shuffled by names of their own, at the peak learning rate.
-            updater.update(rollout, targets, self.state, number - algorithm.value_warmup)
+            updater.update(rollout, targets, self.state, number - rollouts)
             if self.world.is_main:
                 say(
-                    f"value warm-up: rollout {number + 1}/{algorithm.value_warmup}, explained "
+                    f"value warm-up: rollout {number + 1}/{rollouts}, explained "
                     f"variance {float(explained):.2f}"
                 )
 
@@ -269,3 +254,25 @@ class Learner:
     ) -> None:
         if self.world.is_main:
             warn_of_nothing(self.folder, step, rewards, targets, rollout)
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """`algorithms.asking.Asking` of one step."""
+
+    learner: Learner
+    prompts: Prompts
+    step: int
+
+    def policy(
+        self, prompts: Prompts, name: str, *, greedy: bool = False
+    ) -> tuple[Rollout, Judgement]:
+        """What the policy responds now, judged."""
+        actors, stream = self.learner.actors, (self.learner.config.seed, name, self.step)
+        speak = partial(actors.answer, actors.policy.model, stream=stream, greedy=greedy)
+        return self.learner.collect(prompts, speak, self.step)
+
+    def token_rewards(self, rollout: Rollout, judgement: Judgement) -> Float[Tensor, "B T"]:
+        """The scheme's rewards, for scores as the algorithm scales them."""
+        paid = self.learner.algorithm.scaled(judgement, self.learner.state)
+        return self.learner.payer.pay(rollout, paid, self.step)

@@ -53,6 +53,12 @@ class Context:
             self._columns = (tuple(names), self.config.dataset.columns(names))
         return self._columns[1]
 
+    def columns_digest(self, names: Sequence[str]) -> str:
+        """A hash of the values of these columns, of the records that prompts are taken from."""
+        values, parts = self.columns(names), self.corpus.parts
+        rows = [record.row for split in ("rl", "eval") for record in parts[split]]
+        return digest({name: [repr(values[name][row]) for row in rows] for name in names})
+
 
 _READ: dict[tuple[str, object], Corpus] = {}
 """The records that this process has read last."""

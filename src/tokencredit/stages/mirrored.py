@@ -13,6 +13,7 @@ from tokencredit.tracking.tracking import LONGEST_NAME, LONGEST_TAG, Tracking
 if TYPE_CHECKING:
     from tokencredit.config import Config
 
+
 KEPT: Final = ("accuracy", "margin", "loss", "held_out_loss", "held_out", "steps", "pairs")
 """Figures of a stage that its summary has."""
 

@@ -20,7 +20,7 @@ from tokencredit.errors import require
 from tokencredit.models.adapters.lora import adapted, merged
 from tokencredit.models.passes.sequences import ScoreAt
 from tokencredit.models.scorer import score_of_logits
-from tokencredit.reports.pair_figure import draw_pairs
+from tokencredit.reports.figures import draw_pairs
 from tokencredit.stages.trainer import SupervisedRun
 from tokencredit.statistics.pair_numbers import pair_numbers
 from tokencredit.store.files import write_json

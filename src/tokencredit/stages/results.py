@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.algorithms.scores import Normalise
 from tokencredit.console import say
 from tokencredit.errors import UserError
@@ -86,10 +85,8 @@ def write_results(
 
 def scored_samples(config: Config, steps: int) -> int:
     """Responses that were scored to train the policy, and to label the pairs of its DPO model."""
-    algorithm = config.algorithm
-    assert isinstance(algorithm, Algorithm)
-    greedy = algorithm.batch_size // algorithm.samples_per_prompt if algorithm.uses_greedy else 0
-    found = steps * (algorithm.batch_size + greedy)
+    algorithm = config.policy_algorithm
+    found = steps * (algorithm.batch_size + algorithm.responses_beside())
     if algorithm.normalise is Normalise.reference:
         found += algorithm.normalise_samples
     read = {*config.judge.artifacts(), *config.scorer.artifacts()}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar, TypeGuard
 
 from tokencredit.algorithms.algorithm import Algorithm
-from tokencredit.canonical import canonical, differences, digest
+from tokencredit.canonical import canonical, differences
 from tokencredit.config import dump
 from tokencredit.console import say, say_once
 from tokencredit.data.prompts import PromptStream
@@ -27,9 +27,14 @@ from tokencredit.rl.evaluate import evaluate, report
 from tokencredit.rl.export import export_policy
 from tokencredit.rl.load import load_actors
 from tokencredit.rl.loop import Learner, RunInputs
-from tokencredit.stages.before import figures_before
 from tokencredit.stages.catalogue import given_of, stages_of
-from tokencredit.stages.mirrored import facts, headline, labelled, rows_left_out, stage_numbers
+from tokencredit.stages.mirrored import (
+    facts,
+    headline,
+    labelled,
+    rows_left_out,
+    stage_numbers,
+)
 from tokencredit.stages.oracle import OracleStage, load_oracle
 from tokencredit.stages.results import (
     remembering_failure,
@@ -73,7 +78,7 @@ class RLStage(Stage):
         """Whether the value function's weights are the reward model's at first."""
         value, algorithm = self.context.config.model.value, self.context.config.algorithm
         wanted = value.kind is ValueKind.separate and value.init is ValueInit.reward_model
-        return wanted and isinstance(algorithm, Algorithm) and algorithm.uses_values
+        return wanted and algorithm.uses_values
 
     def inputs(self) -> Mapping[str, object]:
         """Everything of the configuration that can change a metric or the evaluation."""
@@ -103,18 +108,10 @@ class RLStage(Stage):
         }
 
     def _columns(self) -> dict[str, object]:
-        """A hash of the columns that judge or scorer read, of the prompts of the run."""
-        config, corpus = self.context.config, self.context.corpus
-        readers = (config.judge, config.scorer)
-        names = sorted(
-            {name for reader in readers for name in reader.columns(config.dataset.column_names)}
-        )
-        if not names:
-            return {}
-        values = self.context.columns(names)
-        rows = [record.row for split in ("rl", "eval") for record in corpus.parts[split]]
-        read = {name: [repr(values[name][row]) for row in rows] for name in names}
-        return {"columns": digest(read)}
+        """A hash of the columns that judge or scorer read."""
+        config, there = self.context.config, self.context.config.dataset.column_names
+        names = {name for each in (config.judge, config.scorer) for name in each.columns(there)}
+        return {"columns": self.context.columns_digest(sorted(names))} if names else {}
 
     def _components(self) -> list[object]:
         """What of the configuration may be of the user's own and decides the result."""
@@ -125,8 +122,7 @@ class RLStage(Stage):
     @property
     def algorithm(self) -> Algorithm:
         """The policy algorithm of the run."""
-        assert isinstance(self.context.config.algorithm, Algorithm)
-        return self.context.config.algorithm
+        return self.context.config.policy_algorithm
 
     @cached_property
     def folder(self) -> Path:
@@ -253,7 +249,7 @@ class RLStage(Stage):
                 write_figures(run.path)
             session["all_seconds"] = round(seconds - before, 3)
             run.write(State.complete, exports=hash_exports(run.path), session=session)
-            figures = figures_before(self.context.store, self)
+            figures = self.figures_before()
             dropped = self.context.corpus.dropped
             lost = left_out(dropped.counts, dropped.filtered, figures, learner.prompts.dropped)
             tracker.close(headline(results) | stage_numbers(figures) | rows_left_out(lost))
@@ -300,7 +296,7 @@ class RLStage(Stage):
             config.steps,
             learner.next_step,
         )
-        tracker.curves(curves_of(figures_before(self.context.store, self)))
+        tracker.curves(curves_of(self.figures_before()))
         return tracker
 
     def _write_identity(self, run: RunFolder) -> None:
@@ -319,7 +315,7 @@ class RLStage(Stage):
             weights={role: self.context.store.sha256(s) for role, s in self.parents().items()},
             dropped=dict(self.context.corpus.dropped.counts),
             filtered=dict(self.context.corpus.dropped.filtered),
-            figures=figures_before(self.context.store, self),
+            figures=self.figures_before(),
             failed=None,
             exports=None,
             **({"code": code} if code else {}),

@@ -6,11 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Final, cast
+from typing import Any, ClassVar, Final, cast
 
 from tokencredit.canonical import canonical, digest
 from tokencredit.stages.context import Context
 from tokencredit.store.artifacts import MANIFEST, Plan, check_kinds
+from tokencredit.store.files import read_json
 from tokencredit.user_code.plugins import used_code
 
 SEEDS: Final = ("seed", "stage_seed")
@@ -73,6 +74,18 @@ class Stage(ABC):
     def revision(self) -> int:
         """The version that counts for this configuration; a fault may concern some alone."""
         return self.version
+
+    def figures(self) -> dict[str, Any]:
+        """The figures that it left; none if its result is not there."""
+        manifest = self.context.store.folder(self) / MANIFEST
+        return dict(read_json(manifest, figures=dict)["figures"]) if manifest.is_file() else {}
+
+    def figures_before(self) -> dict[str, dict[str, Any]]:
+        """The figures of all stages before this one, by role, parents first."""
+        found: dict[str, dict[str, Any]] = {}
+        for role, parent in sorted(self.parents().items(), key=lambda item: item[0] != "sft"):
+            found |= {**parent.figures_before(), role: parent.figures()}
+        return found
 
     @cached_property
     def identity(self) -> dict[str, object]:

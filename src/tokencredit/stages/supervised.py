@@ -12,8 +12,12 @@ from tokencredit.canonical import canonical
 from tokencredit.errors import require
 from tokencredit.reports.stage_report import RECORD, is_stage_folder, write_stage_report
 from tokencredit.reports.stages import curves_of, left_out
-from tokencredit.stages.before import figures_before, figures_of
-from tokencredit.stages.mirrored import facts, labelled, rows_left_out, stage_numbers
+from tokencredit.stages.mirrored import (
+    facts,
+    labelled,
+    rows_left_out,
+    stage_numbers,
+)
 from tokencredit.stages.results import drawing
 from tokencredit.stages.stage import Stage
 from tokencredit.store.artifacts import MANIFEST, check_writable
@@ -48,7 +52,7 @@ def report_stage(stage: Stage, *, anew: bool) -> None:
     if is_stage_folder(folder) and not anew:
         return
     store, corpus = stage.context.store, stage.context.corpus
-    figures = {**figures_before(store, stage), stage.name: figures_of(store, stage)}
+    figures = {**stage.figures_before(), stage.name: stage.figures()}
     folder.mkdir(parents=True, exist_ok=True)
     record: dict[str, Any] = {
         "schema_version": 1,

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
-from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.config import Config
 from tokencredit.errors import UserError
 from tokencredit.judges.implicit import ImplicitJudge
@@ -59,7 +58,7 @@ def listed(objective: Any) -> list[str]:
 
 def names(config: Config) -> list[str]:
     """The numbers that results.json of this configuration's run will hold."""
-    if not isinstance(config.algorithm, Algorithm):
+    if not config.algorithm.rolls_out:
         return []
     valued = config.algorithm.uses_values
     last = [name for name in HEADLINE if valued or name != VALUE_LOSS]

@@ -14,7 +14,7 @@ from typing import Any
 from tokencredit.console import say
 from tokencredit.errors import UserError
 from tokencredit.tracking import outgoing
-from tokencredit.tracking.network import answers
+from tokencredit.tracking.outgoing import answers
 from tokencredit.tracking.tracking import Tracking, WandbMode
 
 Row = Mapping[str, Any]

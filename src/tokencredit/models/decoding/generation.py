@@ -6,19 +6,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from tokencredit.models.decoding.cache import RoomyCache
 from tokencredit.models.decoding.gumbel import Drawer, require_finite
 from tokencredit.models.decoding.nucleus import KeptIds, likeliest
 from tokencredit.models.decoding.packed_head import packed
 from tokencredit.models.decoding.sampling import Sampling
-from tokencredit.models.decoding.state import Reader
-from tokencredit.models.decoding.stops import Decode, StopStrings
 from tokencredit.models.loading.trunk import backbone, head_of
+from tokencredit.models.passes.sequences import position_ids
 from tokencredit.models.policy import SpecialIds
 from tokencredit.rollout import Batch, Kept, Prompts
 from tokencredit.streams import fold, seeds, stream_key
@@ -204,3 +204,78 @@ class _Responses:
             stopped=self.stopped,
             kept=None if self.kept is None or self.seeds is None else self.kept.finish(longest),
         )
+
+
+Decode = Callable[[list[int]], str]
+"""From ids to text, e.g. `tokenizer.decode`."""
+EDGE: Final = 4
+"""Characters at the start of a piece of text that decoding from its middle may have garbled."""
+
+
+class StopStrings:
+    """Tells when the text of a response comes to hold one of some strings."""
+
+    def __init__(self, strings: Sequence[str], decode: Decode) -> None:
+        """`strings`: none of them empty."""
+        self.strings = tuple(strings)
+        self.decode = decode
+        self.reach = max(map(len, self.strings)) + EDGE
+
+    def completed(self, ids: list[int]) -> bool:
+        """Whether the last of `ids` completes a stop string. Asked after every token.
+
+        Only the end of the response is decoded: enough tokens for the longest string to begin in
+        front of the last one.
+        """
+        size = 2 * self.reach
+        while size < len(ids) and len(self.decode(ids[-size:-1])) < self.reach:
+            size *= 2
+        text = self.decode(ids[-size:])
+        return any(string in text for string in self.strings)
+
+
+class Reader:
+    """Hidden states after the last token of each row; what was read before is in a cache."""
+
+    def __init__(self, trunk: Any, limit: int) -> None:
+        """`limit`: tokens a row may have, padding included."""
+        self.trunk, self.cache, self.length = trunk, RoomyCache(limit), 0
+
+    def start(self, ids: Int[Tensor, "n P"], mask: Bool[Tensor, "n P"]) -> Float[Tensor, "n d"]:
+        """Read the prompts; one that several rows share is read once."""
+        self.mask, self.padded = mask, not bool(mask.all())
+        self.positions = position_ids(mask)
+        distinct, place = torch.cat([ids, mask], dim=1).unique(dim=0, return_inverse=True)
+        if len(distinct) == len(ids):
+            return self._read(ids, mask, self.positions)
+        first = place.new_zeros(len(distinct)).scatter_(0, place, torch.arange(len(ids)).to(place))
+        states = self._read(ids[first], mask[first], self.positions[first])
+        self.cache.batch_select_indices(place)
+        return states[place]
+
+    def select(self, chosen: Int[Tensor, "k"]) -> None:
+        """Go on with these rows, in this order."""
+        self.cache.batch_select_indices(chosen)
+        self.mask, self.positions = self.mask[chosen], self.positions[chosen]
+
+    def follow(self, token: Int[Tensor, "n"]) -> Float[Tensor, "n d"]:
+        """Read one more token of each row."""
+        self.positions = self.positions[:, -1:] + 1
+        if self.padded:
+            self.mask = torch.cat([self.mask, torch.ones_like(self.positions).bool()], dim=1)
+        # Without padding nothing is masked, and no mask need be built for every token.
+        return self._read(token[:, None], self.mask if self.padded else None, self.positions)
+
+    def _read(
+        self, ids: Int[Tensor, "n S"], mask: Bool[Tensor, "n L"] | None, positions: Tensor
+    ) -> Float[Tensor, "n d"]:
+        states: Tensor = self.trunk(
+            input_ids=ids,
+            attention_mask=None if mask is None else mask.long(),
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+        ).last_hidden_state
+        self.length += ids.shape[1]
+        assert self.cache.get_seq_length() == self.length, "the model left the cache aside"
+        return states[:, -1]
