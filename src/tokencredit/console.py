@@ -10,9 +10,10 @@ import io
 import os
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
+from operator import call
 from pathlib import Path
 from typing import Final
 
@@ -129,3 +130,15 @@ def _write_nowhere(*descriptors: int) -> None:
     for number in descriptors:
         with suppress(OSError):
             os.dup2(nowhere, number)
+
+
+def aligned(rows: Sequence[Sequence[str]], *, gap: str = "  ", left: bool = False) -> list[str]:
+    """Columns of equal width: the first to the left, all others to the right unless `left`.
+
+    A row of one cell is a line of its own.
+    """
+    table = [row for row in rows if len(row) > 1]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    sides = [str.ljust, *[str.ljust if left else str.rjust] * len(widths)]
+    placed = (row if len(row) == 1 else map(call, sides, row, widths) for row in rows)
+    return [gap.join(cells).rstrip() for cells in placed]

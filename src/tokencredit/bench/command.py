@@ -18,10 +18,10 @@ from tokencredit.bench.configuration import environment_of
 from tokencredit.bench.figure import draw
 from tokencredit.bench.growth import Point, Sweep, csv_text, points, rows_of
 from tokencredit.bench.plan import flops, plan, unpadded
-from tokencredit.bench.report import aligned, provenance, summary, table
+from tokencredit.bench.report import provenance, summary, table
 from tokencredit.bench.run import Request
 from tokencredit.bench.workload import Architecture, Reward, Size, Work, default_threads, lengths_of
-from tokencredit.console import say, show
+from tokencredit.console import aligned, say, show
 from tokencredit.errors import UserError, require
 from tokencredit.store.files import write_json, write_text
 

@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any, Final
 
 from tokencredit.bench.workload import PHASES, Work, cores
+from tokencredit.console import aligned
 from tokencredit.store.artifacts import environment
 from tokencredit.store.run_folder import git_commit
 
@@ -121,18 +122,6 @@ def _row(phase: str, found: Mapping[str, Any]) -> tuple[str, ...]:
         "–" if rate is None else f"{rate / 1e9:.1f}",
         "–" if share is None else Spread(**share).text(0, 100) + " %",
     )
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns of equal width: the first to the left, all others to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
 
 
 def provenance() -> dict[str, Any]:

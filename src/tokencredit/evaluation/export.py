@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from collections import Counter
@@ -12,7 +11,7 @@ from typing import Any, Final
 
 from tokencredit.canonical import digest
 from tokencredit.evaluation.answers import Answer
-from tokencredit.store.files import write_text
+from tokencredit.store.files import write_json, write_rows
 
 LONGEST: Final = 55
 """Characters of a stem, of up to four bytes each; a file's name has at most 255 bytes."""
@@ -47,15 +46,13 @@ def mt_bench_answers(
 
 def write_model_outputs(answers: Mapping[str, Answer], name: str, path: Path) -> Path:
     """Write the file of one generator for AlpacaEval."""
-    text = json.dumps(model_outputs(answers, name), indent=2, ensure_ascii=False)
-    write_text(path, text + "\n")
+    write_json(path, model_outputs(answers, name))
     return path
 
 
 def write_mt_bench(answers: Mapping[str, Answer], name: str, path: Path, seconds: float) -> Path:
     """Write the file of one generator for MT-Bench."""
-    rows = mt_bench_answers(answers, name, seconds)
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_rows(path, mt_bench_answers(answers, name, seconds))
     return path
 
 

@@ -11,7 +11,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from tokencredit.console import visible
+from tokencredit.console import aligned, visible
 
 Row = Mapping[str, Any]
 
@@ -125,10 +125,4 @@ def embedded(pictures: Sequence[Path]) -> list[dict[str, str]]:
 
 def columns(rows: Sequence[Sequence[str]]) -> str:
     """Return `rows` with their columns aligned; a row of one cell is a line of its own."""
-    table = [row for row in rows if len(row) > 1]
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))] if table else []
-    lines = []
-    for row in rows:
-        cells = row if len(row) == 1 else [c.ljust(w) for c, w in zip(row, widths, strict=True)]
-        lines.append(("  " + "   ".join(cells)).rstrip())
-    return "\n".join(lines)
+    return "\n".join(f"  {line}".rstrip() for line in aligned(rows, gap="   ", left=True))

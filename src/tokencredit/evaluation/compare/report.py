@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +18,7 @@ from tokencredit.statistics.bradley_terry import strengths
 from tokencredit.statistics.intervals import mean_ci
 from tokencredit.statistics.rounding import rounded, with_error
 from tokencredit.statistics.win_rates import WinMatrix
-from tokencredit.store.files import write_json, write_text
+from tokencredit.store.files import write_json, write_rows, write_text
 
 PLACES: Final = ("source", "other_data")
 """Facts that are paths of one machine."""
@@ -30,7 +29,7 @@ def write_answers(prompting: Prompting, spoken: Sequence[Spoken], out: Path) -> 
 
     A second seed of a method is called name#2.
     """
-    lines = []
+    rows = []
     for one, label in zip(spoken, _labels([one.player.name for one in spoken]), strict=True):
         for k, (item, said) in enumerate(zip(prompting.items, one.answers, strict=True)):
             row: dict[str, Any] = {
@@ -43,9 +42,9 @@ def write_answers(prompting: Prompting, spoken: Sequence[Spoken], out: Path) -> 
             }
             if one.scores is not None:
                 row["score"] = one.scores[k]
-            lines.append(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+            rows.append(row)
     path = out / "answers.jsonl"
-    write_text(path, "".join(lines))
+    write_rows(path, rows)
     return path
 
 
