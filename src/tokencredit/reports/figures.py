@@ -1,4 +1,4 @@
-"""Pictures of runs, drawn from their metrics.jsonl."""
+"""Pictures of a run: its curves, the losses of its stages, and how well scores order pairs."""
 
 from __future__ import annotations
 
@@ -50,6 +50,7 @@ _LABELS = {
     "kl/k1": "KL to the reference (nats per response)",
     "length/mean": "response length (tokens)",
 }
+Curves = Mapping[str, Mapping[str, Sequence[float]]]
 
 
 def plot_run(run_dir: str | Path) -> list[Path]:
@@ -260,3 +261,24 @@ def _draw(figure: Figure, numbers: PairNumbers) -> None:
     right.set_title(f"calibration error {numbers.calibration_error:.3f}", fontsize=11)
     right.set_xlabel("probability of the model's choice")
     right.set_ylabel("share in which it is preferred")
+
+
+def draw_losses(curves: Curves, folder: Path) -> list[Path]:
+    """Write figures/loss.png in a run's folder, one panel a stage, and return what was written.
+
+    `curves` has `step` and `loss` of each stage, by name; without any there is no figure.
+    """
+    if not curves:
+        return []
+    path = folder / "figures" / "loss.png"
+    _save(path, _draw_losses, curves)
+    return [path]
+
+
+def _draw_losses(figure: Figure, curves: Curves) -> None:
+    panels = figure.subplots(1, len(curves), squeeze=False)[0]
+    for panel, (name, curve) in zip(panels, curves.items(), strict=True):
+        panel.plot(curve["step"], curve["loss"], color=COLOURS[0], linewidth=1.6)
+        panel.set_title(name.replace("_", " "), fontsize=11)
+        panel.set_xlabel("optimizer step")
+    panels[0].set_ylabel("training loss")

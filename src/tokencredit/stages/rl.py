@@ -19,7 +19,7 @@ from tokencredit.judges.panel import open_panel
 from tokencredit.models.actors import Actors
 from tokencredit.models.loading.model import RewardReads
 from tokencredit.models.value import ValueInit, ValueKind
-from tokencredit.reports.stages import curves_of, left_out
+from tokencredit.reports.stage_report import curves_of, left_out
 from tokencredit.rl.checkpoints import Checkpoints
 from tokencredit.rl.compute import Compute, stored_parameters
 from tokencredit.rl.engine import World, compute_deterministically
