@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tokencredit.errors import UserError
+from tokencredit.statistics.curves import WINDOW, running_mean
 from tokencredit.statistics.pair_numbers import PairNumbers
 from tokencredit.store.files import write_bytes
 from tokencredit.store.run_folder import RunFolder
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _INK = "#333333"
 _FAINT = "#D9D9D9"
-_WINDOW = 10
 _LABEL_HEIGHT = 0.062  # of the axes, one line of text
 STYLE: Any = {
     "font.family": "DejaVu Sans",
@@ -96,20 +96,11 @@ def plot_curves(groups: Mapping[str, Sequence[Sequence[float]]], out: Path) -> P
     return Path(out)
 
 
-def running_mean(values: Sequence[float], window: int = _WINDOW) -> list[float]:
-    """Return, at each place, the mean of the last `window` values, of fewer at the beginning."""
-    sums = np.cumsum([0.0, *values])
-    return [
-        float(sums[end] - sums[max(0, end - window)]) / min(end, window)
-        for end in range(1, len(sums))
-    ]
-
-
 def _draw_reward(figure: Figure, run: RunFolder) -> None:
     axes = figure.subplots()
     steps, values = run.series("score/mean")
     axes.plot(steps, values, color=COLOURS[0], alpha=0.35, linewidth=1, label="one step")
-    label = f"mean of the last {_WINDOW} steps"
+    label = f"mean of the last {WINDOW} steps"
     axes.plot(steps, running_mean(values), color=COLOURS[0], linewidth=2.2, label=label)
     axes.set_title(f"Score during training · {run.scheme}")
     axes.set_ylabel(_LABELS["score/mean"])
@@ -159,7 +150,7 @@ def _draw_comparison(
     axes.set_title(_seeds_title(counts[0], counts[-1]))
     axes.set_ylabel(_LABELS.get(metric, metric))
     _finish(axes, [step for steps, _ in curves.values() for step in steps])
-    axes.set_xlabel(f"step (running mean over {_WINDOW})")
+    axes.set_xlabel(f"step (running mean over {WINDOW})")
     _label_ends(axes, ends)
 
 
