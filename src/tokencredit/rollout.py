@@ -134,6 +134,21 @@ def _joined(name: str, column: Sequence[Any]) -> Any:
     return torch.cat([_padded(value, longest, left=name in LEFT_PADDED) for value in column])
 
 
+def padded(
+    rows: Sequence[Sequence[int]], pad: int, *, left: bool = False, width: int = 0
+) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"]]:
+    """Rows of ids as a batch, filled up with `pad` to the longest, or to `width` if that is more,
+    and where the rows' own ids are.
+    """
+    width = max(width, *map(len, rows))
+    ids = torch.full((len(rows), width), pad)
+    mask = torch.zeros(ids.shape, dtype=torch.bool)
+    for number, row in enumerate(rows):
+        place = slice(width - len(row), width) if left else slice(len(row))
+        ids[number, place], mask[number, place] = torch.tensor(row, dtype=torch.long), True
+    return ids, mask
+
+
 def _padded(x: Tensor, length: int, *, left: bool = False) -> Tensor:
     """`x` with columns of zeros, so that it has `length` columns."""
     missing = length - x.shape[1]
@@ -158,6 +173,33 @@ class Prompts(Batch):
     """The end token is masked before this many response tokens."""
     max_new: Int[Tensor, "B"]
     """The response is cut after this many tokens."""
+
+    @classmethod
+    def padded(
+        cls,
+        prompts: Sequence[Sequence[int]],
+        pad: int,
+        *,
+        rows: Sequence[int] | None = None,
+        min_new: Sequence[int] | None = None,
+        max_new: Sequence[int] | None = None,
+    ) -> Self:
+        """Prompts, each once and a group of its own; `rows` number them, without it their places.
+
+        Without limits, `min_new` and `max_new` are 0: nothing is to be generated.
+        """
+        count = len(prompts)
+        ids, mask = padded(prompts, pad, left=True)
+        none = [0] * count
+        return cls(
+            rows=torch.tensor(range(count) if rows is None else rows),
+            samples=torch.zeros(count, dtype=torch.long),
+            groups=torch.arange(count),
+            ids=ids,
+            mask=mask,
+            min_new=torch.tensor(none if min_new is None else min_new),
+            max_new=torch.tensor(none if max_new is None else max_new),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +226,35 @@ class Rollout(Batch):
     """Σ_v π (log π − log π_ref) over the whole vocabulary, where the estimator asks for it."""
     kept: Kept | None = None
     """The ids that could be sampled, where top-k or top-p left some out."""
+
+    @classmethod
+    def blank(
+        cls,
+        prompts: Prompts,
+        ids: Int[Tensor, "B T"],
+        mask: Bool[Tensor, "B T"],
+        *,
+        finished: Bool[Tensor, "B"],
+        stopped: Bool[Tensor, "B"],
+        kept: Kept | None = None,
+    ) -> Self:
+        """Responses to the prompts; log-probabilities and values are zero."""
+        zeros = torch.zeros(ids.shape, device=ids.device)
+        return cls(
+            rows=prompts.rows,
+            groups=prompts.groups,
+            prompt_ids=prompts.ids,
+            prompt_mask=prompts.mask,
+            response_ids=ids,
+            response_mask=mask,
+            min_new=prompts.min_new,
+            finished=finished,
+            stopped=stopped,
+            logp=zeros,
+            ref_logp=zeros,
+            values=zeros,
+            kept=kept,
+        )
 
     @property
     def lengths(self) -> Int[Tensor, "B"]:

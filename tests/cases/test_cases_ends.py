@@ -18,12 +18,13 @@ from case_runs import key_of, run_on
 from case_templates import ENDS, MADE
 from tokencredit.commands.generate import continuations
 from tokencredit.data.token_ids import SpecialTokens
-from tokencredit.evaluation.compare.generate import Generations, Speaking
+from tokencredit.evaluation.compare.generate import Generations, GenerationSettings
 from tokencredit.evaluation.compare.players import Player
 from tokencredit.evaluation.compare.prompts import Item, Prompting
 from tokencredit.models.actors import Actors, unscored
 from tokencredit.models.decoding.generation import generate
 from tokencredit.models.decoding.sampling import LogprobMask, Sampling
+from tokencredit.models.decoding.text_generator import TextGenerator
 from tokencredit.models.loading.model import Dtype, load_tokenizer
 from tokencredit.models.loading.scratch import END, PAD
 from tokencredit.models.loading.shipped import FOLDER
@@ -296,7 +297,7 @@ def test_case_8_generate_and_judge_compare_stop_at_the_end_of_a_turn(
     (found,), (first,) = (continuations(folder, ["What of it?"], 4, n, 1.0, 0) for n in (8, 1))
     assert found == first and any(found[1]) == ends  # the first token is never an end
     item = Item(row=0, text="What of it?", max_new=8)
-    made = Generations(tmp_path, Prompting([item], None), Speaking(top_p=0.5))
+    made = Generations(tmp_path, Prompting([item], None), GenerationSettings(top_p=0.5))
     (said,) = made.of(Player("one", folder), lambda _: None)
     assert (said.tokens, said.finished) == ((1, True) if ends else (8, False))
     made.close()
@@ -306,8 +307,7 @@ def test_case_8_sampled_pairs_stop_at_the_end_of_a_turn(reviews: Path, tmp_path:
     folder = biased(model_at(tmp_path / "model"), 3)
     config = replace(run_on(folder, reviews), rollout=Sampling(eos_masked_before=1))
     stage = SampledPairsStage(Context(config))
-    model, tokenizer = load_causal(folder, Dtype.float32), load_tokenizer(folder)
-    (said,) = stage._responses("train", 3, model, tokenizer)
+    (said,) = stage._responses("train", 3, TextGenerator.load(folder))
     assert said.finished.all() and (said.lengths == 2).all()
 
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from tokencredit.cli import app
 from tokencredit.evaluation.compare.report import _labels
-from tokencredit.evaluation.export import file_names
+from tokencredit.evaluation.formats import file_names
 from tokencredit.papers.scores import read_scores, write_scores
 from tokencredit.papers.win_tables import long_csv, wide_csv
 from tokencredit.statistics.win_rates import win_matrix

@@ -11,8 +11,7 @@ import pytest
 
 from judge_server import KEY, Answer, Behaviour, JudgeServer
 from tokencredit.endpoint.client import Endpoint, EndpointFailed
-from tokencredit.endpoint.pace import Pace, retry_after
-from tokencredit.endpoint.settings import EndpointSettings, without_user
+from tokencredit.endpoint.settings import EndpointSettings, Pace, retry_after, without_user
 from tokencredit.errors import UserError
 
 Serve = Callable[[Behaviour], JudgeServer]

@@ -11,8 +11,7 @@ from typer.testing import CliRunner
 from tokencredit.cli import app
 from tokencredit.errors import UserError
 from tokencredit.evaluation.annotations import games, read_annotations, share_of
-from tokencredit.evaluation.answers import matched, read_answers
-from tokencredit.evaluation.export import file_name
+from tokencredit.evaluation.formats import file_name, matched, read_answers
 from tokencredit.evaluation.verdict_report import read_games
 
 HEAD = "prompt_index,baseline,model,preference\n"

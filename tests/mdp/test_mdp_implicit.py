@@ -19,7 +19,7 @@ from tokencredit.models.passes.computation import Computation
 from tokencredit.rewards.implicit import DPPO, RTO, Implicit, SemiRTO
 from tokencredit.rollout import Judgement
 from tokencredit.settings import DPO
-from tokencredit.stages.pair_training import judged_pairs, loss_settings, margins, pair_trainer
+from tokencredit.stages.dpo import judged_pairs, loss_settings, margins, pair_trainer
 from tokencredit.stages.trainer import train, trainer_settings
 
 CASES = [TokenMDP(), TokenMDP(eos=0), TokenMDP(eos=2, prompts=2)]

@@ -20,7 +20,7 @@ from tokencredit.models.log_ratio import LogRatio, adapter_of, as_it_is
 from tokencredit.models.passes.computation import Computation
 from tokencredit.ops import masked_sum
 from tokencredit.settings import DPO, PairLoss
-from tokencredit.stages.pair_training import judged_pairs, loss_settings, margins, pair_trainer
+from tokencredit.stages.dpo import judged_pairs, loss_settings, margins, pair_trainer
 from tokencredit.stages.trainer import trainer_settings
 from tokencredit.statistics.intervals import wilson
 

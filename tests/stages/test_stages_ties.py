@@ -14,9 +14,9 @@ from tokencredit.data.splits import Objective
 from tokencredit.models.bag_of_grams import BagOfGrams, features
 from tokencredit.settings import Oracle, RewardModel
 from tokencredit.stages import oracle as stages
+from tokencredit.stages.dpo import judged_pairs
 from tokencredit.stages.label_model import evaluate
 from tokencredit.stages.oracle import OracleStage
-from tokencredit.stages.pair_training import judged_pairs
 from tokencredit.statistics.pair_numbers import pair_numbers
 
 GOOD, BAD = "a wonderful film", "an awful film"

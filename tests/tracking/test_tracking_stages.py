@@ -23,7 +23,7 @@ from tokencredit.reports.stage_report import (
 )
 from tokencredit.reports.times import adding_up, budget, stage_times
 from tokencredit.stages.mirrored import facts, headline, labelled, rows_left_out, stage_numbers
-from tokencredit.stages.watching import POINTS, LossCurve, progress_callback
+from tokencredit.stages.trainer import POINTS, LossCurve, progress_callback
 from tokencredit.store.run_folder import RunFolder
 from tokencredit.tracking.tracking import Tracking, WandbMode
 from tokencredit.tracking.wandb_mirror import WandbMirror

@@ -16,13 +16,9 @@ from tokencredit.config import load_plugins
 from tokencredit.console import say, show, visible
 from tokencredit.data.token_ids import SpecialTokens, TokenIds
 from tokencredit.errors import UserError, require
-from tokencredit.models.decoding.generation import generate
 from tokencredit.models.decoding.sampling import Sampling
-from tokencredit.models.loading.model import Dtype, load_tokenizer
-from tokencredit.models.loading.place import Place
-from tokencredit.models.loading.weights import check_language_model, context_of, load_causal
-from tokencredit.models.tokens.ends import special_ids
-from tokencredit.models.tokens.texts import decode
+from tokencredit.models.decoding.text_generator import TextGenerator
+from tokencredit.models.loading.weights import check_language_model, context_of
 from tokencredit.rollout import Prompts
 from tokencredit.store.run_folder import CONFIG, METRICS, RunFolder
 
@@ -36,9 +32,9 @@ def continuations(
         raise UserError(f"{run}: holds no finished policy; let the run end first")
     check_language_model(folder, "RUN")
     RunFolder(run).check_exports("policy/")
-    tokenizer = load_tokenizer(folder)
-    model = load_causal(Place(folder, key="RUN"), Dtype.float32).eval()
-    special, writer = special_ids(tokenizer, model), TokenIds(tokenizer, _read_as(run))
+    generator = TextGenerator.load(folder, key="RUN")
+    writer = TokenIds(generator.tokenizer, _read_as(run))
+    context = context_of(generator.model.config)
     sampling = Sampling(min_new_tokens=max_new, max_new_tokens=max_new + 1, temperature=temperature)
     for index, text in enumerate(prompts):
         ids = writer.opened(text)
@@ -48,24 +44,23 @@ def continuations(
                 "of a run with dataset.special_tokens=parse)"
             )
         require(bool(ids), "--prompt", text, "must hold at least one token")
-        context = context_of(model.config)
         require(
             context is None or len(ids) + max_new <= context,
             "--prompt",
             f"{text[:40]}…" if len(text) > 40 else text,
             f"has {len(ids)} tokens; with {max_new} new ones that exceeds the context of {context}",
         )
+        none = torch.zeros(samples, dtype=torch.long)
         batch = Prompts(
-            rows=torch.zeros(samples, dtype=torch.long),
+            rows=none,
             samples=torch.arange(samples),
-            groups=torch.zeros(samples, dtype=torch.long),
+            groups=none,
             ids=torch.tensor([ids] * samples),
             mask=torch.ones((samples, len(ids)), dtype=torch.bool),
-            min_new=torch.ones(samples, dtype=torch.long),
-            max_new=torch.full((samples,), max_new),
+            min_new=none + 1,
+            max_new=none + max_new,
         )
-        said = generate(model, batch, sampling, special, (seed, "try", index))
-        yield text, decode(tokenizer, said.ids, said.mask)
+        yield text, generator.texts(generator.generate(batch, sampling, (seed, "try", index)))
 
 
 def _read_as(run: Path) -> SpecialTokens:

@@ -13,9 +13,7 @@ from tokencredit.commands.later import add_later
 from tokencredit.commands.options import Apart, named
 from tokencredit.console import show
 from tokencredit.errors import require
-from tokencredit.evaluation import verdict_report
-from tokencredit.evaluation.answers import read_answers
-from tokencredit.evaluation.export import file_names, write_model_outputs, write_mt_bench
+from tokencredit.evaluation import formats, verdict_report
 from tokencredit.store.artifacts import make_folder
 
 judge = typer.Typer(
@@ -106,13 +104,13 @@ def export(
 ) -> None:
     """Write answers as AlpacaEval's model_outputs.json or MT-Bench's answer files (one turn)."""
     make_folder(out)
-    found = read_answers(answers, named(names))
-    stems = file_names(list(found))
+    found = formats.read_answers(answers, named(names))
+    stems = formats.file_names(list(found))
     for name, own in found.items():
         if form is Form.alpaca_eval:
-            show(write_model_outputs(own, name, out / f"{stems[name]}.json"))
+            show(formats.write_model_outputs(own, name, out / f"{stems[name]}.json"))
         else:
-            show(write_mt_bench(own, name, out / f"{stems[name]}.jsonl", time.time()))
+            show(formats.write_mt_bench(own, name, out / f"{stems[name]}.jsonl", time.time()))
 
 
 add_later(

@@ -11,7 +11,7 @@ from tokencredit.commands.options import Names, Plugins, named
 from tokencredit.config import load_plugins
 from tokencredit.console import show
 from tokencredit.evaluation.compare import run
-from tokencredit.evaluation.compare.generate import Speaking
+from tokencredit.evaluation.compare.generate import GenerationSettings
 
 Models = Annotated[
     list[str],
@@ -107,7 +107,7 @@ def compare(  # noqa: PLR0913, PLR0917 - one for each option
         longest=max_new_tokens,
         out=out,
         keep=keep,
-        speaking=Speaking(
+        settings=GenerationSettings(
             temperature=temperature, top_p=top_p, seed=seed, batch=batch, device=device
         ),
     )

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from tokencredit.data.records import Record
 from tokencredit.data.token_ids import TokenIds, token_ids
-from tokencredit.rollout import Rollout
+from tokencredit.rollout import Prompts, Rollout, padded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -94,30 +93,7 @@ def read_pairs(
 
 def as_rollout(prompts: Sequence[list[int]], responses: Sequence[list[int]], pad: int) -> Rollout:
     """Prompts and responses as a judge reads them; log-probabilities and values are zero."""
-    count = len(prompts)
-    prompt_ids, prompt_mask = _padded(prompts, pad, left=True)
-    response_ids, response_mask = _padded(responses, pad, left=False)
-    zeros, none = torch.zeros(response_ids.shape), torch.zeros(count, dtype=torch.bool)
-    return Rollout(
-        rows=torch.arange(count),
-        groups=torch.arange(count),
-        prompt_ids=prompt_ids,
-        prompt_mask=prompt_mask,
-        response_ids=response_ids,
-        response_mask=response_mask,
-        min_new=torch.zeros(count, dtype=torch.long),
-        finished=~none,
-        stopped=none,
-        logp=zeros,
-        ref_logp=zeros,
-        values=zeros,
-    )
-
-
-def _padded(rows: Sequence[list[int]], pad: int, *, left: bool) -> tuple[Tensor, Tensor]:
-    width = max(map(len, rows))
-    ids, mask = torch.full((len(rows), width), pad), torch.zeros(len(rows), width).bool()
-    for number, row in enumerate(rows):
-        place = slice(width - len(row), width) if left else slice(0, len(row))
-        ids[number, place], mask[number, place] = torch.tensor(row), True
-    return ids, mask
+    ids, mask = padded(responses, pad)
+    finished = torch.ones(len(ids), dtype=torch.bool)
+    asked = Prompts.padded(prompts, pad)
+    return Rollout.blank(asked, ids, mask, finished=finished, stopped=~finished)

@@ -11,7 +11,7 @@ from tokencredit.data.dataset import MAX_DROPPED, PromptSpec
 from tokencredit.data.records import Format, Record
 from tokencredit.data.token_ids import TokenIds, token_ids
 from tokencredit.errors import UserError, require
-from tokencredit.rollout import Prompts
+from tokencredit.rollout import Prompts, padded
 from tokencredit.streams import integer, permutation, stream_key
 
 if TYPE_CHECKING:
@@ -53,8 +53,8 @@ class PromptStream:
         positions = range(step * count, (step + 1) * count)
         drawn = self.drawn(seed, stream, positions)
         chosen = [prompt for prompt in drawn for _ in range(samples_per_prompt)]
-        longest = max(len(ids) for _, ids in chosen)
-        pad = self.token_ids.tokenizer.pad_token_id
+        pad = int(self.token_ids.tokenizer.pad_token_id)
+        ids, mask = padded([ids for _, ids in chosen], pad, left=True)
         low, high = self.sampling.min_new_tokens, self.sampling.max_new_tokens
         rows = [record.row for record, _ in chosen]
         samples = [rows[:index].count(row) for index, row in enumerate(rows)]
@@ -66,10 +66,8 @@ class PromptStream:
             rows=torch.tensor(rows),
             samples=torch.tensor(samples),
             groups=torch.arange(size) // samples_per_prompt,
-            ids=torch.tensor([[pad] * (longest - len(ids)) + ids for _, ids in chosen]),
-            mask=torch.tensor(
-                [[False] * (longest - len(ids)) + [True] * len(ids) for _, ids in chosen]
-            ),
+            ids=ids,
+            mask=mask,
             min_new=torch.full((size,), self.sampling.eos_from()),
             max_new=torch.tensor(lengths),
         )

@@ -1,1 +1,1 @@
-"""One OpenAI-compatible endpoint, asked with care."""
+"""A client of OpenAI-compatible endpoints: one message in, one reply out, the key kept secret."""

@@ -12,10 +12,8 @@ import threading
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from tokencredit.endpoint.messages import OddAnswer, Reply, read_completion, said_by
-from tokencredit.endpoint.pace import Pace, retry_after
-from tokencredit.endpoint.request_form import Form
-from tokencredit.endpoint.settings import EndpointSettings, without_user
+from tokencredit.endpoint.messages import Form, OddAnswer, Reply, read_completion, said_by
+from tokencredit.endpoint.settings import EndpointSettings, Pace, retry_after, without_user
 from tokencredit.errors import UserError, require
 from tokencredit.redaction import secrets_of, secrets_of_url
 

@@ -93,19 +93,11 @@ class Actors:
 
 def unscored(prompts: Prompts, said: Generated) -> Rollout:
     """What was said to the prompts, log-probabilities and values still zero."""
-    zeros = torch.zeros(said.ids.shape, device=said.ids.device)
-    return Rollout(
-        rows=prompts.rows,
-        groups=prompts.groups,
-        prompt_ids=prompts.ids,
-        prompt_mask=prompts.mask,
-        response_ids=said.ids,
-        response_mask=said.mask,
-        min_new=prompts.min_new,
+    return Rollout.blank(
+        prompts,
+        said.ids,
+        said.mask,
         finished=said.finished,
         stopped=said.stopped,
-        logp=zeros,
-        ref_logp=zeros,
-        values=zeros,
         kept=said.kept,
     )

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from tokencredit.console import say
-from tokencredit.data.pairs import Pair, read_pairs, usable
+from tokencredit.data.pairs import Pair, as_rollout, read_pairs, usable
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.errors import UserError, require
 from tokencredit.models.adapters.adapter import name_base
@@ -24,17 +28,20 @@ from tokencredit.models.log_ratio import (
 )
 from tokencredit.models.passes.computation import Computation
 from tokencredit.models.tokens.padding import ensure_pad, fit_embeddings
-from tokencredit.settings import PairSource
+from tokencredit.ops import masked_sum
+from tokencredit.settings import DPO, PairSource
 from tokencredit.stages.base_model import base_of
-from tokencredit.stages.pair_training import judged_pairs, loss_settings, margins, pair_trainer
 from tokencredit.stages.sampled_pairs import SampledPairsStage, load_sampled
 from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.stage import Stage
 from tokencredit.stages.trainer import SupervisedRun, may_only_warm_up, seed_generators
+from tokencredit.statistics.intervals import mean_ci, wilson
 from tokencredit.store.finite import check_scores
 
 if TYPE_CHECKING:
+    from peft import LoraConfig
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 
 MODEL_CARD = "README.md"
 NO_PAIRS: Final = (
@@ -190,3 +197,85 @@ class DPOStage(Stage):
         memory = Computation(logits_memory=config.hardware.logits_memory_mb << 20)
         ratio = LogRatio(*opened, memory, int(tokenizer.eos_token_id))
         return trained, ratio, figures
+
+
+def loss_settings(settings: DPO) -> dict[str, Any]:
+    """What TRL's DPOConfig calls the loss."""
+    return {
+        "beta": settings.beta,
+        "loss_type": [settings.loss.value],
+        "label_smoothing": settings.label_smoothing,
+    }
+
+
+def pair_trainer(
+    model: PreTrainedModel,
+    reference: PreTrainedModel | LoraConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[Pair],
+    settings: dict[str, Any],
+) -> Any:
+    """TRL's DPOTrainer of `model`, on pairs whose ids stay as they are.
+
+    `reference` is the frozen model that it is compared with, or else the adapters that it is to
+    train, without which it is its own reference. TRL would load the reference anew from the place
+    that the model's configuration names if it were not given, and would make ids of its own from
+    texts.
+    """
+    import datasets
+    from trl import DPOConfig, DPOTrainer
+
+    class OnIds(DPOTrainer):  # type: ignore[misc]
+        """The same loss and collator; the data set holds token ids already."""
+
+        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+            return dataset
+
+    datasets.disable_progress_bars()
+    whole = hasattr(reference, "forward")
+    return OnIds(
+        model=model,
+        ref_model=reference if whole else None,
+        peft_config=None if whole else reference,
+        args=DPOConfig(
+            **settings,
+            gradient_checkpointing=False,
+            max_length=None,
+            disable_dropout=True,
+            precompute_ref_log_probs=False,
+        ),
+        train_dataset=datasets.Dataset.from_list([pair.columns() for pair in pairs]),
+        processing_class=tokenizer,
+    )
+
+
+def margins(
+    ratio: LogRatio, pairs: Sequence[Pair], beta: float, device: torch.device | str = "cpu"
+) -> Float[Tensor, "N"]:
+    """β Σρ of the chosen response less that of the rejected one: the logit of DPO's loss."""
+    prompts = [pair.prompt_ids for pair in pairs]
+    sums = []
+    for responses in ([p.chosen_ids for p in pairs], [p.rejected_ids for p in pairs]):
+        rollout = as_rollout(prompts, responses, ratio.filler).to(device)
+        sums.append(masked_sum(ratio(rollout), rollout.response_mask).double().cpu())
+    return beta * (sums[0] - sums[1])
+
+
+def judged_pairs(found: Float[Tensor, "N"]) -> dict[str, object]:
+    """Accuracy, margin, and loss on held-out pairs, the first two with 95 % intervals.
+
+    That of the accuracy is Wilson's, that of the margin Student's.
+    """
+    right = float(((found > 0).double() + 0.5 * (found == 0)).mean())
+    low, high = wilson(right, len(found))
+    margin = mean_ci(found.tolist())
+    return {
+        "held_out": len(found),
+        "accuracy": right,
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "margin": margin.mean,
+        "margin_low": margin.low,
+        "margin_high": margin.high,
+        "held_out_loss": float(-torch.nn.functional.logsigmoid(found).mean()),
+    }

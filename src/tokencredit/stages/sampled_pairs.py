@@ -13,12 +13,9 @@ import torch
 from tokencredit.data.pairs import Pair
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.models.actors import unscored
-from tokencredit.models.decoding.generation import generate
-from tokencredit.models.loading.model import load_tokenizer
-from tokencredit.models.loading.weights import load_causal
+from tokencredit.models.decoding.text_generator import TextGenerator
 from tokencredit.models.passes.kernels import ready
 from tokencredit.models.scorer import open_scorer
-from tokencredit.models.tokens.ends import special_ids
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.stage import Stage
@@ -68,21 +65,21 @@ class SampledPairsStage(Stage):
         """
         config, context = self.context.config, self.context
         sft = context.store.get(self.parents()["sft"]).path
-        tokenizer = load_tokenizer(sft)
-        device = config.hardware.device.value
-        model = load_causal(sft, config.model.dtype, context=config.model.context).to(device)
-        ready(model)
+        device, models = config.hardware.device.value, config.model
+        generator = TextGenerator.load(sft, models.dtype, device=device, context=models.context)
+        ready(generator.model)
+        tokenizer = generator.tokenizer
         scorer = open_scorer(
             context.store.get(self.parents()["reward_model"]).path,
             tokenizer,
-            config.model,
+            models,
             config.reward_model.score_at,
             device,
         )
         figures: dict[str, object] = {}
         for name, count in self._counts().items():
             rows, dropped = [], Counter[str]()
-            for rollout in self._responses(name, count, model, tokenizer):
+            for rollout in self._responses(name, count, generator):
                 scores = scorer.score(rollout)
                 check_scores("sampled_pairs", scores)
                 for pair in pairs_of(rollout.to("cpu"), scores.tolist(), tokenizer):
@@ -103,24 +100,20 @@ class SampledPairsStage(Stage):
         settings = self.context.config.dpo
         return {"train": settings.prompts, "held_out": settings.held_out}
 
-    def _responses(
-        self, name: str, count: int, model: Any, tokenizer: PreTrainedTokenizerBase
-    ) -> Iterator[Rollout]:
+    def _responses(self, name: str, count: int, generator: TextGenerator) -> Iterator[Rollout]:
         """`count` prompts, each continued twice with one length limit, some at a time."""
         config = self.context.config
         sampling, seed = config.rollout, config.stage_seed
-        special = special_ids(tokenizer, model)
         records = self.context.corpus.parts[SPLITS[name]]
-        ids = TokenIds(tokenizer, config.dataset.special_tokens)
+        ids = TokenIds(generator.tokenizer, config.dataset.special_tokens)
         prompts = self.context.prompts(records, ids)
         size = max(1, min(sampling.chunk // 2, count))
         for step in range(-(-count // size)):
             batch = prompts.batch(seed, step, 2 * size, f"pairs {name}", samples_per_prompt=2)
             limits = batch.max_new[::2].repeat_interleave(2)
             rows = torch.arange(min(2 * size, 2 * (count - step * size)))
-            batch = replace(batch, max_new=limits)[rows].to(model.device)
-            stream = (seed, "pairs", name, step)
-            said = generate(model, batch, sampling, special, stream, decode=tokenizer.decode)
+            batch = replace(batch, max_new=limits)[rows].to(generator.model.device)
+            said = generator.generate(batch, sampling, (seed, "pairs", name, step))
             yield unscored(batch, said)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from jaxtyping import Float64
@@ -89,6 +89,17 @@ def strengths(wins: Counts, names: Sequence[str] | None = None, prior: float = 0
     # On Σ b = 0 the information has its usual inverse; 11ᵀ/K lifts the one direction it lacks.
     lifted = np.linalg.inv(information(b, counts) + 1 / size) - 1 / size
     return Strengths(labels, b, lifted, log_likelihood(b, counts), steps)
+
+
+def strengths_or_why(wins: Counts, names: Sequence[str], prior: float = 0.0) -> dict[str, Any]:
+    """Each player's strength `b` and its standard error `se`; or, as `none`, why there are none."""
+    try:
+        found = strengths(wins, names, prior)
+    except UserError as error:
+        return {"none": str(error)}
+    return {
+        name: {"b": float(found.b[i]), "se": float(found.se[i])} for i, name in enumerate(names)
+    }
 
 
 def information(b: Float64[np.ndarray, "K"], wins: Counts) -> Counts:

@@ -1,1 +1,1 @@
-"""Models against models, judged by an oracle."""
+"""`judge compare`: models answer the same prompts, and an oracle scores them."""

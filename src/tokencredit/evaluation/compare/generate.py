@@ -1,46 +1,43 @@
-"""Answers of models to prompts. What was generated once is found again by content."""
+"""Responses of models to prompts. What was generated once is found again by content."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
 from tokencredit.canonical import digest
+from tokencredit.closing import Closing
 from tokencredit.errors import require
 from tokencredit.evaluation.compare.players import Player
-from tokencredit.evaluation.compare.prompts import Item, Prompting
-from tokencredit.models.decoding.generation import generate
+from tokencredit.evaluation.compare.prompts import Prompting
 from tokencredit.models.decoding.sampling import LogprobMask, Sampling
-from tokencredit.models.loading.model import Dtype, load_tokenizer
-from tokencredit.models.loading.weights import load_causal
+from tokencredit.models.decoding.text_generator import TextGenerator
+from tokencredit.models.loading.model import load_tokenizer
 from tokencredit.models.tokens.ends import SpokenModel, special_ids
-from tokencredit.models.tokens.texts import decode
 from tokencredit.rollout import Prompts
 from tokencredit.store.files import reading
 from tokencredit.store.jsonl import JsonlWriter, read_jsonl
+from tokencredit.tracking.progress import Progress
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FILE: Final = "generations.jsonl"
-Tell = Callable[[int], None]
-"""Hears how many more answers there are."""
 
 
 @dataclass(slots=True, kw_only=True)
-class Speaking:
-    """How answers are sampled."""
+class GenerationSettings:
+    """How responses are sampled; raises `UserError` for a value out of range."""
 
     temperature: float = 1.0
     top_p: float = 0.9
     seed: int = 0
     batch: int = 32
-    """Prompts generated together; changes no answer."""
+    """Prompts generated together; changes no response."""
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -57,61 +54,80 @@ class Speaking:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
-    """One answer."""
+class Response:
+    """What a model says to one prompt."""
 
-    response: str
+    text: str
     tokens: int
     """Its length in the model's own tokens, the end token included."""
     finished: bool
     """Ended by itself, and not by the limit."""
 
 
-class Generations:
-    """The answers in a folder, by content: model, ids of the prompt, and everything sampled by."""
+def generate(
+    players: Sequence[Player], prompting: Prompting, settings: GenerationSettings, out: Path
+) -> list[list[Response]]:
+    """The responses of every model to every prompt; those in the folder `out` are not generated
+    again.
+    """
+    with Generations(out, prompting, settings) as generations:
+        total = sum({p.identity: generations.missing(p) for p in players}.values())
+        answered = 0
+        with Progress(max(total, 1), 0, "generate") as bar:
 
-    def __init__(self, folder: Path, prompting: Prompting, speaking: Speaking) -> None:
+            def on_progress(more: int) -> None:
+                nonlocal answered
+                answered += more
+                bar.update(answered - 1, {})
+
+            return [generations.of(player, on_progress) for player in players]
+
+
+class Generations(Closing):
+    """The responses in a folder, by content: model, ids of the prompt, and how they are sampled."""
+
+    def __init__(self, folder: Path, prompting: Prompting, settings: GenerationSettings) -> None:
         """Open `folder`/generations.jsonl, which need not exist."""
         folder.mkdir(parents=True, exist_ok=True)
         self._writer = JsonlWriter(folder / FILE)
         with reading(folder / FILE):
-            known = [(row["key"], row, _said(row)) for row in read_jsonl(folder / FILE)]
+            known = [(row["key"], row, _response(row)) for row in read_jsonl(folder / FILE)]
         self._known = {key: row for key, row, _ in known}
-        self.prompting, self.speaking = prompting, speaking
+        self.prompting, self.settings = prompting, settings
 
     def close(self) -> None:
         """Close the file."""
         self._writer.close()
 
     def missing(self, player: Player) -> int:
-        """How many answers of that model would have to be generated."""
-        tokenizer = load_tokenizer(player.folder)
-        keys = self._keys(player, tokenizer, self.prompting.encode(tokenizer))
+        """How many responses of that model would have to be generated."""
+        _, keys = self._read(player)
         return sum(key not in self._known for key in keys)
 
-    def of(self, player: Player, tell: Tell) -> list[Said]:
-        """The model's answer to every prompt; those that are not known are generated now."""
-        tokenizer = load_tokenizer(player.folder)
-        ids = self.prompting.encode(tokenizer)
-        keys = self._keys(player, tokenizer, ids)
+    def of(self, player: Player, on_progress: Callable[[int], None]) -> list[Response]:
+        """The model's response to every prompt; those that are not known are generated now.
+
+        `on_progress` hears, batch by batch, how many more there are.
+        """
+        ids, keys = self._read(player)
         pending = [i for i, key in enumerate(keys) if key not in self._known]
         if pending:
-            self._generate(player, tokenizer, ids, keys, pending, tell)
-        return [_said(self._known[key]) for key in keys]
+            self._generate(player, ids, keys, pending, on_progress)
+        return [_response(self._known[key]) for key in keys]
 
-    def _keys(
-        self, player: Player, tokenizer: PreTrainedTokenizerBase, ids: Sequence[Sequence[int]]
-    ) -> list[str]:
-        speaking = self.speaking
+    def _read(self, player: Player) -> tuple[list[list[int]], list[str]]:
+        """For each prompt its ids, and the key of the model's response."""
+        tokenizer, settings = load_tokenizer(player.folder), self.settings
+        ids = self.prompting.encode(tokenizer)
         fixed = {
             "model": player.identity,
-            "temperature": speaking.temperature,
-            "top_p": speaking.top_p,
-            "seed": speaking.seed,
+            "temperature": settings.temperature,
+            "top_p": settings.top_p,
+            "seed": settings.seed,
             "stop": list(self.prompting.stop),
-            **_spoken(tokenizer, player.folder),
+            **_ends(tokenizer, player.folder),
         }
-        return [
+        keys = [
             digest(
                 {
                     **fixed,
@@ -123,78 +139,63 @@ class Generations:
             )
             for own, item in zip(ids, self.prompting.items, strict=True)
         ]
+        return ids, keys
 
     def _generate(
         self,
         player: Player,
-        tokenizer: PreTrainedTokenizerBase,
         ids: Sequence[Sequence[int]],
         keys: Sequence[str],
         pending: Sequence[int],
-        tell: Tell,
+        on_progress: Callable[[int], None],
     ) -> None:
-        speaking, items = self.speaking, self.prompting.items
-        model = load_causal(player.folder, Dtype.float32).eval().to(speaking.device)
-        special = special_ids(tokenizer, model)
+        settings, items = self.settings, self.prompting.items
+        generator = TextGenerator.load(player.folder, device=settings.device)
         sampling = Sampling(
-            temperature=speaking.temperature,
-            top_p=speaking.top_p,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
             stop=list(self.prompting.stop),
             logprob_mask=LogprobMask.full,  # no log-probabilities are wanted
-            chunk=speaking.batch,
+            chunk=settings.batch,
         )
-        to_text = partial(tokenizer.decode, skip_special_tokens=True)
-        for start in range(0, len(pending), speaking.batch):
-            rows = pending[start : start + speaking.batch]
-            batch = left_padded([items[i] for i in rows], [ids[i] for i in rows])
-            said = generate(
-                model,
-                batch.to(torch.device(speaking.device)),
-                sampling,
-                special,
-                ("judge", speaking.seed),
-                decode=to_text,
+        for start in range(0, len(pending), settings.batch):
+            places = pending[start : start + settings.batch]
+            asked = [items[i] for i in places]
+            prompts = Prompts.padded(
+                [ids[i] for i in places],
+                pad=0,
+                rows=[item.row for item in asked],
+                min_new=[item.min_new for item in asked],
+                max_new=[item.max_new for item in asked],
+            )
+            said = generator.generate(
+                prompts, sampling, ("judge", settings.seed), stop_in_plain_text=True
             ).to("cpu")
-            texts = decode(tokenizer, said.ids, said.mask)
-            for k, i in enumerate(rows):
+            for k, text in enumerate(generator.texts(said)):
                 self._add(
                     {
-                        "key": keys[i],
-                        "row": items[i].row,
-                        "prompt": items[i].text,
-                        "response": texts[k],
+                        "key": keys[places[k]],
+                        "row": asked[k].row,
+                        "prompt": asked[k].text,
+                        "response": text,
                         "tokens": int(said.lengths[k]),
                         "finished": bool(said.finished[k]),
                     }
                 )
             self._writer.flush()
-            tell(len(rows))
+            on_progress(len(places))
 
     def _add(self, row: dict[str, Any]) -> None:
         self._writer.write(row)
         self._known[row["key"]] = row
 
 
-def left_padded(items: Sequence[Item], ids: Sequence[Sequence[int]]) -> Prompts:
-    """The prompts as a batch, each once. Padding ids are 0 and masked."""
-    width = max(map(len, ids))
-    return Prompts(
-        rows=torch.tensor([item.row for item in items]),
-        samples=torch.zeros(len(items), dtype=torch.long),
-        groups=torch.arange(len(items)),
-        ids=torch.tensor([[0] * (width - len(own)) + list(own) for own in ids]),
-        mask=torch.tensor([[False] * (width - len(own)) + [True] * len(own) for own in ids]),
-        min_new=torch.tensor([item.min_new for item in items]),
-        max_new=torch.tensor([item.max_new for item in items]),
-    )
+def _response(row: dict[str, Any]) -> Response:
+    return Response(text=row["response"], tokens=row["tokens"], finished=row["finished"])
 
 
-def _said(row: dict[str, Any]) -> Said:
-    return Said(response=row["response"], tokens=row["tokens"], finished=row["finished"])
-
-
-def _spoken(tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[str, object]:
-    """What answers depend on where there are several end tokens, or ids without one."""
+def _ends(tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[str, object]:
+    """What responses depend on where there are several end tokens, or ids without one."""
     special = special_ids(tokenizer, SpokenModel.at(folder))
     if not (special.others or special.spare):
         return {}

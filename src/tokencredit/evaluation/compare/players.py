@@ -1,4 +1,4 @@
-"""The models that are compared: policies of runs, and model folders."""
+"""The models that are compared: policies of runs and model folders, and who is a seed of what."""
 
 from __future__ import annotations
 
@@ -7,23 +7,22 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tokencredit.config import read
+from tokencredit.config import Config, read
 from tokencredit.console import say
 from tokencredit.errors import UserError, require
 from tokencredit.models.loading.model import check_folder
 from tokencredit.models.loading.source import folder_identity
 from tokencredit.models.loading.weights import check_language_model
+from tokencredit.papers.provenance import beyond_seeds, made_of
 from tokencredit.redaction import redacted
-from tokencredit.statistics.win_rates import Seed
+from tokencredit.statistics.win_rates import Seed, left_out, pairings
 from tokencredit.store.artifacts import MANIFEST
 from tokencredit.store.files import check_keys, read_json
 from tokencredit.store.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    from tokencredit.config import Config
 
 HUB = re.compile(r"hub:(?P<name>[^@]+)(?:@(?P<revision>.+))?")
 OF_A_MODEL = ("config.yaml", "config.json")
@@ -138,6 +137,47 @@ def of_stage(role: str, runs: Sequence[Run]) -> list[Player]:
     if len(set(made.values())) == 1:
         return [Player(role, folder) for folder in set(made.values())]
     return [Player(role, folder, seed=seed) for seed, folder in sorted(made.items())]
+
+
+def check_distinct(models: Sequence[Player], *, named: bool) -> None:
+    """Raise unless models of one name are seeds of one configuration."""
+    first: dict[str, Player] = {}
+    seen: set[tuple[str, Seed]] = set()
+    for player in models:
+        other = first.setdefault(player.name, player)
+        unseeded = other is not player and None in {other.seed, player.seed}
+        if unseeded or (player.name, player.seed) in seen:
+            raise UserError(
+                f"two models are called {player.name!r}; name all with --names a,b,… (one name "
+                "twice means two seeds of a method)"
+            )
+        seen.add((player.name, player.seed))
+        if not named and other is not player and other.run and player.run:
+            _check_alike(other.run, player.run, player.name)
+
+
+def _check_alike(one: Run, other: Run, name: str) -> None:
+    """Raise where two runs of one scheme differ in more than their seeds."""
+    apart = beyond_seeds(made_of(one.manifest), made_of(other.manifest))
+    if apart:
+        raise UserError(
+            f"{one.path} and {other.path}: both are {name!r} but differ in {'; '.join(apart[:4])}; "
+            "name all with --names a,b,…"
+        )
+
+
+def check_pairs(models: Sequence[Player]) -> list[str]:
+    """Raise where two methods have no runs that meet; the runs that meet not all, in words."""
+    runs: dict[str, list[Seed]] = {}
+    for player in models:
+        runs.setdefault(player.name, []).append(player.seed)
+    for (one, own), (other, theirs) in combinations(runs.items(), 2):
+        if not pairings(own, theirs):
+            raise UserError(
+                f"{one} has the seeds {own} and {other} {theirs}: none in common, so no runs "
+                "meet; compare equal seeds, or name all with --names a,b,…"
+            )
+    return left_out(runs)
 
 
 def _runs_of(place: str) -> list[str]:

@@ -1,1 +1,1 @@
-"""Answers against answers, judged by an LLM."""
+"""`judge llm`: an LLM says which of two answers is better, pair by pair."""

@@ -14,9 +14,6 @@ from tokencredit.evaluation.llm.prompt import REMINDER, Outcome, parse
 from tokencredit.evaluation.llm.questions import Asking, Question
 from tokencredit.evaluation.llm.verdicts import Verdict, VerdictFile
 
-Tell = Callable[[int], None]
-"""Hears how many questions are answered."""
-
 
 def known(file: VerdictFile, question: Question, asking: Asking) -> Verdict | None:
     """The verdict on a question that need not be asked."""
@@ -24,10 +21,14 @@ def known(file: VerdictFile, question: Question, asking: Asking) -> Verdict | No
 
 
 def ask_all(
-    asked: Sequence[Question], asking: Asking, endpoint: Endpoint, file: VerdictFile, tell: Tell
+    asked: Sequence[Question],
+    asking: Asking,
+    endpoint: Endpoint,
+    file: VerdictFile,
+    on_progress: Callable[[int], None],
 ) -> tuple[list[Verdict], list[Verdict]]:
     """The verdict on every question, and those that were asked for now; the others come from
-    the file.
+    the file. `on_progress` hears how many questions are answered.
 
     What is answered is on the disk before anything else happens, so a run that is killed or fails
     goes on where it stopped. Raises `UserError` when the endpoint cannot be used.
@@ -45,7 +46,7 @@ def ask_all(
             verdict = future.result()
             answered[verdict.key] = verdict
             done += 1
-            tell(done)
+            on_progress(done)
             _check_useless(answered, asking)
     finally:
         endpoint.stopped.set()

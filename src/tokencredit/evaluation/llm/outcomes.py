@@ -1,21 +1,19 @@
-"""From verdicts on questions to win rates, costs, and a report."""
+"""From verdicts on questions to win rates and costs, and how much the order of answers decided."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
 
 from tokencredit.errors import UserError
-from tokencredit.evaluation.annotations import annotation
-from tokencredit.evaluation.answers import Answers, matched
+from tokencredit.evaluation.formats import Answers, matched
 from tokencredit.evaluation.llm.prompt import Outcome
 from tokencredit.evaluation.llm.verdicts import Verdict
-from tokencredit.papers.win_tables import table
+from tokencredit.statistics.intervals import wilson
 from tokencredit.statistics.length_control import AtEqualLength, at_equal_length
-from tokencredit.statistics.rounding import rounded, with_error
 from tokencredit.statistics.win_rates import Against, WinMatrix, against
 
 Pair = tuple[str, str]
@@ -124,42 +122,74 @@ def lengths(
     }
 
 
-def length_table(found: Mapping[Pair, AtEqualLength], matrix: WinMatrix) -> str:
-    """Markdown: raw rate, rate at equal length, and mean lengths."""
-    rows = [
-        [
-            f"{row} against {column}",
-            rounded(matrix.rate(row, column)),
-            with_error(reading.rate, reading.se),
-            f"{reading.length:.1f}",
-            f"{reading.other_length:.1f}",
+@dataclass(frozen=True, slots=True)
+class Count:
+    """A share of n, with its 95 % Wilson interval; of nothing it is unknown."""
+
+    share: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+    @classmethod
+    def of(cls, hits: int, n: int) -> Count:
+        """`hits` of `n`."""
+        return cls(hits / n, *wilson(hits / n, n), n) if n else cls(None, None, None, 0)
+
+    def text(self) -> str:
+        """In percent."""
+        if self.share is None or self.low is None or self.high is None:
+            return "–"
+        return f"{100 * self.share:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}] of {self.n}"
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How much the order of the answers decided."""
+
+    a_verdicts: Count
+    """Verdicts for the answer shown first; ½ if order was random and does not matter."""
+    consistent: Count
+    """Of the pairs asked in both orders, those with the same winner twice."""
+    shown_first: dict[str, Count]
+    """Wins of each generator when its answer came first."""
+    shown_second: dict[str, Count]
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    def rows(self) -> list[list[str]]:
+        """Name and value, for a table."""
+        lines = [
+            ["verdicts for the answer shown first", self.a_verdicts.text()],
+            ["same winner in both orders", self.consistent.text()],
         ]
-        for (row, column), reading in found.items()
-    ]
-    head = ["", "win rate", "at equal length", "mean length", "mean length of the other"]
-    return table(head, rows)
+        for place, counts in (("first", self.shown_first), ("second", self.shown_second)):
+            lines += [[f"{name} wins when shown {place}", c.text()] for name, c in counts.items()]
+        return lines
 
 
-def annotation_rows(answers: Answers, found: Judged, judge: str) -> list[dict[str, Any]]:
-    """AlpacaEval's annotations.json; of each pair the second generator is its model, output 2."""
-    rows = []
-    for (first, second), decided in found.shares.items():
-        for item, share in decided.items():
-            a, b = answers[first][item], answers[second][item]
-            rows.append(
-                annotation(a.prompt, (a.output, b.output), (first, second), 1 - share, judge)
-            )
-    return rows
+def position(verdicts: Iterable[Verdict]) -> Position:
+    """The report on verdicts, of which only those that name an answer count."""
+    said = [v for v in verdicts if v.winner is not None]
+    both = _asked_both_ways(said)
+    names = sorted({name for v in said for name in (v.first, v.second)})
+    return Position(
+        Count.of(sum(v.outcome is Outcome.A for v in said), len(said)),
+        Count.of(sum(len({v.winner for v in pair}) == 1 for pair in both), len(both)),
+        {name: _wins(name, [v for v in said if v.first == name]) for name in names},
+        {name: _wins(name, [v for v in said if v.second == name]) for name in names},
+    )
 
 
-def from_scores(answers: Answers, names: Sequence[str]) -> dict[Pair, dict[str, float]]:
-    """Shares by item from the scores that answers carry: the higher wins, equal ones draw."""
-    items, _ = matched(answers)
-    found: dict[Pair, dict[str, float]] = {}
-    for row, column in combinations(names, 2):
-        found[row, column] = {}
-        for item in items:
-            a, b = answers[row][item].score, answers[column][item].score
-            if a is not None and b is not None:
-                found[row, column][item] = 0.5 if a == b else float(a > b)
-    return found
+def _asked_both_ways(verdicts: Sequence[Verdict]) -> list[list[Verdict]]:
+    """The two verdicts on each pair of answers that was shown in both orders."""
+    by_pair: dict[tuple[str, frozenset[str]], list[Verdict]] = defaultdict(list)
+    for verdict in verdicts:
+        by_pair[verdict.item, frozenset((verdict.first, verdict.second))].append(verdict)
+    return [pair for pair in by_pair.values() if len(pair) == 2]
+
+
+def _wins(name: str, verdicts: Sequence[Verdict]) -> Count:
+    return Count.of(sum(v.winner == name for v in verdicts), len(verdicts))

@@ -79,7 +79,7 @@ def load_template(name: str) -> JudgeTemplate:
     Raises `UserError` unless it holds every placeholder and no other.
     """
     if name in SHIPPED:
-        place = resources.files("tokencredit.evaluation") / "templates" / f"{name}.txt"
+        place = resources.files("tokencredit.evaluation.llm") / "templates" / f"{name}.txt"
         return JudgeTemplate(name, place.read_text(encoding="utf-8"))
     path = Path(name).expanduser()
     if not path.is_file():

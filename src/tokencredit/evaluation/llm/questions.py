@@ -9,7 +9,7 @@ from itertools import combinations
 from tokencredit.canonical import digest
 from tokencredit.endpoint.settings import EndpointSettings, without_user
 from tokencredit.errors import require
-from tokencredit.evaluation.answers import Answers, matched
+from tokencredit.evaluation.formats import Answers, matched
 from tokencredit.evaluation.llm.prompt import JudgeTemplate
 from tokencredit.streams import stream_key
 

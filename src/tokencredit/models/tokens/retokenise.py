@@ -24,7 +24,7 @@ from tokencredit.models.loading.weights import context_of
 from tokencredit.models.tokens.judge_writer import JudgeWriter
 from tokencredit.models.tokens.spans import Deal
 from tokencredit.models.tokens.token_bytes import TokenBytes
-from tokencredit.rollout import Notes, Rollout
+from tokencredit.rollout import Notes, Rollout, padded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -85,8 +85,10 @@ class Retokeniser:
     def __call__(self, rollout: Rollout) -> Retokenised:
         """The rollout in the judge's ids; its log-probabilities and values are zero."""
         rows = self._rows(rollout)
-        prompt_ids, prompt_mask = self._padded([row.prompt for row in rows], left=True)
-        response_ids, response_mask = self._padded([row.response for row in rows], left=False)
+        prompt_ids, prompt_mask = padded(
+            [row.prompt for row in rows], self.pad_id, left=True, width=1
+        )
+        response_ids, response_mask = padded([row.response for row in rows], self.pad_id, width=1)
         zeros = torch.zeros(response_ids.shape)
         device = rollout.response_ids.device
         moved = {
@@ -158,16 +160,6 @@ class Retokeniser:
                 f"model, which reads at most {self.longest}; lower rollout.max_new_tokens"
             )
         return room
-
-    def _padded(self, rows: list[list[int]], *, left: bool) -> tuple[Tensor, Tensor]:
-        width = max(1, *map(len, rows))
-        ids = torch.full((len(rows), width), self.pad_id)
-        mask = torch.zeros(ids.shape, dtype=torch.bool)
-        for number, row in enumerate(rows):
-            place = slice(width - len(row), width) if left else slice(len(row))
-            ids[number, place] = torch.tensor(row, dtype=torch.long)
-            mask[number, place] = True
-        return ids, mask
 
 
 def _lists(ids: Tensor, mask: Tensor) -> list[list[int]]:
