@@ -15,7 +15,7 @@ from tokencredit.canonical import digest
 from tokencredit.errors import UserError, require
 from tokencredit.papers.win_tables import long_csv, markdown, wide_csv
 from tokencredit.statistics.win_rates import WinMatrix
-from tokencredit.store.files import write_json, write_rows
+from tokencredit.store.files import write_json, write_rows, write_text
 from tokencredit.store.jsonl import read_objects
 
 PROMPT: Final = ("instruction", "prompt", "question")
