@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
+from operator import call
 from pathlib import Path
 from typing import Final
 
@@ -131,13 +132,13 @@ def _write_nowhere(*descriptors: int) -> None:
             os.dup2(nowhere, number)
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns of equal width: the first to the left, all others to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+def aligned(rows: Sequence[Sequence[str]], *, gap: str = "  ", left: bool = False) -> list[str]:
+    """Columns of equal width: the first to the left, all others to the right unless `left`.
+
+    A row of one cell is a line of its own.
+    """
+    table = [row for row in rows if len(row) > 1]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    sides = [str.ljust, *[str.ljust if left else str.rjust] * len(widths)]
+    placed = (row if len(row) == 1 else map(call, sides, row, widths) for row in rows)
+    return [gap.join(cells).rstrip() for cells in placed]

@@ -281,8 +281,7 @@ def finish(config: Config, started: float, overrides: list[str]) -> None:
     outcome = execute_and_keep(config, overrides)
     folder = outcome.last.folder
     if outcome.last.is_run:
-        from tokencredit.reports.samples import render_samples
-        from tokencredit.reports.side_by_side import print_continuations
+        from tokencredit.reports.samples import print_continuations, render_samples
         from tokencredit.reports.summary import closing_summary
 
         print(closing_summary(folder))

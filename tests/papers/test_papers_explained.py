@@ -10,12 +10,11 @@ from hypothesis import strategies as st
 from scipy.special import stdtrit
 
 from paper_runs import lines, write_csv
-from tokencredit.papers.claim_tests import ratio_of_means
 from tokencredit.papers.claims import Claim, judge_claims
 from tokencredit.papers.entries import Panel
 from tokencredit.papers.sources import read_sources
 from tokencredit.papers.verdicts import Finding, Verdict
-from tokencredit.statistics.intervals import mean_ci, paired_difference
+from tokencredit.statistics.intervals import mean_ci, paired_difference, ratio_of_means
 
 STEPS = 101
 

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 
 from tokencredit.errors import UserError
 from tokencredit.reports import figures
-from tokencredit.reports.figures import plot_comparison, plot_run, running_mean
+from tokencredit.reports.figures import plot_comparison, plot_run
+from tokencredit.statistics.curves import running_mean
 
 Write = Callable[..., Path]
 

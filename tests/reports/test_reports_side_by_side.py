@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tokencredit.reports.side_by_side import (
+from tokencredit.reports.samples import (
     LONGEST,
     continuations,
     continuations_table,

@@ -15,8 +15,12 @@ import torch
 from case_plans import composed
 from tokencredit import config as configuration
 from tokencredit.reports.samples import columns
-from tokencredit.reports.stage_report import stage_summary, write_stage_report
-from tokencredit.reports.stages import left_out, stage_table
+from tokencredit.reports.stage_report import (
+    left_out,
+    stage_summary,
+    stage_table,
+    write_stage_report,
+)
 from tokencredit.reports.times import adding_up, budget, stage_times
 from tokencredit.stages.mirrored import facts, headline, labelled, rows_left_out, stage_numbers
 from tokencredit.stages.trainer import POINTS, LossCurve, progress_callback

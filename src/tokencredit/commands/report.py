@@ -11,7 +11,7 @@ from tokencredit.commands.options import Plugins
 from tokencredit.config import load_plugins
 from tokencredit.console import show
 from tokencredit.errors import UserError
-from tokencredit.reports.side_by_side import print_continuations
+from tokencredit.reports.samples import print_continuations
 from tokencredit.reports.stage_report import (
     is_stage_folder,
     stage_summary,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -88,15 +87,14 @@ def annotation(
     }
 
 
-def as_json(verdicts: Iterable[Verdicts]) -> str:
+def as_rows(verdicts: Iterable[Verdicts]) -> list[dict[str, Any]]:
     """The verdicts as AlpacaEval's annotations.json, draws as 1.5; other columns are kept."""
     keys = {"baseline": "generator_1", "model": "generator_2"}
-    rows = [
+    return [
         {keys.get(name, name): value for name, value in row.items()} | {"preference": 1 + share}
         for group in verdicts
         for row, share in zip(group.rows, group.shares, strict=True)
     ]
-    return json.dumps(rows, indent=2, ensure_ascii=False) + "\n"
 
 
 def games(groups: Iterable[Verdicts]) -> tuple[list[str], np.ndarray]:

@@ -3,7 +3,6 @@ that AlpacaEval and MT-Bench read; and win matrices as files."""
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from collections import Counter
@@ -16,7 +15,7 @@ from tokencredit.canonical import digest
 from tokencredit.errors import UserError, require
 from tokencredit.papers.win_tables import long_csv, markdown, wide_csv
 from tokencredit.statistics.win_rates import WinMatrix
-from tokencredit.store.files import write_text
+from tokencredit.store.files import write_json, write_rows, write_text
 from tokencredit.store.jsonl import read_objects
 
 PROMPT: Final = ("instruction", "prompt", "question")
@@ -159,15 +158,14 @@ def mt_bench_answers(
 
 def write_model_outputs(answers: Mapping[str, Answer], name: str, path: Path) -> Path:
     """Write the file of one generator for AlpacaEval."""
-    text = json.dumps(model_outputs(answers, name), indent=2, ensure_ascii=False)
-    write_text(path, text + "\n")
+    write_json(path, model_outputs(answers, name))
     return path
 
 
 def write_mt_bench(answers: Mapping[str, Answer], name: str, path: Path, seconds: float) -> Path:
     """Write the file of one generator for MT-Bench."""
     rows = mt_bench_answers(answers, name, seconds)
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_rows(path, rows)
     return path
 
 

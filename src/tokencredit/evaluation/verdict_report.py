@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,12 +10,12 @@ import numpy as np
 
 from tokencredit.console import aligned
 from tokencredit.errors import UserError
-from tokencredit.evaluation.annotations import as_json, games, lines, read_annotations
+from tokencredit.evaluation.annotations import as_rows, games, lines, read_annotations
 from tokencredit.statistics.bradley_terry import Strengths, probabilities, strengths
 from tokencredit.statistics.rounding import interval, rounded
 from tokencredit.statistics.win_rates import win_rate
 from tokencredit.store.artifacts import make_folder
-from tokencredit.store.files import csv_rows, write_text
+from tokencredit.store.files import csv_rows, write_json
 
 DIGITS = 4
 """Of strengths, of which differences are read."""
@@ -36,8 +35,8 @@ def winrate(paths: Sequence[Path], out: Path | None) -> str:
             {"model": g.model, "baseline": g.baseline, **asdict(win_rate(g.shares))} for g in groups
         ]
         found = {"schema_version": 1, "win_rates": rates, "dropped": dict(dropped.counts)}
-        write_text(out / "winrate.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n")
-        write_text(out / "annotations.json", as_json(groups))
+        write_json(out / "winrate.json", found)
+        write_json(out / "annotations.json", as_rows(groups), nan=True)  # as they were given
     return text
 
 
@@ -63,7 +62,7 @@ def strength_table(
         )
     if out is not None:
         make_folder(out.parent)
-        write_text(out, json.dumps(_plain(found, prior), indent=2, ensure_ascii=False) + "\n")
+        write_json(out, _plain(found, prior))
     head = ["player", "strength b", "se", "95 % interval", "games", "raw win rate %"]
     note = f"\nwith {prior:g} drawn games added between every two players" if prior else ""
     return "\n".join(aligned([head, *rows])) + note

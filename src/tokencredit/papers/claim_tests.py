@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
-from scipy.special import stdtrit
 
 from tokencredit.papers.entries import Panel
-from tokencredit.papers.measures import LAST, at_level, collapsed, curves, mean, measure
+from tokencredit.papers.measures import LAST, collapsed, curves, measure
 from tokencredit.papers.runs import LoggedRun
 from tokencredit.papers.verdicts import (
     Evidence,
@@ -24,8 +23,8 @@ from tokencredit.papers.verdicts import (
     nothing,
     smaller_spread,
 )
-from tokencredit.reports.figures import running_mean
-from tokencredit.statistics.intervals import Interval, fisher_exact, mean_ci
+from tokencredit.statistics.curves import at_level, mean, running_mean
+from tokencredit.statistics.intervals import fisher_exact, mean_ci, ratio_of_means
 from tokencredit.statistics.rounding import rounded, with_interval
 
 
@@ -54,25 +53,6 @@ def _of_control(evidence: Evidence, control: str) -> Finding:
         return nothing(f"{name}: {parts}, which may be 0", gain.n)
     text = f"{name} = {with_interval(share)}; {parts}"
     return Finding(judge(share.low, share.high, 1, above=False), text, gain.n)
-
-
-def ratio_of_means(top: Sequence[float], bottom: Sequence[float]) -> Interval | None:
-    """mean(top) / mean(bottom) of pairs, with Fieller's 95 % interval (Fieller 1954).
-
-    The interval holds every ratio r for which the paired t-test does not tell top − r · bottom from
-    0. None where the interval of mean(bottom) holds 0: the ratios are then not bounded.
-    """
-    n = len(bottom)
-    x, y = mean_ci(top), mean_ci(bottom)
-    if n < 2 or y.low <= 0 <= y.high:
-        return None
-    t2 = float(stdtrit(n - 1, 0.975)) ** 2 / n
-    (vxx, vxy), (_, vyy) = np.cov(np.asarray(top, float), np.asarray(bottom, float))
-    a = y.mean**2 - t2 * vyy
-    b = x.mean * y.mean - t2 * vxy
-    c = x.mean**2 - t2 * vxx
-    half = math.sqrt(max(0.0, b * b - a * c))
-    return Interval(x.mean / y.mean, float((b - half) / a), float((b + half) / a), half / a, n)
 
 
 RESAMPLES: Final = 2000

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from tokencredit.errors import UserError, require
 from tokencredit.papers.runs import LoggedRun, Setting
-from tokencredit.papers.schema import build
 from tokencredit.store.files import read_yaml, reading
 
 FOLDER: Final = Path(__file__).parent / "catalogue"
@@ -18,6 +18,7 @@ TABLES: Final = ("table", WIN_RATES)
 KINDS: Final = ("table", *FIGURES)
 STATISTICS: Final = ("mean", "last", "at_kl")
 BANDS: Final = ("sd", "se")
+Schema = TypeVar("Schema")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -215,3 +216,22 @@ def read_entry(path: Path) -> Entry | WinEntry:
             raise UserError(f"{path}: panels: must be a list")
         built = [build(Panel, panel, path) for panel in panels]
         return build(Entry, {**tree, "panels": built}, path)
+
+
+def build(schema: type[Schema], given: Mapping[str, Any], path: Path) -> Schema:
+    """An instance of a dataclass from a mapping; names the key that is unknown or missing."""
+    known = {item.name: item for item in fields(schema) if item.init}  # type: ignore[arg-type]
+    unknown = [name for name in given if name not in known]
+    needed = [
+        name
+        for name, item in known.items()
+        if item.default is MISSING and item.default_factory is MISSING and name not in given
+    ]
+    if unknown or needed:
+        wrong = [f"{name}: unknown key" for name in unknown]
+        wrong += [f"{name}: is missing" for name in needed]
+        raise UserError(f"{path}: {'; '.join(wrong)}; {schema.__name__} has: {', '.join(known)}")
+    try:
+        return schema(**given)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None

@@ -11,14 +11,13 @@ from typing import Final
 import numpy as np
 
 from tokencredit.errors import UserError
-from tokencredit.papers.conditions import missing
 from tokencredit.papers.entries import Entry, Panel
 from tokencredit.papers.frontier import HELD_OUT, frontier, held_out, other_models
-from tokencredit.papers.measures import LAST, curves, fell, in_words, lacking, mean, measure
+from tokencredit.papers.measures import LAST, curves, fell, in_words, lacking, measure
 from tokencredit.papers.runs import LoggedRun, Setting
 from tokencredit.papers.sources import Source
-from tokencredit.papers.tables import name_of, said_of, settings_of
-from tokencredit.reports.figures import running_mean
+from tokencredit.papers.tables import missing, name_of, said_of, settings_of
+from tokencredit.statistics.curves import mean, running_mean
 from tokencredit.store.run_folder import COMPLETE
 
 

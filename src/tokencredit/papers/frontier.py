@@ -13,10 +13,10 @@ from typing import Final
 import numpy as np
 
 from tokencredit.papers.formats import markdown
-from tokencredit.papers.measures import LAST, at_level, mean
+from tokencredit.papers.measures import LAST
 from tokencredit.papers.runs import LoggedRun, Setting
 from tokencredit.papers.sources import Source, lengths
-from tokencredit.reports.figures import running_mean
+from tokencredit.statistics.curves import at_level, mean, running_mean
 from tokencredit.statistics.intervals import Interval, mean_ci, paired_difference
 from tokencredit.statistics.rounding import rounded, with_interval
 

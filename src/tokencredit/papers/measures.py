@@ -10,7 +10,7 @@ import numpy as np
 
 from tokencredit.papers.entries import Panel
 from tokencredit.papers.runs import LoggedRun
-from tokencredit.reports.figures import running_mean
+from tokencredit.statistics.curves import at_level, mean, running_mean
 
 LAST: Final = 10
 """Points that are the end of a run."""
@@ -64,25 +64,6 @@ def of_run(run: LoggedRun, points: int, panel: Panel, statistic: str) -> float |
     return mean(values[-LAST:] if statistic == "last" else values)
 
 
-def at_level(
-    x: Sequence[float], y: Sequence[float], level: float, window: int = LAST
-) -> float | None:
-    """`y` where `x` first reaches `level`, both smoothed by a running mean; linear between steps.
-
-    None if `x` never does. If it starts there, the first `y`.
-    """
-    smooth_x, smooth_y = running_mean(x, window), running_mean(y, window)
-    for step, value in enumerate(smooth_x):
-        if value < level:
-            continue
-        if step == 0:
-            return smooth_y[0]
-        before = smooth_x[step - 1]
-        share = (level - before) / (value - before)
-        return smooth_y[step - 1] + share * (smooth_y[step] - smooth_y[step - 1])
-    return None
-
-
 def fell(run: LoggedRun, points: int) -> bool:
     """Whether the mean of the last ten points lies below that of the first five."""
     rewards = run.first(points)
@@ -107,11 +88,6 @@ def curves(runs: Sequence[LoggedRun], points: int, column: str) -> np.ndarray:
     """The first points of the runs that have them, (runs, points)."""
     found = [values for run in runs if (values := run.first(points, column)) is not None]
     return np.array(found, dtype=np.float64).reshape(len(found), points)
-
-
-def mean(values: Sequence[float]) -> float:
-    """The arithmetic mean, by numpy's pairwise sum as in the authors' code."""
-    return float(np.mean(np.asarray(values, dtype=np.float64)))
 
 
 def in_words(without: Iterable[tuple[int, str]]) -> list[str]:

@@ -25,12 +25,12 @@ from tokencredit.papers.figure_data import figure_marks
 from tokencredit.papers.figures import pictures
 from tokencredit.papers.formats import cells, markdown, remarks
 from tokencredit.papers.frontier import DASH, equal_kl_tables, named_cells
-from tokencredit.papers.measures import mean
 from tokencredit.papers.runs import LoggedRun, Setting, holds_runs
 from tokencredit.papers.scores import find_comparisons
 from tokencredit.papers.sources import Source, lengths, read_sources
 from tokencredit.papers.tables import make_table
 from tokencredit.papers.win_report import make_win_tables, win_cells, win_remarks
+from tokencredit.statistics.curves import mean
 from tokencredit.statistics.intervals import mean_ci
 from tokencredit.statistics.rounding import interval, rounded, with_error, with_interval
 from tokencredit.store.files import write_bytes

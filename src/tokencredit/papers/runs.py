@@ -14,7 +14,7 @@ from tokencredit.papers.cells import COLUMNS, METRICS, NOTED
 from tokencredit.papers.provenance import Made, made_of
 from tokencredit.store import run_folder
 from tokencredit.store.artifacts import MANIFEST
-from tokencredit.store.files import REMEDY, Damaged, read_json, reading
+from tokencredit.store.files import REMEDY, Damaged, csv_rows, read_json, reading
 from tokencredit.store.run_folder import COMPLETE, CONFIG, RESULTS, RUNNING, STATUSES, RunFolder
 from tokencredit.store.sheets import as_written
 
@@ -116,19 +116,18 @@ def read_csv(path: Path) -> list[LoggedRun]:
     _check_end(path, list(header))
     origin = _origin(path)
     groups: dict[tuple[Setting, int], list[dict[str, str]]] = {}
-    with reading(path), path.open(encoding="utf-8", newline="") as file:
-        for line, row in enumerate(csv.DictReader(file), start=2):
-            _check_whole(row, f"{path}, line {line}")
-            try:
-                key = (_setting(row), int(row["run"]))
-                row["step"] = row["step"] and str(int(row["step"]))
-            except (ValueError, TypeError) as error:
-                raise UserError(f"{path}, line {line}: {error}") from None
-            groups.setdefault(key, []).append(row)
+    for line, row in csv_rows(path):
+        _check_whole(row, f"{path}, line {line}")
+        try:
+            key = (_setting(row), int(row["run"]))
+            row["step"] = row["step"] and str(int(row["step"]))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path}, line {line}: {error}") from None
+        groups.setdefault(key, []).append(row)
     return [_from_rows(path, *key, rows, origin) for key, rows in groups.items()]
 
 
-def _check_whole(row: Mapping[str | None, Any], place: str) -> None:
+def _check_whole(row: Mapping[str, Any], place: str) -> None:
     """Raise where a line has more or fewer fields than the header, or an unknown status."""
     short = [name for name, value in row.items() if value is None]
     if short or None in row:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any, Final
 
 from tokencredit.errors import UserError
 from tokencredit.statistics.win_rates import Seed, WinMatrix, win_matrix
-from tokencredit.store.files import read_json, reading, write_text
+from tokencredit.store.files import csv_rows, read_json, write_text
 from tokencredit.store.sheets import as_written, csv_text
 
 SCORES: Final = "scores.csv"
@@ -88,7 +87,7 @@ def holds_scores(path: Path) -> bool:
 def read_scores(path: Path) -> Comparison:
     """The comparison in a file; `UserError` unless all of its models answered the same prompts."""
     methods: dict[str, dict[Seed, dict[int, float]]] = {}
-    for number, row in _rows(path):
+    for number, row in csv_rows(path):
         method, seed, prompt, score = _line(path, number, row)
         answers = methods.setdefault(method, {}).setdefault(seed, {})
         if prompt in answers:
@@ -108,11 +107,6 @@ def read_scores(path: Path) -> Comparison:
         raise UserError(f"{path}: {mixed[0]} has runs with a seed and without; give each its seed")
     beside = path.parent / FACTS
     return Comparison(path, methods, read_json(beside) if beside.is_file() else {})
-
-
-def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    with reading(path), path.open(encoding="utf-8", newline="") as file:
-        return list(enumerate(csv.DictReader(file), start=2))
 
 
 def _line(path: Path, number: int, row: Mapping[str, str]) -> Line:

@@ -1,4 +1,4 @@
-"""Pictures of runs, drawn from their metrics.jsonl."""
+"""Pictures of a run: its curves, the losses of its stages, and how well scores order pairs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tokencredit.errors import UserError
+from tokencredit.statistics.curves import WINDOW, running_mean
 from tokencredit.statistics.pair_numbers import PairNumbers
 from tokencredit.store.files import write_bytes
 from tokencredit.store.run_folder import RunFolder
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _INK = "#333333"
 _FAINT = "#D9D9D9"
-_WINDOW = 10
 _LABEL_HEIGHT = 0.062  # of the axes, one line of text
 STYLE: Any = {
     "font.family": "DejaVu Sans",
@@ -50,6 +50,7 @@ _LABELS = {
     "kl/k1": "KL to the reference (nats per response)",
     "length/mean": "response length (tokens)",
 }
+Curves = Mapping[str, Mapping[str, Sequence[float]]]
 
 
 def plot_run(run_dir: str | Path) -> list[Path]:
@@ -95,20 +96,11 @@ def plot_curves(groups: Mapping[str, Sequence[Sequence[float]]], out: Path) -> P
     return Path(out)
 
 
-def running_mean(values: Sequence[float], window: int = _WINDOW) -> list[float]:
-    """Return, at each place, the mean of the last `window` values, of fewer at the beginning."""
-    sums = np.cumsum([0.0, *values])
-    return [
-        float(sums[end] - sums[max(0, end - window)]) / min(end, window)
-        for end in range(1, len(sums))
-    ]
-
-
 def _draw_reward(figure: Figure, run: RunFolder) -> None:
     axes = figure.subplots()
     steps, values = run.series("score/mean")
     axes.plot(steps, values, color=COLOURS[0], alpha=0.35, linewidth=1, label="one step")
-    label = f"mean of the last {_WINDOW} steps"
+    label = f"mean of the last {WINDOW} steps"
     axes.plot(steps, running_mean(values), color=COLOURS[0], linewidth=2.2, label=label)
     axes.set_title(f"Score during training · {run.scheme}")
     axes.set_ylabel(_LABELS["score/mean"])
@@ -158,7 +150,7 @@ def _draw_comparison(
     axes.set_title(_seeds_title(counts[0], counts[-1]))
     axes.set_ylabel(_LABELS.get(metric, metric))
     _finish(axes, [step for steps, _ in curves.values() for step in steps])
-    axes.set_xlabel(f"step (running mean over {_WINDOW})")
+    axes.set_xlabel(f"step (running mean over {WINDOW})")
     _label_ends(axes, ends)
 
 
@@ -260,3 +252,24 @@ def _draw(figure: Figure, numbers: PairNumbers) -> None:
     right.set_title(f"calibration error {numbers.calibration_error:.3f}", fontsize=11)
     right.set_xlabel("probability of the model's choice")
     right.set_ylabel("share in which it is preferred")
+
+
+def draw_losses(curves: Curves, folder: Path) -> list[Path]:
+    """Write figures/loss.png in a run's folder, one panel a stage, and return what was written.
+
+    `curves` has `step` and `loss` of each stage, by name; without any there is no figure.
+    """
+    if not curves:
+        return []
+    path = folder / "figures" / "loss.png"
+    _save(path, _draw_losses, curves)
+    return [path]
+
+
+def _draw_losses(figure: Figure, curves: Curves) -> None:
+    panels = figure.subplots(1, len(curves), squeeze=False)[0]
+    for panel, (name, curve) in zip(panels, curves.items(), strict=True):
+        panel.plot(curve["step"], curve["loss"], color=COLOURS[0], linewidth=1.6)
+        panel.set_title(name.replace("_", " "), fontsize=11)
+        panel.set_xlabel("optimizer step")
+    panels[0].set_ylabel("training loss")

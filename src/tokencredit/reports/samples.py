@@ -1,17 +1,22 @@
-"""Sample responses with the reward of every token in colour, on a terminal and as HTML."""
+"""What policies answer: samples with the reward of every token in colour, and beside SFT's."""
 
 from __future__ import annotations
 
 import base64
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from rich.console import Console
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from tokencredit.console import visible
+from tokencredit.console import aligned, visible
+from tokencredit.statistics.rounding import rounded
+from tokencredit.store.files import reading
+from tokencredit.store.run_folder import EVALUATION, RunFolder
 
 Row = Mapping[str, Any]
 
@@ -20,6 +25,14 @@ _CREDIT = (0, 114, 178)
 _BLAME = (213, 94, 0)
 _COLUMNS = ("rewards", "shaped", "kl", "values", "advantages")
 _DARK_ENOUGH = 0.55
+MODELS: Final = {"sft": "SFT", "policy": "policy"}
+OPINIONS: Final = {"score": "score", "oracle": "oracle"}
+SHOWN: Final = 3
+"""Prompts, the first of the evaluation."""
+LONGEST: Final = 600
+"""Characters of a text on a terminal."""
+WIDTH: Final = 120
+"""Columns of what is printed into a file or a pipe."""
 
 
 def render_samples(rows: Sequence[Row], limit: int) -> Table:
@@ -125,10 +138,60 @@ def embedded(pictures: Sequence[Path]) -> list[dict[str, str]]:
 
 def columns(rows: Sequence[Sequence[str]]) -> str:
     """Return `rows` with their columns aligned; a row of one cell is a line of its own."""
-    table = [row for row in rows if len(row) > 1]
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))] if table else []
-    lines = []
+    return "\n".join(f"  {line}".rstrip() for line in aligned(rows, gap="   ", left=True))
+
+
+def print_continuations(run_dir: str | Path) -> None:
+    """Print the table of a run to standard output; nothing before the run has been evaluated."""
+    rows = continuations(RunFolder.logged(run_dir))
+    if rows:
+        console = Console(width=None if sys.stdout.isatty() else WIDTH)
+        console.print(continuations_table(rows))
+
+
+def continuations(run: RunFolder) -> list[dict[str, Any]]:
+    """Return the first prompts of the evaluation, of each the text and what each model said.
+
+    {"prompt": str, "sft": str, "policy": str, "sft/opinion": str, "policy/opinion": str}; an
+    opinion is the score that was paid for and the oracle's rating, as far as they are known.
+    Characters that would act on a terminal or page are escaped.
+    """
+    with reading(run.path / EVALUATION):
+        return [
+            {
+                "prompt": visible(row["prompt"]),
+                **{model: visible(row[f"{model}/response"]) for model in MODELS},
+                **{f"{model}/opinion": _opinion(row, model) for model in MODELS},
+            }
+            for row in run.evaluation[:SHOWN]
+        ]
+
+
+def continuations_table(rows: Sequence[Row]) -> Table:
+    """Return a terminal table, one row a prompt; of long texts it has the part next to the seam."""
+    table = Table(show_lines=True, expand=True, title="held-out prompts", title_justify="left")
+    for name in ("prompt", *MODELS.values()):
+        table.add_column(name, ratio=1, overflow="fold")
     for row in rows:
-        cells = row if len(row) == 1 else [c.ljust(w) for c, w in zip(row, widths, strict=True)]
-        lines.append(("  " + "   ".join(cells)).rstrip())
-    return "\n".join(lines)
+        # Text, unlike a string, is not read as rich's markup.
+        cells = [Text(_ending(row["prompt"]), style="dim")]
+        for model in MODELS:
+            said = Text(_beginning(row[model]))
+            cells.append(said.append(f"\n{row[f'{model}/opinion']}", style="dim"))
+        table.add_row(*cells)
+    return table
+
+
+def _opinion(row: Row, model: str) -> str:
+    """What is thought of a response, e.g. `score +1.500, oracle -0.250`."""
+    known = {name: row.get(f"{model}/{key}") for key, name in OPINIONS.items()}
+    said = {name: rounded(x, signed=True) for name, x in known.items() if x is not None}
+    return ", ".join(f"{name} {value}" for name, value in said.items())
+
+
+def _ending(text: str) -> str:
+    return text if len(text) <= LONGEST else f"… {text[-LONGEST:]}"
+
+
+def _beginning(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"

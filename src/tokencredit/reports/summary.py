@@ -5,12 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tokencredit.reports.figures import plot_run
-from tokencredit.reports.loss_figure import draw_losses
-from tokencredit.reports.samples import columns, embedded, render, sample_views
-from tokencredit.reports.side_by_side import continuations
-from tokencredit.reports.stage_report import sections
-from tokencredit.reports.stages import curves_of
+from tokencredit.reports.figures import draw_losses, plot_run
+from tokencredit.reports.samples import columns, continuations, embedded, render, sample_views
+from tokencredit.reports.stage_report import curves_of, sections
 from tokencredit.reports.times import duration, stage_times
 from tokencredit.statistics.intervals import Interval, apart, mean_ci
 from tokencredit.statistics.rounding import interval, rounded, with_error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +16,8 @@ from tokencredit.reports.summary import write_report
 from tokencredit.rl.evaluate import Measure, summarise
 from tokencredit.rl.update import NotFinite
 from tokencredit.settings import PairSource
-from tokencredit.store.files import write_json, write_text
-from tokencredit.store.run_folder import COMPLETE, EVALUATION, RESULTS, RunFolder, State
+from tokencredit.store.files import write_json
+from tokencredit.store.run_folder import COMPLETE, RESULTS, RunFolder, State
 from tokencredit.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
@@ -34,12 +33,6 @@ def seconds_of_steps(run_folder: Path) -> float:
     rows = RunFolder(run_folder).timings
     phases = [row[key] for row in rows for key in row if key.startswith("time/")]
     return float(sum(phases))
-
-
-def write_rows(run_folder: Path, rows: list[dict[str, Any]]) -> None:
-    """Write evaluation.jsonl, one line a held-out prompt."""
-    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
-    write_text(run_folder / EVALUATION, "".join(lines))
 
 
 def write_results(

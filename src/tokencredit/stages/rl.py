@@ -19,7 +19,7 @@ from tokencredit.judges.panel import open_panel
 from tokencredit.models.actors import Actors
 from tokencredit.models.loading.model import RewardReads
 from tokencredit.models.value import ValueInit, ValueKind
-from tokencredit.reports.stages import curves_of, left_out
+from tokencredit.reports.stage_report import curves_of, left_out
 from tokencredit.rl.checkpoints import Checkpoints
 from tokencredit.rl.compute import Compute, stored_parameters
 from tokencredit.rl.engine import World, compute_deterministically
@@ -41,15 +41,14 @@ from tokencredit.stages.results import (
     seconds_of_steps,
     write_figures,
     write_results,
-    write_rows,
 )
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.scorers import accuracies
 from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.stage import Stage
 from tokencredit.store.artifacts import Plan, check_writable
-from tokencredit.store.files import Damaged, write_text
-from tokencredit.store.run_folder import CONFIG, RunFolder, State, hash_exports
+from tokencredit.store.files import Damaged, write_rows, write_text
+from tokencredit.store.run_folder import CONFIG, EVALUATION, RunFolder, State, hash_exports
 from tokencredit.tracking.tracker import Tracker
 from tokencredit.user_code.kept import keep_code
 from tokencredit.user_code.plugins import used_code
@@ -239,7 +238,7 @@ class RLStage(Stage):
             rows, right = evaluate(config, *speakers), accuracies(self.context, *speakers)
             if tracker is None:
                 return {}
-            write_rows(run.path, rows)
+            write_rows(run.path / EVALUATION, rows)
             export_policy(learner.actors, config.model.lora, run.path)
             took = round(seconds_of_steps(run.path) - before, 3)
             session = {"steps": config.steps - first, "step_seconds": took}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -20,7 +19,7 @@ from tokencredit.models.scorer import open_scorer
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.stage import Stage
-from tokencredit.store.files import reading, write_text
+from tokencredit.store.files import reading, write_rows
 from tokencredit.store.finite import check_scores
 from tokencredit.store.jsonl import read_jsonl
 
@@ -88,8 +87,7 @@ class SampledPairsStage(Stage):
                         dropped[pair] += 1
                     else:
                         rows.append(pair)
-            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            write_text(out / f"{name}.jsonl", text)
+            write_rows(out / f"{name}.jsonl", rows)
             failures = sum(not row["round_trip"] for row in rows)
             figures |= {
                 f"{name}/pairs": len(rows),

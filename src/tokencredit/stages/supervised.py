@@ -10,8 +10,13 @@ from typing import Any
 
 from tokencredit.canonical import canonical
 from tokencredit.errors import require
-from tokencredit.reports.stage_report import RECORD, is_stage_folder, write_stage_report
-from tokencredit.reports.stages import curves_of, left_out
+from tokencredit.reports.stage_report import (
+    RECORD,
+    curves_of,
+    is_stage_folder,
+    left_out,
+    write_stage_report,
+)
 from tokencredit.stages.mirrored import (
     facts,
     labelled,

@@ -82,6 +82,25 @@ def authors_interval(values: Sequence[float]) -> tuple[float, float]:
     return float(array.mean()), 2 * float(array.std(ddof=0)) / math.sqrt(array.size)
 
 
+def ratio_of_means(top: Sequence[float], bottom: Sequence[float]) -> Interval | None:
+    """mean(top) / mean(bottom) of pairs, with Fieller's 95 % interval (Fieller 1954).
+
+    The interval holds every ratio r for which the paired t-test does not tell top − r · bottom from
+    0. None where the interval of mean(bottom) holds 0: the ratios are then not bounded.
+    """
+    n = len(bottom)
+    x, y = mean_ci(top), mean_ci(bottom)
+    if n < 2 or y.low <= 0 <= y.high:
+        return None
+    t2 = float(stdtrit(n - 1, 0.975)) ** 2 / n
+    (vxx, vxy), (_, vyy) = np.cov(np.asarray(top, float), np.asarray(bottom, float))
+    a = y.mean**2 - t2 * vyy
+    b = x.mean * y.mean - t2 * vxy
+    c = x.mean**2 - t2 * vxx
+    half = math.sqrt(max(0.0, b * b - a * c))
+    return Interval(x.mean / y.mean, float((b - half) / a), float((b + half) / a), half / a, n)
+
+
 def spread_ratio(a: Sequence[float], b: Sequence[float], level: float = 0.95) -> Interval:
     """Return sd(a) / sd(b) of pairs with its interval (Pitman 1939, Morgan 1939).
 

@@ -6,7 +6,7 @@ import csv
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import dropwhile
 from pathlib import Path
@@ -86,9 +86,17 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write `value` as indented JSON, atomically; NaN is refused."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+def write_json(
+    path: Path, value: Mapping[str, Any] | Sequence[object], *, nan: bool = False
+) -> None:
+    """Write `value` as indented JSON, atomically; NaN is refused unless `nan` lets it pass."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=nan, ensure_ascii=False) + "\n")
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object a line, atomically; NaN is refused."""
+    lines = (json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n" for row in rows)
+    write_text(path, "".join(lines))
 
 
 def read_text(path: Path) -> str:
@@ -113,6 +121,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
         value = yaml.safe_load(text)
         check_depth(value)
     return check_keys(value, path, {})
+
+
+def csv_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """Each row of a CSV by name of its column, with the number of the line that it ends on.
+
+    Lines above the header that begin with # are remarks, such as the name of the file.
+    """
+    lines = read_text(path).splitlines(keepends=True)
+    kept = list(dropwhile(lambda line: line.startswith("#"), lines))
+    above = len(lines) - len(kept)
+    with reading(path):
+        rows = csv.DictReader(kept)
+        return [(above + rows.line_num, dict(row)) for row in rows]
 
 
 def check_keys(value: object, path: Path, wanted: Mapping[str, type]) -> dict[str, Any]:
@@ -193,16 +214,3 @@ def publish(partial: Path, final: Path) -> None:
             shutil.rmtree(final)
         partial.rename(final)
         sync_folder(final.parent)
-
-
-def csv_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """Each row by name of its column, with the number of its line.
-
-    Lines above the header that begin with # are remarks, such as the name of the file.
-    """
-    lines = read_text(path).splitlines(keepends=True)
-    kept = list(dropwhile(lambda line: line.startswith("#"), lines))
-    above = len(lines) - len(kept)
-    with reading(path):
-        rows = csv.DictReader(kept)
-        return [(above + rows.line_num, dict(row)) for row in rows]

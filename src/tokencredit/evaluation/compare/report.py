@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,7 +21,7 @@ from tokencredit.papers.win_tables import (
 )
 from tokencredit.statistics.intervals import mean_ci
 from tokencredit.statistics.rounding import rounded, with_error
-from tokencredit.store.files import write_json, write_text
+from tokencredit.store.files import write_json, write_rows
 
 PLACES: Final = ("source", "other_data")
 """Facts that are paths of one machine."""
@@ -33,7 +32,7 @@ def write_answers(prompting: Prompting, scored: Sequence[ScoredAnswers], out: Pa
 
     A second seed of a method is called name#2.
     """
-    lines = []
+    rows = []
     for one, label in zip(scored, _labels([one.player.name for one in scored]), strict=True):
         for k, (item, answer) in enumerate(zip(prompting.items, one.answers, strict=True)):
             row: dict[str, Any] = {
@@ -46,9 +45,9 @@ def write_answers(prompting: Prompting, scored: Sequence[ScoredAnswers], out: Pa
             }
             if one.scores is not None:
                 row["score"] = one.scores[k]
-            lines.append(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+            rows.append(row)
     path = out / "answers.jsonl"
-    write_text(path, "".join(lines))
+    write_rows(path, rows)
     return path
 
 

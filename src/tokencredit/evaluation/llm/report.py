@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -58,7 +57,7 @@ def report(
         },
     )
     rows = _annotation_rows(answers, found, judge)
-    write_text(out / "annotations.json", json.dumps(rows, indent=2, ensure_ascii=False) + "\n")
+    write_json(out / "annotations.json", rows)
     paths = [out / "results.json", out / "annotations.json", *write_matrix(matrix, out)]
     told = [f"{count} {name}" for name, count in counts.items()]
     text = "\n\n".join(
