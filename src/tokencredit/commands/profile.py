@@ -32,6 +32,7 @@ from tokencredit.stages.catalogue import given_of
 from tokencredit.stages.context import Context
 from tokencredit.stages.rl import RLStage
 from tokencredit.store.files import write_text
+from tokencredit.store.run_folder import CONFIG
 
 DIGITS: Final = 4
 BAR: Final = 20
@@ -91,7 +92,7 @@ def measure(run: Path, rollouts: int, seed: int) -> Profile:
 
     Raises `UserError` where the judge gives no weights, or an artifact of the run is not there.
     """
-    path = run / "config.yaml"
+    path = run / CONFIG
     if not path.is_file():
         raise UserError(f"{run}: is no run folder (it has no config.yaml)")
     config = configuration.read(path)

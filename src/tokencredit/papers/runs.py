@@ -130,7 +130,7 @@ def read_csv(path: Path) -> list[LoggedRun]:
 def _check_whole(row: Mapping[str, Any], place: str) -> None:
     """Raise where a line has more or fewer fields than the header, or an unknown status."""
     short = [name for name, value in row.items() if value is None]
-    if short or None in row:
+    if short or not all(isinstance(name, str) for name in row):  # what is over lies under None
         what = f"ends before {short[0]}" if short else "has more fields than the header"
         raise Damaged(f"{place}: {what}; the file was cut off or edited: {REMEDY}")
     status = row.get("status")

@@ -16,6 +16,7 @@ from tokencredit.judges.implicit import ImplicitJudge
 from tokencredit.rl import evaluate
 from tokencredit.stages.results import HEADLINE
 from tokencredit.store.files import read_json, reading
+from tokencredit.store.run_folder import RESULTS
 
 KEY: Final = "sweep.objective"
 WHOLE: Final = ("wall_seconds", "steps")
@@ -84,7 +85,7 @@ def check(config: Config) -> None:
 
 def measures(place: Path) -> Measures:
     """Every number of a finished run by name: of its folder, or of its committed cell (.csv)."""
-    path = place / "results.json" if place.is_dir() else place.with_suffix(".json")
+    path = place / RESULTS if place.is_dir() else place.with_suffix(".json")
     if not path.is_file():
         return {}
     results = read_json(path)

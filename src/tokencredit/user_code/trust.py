@@ -16,6 +16,7 @@ from tokencredit.canonical import file_sha256
 from tokencredit.errors import UserError
 from tokencredit.store.artifacts import MANIFEST
 from tokencredit.store.files import read_json, read_yaml, reading
+from tokencredit.store.run_folder import CONFIG
 from tokencredit.user_code.kept import unchanged
 from tokencredit.user_code.plugins import NAMED
 
@@ -48,7 +49,7 @@ def check_named(plugins: Any, config: Path) -> None:
 def check_folder(run: Path) -> None:
     """Raise unless this command line names the plug-ins of a run's folder; one without a
     configuration names none."""
-    path = run / "config.yaml"
+    path = run / CONFIG
     if path.is_file():
         check_named(read_yaml(path).get("plugins"), path)
 

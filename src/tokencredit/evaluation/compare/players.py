@@ -21,11 +21,11 @@ from tokencredit.papers.provenance import beyond_seeds, made_of
 from tokencredit.redaction import redacted
 from tokencredit.statistics.win_rates import Seed, left_out, pairings
 from tokencredit.store.artifacts import MANIFEST
-from tokencredit.store.files import check_keys, read_json
-from tokencredit.store.run_folder import RunFolder
+from tokencredit.store.files import read_json
+from tokencredit.store.run_folder import CONFIG, RunFolder
 
 HUB = re.compile(r"hub:(?P<name>[^@]+)(?:@(?P<revision>.+))?")
-OF_A_MODEL = ("config.yaml", "config.json")
+OF_A_MODEL = (CONFIG, "config.json")
 KEPT = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
@@ -39,7 +39,7 @@ class Run:
     @cached_property
     def config(self) -> Config:
         """Its configuration."""
-        return read(self.path / "config.yaml")
+        return read(self.path / CONFIG)
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
@@ -47,7 +47,7 @@ class Run:
         path = self.path / MANIFEST
         if not path.is_file():
             raise UserError(f"{path}: is missing; restore it from a copy, or name another run")
-        return read_json(path)
+        return RunFolder(self.path).manifest()
 
     @property
     def scheme(self) -> str:
@@ -62,7 +62,8 @@ class Run:
     @property
     def parents(self) -> dict[str, str]:
         """Keys of the artifacts that it was made from, by role."""
-        return check_keys(self.manifest.get("parents", {}), self.path / MANIFEST, {})
+        found: dict[str, str] = self.manifest.get("parents", {})
+        return found
 
     def artifact(self, role: str) -> Path:
         """The folder of one of its parents in the store; `UserError` if there is none."""
@@ -204,7 +205,7 @@ def _player(place: str, store: Path | None) -> Player:
     path = Path(place).expanduser()
     if not path.is_dir():
         raise UserError(f"{place}: there is no such folder (a model of the hub is hub:NAME)")
-    if (path / "config.yaml").is_file():
+    if (path / CONFIG).is_file():
         if not (path / "policy").is_dir():
             raise UserError(f"{place}: holds no finished policy; let the run end first")
         check_language_model(path / "policy", "RUN")
