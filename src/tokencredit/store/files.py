@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import shutil
@@ -128,7 +129,7 @@ def csv_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
 
     Lines above the header that begin with # are remarks, such as the name of the file.
     """
-    lines = read_text(path).splitlines(keepends=True)
+    lines = io.StringIO(read_text(path)).readlines()  # other separators of lines are text
     kept = list(dropwhile(lambda line: line.startswith("#"), lines))
     above = len(lines) - len(kept)
     with reading(path):
