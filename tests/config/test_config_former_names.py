@@ -39,9 +39,18 @@ def test_a_former_name_in_a_users_file(entry: Command, tmp_path: Path) -> None:
     assert NEW in ended.err
 
 
+@pytest.fixture(autouse=True)
+def own_components(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a plug-in registers here is gone afterwards."""
+    known = {group: [*kinds] for group, kinds in COMPONENTS.items()}
+    monkeypatch.setattr("tokencredit.config.COMPONENTS", known)
+
+
 PLUGIN = '''
 from dataclasses import dataclass
 
+from tokencredit.config import COMPONENTS
+from tokencredit.config import COMPONENTS
 from tokencredit.config import register_component
 from tokencredit.fields import named, number, retired
 from tokencredit.rewards.redistribute import Redistribute

@@ -41,14 +41,14 @@ def measured(
 ) -> float:
     """The score of a record as the reward model's evaluation computes it."""
     seen: list[torch.Tensor] = []
-    own = label_model.sentiment
+    own = label_model.score_of_logits
 
     def spy(logits: torch.Tensor) -> torch.Tensor:
         seen.append(own(logits))
         return seen[-1]
 
     with patch.context() as inner:
-        inner.setattr(label_model, "sentiment", spy)
+        inner.setattr(label_model, "score_of_logits", spy)
         evaluate(model, tokenizer, [record], SETTINGS)
     return float(seen[0][0])
 

@@ -32,7 +32,7 @@ from tokencredit.models.loading.weights import load_classifier
 from tokencredit.models.scorer import Scorer
 from tokencredit.ops import pair_loss
 from tokencredit.settings import RewardModel
-from tokencredit.stages import sft, training
+from tokencredit.stages import sft, trainer
 from tokencredit.stages.context import Context
 from tokencredit.stages.oracle import OracleStage
 from tokencredit.stages.preference_model import reward_trainer, score_pairs, within
@@ -290,7 +290,7 @@ def test_sft_learns_the_chosen_answer_and_its_end_alone(
         seen.append(trainer.data_collator(rows))
         return {"loss": 0.0}
 
-    monkeypatch.setattr(training, "train", look)
+    monkeypatch.setattr(trainer, "train", look)
     context = Context(pair_config(place))
     sft.SFTStage(context).run(tmp_path)
     tokenizer = train_tokenizer()
