@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tokencredit.config import COMPONENTS
+
 from .conftest import Command
 
 NEW = "algorithm.optimizer.course: is called 'schedule' now"
@@ -49,7 +51,6 @@ def own_components(monkeypatch: pytest.MonkeyPatch) -> None:
 PLUGIN = '''
 from dataclasses import dataclass
 
-from tokencredit.config import COMPONENTS
 from tokencredit.config import COMPONENTS
 from tokencredit.config import register_component
 from tokencredit.fields import named, number, retired
