@@ -31,17 +31,25 @@ class Both:
     old: Side
     new: Side
 
-    def place(self, side: Side, name: str, steps: int = jobs.STEPS) -> Path:
+    @staticmethod
+    def place(side: Side, name: str) -> Path:
         """The folder of a run, which is done there now unless it is kept from before."""
-        place = side.root / (name if steps == jobs.STEPS else f"{name}.begun")
-        arguments = jobs.overrides(name, steps)
-        mark = side.root / f"{place.name}{MARK}"
-        if mark.is_file() and json.loads(mark.read_text(encoding="utf-8")) == arguments:
-            return place
-        shutil.rmtree(place, ignore_errors=True)
-        jobs.furnish(place)
-        check_fresh(side.ok(place, "train", *arguments), f"{side.name} {name}")
-        mark.write_text(json.dumps(arguments), encoding="utf-8")
+        place, arguments = side.root / name, jobs.overrides(name)
+        if not _is_there(place, arguments):
+            shutil.rmtree(place, ignore_errors=True)
+            jobs.furnish(place)
+            check_fresh(side.ok(place, "train", *arguments), f"{side.name} {name}")
+            _mark(place, arguments)
+        return place
+
+    def begun(self, name: str) -> Path:
+        """The folder of a run of which the old side has done half, with its stages as they are."""
+        place, arguments = self.old.root / f"{name}.begun", jobs.overrides(name, jobs.STEPS // 2)
+        if not _is_there(place, arguments):
+            copied(self.place(self.old, name), place)
+            shutil.rmtree(place / "runs")
+            self.old.ok(place, "train", *arguments)
+            _mark(place, arguments)
         return place
 
     def run(self, name: str) -> Iterator[Finding]:
@@ -65,9 +73,7 @@ class Both:
     def resume(self, name: str) -> Iterator[Finding]:
         """A run that the old code began and the new code ends is that which was never ended."""
         whole = self.place(self.old, name)
-        copy = copied(
-            self.place(self.old, name, jobs.STEPS // 2), self.new.root / f"{name}.resumed"
-        )
+        copy = copied(self.begun(name), self.new.root / f"{name}.resumed")
         told = self.new.ok(copy, "train", *jobs.overrides(name))
         continued = f"continues at step {jobs.STEPS // 2}" in told.err + told.out
         yield Finding(f"resume {name}", None if continued else "it does not say that it continues")
@@ -140,6 +146,15 @@ class Both:
             kept.write_text(ended.stdout, encoding="utf-8")
         rows = [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()]
         return {row.pop("cell"): row for row in rows}
+
+
+def _is_there(place: Path, arguments: list[str]) -> bool:
+    mark = place.with_name(f"{place.name}{MARK}")
+    return mark.is_file() and json.loads(mark.read_text(encoding="utf-8")) == arguments
+
+
+def _mark(place: Path, arguments: list[str]) -> None:
+    place.with_name(f"{place.name}{MARK}").write_text(json.dumps(arguments), encoding="utf-8")
 
 
 Task = tuple[str, Callable[[str], Iterator[Finding]], str]

@@ -1,20 +1,23 @@
 """Prints, for every cell of every experiment, the stages with what their keys are hashes of.
 
 Runs in a tree of any age: what it needs is found by name, wherever it lies. What only the hub has
-is replaced: a model's commit by zeros, rows by the few below.
+or a file of the user's has is replaced: a model's commit by zeros, rows by the few below.
 """
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import open_dict
 
 import tokencredit.train  # noqa: F401 - loads what is looked up by name
 from tokencredit import config as configuration
@@ -38,6 +41,9 @@ def rows(*_: Any, **__: Any) -> Any:
 
 STANDING_IN = {
     "hub_rows": rows,
+    "file_rows": rows,
+    "paths_of": lambda *_: [Path("rows")],
+    "stamp": lambda *_: (),
     "hub_commit": lambda *_, **__: "0" * 40,
     "find_adapter": lambda *_, **__: None,
 }
@@ -61,16 +67,17 @@ def replace() -> None:
                 setattr(module, name, stand_in)
 
 
-def composed(arguments: list[str]) -> Any:
+@cache
+def composed(arguments: tuple[str, ...]) -> Any:
     """What Hydra makes of overrides, its own part included."""
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(named("conf_dir")()), version_base="1.3"):
-        return compose("train", arguments, return_hydra_config=True)
+        return compose("train", list(arguments), return_hydra_config=True)
 
 
 def cells(arguments: list[str]) -> list[list[str]]:
     """The overrides of every cell of an experiment's own sweep."""
-    params = composed(arguments).hydra.sweeper.params or {}
+    params = composed(tuple(arguments)).hydra.sweeper.params or {}
     parsed = OverridesParser.create().parse_overrides([f"{k}={v}" for k, v in params.items()])
     values = [
         list(item.sweep_string_iterator()) if item.is_sweep_override() else [item.value()]
@@ -83,11 +90,13 @@ def cells(arguments: list[str]) -> list[list[str]]:
 
 def stages(arguments: list[str], experiments: str) -> dict[str, Any]:
     """Every stage of a cell, and whether the cell is kept among the committed ones."""
-    whole = composed(arguments)
+    seeds = [text.partition("=")[2] for text in arguments if text.startswith("seed=")]
+    whole = composed(tuple(text for text in arguments if not text.startswith("seed=")))
     choices = whole.hydra.runtime.choices
-    tree = whole.copy()
-    configuration.OmegaConf.set_struct(tree, value=False)
-    del tree["hydra"]
+    tree = copy.deepcopy(whole)
+    with open_dict(tree):
+        del tree["hydra"]
+        tree.seed = int(seeds[-1]) if seeds else tree.seed  # composing takes long, seeds are many
     config = configuration.load(tree)
     config.run.experiment, config.run.scale = choices["experiment"], choices["scale"]
     config.run.scheme = choices.get("method") or choices["reward_scheme"]
