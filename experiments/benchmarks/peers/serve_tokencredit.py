@@ -17,7 +17,7 @@ import os
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +159,8 @@ class Peer:
             actors = load_actors(config, folder / "sft")
             known = scorer.Scorer(load_classifier(folder / "reward", config.model.dtype), PAD)
         retokenised.open_reader = lambda *_: known  # in place of an artifact of the store
-        judge = open_panel(config.judge, config.scorer, given_of(Context(config)), actors)
+        handed = replace(given_of(Context(config)), folder=Path)
+        judge = open_panel(config.judge, config.scorer, handed, actors)
         parts = {each.name: getattr(actors, each.name) for each in fields(Actors)}
         stream: Any = FixedPrompts(setting)
         around = RunInputs(stream, stream, Path(tempfile.gettempdir()))
