@@ -21,7 +21,7 @@ from .conftest import QUICK, RATE, SMALL, STEPS, Run, Workplace
 
 pytestmark = pytest.mark.slow
 
-TESTS = Path(__file__).parents[1] / "helpers"
+TESTS = Path(__file__).parents[1]
 TIMED = {"results.json", "timings.jsonl"}
 """What holds seconds."""
 SHORT = [*SMALL, *QUICK, "evaluation.every=1", "evaluation.prompts=8", "steps=2"]
@@ -48,7 +48,6 @@ import json, os, sys, torch
 from config.make_snapshots import load
 from tokencredit.stages.context import Context
 from tokencredit.pipeline.pipeline import all_stages
-from tokencredit.stages.rl import RLStage
 
 for name, overrides in json.loads(sys.argv[1]).items():
     config = load(*overrides)
@@ -56,10 +55,7 @@ for name, overrides in json.loads(sys.argv[1]).items():
     torch.set_num_threads(1)
     for stage in all_stages(Context(config)):
         torch.manual_seed(os.getpid())
-        if isinstance(stage, RLStage):
-            stage.run(stage.folder)
-        else:
-            stage.context.store.build(stage)
+        stage.build()
 """
 
 
@@ -88,7 +84,9 @@ def start(folder: Path, seed: str) -> subprocess.Popen[str]:
         cwd=folder,
         env={
             **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]),
+            "PYTHONPATH": os.pathsep.join(
+                [str(TESTS), str(TESTS / "helpers"), os.environ.get("PYTHONPATH", "")]
+            ),
             "PYTHONHASHSEED": seed,
             "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",

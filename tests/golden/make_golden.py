@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 FOLDER = Path(__file__).parent
-sys.path.insert(0, str(FOLDER.parent))
+sys.path[:0] = [str(FOLDER.parent), str(FOLDER.parent / "helpers")]
 
 from builders import (  # noqa: E402
     EOS_ID,

@@ -96,7 +96,7 @@ ELSEWHERE = """
 import sys, torch
 sys.path.insert(0, sys.argv[1])
 torch.set_num_threads(1)
-from test_policy_generation import Sampling, eager_to_end, say, thousand_prompts, tiny_causal
+from test_models_generation import Sampling, eager_to_end, say, thousand_prompts, tiny_causal
 model = eager_to_end(tiny_causal("gpt2"), 3.0)
 print(say(model, thousand_prompts()[torch.arange(64, 128)], Sampling(chunk=64))[0])
 """
@@ -113,7 +113,7 @@ def test_field_B38_another_process_says_the_same() -> None:
         capture_output=True,
         text=True,
         check=True,
-        env={"PYTHONPATH": str(here.parent), "OMP_NUM_THREADS": "1", "PATH": ""},
+        env={"PYTHONPATH": str(here.parent / "helpers"), "OMP_NUM_THREADS": "1", "PATH": ""},
     )
     assert said.stdout.strip() == str(whole[64:128])
 
