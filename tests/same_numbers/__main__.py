@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Final
 
@@ -44,22 +46,26 @@ def run_all(chosen: Sequence[Task], workers: int) -> int:
     """Print a line for each comparison as it is made; how many differ."""
     began, differing = time.monotonic(), 0
     with ThreadPoolExecutor(workers) as pool:
-        for wave in waves(chosen):
-            futures = {pool.submit(run_task, task): task[0] for task in wave}
-            for future in as_completed(futures):
-                for finding in future.result():
-                    differing += finding.difference is not None
-                    print(finding.line())
-                took = time.monotonic() - began
-                print(f"    [{took:.0f} s] {futures[future]} is done", flush=True)
+        futures = {pool.submit(run_task, task): task[0] for task in chosen}
+        for done, future in enumerate(as_completed(futures), 1):
+            for finding in future.result():
+                differing += finding.difference is not None
+                print(finding.line())
+            took = time.monotonic() - began
+            left = took / done * (len(futures) - done)
+            state = f"{done} of {len(futures)} tasks in {took:.0f} s, at most {left:.0f} s more"
+            print(f"    {futures[future]} is done; {state}", flush=True)
     return differing
 
 
-def waves(chosen: Sequence[Task]) -> Iterator[list[Task]]:
-    """First the runs, then what reads them, so that no two tasks make the same place."""
-    first = [task for task in chosen if task[0] == task[2] and task[1].__name__ == "run"]
-    yield first
-    yield [task for task in chosen if task not in first]
+def kept_name(commit: str) -> str:
+    """A folder for what a commit gives: under these versions, asked in this way."""
+    versions = sorted(f"{item.name}=={item.version}" for item in metadata.distributions())
+    asked = [
+        path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parent.glob("[!t]*.py"))
+    ]
+    told = hashlib.sha256("\n".join([sys.version, *versions, *asked]).encode())
+    return f"{commit}-{told.hexdigest()[:8]}"
 
 
 @contextmanager
@@ -75,10 +81,11 @@ def sides(base: str, keep: Path | None) -> Iterator[Both]:
         sys.exit(f"BASE = {base!r}: is no commit of this repository")
     commit = answer.stdout.strip()
     work = Path(tempfile.mkdtemp(prefix="same-numbers-"))
-    old = work / "old" if keep is None else keep.absolute() / commit
+    old = work / "old" if keep is None else keep.absolute() / kept_name(commit)
     old.mkdir(parents=True, exist_ok=True)
     extract(commit, ROOT, work / "tree")
-    print(f"base {commit}" + (f", its results kept in {old}" if keep else ""), flush=True)
+    before = "there from before, " if any(old.glob("*.json")) else ""
+    print(f"base {commit}" + (f": its side is {before}kept in {old}" if keep else ""), flush=True)
     both = Both(Side("base", work / "tree", old), Side("head", ROOT, work / "new"))
     both.old.witness.unlink(missing_ok=True)  # of an earlier time
     try:

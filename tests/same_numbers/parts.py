@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any, Final
 
 from same_numbers import jobs
@@ -22,6 +23,8 @@ from same_numbers.sides import Side, Told, Wrong, check_fresh, copied, read, wri
 PROBE: Final = Path(__file__).parent / "probe.py"
 MARK: Final = ".arguments.json"
 EXPERIMENTS: Final = "experiments"
+MAKING: Final[dict[Path, Lock]] = {}
+"""Held while a place is made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +38,12 @@ class Both:
     def place(side: Side, name: str) -> Path:
         """The folder of a run, which is done there now unless it is kept from before."""
         place, arguments = side.root / name, jobs.overrides(name)
-        if not _is_there(place, arguments):
-            shutil.rmtree(place, ignore_errors=True)
-            jobs.furnish(place)
-            check_fresh(side.ok(place, "train", *arguments), f"{side.name} {name}")
-            _mark(place, arguments)
+        with MAKING.setdefault(place, Lock()):  # two tasks may read one run
+            if not _is_there(place, arguments):
+                shutil.rmtree(place, ignore_errors=True)
+                jobs.furnish(place)
+                check_fresh(side.ok(place, "train", *arguments), f"{side.name} {name}")
+                _mark(place, arguments)
         return place
 
     def begun(self, name: str) -> Path:
