@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tokencredit.store.files import publish, read_json, write_json, write_text
+from tokencredit.store.files import publish, read_json, remove_abandoned, write_json, write_text
 
 
 def test_text_is_replaced_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
@@ -47,3 +49,17 @@ def test_a_folder_is_published_in_place_of_an_older_one(tmp_path: Path) -> None:
     publish(partial, final)
     assert not partial.exists()
     assert [path.name for path in (final / "sub").iterdir()] == ["new"]
+
+
+def test_what_a_killed_writer_left_is_removed_and_a_live_ones_is_not(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    gone, live = (tmp_path / f".a.json.{pid}.tmp" for pid in (int(ended.stdout), os.getpid()))
+    for path in (gone, live, tmp_path / ".b.tmp", tmp_path / "a.json"):
+        path.write_text("{}")
+    remove_abandoned(tmp_path)
+    assert not gone.exists() and len(list(tmp_path.iterdir())) == 3

@@ -16,7 +16,14 @@ from filelock import FileLock, Timeout
 from tokencredit.canonical import differences, file_sha256
 from tokencredit.errors import UserError
 from tokencredit.store.artifacts import MANIFEST, environment, make_folder
-from tokencredit.store.files import check_keys, read_json, read_yaml, reading, write_json
+from tokencredit.store.files import (
+    check_keys,
+    read_json,
+    read_yaml,
+    reading,
+    remove_abandoned,
+    write_json,
+)
 from tokencredit.store.jsonl import read_jsonl, read_steps
 
 LOCK_SECONDS = 10.0
@@ -280,6 +287,7 @@ class RunFolder:
                 "wait for it, or end it"
             ) from None
         try:
+            remove_abandoned(self.path)
             yield
         finally:
             lock.release()
