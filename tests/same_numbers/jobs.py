@@ -54,7 +54,7 @@ JOBS: Final[dict[str, list[str]]] = {
 """Overrides of each run, by its name here."""
 RESUMED: Final = ("abc", "abc_d", "critic")
 """Runs of which the old code does two steps and the new code the other two."""
-COMPARED: Final = ("sparse", "grpo", "critic")
+COMPARED: Final = ("sparse", "normalised", "abc_d")
 """Runs that `judge compare` reads: of one model, data set, and oracle."""
 STEPS: Final = 4
 TABLE: Final = """\
