@@ -85,17 +85,6 @@ def plot_comparison(
     return Path(out)
 
 
-def plot_curves(groups: Mapping[str, Sequence[Sequence[float]]], out: Path) -> Path:
-    """As `plot_comparison`, from the scores of each run, step by step from 0."""
-    curves = {}
-    for name, runs in groups.items():
-        length = min(len(run) for run in runs)
-        smooth = np.array([running_mean(run)[:length] for run in runs])
-        curves[name] = (list(range(length)), smooth)
-    _save(Path(out), _draw_comparison, curves, "score/mean")
-    return Path(out)
-
-
 def _draw_reward(figure: Figure, run: RunFolder) -> None:
     axes = figure.subplots()
     steps, values = run.series("score/mean")

@@ -176,6 +176,7 @@ SPARE: Final = {
     Part.start: (LM_HEAD, OTHER_HEAD),
     Part.classifier: (LM_HEAD,),
     Part.causal: (OTHER_HEAD,),
+    Part.trunk: (),
 }
 """Heads that a file may hold although the part has none."""
 
@@ -188,7 +189,7 @@ def find_faults(model: PreTrainedModel, info: Mapping[str, Any], part: Part) -> 
     needed = f"{model.base_model_prefix}." if part is Part.start else ""
     missing = {name for name in info["missing_keys"] if name.startswith(needed)}
     misshaped = {n: (a, b) for n, a, b in info[SIZES] if n.startswith(needed)}
-    spare = [BUFFERS, *SPARE.get(part, ())]
+    spare = [BUFFERS, *SPARE[part]]
     unexpected = {
         name for name in info["unexpected_keys"] if not any(each.search(name) for each in spare)
     }
