@@ -33,12 +33,15 @@ def one_thread() -> None:
 
 @pytest.fixture(autouse=True)
 def own_command_line() -> Iterator[None]:
-    """The plug-ins that a test's commands name are not those of the next test."""
+    """The plug-ins that a test's commands name, and their classes, are not those of the next test."""
+    from tokencredit.config import COMPONENTS
     from tokencredit.user_code.plugins import NAMED
 
-    before = list(NAMED)
+    before, named = {group: list(known) for group, known in COMPONENTS.items()}, list(NAMED)
     yield
-    NAMED[:] = before
+    NAMED[:] = named
+    for group, known in before.items():
+        COMPONENTS[group][:] = known
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,6 @@ from builders import handed, make_judgement, make_rollout, speaking, train_token
 from case_machine import Place
 from tokencredit.commands.check_scheme import examine
 from tokencredit.composing.explain import explain
-from tokencredit.config import COMPONENTS
 from tokencredit.errors import UserError
 from tokencredit.judges.judge import Judge, OpenJudge
 from tokencredit.judges.panel import SameAsJudge, open_panel
@@ -26,13 +25,6 @@ from tokencredit.rollout import Judgement, Notes, Rollout
 from tokencredit.settings import Run
 
 WORDS = train_tokenizer()
-
-
-@pytest.fixture
-def place(place: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
-    """The same, where plug-ins register nothing for later tests."""
-    monkeypatch.setattr("tokencredit.config.COMPONENTS", {k: [*v] for k, v in COMPONENTS.items()})
-    return place
 
 
 @dataclass(slots=True, kw_only=True)

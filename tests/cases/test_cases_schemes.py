@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -255,13 +254,10 @@ register_component("{group}", {name})
 
 
 @pytest.fixture
-def kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """An empty folder; what plug-ins register is forgotten after the test."""
-    before = {group: list(components) for group, components in COMPONENTS.items()}
+def kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty folder."""
     monkeypatch.chdir(tmp_path)
-    yield tmp_path
-    for group, components in before.items():
-        COMPONENTS[group][:] = components
+    return tmp_path
 
 
 def plugin(name: str, group: str = "reward_scheme", file: str = "mine_plugin") -> str:

@@ -12,6 +12,7 @@ from typing import Any, get_args, get_type_hints
 
 from tokencredit import config as configuration
 from tokencredit.fields import bounds_of
+from tokencredit.user_code.plugins import is_ours
 
 HEAD = """\
 # Configuration reference
@@ -38,7 +39,7 @@ def sections() -> Iterator[tuple[str, type]]:
     """Every schema with the prefix of its keys, outer ones first."""
     yield "", configuration.Config
     for group, components in configuration.COMPONENTS.items():
-        for component in components:
+        for component in filter(is_ours, components):
             yield from _nested(group, component)
     for item in fields(configuration.Config):
         hint = get_type_hints(configuration.Config)[item.name]
