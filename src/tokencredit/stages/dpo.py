@@ -226,7 +226,7 @@ def pair_trainer(
     from trl import DPOConfig, DPOTrainer
 
     class OnIds(DPOTrainer):  # type: ignore[misc]
-        """The same loss and collator; the data set holds token ids already."""
+        """TRL's trainer, its loss and collator, on a data set that holds token ids already."""
 
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
             return dataset
