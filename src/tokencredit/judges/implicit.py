@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, ClassVar
 
+import torch
 from jaxtyping import Bool
-from torch import Tensor
 
 from tokencredit.errors import UserError
 from tokencredit.judges.given import Given, Live
@@ -113,7 +113,7 @@ class Reading:
             ends=self._ends(rollout),
         )
 
-    def _ends(self, rollout: Rollout) -> Bool[Tensor, "B T"] | None:
+    def _ends(self, rollout: Rollout) -> Bool[torch.Tensor, "B T"] | None:
         if self.judge.sentence_end is None:
             return None
         return sentence_ends(rollout, self.tokenizer, self.judge.sentence_end)
@@ -121,7 +121,7 @@ class Reading:
 
 def sentence_ends(
     rollout: Rollout, tokenizer: PreTrainedTokenizerBase, pattern: str
-) -> Bool[Tensor, "B T"]:
+) -> Bool[torch.Tensor, "B T"]:
     """True on each token whose text holds the last character of a match of `pattern`.
 
     The last token of a response is an end, whatever it says. Matching is done on the text, so a

@@ -10,7 +10,6 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
 
 from tokencredit.judges.given import Given, Live
 from tokencredit.judges.judge import Judge, OpenJudge, Seen
@@ -103,7 +102,7 @@ class PolicyAttentionJudge(Judge):
 
     def _read(
         self, policy: PolicyWithValue, reader: StepAttention, part: Rollout
-    ) -> Float[Tensor, "B T"]:
+    ) -> Float[torch.Tensor, "B T"]:
         """What the steps paid to each token, from the pass that also gives log-probabilities."""
         start, mask = part.prompt_mask.sum(dim=1), part.response_mask
         adapters = getattr(policy.model, "peft_config", None)
@@ -115,6 +114,8 @@ class PolicyAttentionJudge(Judge):
         return seen.mean()
 
 
-def one_late(evidence: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+def one_late(
+    evidence: Float[torch.Tensor, "B T"], mask: Bool[torch.Tensor, "B T"]
+) -> Float[torch.Tensor, "B T"]:
     """Each token's evidence moved to the next; that of the last token is lost."""
     return keep(torch.nn.functional.pad(evidence, (1, -1)), mask)

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from tokencredit.models.decoding.generation import Generated, generate
 from tokencredit.models.policy import PolicyWithValue, Reference
@@ -44,7 +43,7 @@ class Actors:
         together, `rollout.score_rows` at a time.
         """
         order = torch.argsort(said.total_lengths, stable=True)
-        columns: dict[str, Tensor] = {}
+        columns: dict[str, torch.Tensor] = {}
         for rows in order.split(self.policy.sampling.score_rows):
             for name, part in self._score(said[rows]).items():
                 if name not in columns:
@@ -53,7 +52,7 @@ class Actors:
         fields: dict[str, Any] = dict(columns)
         return replace(said, **fields)
 
-    def _score(self, part: Rollout) -> dict[str, Tensor]:
+    def _score(self, part: Rollout) -> dict[str, torch.Tensor]:
         layout = self.policy.layout(part)
         output, states = self.policy.read(layout, part)
         known = {"logp": output.logp, "values": output.values}

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from tokencredit.console import say
 from tokencredit.data.pairs import Pair, read_pairs
@@ -170,7 +169,7 @@ def score_pairs(
     tokenizer: PreTrainedTokenizerBase,
     pairs: Sequence[Pair],
     unread: int = 0,
-) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"]]:
+) -> tuple[Float[torch.Tensor, "N"], Float[torch.Tensor, "N"]]:
     """The scores of the chosen and of the rejected answers, as the classifier itself reads them.
 
     Without the last `unread` tokens of each.
