@@ -5,8 +5,26 @@ Masked slots may hold anything, NaN included: they are replaced, never multiplie
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
 import torch
 from jaxtyping import Bool, Float, Int
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def without_gradient(function: Callable[P, R]) -> Callable[P, R]:
+    """`function` under `torch.no_grad()`, which in front of it would load torch as it is read."""
+
+    @wraps(function)
+    def called(*arguments: P.args, **options: P.kwargs) -> R:
+        with torch.no_grad():
+            return function(*arguments, **options)
+
+    return called
 
 
 def keep(x: Float[torch.Tensor, "*S"], mask: Bool[torch.Tensor, "*S"]) -> Float[torch.Tensor, "*S"]:

@@ -45,9 +45,7 @@ class Decision(str, Enum):
     """No optimizer step, and no further minibatches in this step."""
 
 
-Totals = Callable[[], Float[torch.Tensor, "B"]]
-"""The total reward of another response to each row's prompt; asked for only where it is read."""
-Sums = Callable[[PolicyOutput, Rollout], dict[str, Float[torch.Tensor, ""]]]
+Sums = Callable[[PolicyOutput, Rollout], "dict[str, Float[torch.Tensor, '']]"]
 """Sums over the tokens of some rows, by name."""
 Reader = Callable[[Sums], dict[str, float]]
 """Reads a whole rollout, and gives the means over its tokens."""

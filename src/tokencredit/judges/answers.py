@@ -16,7 +16,8 @@ import torch
 from tokencredit.errors import UserError
 from tokencredit.rewards.scheme import Evidence
 
-LARGEST: Final = torch.finfo(torch.float32).max
+LARGEST: Final = (2 - 2**-23) * 2.0**127
+"""The largest number of float32."""
 NO_LISTS: Final = (str, bytes, dict, set, frozenset)
 """What can be counted through but says nothing of an order, or is no list of numbers."""
 MOST_TOKENS: Final = 1 << 20

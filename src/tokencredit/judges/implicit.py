@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
 from jaxtyping import Bool
@@ -14,8 +14,6 @@ from jaxtyping import Bool
 from tokencredit.errors import UserError
 from tokencredit.judges.given import Given, Live
 from tokencredit.judges.judge import Judge, OpenJudge
-from tokencredit.models.log_ratio import LogRatio, open_log_ratio
-from tokencredit.models.policy import PolicyWithValue
 from tokencredit.models.tokens.texts import decode_tokens
 from tokencredit.ops import last_token, masked_sum
 from tokencredit.rewards.scheme import Evidence
@@ -23,6 +21,9 @@ from tokencredit.rollout import Judgement, Notes, Rollout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from tokencredit.models.log_ratio import LogRatio
+    from tokencredit.models.policy import PolicyWithValue
 
 
 class Denominator(str, Enum):
@@ -80,8 +81,9 @@ class ImplicitJudge(Judge):
 
     def open(self, given: Given, actors: Live) -> OpenJudge:
         """The two models behind a callable."""
-        policy = actors.policy
-        assert isinstance(policy, PolicyWithValue)
+        from tokencredit.models.log_ratio import open_log_ratio
+
+        policy = cast("PolicyWithValue", actors.policy)
         ratio = open_log_ratio(policy, given.folder("dpo"), given.folder("sft"), given.model.dtype)
         return self.judging(ratio, given.beta, actors.tokenizer)
 

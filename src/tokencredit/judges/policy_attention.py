@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,10 +17,12 @@ from tokencredit.models.adapters.lora import POLICY, using
 from tokencredit.models.attention.row import check_attention
 from tokencredit.models.attention.steps import StepAttention
 from tokencredit.models.attention.weights import check_named
-from tokencredit.models.policy import PolicyWithValue
-from tokencredit.ops import keep
+from tokencredit.ops import keep, without_gradient
 from tokencredit.rewards.scheme import Evidence
 from tokencredit.rollout import Judgement, Rollout
+
+if TYPE_CHECKING:
+    from tokencredit.models.policy import PolicyWithValue
 
 
 class Average(str, Enum):
@@ -80,14 +82,13 @@ class PolicyAttentionJudge(Judge):
 
     def open(self, given: Given, actors: Live) -> OpenJudge:
         """The policy behind a callable."""
-        assert isinstance(actors.policy, PolicyWithValue)
-        return self.watching(actors.policy)
+        return self.watching(cast("PolicyWithValue", actors.policy))
 
     def watching(self, policy: PolicyWithValue) -> OpenJudge:
         """The judge that reads this policy; one that cannot be read is refused at once."""
         reader = StepAttention(policy.model, self.layer, self.heads)
 
-        @torch.no_grad()
+        @without_gradient
         def judge(rollout: Rollout) -> Judgement:
             mask = rollout.response_mask
             evidence = torch.zeros(mask.shape, device=mask.device)

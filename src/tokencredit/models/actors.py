@@ -9,6 +9,7 @@ import torch
 
 from tokencredit.models.decoding.generation import Generated, generate
 from tokencredit.models.policy import PolicyWithValue, Reference
+from tokencredit.ops import without_gradient
 from tokencredit.rollout import Prompts, Rollout
 
 if TYPE_CHECKING:
@@ -29,12 +30,12 @@ class Actors:
     score_all: bool = False
     """Whether responses of other models than the policy are scored too, for judges that read it."""
 
-    @torch.no_grad()
+    @without_gradient
     def roll_out(self, prompts: Prompts, stream: Stream) -> Rollout:
         """Responses of the policy, with what policy, reference, and value function say of them."""
         return self.score(self.respond(self.policy.model, prompts, stream))
 
-    @torch.no_grad()
+    @without_gradient
     def score(self, said: Rollout) -> Rollout:
         """The responses with log-probabilities, values, and the reference's view of them.
 
@@ -61,7 +62,7 @@ class Actors:
         ref_logp, full_kl = self.reference.logp_and_kl(layout, states, part)
         return known | {"ref_logp": ref_logp, "full_kl": full_kl}
 
-    @torch.no_grad()
+    @without_gradient
     def answer(
         self, model: PreTrainedModel, prompts: Prompts, stream: Stream, *, greedy: bool = False
     ) -> Rollout:

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 
 from tokencredit.models.passes.sequences import PART_TOKENS, compact, parts, score_position
 from tokencredit.models.scorer import Scorer
-from tokencredit.ops import keep
+from tokencredit.ops import keep, without_gradient
 from tokencredit.rollout import Rollout
 
 
@@ -61,24 +61,6 @@ class Attributions:
         return missing / size.clamp(min=torch.finfo(size.dtype).tiny)
 
 
-class EmbeddedScorer(torch.nn.Module):
-    """Scores as a function of the difference from the baseline; captum hooks into its modules."""
-
-    def __init__(self, scorer: Scorer) -> None:
-        """A module that shares the weights of `scorer`."""
-        super().__init__()
-        self.model, self.scorer = scorer.model, scorer
-
-    def forward(
-        self,
-        difference: Float[torch.Tensor, "B S d"],
-        base: Float[torch.Tensor, "B S d"],
-        last: torch.Tensor,
-    ) -> Float[torch.Tensor, "B"]:
-        """The scores of baselines that are moved by `difference`, read at `last`."""
-        return self.scorer.score_embedded(base + difference, last)
-
-
 @dataclass(slots=True)
 class Attributor:
     """Attributes the scores of one reward model."""
@@ -107,7 +89,7 @@ class Attributor:
             evidence[rows] = found.gather(1, columns)
         return Attributions(keep(evidence, rollout.response_mask), scores)
 
-    @torch.no_grad()
+    @without_gradient
     def _part(
         self,
         ids: Int[torch.Tensor, "B S"],
@@ -121,14 +103,22 @@ class Attributor:
             found = self._explain()(embedded - base, base, last)
         return found.detach().sum(dim=-1), scores
 
+    def _moved(
+        self,
+        difference: Float[torch.Tensor, "B S d"],
+        base: Float[torch.Tensor, "B S d"],
+        last: Int[torch.Tensor, "B"],
+    ) -> Float[torch.Tensor, "B"]:
+        """The scores of baselines that are moved by `difference`, read at `last`."""
+        return self.scorer.score_embedded(base + difference, last)
+
     def _explain(self) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
         """The method, as a function of differences, baselines, and where scores are read."""
         from captum.attr import InputXGradient, IntegratedGradients
 
-        model = EmbeddedScorer(self.scorer)
         if self.method is Method.integrated_gradients:
-            return self._integrated(IntegratedGradients(model))
-        plain = InputXGradient(model)
+            return self._integrated(IntegratedGradients(self._moved))
+        plain = InputXGradient(self._moved)
 
         def explain(
             difference: torch.Tensor, base: torch.Tensor, last: torch.Tensor

@@ -16,6 +16,7 @@ from tokencredit.models.loading.trunk import backbone
 from tokencredit.models.loading.weights import load_causal, load_classifier, load_folder, load_into
 from tokencredit.models.policy import PolicyWithValue
 from tokencredit.models.value import Value, ValueHead, ValueInit, ValueKind
+from tokencredit.ops import without_gradient
 from tokencredit.store.files import read_json, write_json
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def kind_of(policy: PolicyWithValue) -> ValueKind:
     return ValueKind.adapter if policy.has_value_adapter else ValueKind.shared
 
 
-@torch.no_grad()
+@without_gradient
 def start_head(policy: PolicyWithValue, weight: torch.Tensor) -> None:
     """Let the value head start from `weight` (1, d), its bias 0."""
     policy.value_head.weight.copy_(weight)

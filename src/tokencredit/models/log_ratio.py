@@ -22,6 +22,7 @@ from tokencredit.models.passes.kernels import ready
 from tokencredit.models.passes.logprob import token_logp
 from tokencredit.models.passes.packing import Layout, hidden_states
 from tokencredit.models.passes.sequences import parts
+from tokencredit.ops import without_gradient
 from tokencredit.rollout import Rollout
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class LogRatio:
         mask = rollout.response_mask
         return torch.where(mask, self.logp(self.dpo, rollout) - rollout.ref_logp, 0.0)
 
-    @torch.no_grad()
+    @without_gradient
     def logp(self, opened: Opened, rollout: Rollout) -> Float[torch.Tensor, "B T"]:
         """log π of the response tokens under the model's whole softmax, a few rows at a time.
 

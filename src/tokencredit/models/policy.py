@@ -23,6 +23,7 @@ from tokencredit.models.passes.computation import Computation
 from tokencredit.models.passes.distribution import Choices
 from tokencredit.models.passes.logprob import token_kl, token_logp
 from tokencredit.models.passes.packing import Layout, hidden_states
+from tokencredit.ops import without_gradient
 from tokencredit.rollout import Kept, PolicyOutput, Rollout
 
 if TYPE_CHECKING:
@@ -200,13 +201,13 @@ class Reference:
         with using(self.policy.model, None):
             yield self.policy.model
 
-    @torch.no_grad()
+    @without_gradient
     def logp(self, rollout: Rollout) -> Float[torch.Tensor, "B T"]:
         """log π_ref of the response tokens."""
         with self.model() as model:
             return self.under(model, rollout)
 
-    @torch.no_grad()
+    @without_gradient
     def under(self, model: PreTrainedModel, rollout: Rollout) -> Float[torch.Tensor, "B T"]:
         """log π of the response tokens under another model, in the distribution sampled from."""
         policy, layout = self.policy, self.policy.layout(rollout)
@@ -214,7 +215,7 @@ class Reference:
         budget = policy.computation.logits_memory
         return layout.spread(token_logp(states, head, policy.choices(rollout), budget)[0])
 
-    @torch.no_grad()
+    @without_gradient
     def logp_and_kl(
         self, layout: Layout, states: Float[torch.Tensor, "N d"], rollout: Rollout
     ) -> tuple[Float[torch.Tensor, "B T"], Float[torch.Tensor, "B T"]]:

@@ -19,7 +19,7 @@ from tokencredit.models.loading.weights import check_context, load_classifier
 from tokencredit.models.passes.kernels import ready
 from tokencredit.models.passes.sequences import ScoreAt, compact, parts, score_position
 from tokencredit.models.tokens.retokenise import Retokeniser, check_ids, retokeniser_between
-from tokencredit.ops import keep
+from tokencredit.ops import keep, without_gradient
 from tokencredit.rollout import Rollout
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Scorer:
             self._rows[layer] = AttentionRow(self.model, layer)
         return self._rows[layer]
 
-    @torch.no_grad()
+    @without_gradient
     def _run(
         self, rollout: Rollout, look: _Look | None
     ) -> tuple[Float[torch.Tensor, "B"], Float[torch.Tensor, "B T"]]:

@@ -40,6 +40,8 @@ Row = dict[str, Any]
 MODELS = ("policy", "sft")
 DPO = "dpo"
 """The third, of runs that a DPO model judges: where it is in score and distance beside them."""
+HEADLINE = ("score/mean", "reward/mean", "kl/k1", "length/mean", "credit/entropy", "value/loss")
+"""The metrics of training whose last values stand beside the evaluation in results.json."""
 
 
 def evaluate(

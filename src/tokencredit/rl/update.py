@@ -18,7 +18,7 @@ from jaxtyping import Int
 
 from tokencredit.algorithms.algorithm import Algorithm, Decision, State, Sums
 from tokencredit.errors import UserError
-from tokencredit.ops import keep
+from tokencredit.ops import keep, without_gradient
 from tokencredit.rl.engine import Engine
 from tokencredit.rl.micro_batches import deal
 from tokencredit.rollout import PolicyOutput, Rollout, Targets
@@ -94,7 +94,7 @@ class Updater:
         read = partial(self._token_means, rollout)
         return {**totals.metrics(), **named, **self.algorithm.after_update(read)}
 
-    @torch.no_grad()
+    @without_gradient
     def _token_means(self, rollout: Rollout, measure: Sums) -> dict[str, float]:
         """What `measure` finds in one more pass over the rollout; means over its tokens."""
         sums: dict[str, torch.Tensor | float] = {}

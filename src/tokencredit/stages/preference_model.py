@@ -19,6 +19,7 @@ from tokencredit.errors import require
 from tokencredit.models.adapters.lora import adapted, merged
 from tokencredit.models.passes.sequences import ScoreAt
 from tokencredit.models.scorer import score_of_logits
+from tokencredit.ops import without_gradient
 from tokencredit.reports.figures import draw_pairs
 from tokencredit.stages.trainer import SupervisedRun
 from tokencredit.statistics.pair_numbers import pair_numbers
@@ -163,7 +164,7 @@ def headline(numbers: PairNumbers) -> dict[str, object]:
     }
 
 
-@torch.no_grad()
+@without_gradient
 def score_pairs(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

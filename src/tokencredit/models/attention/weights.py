@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from tokencredit.errors import require
 
-Weights = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+Weights = Callable[["torch.Tensor"], "tuple[torch.Tensor, torch.Tensor]"]
 """From rows (B, R), positions among all keys, to their weights (B, H, R, S), and to where a key was
 visible (B, K, R, S), K = 1 or H; to be called as often as wanted."""
 

@@ -19,6 +19,7 @@ from tokencredit.models.decoding.sampling import Sampling
 from tokencredit.models.loading.trunk import backbone, head_of
 from tokencredit.models.passes.sequences import position_ids
 from tokencredit.models.policy import SpecialIds
+from tokencredit.ops import without_gradient
 from tokencredit.rollout import Batch, Kept, Prompts
 from tokencredit.streams import fold, seeds, stream_key
 
@@ -47,7 +48,7 @@ class Generated(Batch):
         return torch.arange(self.ids.shape[1], device=self.ids.device) < self.lengths[:, None]
 
 
-@torch.no_grad()
+@without_gradient
 def generate(  # noqa: PLR0913 - two switches that few callers need
     model: PreTrainedModel,
     prompts: Prompts,

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch.autograd.function import once_differentiable
 
 from tokencredit.models.passes.distribution import FLOOR, Choices
+from tokencredit.ops import without_gradient
 
 
 def token_logp(
@@ -35,7 +36,7 @@ def token_logp(
     return found
 
 
-@torch.no_grad()
+@without_gradient
 def token_kl(
     states: tuple[Float[torch.Tensor, "N d"], Float[torch.Tensor, "N d"]],
     heads: tuple[torch.nn.Linear, torch.nn.Linear],
@@ -227,7 +228,7 @@ Factors = tuple[torch.Tensor, torch.Tensor]
 """States (N, d) and weight (V, d) in one number format."""
 
 
-@torch.no_grad()
+@without_gradient
 def head_logits(
     states: Float[torch.Tensor, "N d"], head: torch.nn.Linear
 ) -> Float[torch.Tensor, "N V"]:
