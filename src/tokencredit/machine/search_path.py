@@ -38,7 +38,8 @@ def is_own_command() -> bool:
     """Whether the console script, or `python -m tokencredit…`, is what Python was started for."""
     program = sys.argv[0] if sys.argv else ""
     if program == "-m":  # what stands there until the module has been found
-        return any(argument.startswith(COMMAND) for argument in sys.orig_argv[1:3])
+        module = sys.orig_argv[-len(sys.argv)]  # after flags of Python's own
+        return module.removeprefix("-m").startswith(COMMAND)
     return os.path.basename(program) == COMMAND  # noqa: PTH119 (as above)
 
 
