@@ -6,7 +6,6 @@ from typing import Final
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
 
 from tokencredit.models.decoding.sampling import Sampling
 from tokencredit.rollout import Kept
@@ -16,8 +15,8 @@ FIRST: Final = 256
 
 
 def likeliest(
-    logits: Float[Tensor, "n V"], top_k: int = 0, top_p: float = 1.0
-) -> Bool[Tensor, "n V"]:
+    logits: Float[torch.Tensor, "n V"], top_k: int = 0, top_p: float = 1.0
+) -> Bool[torch.Tensor, "n V"]:
     """The ids that top-k, then top-p, leave possible: at least one a row.
 
     `top_k` ids of the largest logits (0: all), and of these the smallest set whose mass, as a share
@@ -58,10 +57,10 @@ class KeptIds:
 
     def add(
         self,
-        rows: Int[Tensor, "n"],
+        rows: Int[torch.Tensor, "n"],
         position: int,
-        kept: Bool[Tensor, "n V"],
-        possible: Bool[Tensor, "n V"],
+        kept: Bool[torch.Tensor, "n V"],
+        possible: Bool[torch.Tensor, "n V"],
     ) -> None:
         """What was kept of the possible ids for the token at `position` of some rows."""
         counts = kept.sum(dim=1)
