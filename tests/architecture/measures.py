@@ -36,7 +36,6 @@ APART: Mapping[str, str] = {
     "tokencredit.models.loading.architecture": "settings, read beside those of the other models",
     "tokencredit.models.loading.gguf": "the one converter; needs gguf, which few runs do",
     "tokencredit.evaluation.llm.run": "the one thing that the command does, without its options",
-    "tokencredit.sweeps.cell": "what a launcher's process runs, apart from what lists cells",
 }
 """Why a file under 80 lines that one other file imports is a file of its own.
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from tokencredit.data.contents import NO_ANSWER
-from tokencredit.data.files import TRAIN, Row, file_rows, paths_of
+from tokencredit.data.files import TRAIN, Row, file_rows, files_below, paths_of
 from tokencredit.data.preferences import TEMPLATE, check_template
 from tokencredit.data.records import COLUMNS, Dropped, Format, Record, require_columns
 from tokencredit.data.rows import NOTHING, records_of
-from tokencredit.data.sources import Source, hub_rows, packaged_reviews
+from tokencredit.data.sources import Source, hub_rows, packaged_reviews, reviews_file
 from tokencredit.data.splits import Corpus, Splits, split_records
 from tokencredit.data.token_ids import SpecialTokens
 from tokencredit.errors import UserError, require
@@ -176,6 +177,12 @@ class Dataset(Settings):
         """The values of these columns, of every row of the source, usable or not."""
         rows = [[row.get(name) for name in names] for row in self._rows()]
         return {name: [row[place] for row in rows] for place, name in enumerate(names)}
+
+    def files(self) -> list[Path] | None:
+        """The files of which all rows are; None for the hub."""
+        if self.source is Source.package:
+            return [reviews_file()]
+        return None if self.source is Source.hub else files_below(self.path)
 
     def where(self) -> str:
         """What the source is called in messages."""

@@ -60,8 +60,8 @@ class RewardModelStage(Stage):
                 "a reward model",
                 "use a finished one (reward_model.train=false, model.reward) or judge=function",
             )
-        for split in ("reward", "eval") if train else ():
-            self._records(split)  # said before anything is trained
+        for split in ("reward", "eval") if train else ():  # said before anything is trained
+            (corpus.check_pairs if self.from_pairs() else corpus.check_labelled)(split)
         require(
             config.reward_model.score_at is ScoreAt.end or not (train and self.from_pairs()),
             "reward_model.score_at",

@@ -64,7 +64,7 @@ class SFTStage(Stage):
 
     def _may_only_warm_up(self) -> bool:
         """Said without a tokenizer: every text has at least one token, and is cut at max_length."""
-        sft, texts = self.context.config.sft, len(self.context.corpus.parts["sft"])
+        sft, texts = self.context.config.sft, self.context.corpus.size("sft")
         sequences = texts // sft.max_length if sft.packing else texts
         return may_only_warm_up(sft, sequences, sft.max_length)
 
