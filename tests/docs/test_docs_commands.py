@@ -17,8 +17,7 @@ from paper_runs import write_run_folder
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
-    ROOT / "README.md",
-    ROOT / "launch" / "README.md",
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "launch/README.md")),
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted(ROOT.glob("experiments/**/*.md")),
 ]
