@@ -12,7 +12,12 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from jaxtyping import install_import_hook
 from transformers import PreTrainedTokenizerFast
+
+import shapes
+
+install_import_hook(shapes.HELD, "shapes.checked")  # before anything imports what it holds
 
 settings.register_profile(
     "tests",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,7 @@ def test_function_pays_single_tokens(own: Workplace) -> None:
 def test_module_named_as_plugin_is_found_on_the_path(own: Workplace, plugin: list[str]) -> None:
     """`--plugin halves` is the module; the folder in which the command runs is on its path."""
     assert Path(plugin[1]).suffix == ".py"
+    own = replace(own, anew=True)
     error = own.train("--plugin", "no_such_plugin", "reward_scheme=halves").error()
     assert "no_such_plugin" in error
 
@@ -245,6 +247,7 @@ def test_case_5_a_function_may_do_what_it_likes_with_the_process(own: Workplace)
 def test_case_6_files_with_names_of_libraries_change_no_run(own: Workplace, first: Run) -> None:
     for name in ("datasets", "torch", "yaml", "wandb", "evaluate", "accelerate", "hydra", "helper"):
         (own.folder / f"{name}.py").write_text("raise RuntimeError('taken for the library')\n")
+    own = replace(own, anew=True)  # a fork has the libraries already
     own.train("steps=2", "reward_scheme=sparse", "stage_seed=0").ok()
     (own.folder / "datasets.py").write_text(JUDGE)
     (own.folder / "mine.py").write_text("import datasets\nlength = datasets.length\n")
