@@ -1,7 +1,9 @@
-"""The live models of a run, from the folders of the stages before it."""
+"""What a run reads of the folders of the stages before it: its live models, and what its judge is
+given."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tokencredit.config import Config
+from tokencredit.judges.given import Given
 from tokencredit.models.actors import Actors
 from tokencredit.models.adapters.lora import adapted, add_value_adapter
 from tokencredit.models.critic import check_same_ids, load_trunk, start_head
@@ -88,3 +91,23 @@ def _load(config: Config, sft: Path) -> PreTrainedModel:
     model = config.model
     quantized = model.quantized(config.hardware.device.value)
     return load_causal(sft, model.dtype, context=model.context, quantized=quantized)
+
+
+def given_from(
+    config: Config,
+    folder: Callable[[str], Path],
+    column_names: Callable[[], Sequence[str]],
+    columns: Callable[[Sequence[str]], Mapping[str, Sequence[object]]],
+) -> Given:
+    """What judge and scorer of that configuration may read; `folder` finds artifacts by role."""
+    return Given(
+        folder=folder,
+        model=config.model,
+        device=config.hardware.device.value,
+        score_at=config.reward_model.score_at,
+        beta=config.dpo.beta,
+        scheme=config.reward_scheme,
+        seconds=config.run.function_seconds,
+        column_names=column_names,
+        columns=columns,
+    )
