@@ -23,7 +23,6 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from rich.console import Console
 
-from tokencredit import __version__
 from tokencredit import config as configuration
 from tokencredit.composing.arguments import Request, shown_name
 from tokencredit.composing.chosen import composed
@@ -50,6 +49,7 @@ from tokencredit.store.run_folder import RunFolder
 from tokencredit.sweeps import objective, sweep, table
 from tokencredit.sweeps.cell import run_cell
 from tokencredit.user_code.plugins import check_options, conf_dir
+from tokencredit.version import __version__
 
 GROUP = "reward_scheme"
 MAIN_JOB = ("experiment=main_job", "scale=cpu")
