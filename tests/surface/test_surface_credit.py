@@ -236,7 +236,7 @@ PAIRS: list[tuple[Sequence[Any], Sequence[Any], str]] = [
     ([""], ["a"], "prompts[0]: has no token"),
     ([[5, 999]], ["a"], "prompts[0]: 999 is no id of the tokenizer, which has 300"),
     (["a"], [["b"]], "responses[0]: 'b' is no id"),
-    ([[{"role": "user", "content": "a"}]], ["b"], "prompts[0]"),
+    ([[{"role": "user", "content": "a"}]], ["b"], "the model's tokenizer has no chat template"),
     (["a", "b"], LONG, "reads at most 96 tokens, and the longest prompt has"),
 ]
 
