@@ -6,7 +6,7 @@ What stands in `__all__` is described in docs/python.md, and read when it is ask
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from tokencredit.machine.search_path import isolate
+from tokencredit.machine.search_path import is_own_command, isolate
 from tokencredit.version import __version__
 
 if TYPE_CHECKING:
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from tokencredit.surface.logged import Rows, runs, samples
 
 isolate()  # before any library is imported
+if is_own_command():
+    from tokencredit.machine.later import put_off
+
+    put_off("torch")
 
 __all__ = (
     "Credit", "Rows", "UserError", "__version__", "credit", "functional", "runs", "samples",
