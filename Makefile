@@ -61,8 +61,9 @@ coverage: setup ## lines of the package that the fast tests never reach, the wor
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage $(if $(HTML),html,report)
 
-docs: setup ## write docs/config.md, the configuration snapshots, and the picture of the floors again
+docs: setup ## write docs/config.md, signatures of docs/python.md, the configuration snapshots, and the picture of the floors again
 	@$(BIN)/python -m tokencredit.commands.reference > docs/config.md
+	@$(BIN)/python -m tokencredit.commands.python_page docs/python.md
 	@$(BIN)/python tests/config/make_snapshots.py
 	@PYTHONPATH=tests $(BIN)/python -m architecture.drawing
 

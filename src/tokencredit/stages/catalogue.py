@@ -8,6 +8,7 @@ from typing import Final
 from tokencredit.errors import UserError
 from tokencredit.judges.given import Given
 from tokencredit.judges.judge import Judge
+from tokencredit.rl.load import given_from
 from tokencredit.stages.context import Context
 from tokencredit.stages.dpo import DPOStage
 from tokencredit.stages.oracle import OracleStage
@@ -55,14 +56,9 @@ def given_of(context: Context) -> Given:
     """What judge and scorer of a run may read."""
     config = context.config
     stages = stages_of(config.judge, context) | stages_of(config.scorer, context)
-    return Given(
-        folder=lambda role: context.store.get(stages[role]).path,
-        model=config.model,
-        device=config.hardware.device.value,
-        score_at=config.reward_model.score_at,
-        beta=config.dpo.beta,
-        scheme=config.reward_scheme,
-        seconds=config.run.function_seconds,
-        column_names=config.dataset.column_names,
-        columns=context.columns,
+    return given_from(
+        config,
+        lambda role: context.store.get(stages[role]).path,
+        config.dataset.column_names,
+        context.columns,
     )
