@@ -23,6 +23,7 @@ COMMANDS: Final = {
     "generate": "tokencredit.commands.generate:try_policy",
     "report": "tokencredit.commands.report:report",
     "check-scheme": "tokencredit.commands.check_scheme:check",
+    "check-judge": "tokencredit.commands.check_judge:check",
     "profile": "tokencredit.commands.profile:profile",
     "table": "tokencredit.commands.papers:table",
     "figure": "tokencredit.commands.papers:figure",
@@ -41,6 +42,9 @@ ABOUT: Final = {
     "report": "Print the summary of a run and draw its figures and report.html again.",
     "check-scheme": (
         "Check that a reward scheme, your own included, keeps the promises that training relies on."
+    ),
+    "check-judge": (
+        "Check that a judge, your own included, keeps the promises that training relies on."
     ),
     "profile": (
         "Measure what a run's judge gives to each tenth of a response: reward_scheme=position."

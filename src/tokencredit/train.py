@@ -216,13 +216,20 @@ def named_scheme(name: str, folders: Sequence[Path]) -> RewardScheme:
                 "--config-dir missing?"
             )
         return cast(RewardScheme, configuration.component_named(GROUP, name)())
+    return composed_of([f"{GROUP}={name}"], folders).reward_scheme
+
+
+def composed_of(overrides: Sequence[str], folders: Sequence[Path] = ()) -> Config:
+    """The configuration of a command line, with the options of `folders` too."""
+    check_grammar(list(overrides), multirun=False)
     configuration.register()
     check_options(folders)
     more = ", ".join(f"file://{folder.resolve()}" for folder in folders)
     try:
         with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            composed = hydra.compose("train", [f"{GROUP}={name}", f"hydra.searchpath=[{more}]"])
-        return configuration.load(composed).reward_scheme
+            composed = hydra.compose("train", [*overrides, f"hydra.searchpath=[{more}]"])
+        check_meaning(list(overrides), composed)
+        return configuration.load(composed)
     except Exception as error:
         mistake = explain(error)
         if mistake is None or mistake is error:

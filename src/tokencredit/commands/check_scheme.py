@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -14,8 +15,6 @@ import torch
 import typer
 
 from tokencredit.config import load_plugins
-from tokencredit.console import show
-from tokencredit.errors import UserError
 from tokencredit.rewards.promises import (
     DECLARED,
     FINITE,
@@ -32,7 +31,7 @@ from tokencredit.rewards.promises import (
 from tokencredit.rewards.scheme import Evidence, RewardScheme
 from tokencredit.rollout import Judgement, Rollout
 from tokencredit.train import named_scheme
-from tokencredit.user_code.guard import guarded
+from tokencredit.user_code import promises
 
 LENGTHS = (1, 3, 6, 4, 2)
 PADDING = 3
@@ -41,17 +40,8 @@ PADDING = 3
 def check_scheme(scheme: RewardScheme) -> list[str]:
     """The names of the promises that hold; raises `UserError` with all that are broken."""
     found = examine(scheme)
-    broken_promises(scheme, found)
+    promises.require_all(type(scheme).__name__, found)
     return list(found)
-
-
-def broken_promises(scheme: RewardScheme, found: Mapping[str, str]) -> None:
-    """Raise for what `examine` has found broken, one line each."""
-    problems = [f"{name}: {problem}" for name, problem in found.items() if problem]
-    if problems:
-        listed = "".join(f"\n  {problem}" for problem in problems)
-        number = f"{len(problems)} of {len(found)}"
-        raise UserError(f"{type(scheme).__name__}: broken promises ({number}):{listed}")
 
 
 def examine(scheme: RewardScheme) -> dict[str, str]:
@@ -59,21 +49,12 @@ def examine(scheme: RewardScheme) -> dict[str, str]:
 
     What cannot be told, of rewards that have not the right shape or are not there, is left out.
     """
-    found: dict[str, str] = {}
-    for name, promise in PROMISES.items():
-        if name == SUM and not scheme.preserves_sum():
-            continue
-        try:
-            with guarded(type(scheme).__name__):
-                problem = promise(scheme)
-        except UserError as error:
-            raised = str(error).removeprefix(f"{type(scheme).__name__}: ")
-            if raised not in found.values():  # it concerns every promise, and is said once
-                found[name] = raised
-        else:
-            if problem is not None:
-                found[name] = f"{problem}; {REMEDIES[name]}" if problem else ""
-    return found
+    asked = {
+        name: partial(promise, scheme)
+        for name, promise in PROMISES.items()
+        if name != SUM or scheme.preserves_sum()
+    }
+    return promises.examine(type(scheme).__name__, asked, REMEDIES)
 
 
 def example(
@@ -203,8 +184,4 @@ def check(
     """Check that a reward scheme, your own included, keeps the promises that training relies on."""
     load_plugins(plugin or [])
     scheme = named_scheme(name, config_dir or [])
-    found = examine(scheme)
-    for promise, problem in found.items():
-        if not problem:
-            show(f"ok  {promise}")
-    broken_promises(scheme, found)
+    promises.tell(type(scheme).__name__, examine(scheme))

@@ -27,7 +27,7 @@ from tokencredit.rl.evaluate import evaluate, report
 from tokencredit.rl.export import export_policy
 from tokencredit.rl.load import load_actors
 from tokencredit.rl.loop import Learner, RunInputs
-from tokencredit.stages.catalogue import given_of, stages_of
+from tokencredit.stages.catalogue import given_of, panel_stages
 from tokencredit.stages.mirrored import (
     facts,
     headline,
@@ -65,8 +65,7 @@ class RLStage(Stage):
         """SFT always; reward model and oracle where they are used."""
         config = self.context.config
         parents: dict[str, Stage] = {"sft": SFTStage(self.context)}
-        for judge in (config.judge, config.scorer):
-            parents |= stages_of(judge, self.context)
+        parents |= panel_stages(self.context)
         if self.values_start_from_reward_model():
             parents["reward_model"] = RewardModelStage(self.context)
         if config.oracle.enabled:
@@ -322,7 +321,7 @@ class RLStage(Stage):
         write_text(run.path / CONFIG, dump(config))
 
     def _oracle_folder(self) -> Path:
-        return self.context.store.get(self.parents()["oracle"]).path
+        return self.made("oracle")
 
     def prompts(self, split: str, actors: Actors) -> PromptStream:
         """The prompts of one split of the data, as the policy reads them."""
