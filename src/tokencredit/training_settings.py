@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import ClassVar
 
 from tokencredit.algorithms.optimizer import Schedule
@@ -56,6 +56,13 @@ class Training(Settings):
             micro,
             f"must divide {key_of(self, 'batch_size')} = {self.batch_size}",
         )
+
+
+def trainings_of(component: object) -> list[Training]:
+    """The settings of supervised training among the fields of a component."""
+    assert is_dataclass(component)
+    found = (getattr(component, item.name) for item in fields(component))
+    return [part for part in found if isinstance(part, Training)]
 
 
 @dataclass(slots=True, kw_only=True)

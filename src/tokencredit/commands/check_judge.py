@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -36,7 +36,7 @@ from tokencredit.stages.context import Context
 from tokencredit.stages.stage import Stage
 from tokencredit.streams import integer, stream_key, torch_seed
 from tokencredit.train import composed_of
-from tokencredit.training_settings import Training
+from tokencredit.training_settings import trainings_of
 from tokencredit.user_code import promises
 from tokencredit.user_code.imports import import_file
 
@@ -66,20 +66,7 @@ SCHEMES: Final[Mapping[Evidence, Callable[[], RewardScheme]]] = {
 }
 """What reads the evidence, where the command line names no scheme."""
 TONES: Final = (("awful", "boring", "clumsy", "ugly"), ("superb", "moving", "clever", "warm"))
-PLAIN: Final = (
-    "the",
-    "film",
-    "and",
-    "its",
-    "story",
-    "with",
-    "a",
-    "cast",
-    "that",
-    "was",
-    "in",
-    "it",
-)
+PLAIN: Final = ("the", "film", "and", "its", "story", "with", "a", "cast", "that", "was", "it")
 RECORDS: Final = 160
 Item = TypeVar("Item")
 
@@ -137,10 +124,8 @@ def trial_of(
     wanted = [text for text in own if text.partition("=")[0] not in chosen]
     config = composed_of([*wanted, *overrides], folders)
     config.plugins, config.store = list(plugins), str(place / "store")
-    for item in fields(config.judge):
-        part: object = getattr(config.judge, item.name)
-        if isinstance(part, Training):
-            part.max_steps = STEPS
+    for training in trainings_of(config.judge):
+        training.max_steps = STEPS
     if "reward_scheme" not in chosen:
         config.reward_scheme = SCHEMES[config.judge.gives()]()
     config.judge.check()

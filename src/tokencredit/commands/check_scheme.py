@@ -19,6 +19,7 @@ from tokencredit.rewards.promises import (
     DECLARED,
     FINITE,
     GRADIENT,
+    LENGTHS,
     MASKED,
     MEASURED,
     REMEDIES,
@@ -26,14 +27,13 @@ from tokencredit.rewards.promises import (
     SUM,
     as_declared,
     broken,
+    example,
     unmeasured,
 )
-from tokencredit.rewards.scheme import Evidence, RewardScheme
-from tokencredit.rollout import Judgement, Rollout
+from tokencredit.rewards.scheme import RewardScheme
 from tokencredit.train import named_scheme
 from tokencredit.user_code import promises
 
-LENGTHS = (1, 3, 6, 4, 2)
 PADDING = 3
 
 
@@ -55,40 +55,6 @@ def examine(scheme: RewardScheme) -> dict[str, str]:
         if name != SUM or scheme.preserves_sum()
     }
     return promises.examine(type(scheme).__name__, asked, REMEDIES)
-
-
-def example(
-    extra: int = 0, evidence: Evidence = Evidence.none, fill: float = 0.0
-) -> tuple[Rollout, Judgement]:
-    """Five responses of 1 to 6 tokens with `extra` columns of padding that holds `fill`."""
-    generator = torch.Generator().manual_seed(0)
-    rows, width = len(LENGTHS), max(LENGTHS)
-    mask = torch.arange(width + extra) < torch.tensor(LENGTHS)[:, None]
-    noise = torch.randn((4, rows, width), generator=generator)
-    padded = torch.cat([noise, torch.full((4, rows, extra), fill)], dim=2)
-    padded = torch.where(mask, padded, fill)
-    weights = padded[3].abs() if evidence is Evidence.nonnegative else padded[3]
-    rollout = Rollout(
-        rows=torch.arange(rows),
-        prompt_ids=torch.ones((rows, 2), dtype=torch.long),
-        prompt_mask=torch.ones((rows, 2), dtype=torch.bool),
-        response_ids=torch.full((rows, width + extra), 5),
-        response_mask=mask,
-        min_new=torch.zeros(rows, dtype=torch.long),
-        finished=torch.tensor([True, False, True, True, False]),
-        stopped=torch.zeros(5, dtype=torch.bool),
-        groups=torch.arange(5),
-        logp=padded[0],
-        ref_logp=padded[1],
-        values=padded[2],
-    )
-    ends = torch.arange(width + extra) % 2 == 0
-    judgement = Judgement(
-        scores=torch.tensor([1.5, -2.0, 0.3, 0.0, 4.0]),
-        evidence=weights,
-        ends=ends.expand(mask.shape) & (mask | bool(fill)),
-    )
-    return rollout, judgement
 
 
 def _rewards(scheme: RewardScheme, extra: int = 0, fill: float = 0.0) -> torch.Tensor:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import nn
-from torch.nn.modules.module import register_module_forward_hook
 
 from tokencredit.errors import UserError
 from tokencredit.judges.given import Given, Live
 from tokencredit.judges.judge import Judge, OpenJudge
-from tokencredit.models.loading.trunk import backbone
+from tokencredit.models.loading.trunk import backbone, count_reads
 from tokencredit.ops import keep
 from tokencredit.rewards.scheme import Evidence
 from tokencredit.rollout import LEFT_PADDED, Judgement, Rollout
@@ -100,8 +97,8 @@ def examine_judge(trial: Trial) -> dict[str, str]:
 class Examination:
     """One judge, opened once. The promises are asked in their order.
 
-    A method returns what is wrong, "" where nothing is, and None where that cannot be told, since
-    another promise is broken.
+    A method returns what is wrong, and "" where nothing is. What cannot be told, since another
+    promise is broken, is not asked.
     """
 
     trial: Trial
@@ -136,7 +133,8 @@ class Examination:
     def shape(self) -> str | None:
         """Opens it, and calls it for the judgement that the others look at."""
         trial, mask = self.trial, self.trial.rollout.response_mask
-        self.before = _state(trial.actors.policy)
+        live = trial.actors.policy.named_parameters()
+        self.before = {name: weight.detach().clone() for name, weight in live}
         try:
             self.opened = trial.judge.open(self._given(), trial.actors)
             said = self._call(trial.rollout)
@@ -157,16 +155,17 @@ class Examination:
         judge, given = self.trial.judge, self.trial.given
         roles, columns = judge.artifacts(), judge.columns(given.column_names)
 
+        def note(declared: bool, what: str) -> None:
+            if not declared:
+                self.undeclared.append(what)
+                raise Undeclared(f"asks for {what}; {REMEDIES[NEEDS]}")
+
         def folder(role: str) -> Path:
-            if role not in roles:
-                self.undeclared.append(f"given.folder({role!r})")
-                raise Undeclared(f"asks for {self.undeclared[-1]}; {REMEDIES[NEEDS]}")
+            note(role in roles, f"given.folder({role!r})")
             return given.folder(role)
 
         def values(names: Sequence[str]) -> Mapping[str, Sequence[object]]:
-            if not {*names} <= {*columns}:
-                self.undeclared.append(f"given.columns({list(names)})")
-                raise Undeclared(f"asks for {self.undeclared[-1]}; {REMEDIES[NEEDS]}")
+            note({*names} <= {*columns}, f"given.columns({list(names)})")
             return given.columns(names)
 
         return replace(given, folder=folder, columns=values)
@@ -177,9 +176,9 @@ class Examination:
             return f"found {self.undeclared[0]}"
         if self.said is None or not self.steady or self.trial.judge.reads_reference():
             return ""
-        other = self._call(_thought(self.trial.rollout, _halved))
-        read = not self._alike(other, self.said)
-        return "found logp, ref_logp, or values of the rollout" if read else ""
+        rollout = self.trial.rollout
+        other = self._compared(_thought(rollout, _halved, rollout.response_mask), self.said, "")
+        return "found logp, ref_logp, or values of the rollout" if other else ""
 
     def kind(self, said: Judgement) -> str:
         """No evidence below zero, or other than zero, where it declares that; ends if it does."""
@@ -196,21 +195,21 @@ class Examination:
 
     def finite(self, said: Judgement) -> str:
         """No NaN, and no infinity."""
-        lengths = self.trial.rollout.lengths
-        bad = ~keep(said.evidence.detach(), self.trial.rollout.response_mask).isfinite()
-        if bad.any():
-            row, t = bad.nonzero()[0].tolist()
-            return (
-                f"found {float(said.evidence[row, t]):g} in a response of {lengths[row]} token(s)"
-            )
-        bad = ~said.scores.isfinite() if self.trial.judge.gives_scores else bad[:, 0]
-        return f"found the score {float(said.scores[bad][0]):g}" if bad.any() else ""
+        for numbers in self._numbers(self.trial.rollout, said):
+            bad = ~numbers.isfinite()
+            if bad.any():
+                tokens = int(self.trial.rollout.lengths[bad.nonzero()[0, 0]])
+                return f"found {float(numbers[bad][0]):g} for a response of {tokens} token(s)"
+        return ""
 
     def same(self, said: Judgement) -> str:
         """Bit for bit."""
-        again = self._call(self.trial.rollout), self._call(self.trial.rollout)
-        self.steady = all(self._alike(each, said, near=0) for each in again)
-        return "" if self.steady else "found another judgement of the same responses"
+        for _ in range(2):  # the first may have been said by what it keeps from call to call
+            problem = self._compared(self.trial.rollout, said, "of the same responses", 0.0)
+            if problem:
+                return problem
+        self.steady = True
+        return ""
 
     def passes(self, said: Judgement) -> str:
         """Tokens that each model has read, in units of those of prompts and responses."""
@@ -218,11 +217,12 @@ class Examination:
         trial, declared = self.trial, self.trial.judge.passes()
         places = {role: trial.given.folder(role) for role in trial.judge.artifacts()}
         models = {str(place): r for r, place in places.items() if (place / CONFIG).is_file()}
-        with counted(models, trial.actors.policy) as tokens:
+        policy: Any = trial.actors.policy
+        with count_reads(models, {backbone(policy.model): POLICY}) as tokens:
             self._call(trial.even)
         whole = float(trial.even.total_lengths.sum())
         for role in (*models.values(), POLICY):
-            found, wanted = tokens.get(role, 0.0) / whole, declared.get(role, 0.0)
+            found, wanted = tokens[role] / whole, declared.get(role, 0.0)
             if abs(found - wanted) > COUNTING * max(wanted, found):
                 return f"found {found:.3g} of {role}, and {wanted:g} declared"
         return ""
@@ -251,14 +251,13 @@ class Examination:
     def order(self, said: Judgement) -> str:
         """The rows the other way round."""
         order = torch.arange(len(said)).flip(0)
-        return self._compared(self.trial.rollout[order], said[order], "in another order")
+        return self._compared(self.trial.rollout[order], said, "in another order", rows=order)
 
     def alone(self, said: Judgement) -> str:
         """Each row in a batch of its own."""
         for row in torch.arange(len(said)).split(1):
-            problem = self._compared(
-                self.trial.rollout[row], said[row], f"of response {int(row)} alone"
-            )
+            how = f"of response {int(row)} alone"
+            problem = self._compared(self.trial.rollout[row], said, how, rows=row)
             if problem:
                 return problem
         return ""
@@ -274,7 +273,7 @@ class Examination:
             ids = torch.where(later, words, rollout.response_ids)
             found = self._call(replace(_thought(rollout, _halved, later), response_ids=ids))
             seen = later.any(dim=1, keepdim=True) & (places <= last)
-            if not torch.equal(keep(found.evidence, seen), keep(said.evidence, seen)):
+            if not _near(keep(found.evidence, seen), keep(said.evidence, seen), near=0.0):
                 return f"found other evidence of token {last} or before with other tokens behind it"
         return ""
 
@@ -284,37 +283,46 @@ class Examination:
             tensor: object = getattr(said, name)
             if isinstance(tensor, torch.Tensor) and tensor.requires_grad:
                 return f"found a gradient of {name}"
-        policy = self.trial.actors.policy
-        for name, tensor in _state(policy).items():
-            if not torch.equal(tensor, self.before[name]):
+        for name, weight in self.trial.actors.policy.named_parameters():
+            if name in self.before and not torch.equal(weight, self.before[name]):
                 return f"found another {name} of the policy than before"
-        left = [name for name, weight in policy.named_parameters() if weight.grad is not None]
-        return f"found a .grad of {left[0]} of the policy" if left else ""
+            if weight.grad is not None:
+                return f"found a .grad of {name} of the policy"
+        return ""
 
     def _call(self, rollout: Rollout) -> Judgement:
         assert self.opened is not None
         return self.opened(rollout[torch.arange(len(rollout))])  # it may change tensors in place
 
-    def _compared(self, rollout: Rollout, wanted: Judgement, how: str) -> str:
-        same = self._alike(self._call(rollout), wanted)
-        return "" if same else f"found another judgement {how}"
+    def _numbers(self, rollout: Rollout, said: Judgement) -> list[torch.Tensor]:
+        """What it says of these responses and their tokens, without gradient."""
+        found = [said.scores] if self.trial.judge.gives_scores else []
+        found += [keep(said.evidence, rollout.response_mask)]
+        found += [] if said.ends is None else [said.ends & rollout.response_mask]
+        return [numbers.detach().float() for numbers in found]
 
-    def _alike(self, found: Judgement, wanted: Judgement, near: float = NEAR) -> bool:
-        """Whether two judgements are the same where both have columns, up to rounding."""
-        names = ("scores", "evidence") if self.trial.judge.gives_scores else ("evidence",)
-        return all(_near(getattr(found, n), getattr(wanted, n), near) for n in names)
+    def _compared(
+        self,
+        rollout: Rollout,
+        said: Judgement,
+        how: str,
+        near: float = NEAR,
+        rows: torch.Tensor | None = None,
+    ) -> str:
+        """What is wrong unless it says of `rollout` what it has said of these rows, or of all."""
+        found = self._numbers(rollout, self._call(rollout))
+        for new, old in zip(found, self._numbers(self.trial.rollout, said), strict=True):
+            if not _near(new, old if rows is None else old[rows], near):
+                return f"found another judgement {how}"
+        return ""
 
 
 def _near(found: torch.Tensor, wanted: torch.Tensor, near: float) -> bool:
-    """Equal up to `near` of the largest number, NaN and infinities to themselves."""
-    if found.dim() == 2:
-        found = found[:, : wanted.shape[1]]
-    size = wanted.detach()[wanted.isfinite()].abs().max() if wanted.isfinite().any() else 1.0
-    return torch.allclose(found, wanted, rtol=0, atol=near * float(size), equal_nan=True)
-
-
-def _state(policy: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: weight.detach().clone() for name, weight in policy.named_parameters()}
+    """Equal up to `near` of the largest number, NaN and infinities to themselves; of two widths,
+    in the columns of `wanted`."""
+    size = float(wanted.nan_to_num(posinf=0, neginf=0).abs().max())
+    found = found[:, : wanted.shape[1]] if wanted.dim() == 2 else found
+    return torch.allclose(found, wanted, rtol=0, atol=near * size, equal_nan=True)
 
 
 def _halved(x: torch.Tensor) -> torch.Tensor:
@@ -322,46 +330,11 @@ def _halved(x: torch.Tensor) -> torch.Tensor:
 
 
 def _thought(
-    rollout: Rollout,
-    change: Callable[[torch.Tensor], torch.Tensor],
-    where: torch.Tensor | None = None,
+    rollout: Rollout, change: Callable[[torch.Tensor], torch.Tensor], there: torch.Tensor
 ) -> Rollout:
-    """The rollout with other log-probabilities and values, everywhere or there."""
-    there = rollout.response_mask if where is None else where
-    changed: dict[str, Any] = {
-        name: torch.where(there, change(getattr(rollout, name)), getattr(rollout, name))
-        for name in THOUGHTS
-    }
+    """The rollout with other log-probabilities and values there."""
+    changed: dict[str, Any] = {}
+    for name in THOUGHTS:
+        before: torch.Tensor = getattr(rollout, name)
+        changed[name] = torch.where(there, change(before), before)
     return replace(rollout, **changed)
-
-
-@contextmanager
-def counted(models: Mapping[str, str], policy: nn.Module) -> Iterator[dict[str, float]]:
-    """Tokens that models read until the context ends, padding included; backwards, twice as many.
-
-    `models` are the roles of folders, from which they were loaded; "policy" is the live one.
-    """
-    tokens: dict[str, float] = {}
-    whole: Any = policy
-    live = backbone(whole.model)
-
-    def add(role: str, count: int) -> None:
-        tokens[role] = tokens.get(role, 0.0) + count
-
-    def seen(module: nn.Module, _: object, output: object) -> None:
-        if getattr(module, "base_model", None) is not module:
-            return
-        place = str(getattr(module.config, "name_or_path", ""))
-        role, states = POLICY if module is live else models.get(place), output.last_hidden_state
-        if role is None:
-            return
-        count = states.shape[0] * states.shape[1]
-        add(role, count)
-        if states.requires_grad:
-            states.register_hook(lambda _: add(role, 2 * count))
-
-    hook = register_module_forward_hook(seen)
-    try:
-        yield tokens
-    finally:
-        hook.remove()

@@ -27,6 +27,7 @@ from tokencredit.rl.evaluate import evaluate, report
 from tokencredit.rl.export import export_policy
 from tokencredit.rl.load import load_actors
 from tokencredit.rl.loop import Learner, RunInputs
+from tokencredit.rl.payer import horizon
 from tokencredit.stages.catalogue import given_of, panel_stages
 from tokencredit.stages.mirrored import (
     facts,
@@ -169,7 +170,7 @@ class RLStage(Stage):
         """Complete, or how far the run is."""
         run = RunFolder(self.folder)
         if self.is_done():
-            return Plan(self.name, self.key, hit=True, state=str(self.folder))
+            return self._planned(hit=True, state=str(self.folder))
         state = run.state() if run.manifest().get("key") == self.key else State.absent
         rows = (
             f", {run.rows()} of {self.context.config.steps} steps"
@@ -179,7 +180,11 @@ class RLStage(Stage):
         where = f"{self.folder}: {state.value}{rows}"
         damage = run.damage() if state is not State.absent else None
         reasons = self._nearest() if state is State.absent else (damage,) if damage else ()
-        return Plan(self.name, self.key, hit=False, state=where, reasons=reasons)
+        return self._planned(hit=False, state=where, reasons=tuple(reasons))
+
+    def _planned(self, *, hit: bool, state: str, reasons: tuple[str, ...] = ()) -> Plan:
+        ahead = horizon(self.context.config.judge, self.context.config.reward_scheme)
+        return Plan(self.name, self.key, hit, state, reasons, ahead)
 
     def _nearest(self) -> tuple[str, ...]:
         """The inputs in which the nearest run beside this one differs."""
@@ -300,6 +305,7 @@ class RLStage(Stage):
     def _write_identity(self, run: RunFolder) -> None:
         config = self.context.config
         code = keep_code(config.named_code(), run.path)
+        ahead = horizon(config.judge, config.reward_scheme)
         run.write(
             State.running,
             key=self.key,
@@ -317,6 +323,7 @@ class RLStage(Stage):
             failed=None,
             exports=None,
             **({"code": code} if code else {}),
+            **({"horizon": ahead} if ahead else {}),
         )
         write_text(run.path / CONFIG, dump(config))
 
