@@ -39,7 +39,7 @@ def stage_named(name: str, context: Context) -> Stage:
 def stages_of(judge: Judge, context: Context) -> dict[str, Stage]:
     """The stages whose artifacts a judge has asked for, by role."""
     judge.check_reward_models(trained=context.config.reward_model.train)
-    return {role: made_by(made_by, context, judge) for role, made_by in judge.artifacts().items()}
+    return {role: made_by(maker, context, judge) for role, maker in judge.artifacts().items()}
 
 
 def made_by(maker: str | type, context: Context, judge: Judge) -> Stage:
