@@ -83,9 +83,7 @@ def test_null_is_the_models_learning_rate(own: Place) -> None:
 
 def test_check_judge_lists_promises_and_leaves_nothing(own: Place) -> None:
     ended = own.command("check-judge", "my_judge.py:Mood").ok()
-    assert len(ended.out.splitlines()) == 12 and set(
-        re.findall(r"^\w+ ", ended.out, re.MULTILINE)
-    ) == {"ok "}
+    assert len(re.findall(r"^ok  ", ended.out, re.MULTILINE)) == 12
     text = (own.folder / "my_judge.py").read_text()
     (own.folder / "ahead.py").write_text(
         text.replace("odds = logits", "odds = logits.mean(dim=1, keepdim=True) + logits")
