@@ -46,6 +46,7 @@ from tokencredit.store.files import reading
 from tokencredit.store.finite import check_settings
 from tokencredit.store.versions import bring_up_to_date, load_kept, written_by
 from tokencredit.tracking.tracking import Tracking
+from tokencredit.training_settings import trainings_of
 from tokencredit.user_code.plugins import NAMED, import_plugins, take_name
 from tokencredit.user_code.trust import check_named
 
@@ -145,6 +146,9 @@ class Config:
             self.reward_model.learning_rate = rates.reward
         if self.dpo.learning_rate is None:
             self.dpo.learning_rate = rates.dpo
+        for training in (*trainings_of(self.judge), *trainings_of(self.scorer)):
+            if training.learning_rate is None:
+                training.learning_rate = rates.reward
         self.algorithm.fill_rate(rates.rl)
 
 
