@@ -34,10 +34,10 @@ class Context:
         """The records, read at first use; the cells of a sweep share them."""
         dataset = self.config.dataset
         written = stamp(dataset.path) if dataset.source is Source.path else ()
-        key = (digest(dataset), written)
+        key = (digest(dataset), type(dataset.reader()), written)
         if key not in _READ:
             _READ.clear()
-            _READ[key] = dataset.read()
+            _READ[key] = dataset.read(self.config.run.function_seconds)
         return _READ[key]
 
     def prompts(self, records: Sequence[Record], ids: TokenIds) -> PromptStream:
@@ -60,5 +60,5 @@ class Context:
         return digest({name: [repr(values[name][row]) for row in rows] for name in names})
 
 
-_READ: dict[tuple[str, object], Corpus] = {}
+_READ: dict[tuple[object, ...], Corpus] = {}
 """The records that this process has read last."""

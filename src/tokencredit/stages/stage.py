@@ -102,7 +102,8 @@ class Stage(ABC):
         config = getattr(self.context, "config", None)
         if config is None:  # it stands alone
             return {}
-        code = used_code([config.dataset, config.model], config.plugins)
+        data = [config.dataset, config.dataset.reader()]
+        code = used_code([*data, config.model], config.plugins)
         return {"plugins": code} if code else {}
 
     @cached_property
