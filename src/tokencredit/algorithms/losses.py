@@ -7,7 +7,6 @@ from enum import Enum
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
 
 from tokencredit.ops import keep
 from tokencredit.rollout import PolicyOutput, Rollout
@@ -22,15 +21,15 @@ class Aggregation(str, Enum):
     """Responses alike: first the mean over the tokens of each, then over responses."""
 
     def summed(
-        self, per_token: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]
-    ) -> Float[Tensor, ""]:
+        self, per_token: Float[torch.Tensor, "B T"], mask: Bool[torch.Tensor, "B T"]
+    ) -> Float[torch.Tensor, ""]:
         """The sum that, divided by `units`, is the mean; sums of parts add up to the whole's."""
         kept = keep(per_token, mask)
         if self is Aggregation.token_mean:
             return kept.sum()
         return (kept.sum(dim=1) / mask.sum(dim=1).clamp(min=1)).sum()
 
-    def units(self, mask: Bool[Tensor, "B T"]) -> int:
+    def units(self, mask: Bool[torch.Tensor, "B T"]) -> int:
         """Counting tokens, or responses that have any."""
         return int(mask.sum() if self is Aggregation.token_mean else mask.any(dim=1).sum())
 
@@ -41,36 +40,36 @@ class Term:
 
     name: str
     """Its metric: the token mean over all minibatches of a step."""
-    per_token: Float[Tensor, "B T"]
+    per_token: Float[torch.Tensor, "B T"]
     weight: float | None = None
     """Its weight in the loss; None: it is only logged."""
 
 
-def log_ratio(output: PolicyOutput, rollout: Rollout) -> Float[Tensor, "B T"]:
+def log_ratio(output: PolicyOutput, rollout: Rollout) -> Float[torch.Tensor, "B T"]:
     """log π − log π_old of the sampled tokens, zero where masked."""
     mask = rollout.response_mask
     return keep(output.logp - keep(rollout.logp, mask), mask)
 
 
 def policy_loss(
-    log_ratio: Float[Tensor, "B T"], advantages: Float[Tensor, "B T"], clip: float
-) -> Float[Tensor, "B T"]:
+    log_ratio: Float[torch.Tensor, "B T"], advantages: Float[torch.Tensor, "B T"], clip: float
+) -> Float[torch.Tensor, "B T"]:
     """−min(ρ A, clip(ρ, 1 ± ε) A) for each token (Schulman et al. 2017, eq. 7)."""
     ratio = log_ratio.exp()
     return torch.maximum(-ratio * advantages, -ratio.clamp(1 - clip, 1 + clip) * advantages)
 
 
-def outside_by(change: Float[Tensor, "B T"], limit: float) -> Float[Tensor, "B T"]:
+def outside_by(change: Float[torch.Tensor, "B T"], limit: float) -> Float[torch.Tensor, "B T"]:
     """1 where |change| > limit, else 0."""
     return (change.detach().abs() > limit).to(change.dtype)
 
 
 def value_loss(
-    values: Float[Tensor, "B T"],
-    old_values: Float[Tensor, "B T"],
-    returns: Float[Tensor, "B T"],
+    values: Float[torch.Tensor, "B T"],
+    old_values: Float[torch.Tensor, "B T"],
+    returns: Float[torch.Tensor, "B T"],
     clip: float | None,
-) -> Float[Tensor, "B T"]:
+) -> Float[torch.Tensor, "B T"]:
     """½ max((V − G)², (V_old + clip(V − V_old, ±ε) − G)²) for each token."""
     loss = (values - returns).square()
     if clip is not None:
@@ -79,11 +78,11 @@ def value_loss(
     return 0.5 * loss
 
 
-def kl_new_old(log_ratio: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+def kl_new_old(log_ratio: Float[torch.Tensor, "B T"]) -> Float[torch.Tensor, "B T"]:
     """ρ log ρ − (ρ − 1): its mean under the old policy is KL(new ‖ old); never negative."""
     return log_ratio.exp() * log_ratio - torch.expm1(log_ratio)
 
 
-def kl_old_new(log_ratio: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+def kl_old_new(log_ratio: Float[torch.Tensor, "B T"]) -> Float[torch.Tensor, "B T"]:
     """(ρ − 1) − log ρ: its mean under the old policy is KL(old ‖ new); never negative."""
     return torch.expm1(log_ratio) - log_ratio

@@ -17,7 +17,7 @@ COMMAND = "tokencredit"
 
 def isolate() -> None:
     """Move the working folder behind everything installed, if a command of ours is starting."""
-    if not _is_own_command():
+    if not is_own_command():
         return
     try:
         here = os.getcwd()  # noqa: PTH109 (pathlib imports modules that may be shadowed)
@@ -34,11 +34,12 @@ def isolate_children() -> None:
     os.environ[SAFE] = "1"
 
 
-def _is_own_command() -> bool:
+def is_own_command() -> bool:
     """Whether the console script, or `python -m tokencredit…`, is what Python was started for."""
     program = sys.argv[0] if sys.argv else ""
     if program == "-m":  # what stands there until the module has been found
-        return any(argument.startswith(COMMAND) for argument in sys.orig_argv[1:3])
+        module = sys.orig_argv[-len(sys.argv)]  # after flags of Python's own
+        return module.removeprefix("-m").startswith(COMMAND)
     return os.path.basename(program) == COMMAND  # noqa: PTH119 (as above)
 
 

@@ -10,7 +10,6 @@ from typing import Any, Final, Self
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from tokencredit.errors import UserError
 from tokencredit.ops import keep
@@ -80,8 +79,10 @@ def broken(
 ) -> dict[str, str]:
     """The promises that these rewards of a batch break, each with what was found."""
     mask = rollout.response_mask
-    if not isinstance(rewards, Tensor) or rewards.shape != mask.shape:
-        found = tuple(rewards.shape) if isinstance(rewards, Tensor) else type(rewards).__name__
+    if not isinstance(rewards, torch.Tensor) or rewards.shape != mask.shape:
+        found = (
+            tuple(rewards.shape) if isinstance(rewards, torch.Tensor) else type(rewards).__name__
+        )
         return {SHAPE: f"found {found} for {tuple(mask.shape)}"}
     problems: dict[str, str] = {}
     if not rewards.dtype.is_floating_point:
@@ -100,7 +101,9 @@ def broken(
     return problems
 
 
-def _sums(paid: Float[Tensor, "B T"], mask: Tensor, scores: Float[Tensor, "B"]) -> dict[str, str]:
+def _sums(
+    paid: Float[torch.Tensor, "B T"], mask: torch.Tensor, scores: Float[torch.Tensor, "B"]
+) -> dict[str, str]:
     kept = keep(paid, mask).double()
     total, size = kept.sum(dim=1), kept.abs().sum(dim=1)
     wrong = (total - scores).abs() > ROUNDING * (1 + size + scores.abs())
@@ -117,7 +120,7 @@ def unmeasured(found: Any) -> str:
     if not isinstance(found, dict):
         return f"found {type(found).__name__}"
     for name, value in found.items():
-        single = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+        single = value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
         if not isinstance(name, str) or not isinstance(single, Real):
             return f"found {type(single).__name__} for {name!r}"
         if not math.isfinite(single):
@@ -125,7 +128,7 @@ def unmeasured(found: Any) -> str:
     return ""
 
 
-def vanishing(rewards: Tensor, advantages: Tensor, mask: Tensor) -> list[str]:
+def vanishing(rewards: torch.Tensor, advantages: torch.Tensor, mask: torch.Tensor) -> list[str]:
     """What of a step teaches nothing: all rewards, all advantages."""
     found = []
     if not bool(keep(rewards, mask).any()):
@@ -142,9 +145,9 @@ def vanishing(rewards: Tensor, advantages: Tensor, mask: Tensor) -> list[str]:
     return found
 
 
-def _first(rows: Tensor) -> int:
+def _first(rows: torch.Tensor) -> int:
     return int(rows.nonzero()[0])
 
 
-def _worst(paid: Tensor, mask: Tensor) -> float:
+def _worst(paid: torch.Tensor, mask: torch.Tensor) -> float:
     return float(paid[0][~paid[0].isfinite() & mask[0]][0])

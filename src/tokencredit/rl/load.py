@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
 
 from tokencredit.config import Config
 from tokencredit.models.actors import Actors
@@ -41,8 +40,8 @@ def load_actors(config: Config, sft: Path, reward_model: Path | None = None) -> 
     special = special_ids(tokenizer, base)
     model = adapted(base, lora)
     frozen = None if lora.enabled else _load(config, sft)
-    trunk: nn.Module | None = None
-    weight: Tensor | None = None
+    trunk: torch.nn.Module | None = None
+    weight: torch.Tensor | None = None
     if uses_values and value.kind is ValueKind.adapter:
         add_value_adapter(model, lora)
     if uses_values and value.kind is ValueKind.separate:
@@ -73,7 +72,7 @@ def load_actors(config: Config, sft: Path, reward_model: Path | None = None) -> 
 
 def _load_value_trunk(
     config: Config, sft: Path, reward_model: Path | None
-) -> tuple[nn.Module, Tensor | None]:
+) -> tuple[torch.nn.Module, torch.Tensor | None]:
     model = config.model
     if model.value.init is ValueInit.reward_model and reward_model is not None:
         check_same_ids(load_tokenizer(sft), load_tokenizer(reward_model))

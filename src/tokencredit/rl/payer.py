@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from tokencredit.console import say
 from tokencredit.errors import UserError
@@ -51,7 +50,7 @@ class Payer:
         plugin = f" --plugin {file}" if self.users else ""
         self.remedy = f"`tokencredit check-scheme {kind.__name__}{plugin}` lists what it breaks"
 
-    def pay(self, rollout: Rollout, judgement: Judgement, step: int) -> Float[Tensor, "B T"]:
+    def pay(self, rollout: Rollout, judgement: Judgement, step: int) -> Float[torch.Tensor, "B T"]:
         """The token rewards; raises `UserError` naming scheme and step for a broken promise."""
         with self._named(step):
             rewards = self.scheme.token_rewards(*self._given(rollout, judgement))
@@ -101,7 +100,7 @@ class Payer:
 
 
 def warn_of_nothing(
-    folder: Path, step: int, rewards: Tensor, targets: Targets, rollout: Rollout
+    folder: Path, step: int, rewards: torch.Tensor, targets: Targets, rollout: Rollout
 ) -> None:
     """Say once, and keep in the manifest, that a first step teaches the policy nothing."""
     if step >= FIRST:

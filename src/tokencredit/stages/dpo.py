@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from tokencredit.console import say
 from tokencredit.data.pairs import Pair, as_rollout, read_pairs, usable
@@ -226,7 +225,7 @@ def pair_trainer(
     from trl import DPOConfig, DPOTrainer
 
     class OnIds(DPOTrainer):  # type: ignore[misc]
-        """The same loss and collator; the data set holds token ids already."""
+        """TRL's trainer, its loss and collator, on a data set that holds token ids already."""
 
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
             return dataset
@@ -251,7 +250,7 @@ def pair_trainer(
 
 def margins(
     ratio: LogRatio, pairs: Sequence[Pair], beta: float, device: torch.device | str = "cpu"
-) -> Float[Tensor, "N"]:
+) -> Float[torch.Tensor, "N"]:
     """β Σρ of the chosen response less that of the rejected one: the logit of DPO's loss."""
     prompts = [pair.prompt_ids for pair in pairs]
     sums = []
@@ -261,7 +260,7 @@ def margins(
     return beta * (sums[0] - sums[1])
 
 
-def judged_pairs(found: Float[Tensor, "N"]) -> dict[str, object]:
+def judged_pairs(found: Float[torch.Tensor, "N"]) -> dict[str, object]:
     """Accuracy, margin, and loss on held-out pairs, the first two with 95 % intervals.
 
     That of the accuracy is Wilson's, that of the margin Student's.

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from tokencredit.data.pairs import as_rollout
 from tokencredit.data.prompts import PromptStream
@@ -44,10 +43,10 @@ class Answers:
 
     prompts: Prompts
     said: tuple[Rollout, ...]
-    signs: Float[Tensor, "B"] | None
+    signs: Float[torch.Tensor, "B"] | None
     """+1 for positive texts, −1 for negative ones; None for pairs."""
 
-    def shares(self, numbers: Sequence[Tensor]) -> list[float]:
+    def shares(self, numbers: Sequence[torch.Tensor]) -> list[float]:
         """For each text or pair 1 if its scores are right, ½ for a tie, 0 if they are wrong."""
         if self.signs is None:
             better, worse = numbers
@@ -135,7 +134,7 @@ def _rollout(
     return replace(said, rows=prompts.rows, min_new=prompts.min_new, finished=finished)
 
 
-def _scores(collector: Collector, prompts: Prompts, said: Rollout) -> Tensor:
+def _scores(collector: Collector, prompts: Prompts, said: Rollout) -> torch.Tensor:
     """The scores of what was said, through the passes that responses take."""
 
     def speak(chunk: Prompts) -> Rollout:
@@ -144,7 +143,7 @@ def _scores(collector: Collector, prompts: Prompts, said: Rollout) -> Tensor:
     return collector.collect(prompts, speak)[1].scores
 
 
-def _accuracy(name: str, answers: Answers, numbers: Sequence[Tensor]) -> Accuracy:
+def _accuracy(name: str, answers: Answers, numbers: Sequence[torch.Tensor]) -> Accuracy:
     check_scores(name, torch.cat(list(numbers)))
     rate: dict[str, Any] = asdict(win_rate(answers.shares(numbers)))
     tokens = torch.cat([rollout.lengths for rollout in answers.said]).double().mean()

@@ -20,6 +20,7 @@ from tokencredit.models.loading.model import load_tokenizer
 from tokencredit.models.loading.weights import load_causal
 from tokencredit.models.tokens.ends import name_ends, special_ids
 from tokencredit.models.tokens.padding import ensure_pad, fit_embeddings
+from tokencredit.ops import without_gradient
 from tokencredit.settings import SFT
 from tokencredit.stages.base_model import base_of
 from tokencredit.stages.speech import departures
@@ -246,7 +247,7 @@ RECORDS: Final = 128
 """Held-out records that are read: enough for a standard error of some hundredths of a nat."""
 
 
-@torch.no_grad()
+@without_gradient
 def held_out_loss(
     model: PreTrainedModel, records: Sequence[Record], ids: TokenIds, longest: int, rows: int
 ) -> dict[str, object]:

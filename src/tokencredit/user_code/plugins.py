@@ -161,7 +161,7 @@ def _module_identity(name: str) -> object:
 
 
 def _modules_of(plugin: str, names: Iterable[str]) -> set[str]:
-    """Those of the named modules that a plug-in is made of."""
+    """Which of the named modules a plug-in is made of."""
     found = located(plugin)
     if found is None:
         return {plugin} & set(names)

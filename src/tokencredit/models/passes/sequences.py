@@ -8,7 +8,6 @@ from typing import Final
 
 import torch
 from jaxtyping import Bool, Int
-from torch import Tensor
 
 from tokencredit.rollout import Rollout
 
@@ -26,7 +25,9 @@ class ScoreAt(str, Enum):
     its end token."""
 
 
-def score_position(rollout: Rollout, last: Int[Tensor, "B"], at: ScoreAt) -> Int[Tensor, "B"]:
+def score_position(
+    rollout: Rollout, last: Int[torch.Tensor, "B"], at: ScoreAt
+) -> Int[torch.Tensor, "B"]:
     """Where the score is read, given where the last response token stands."""
     if at is ScoreAt.end:
         return last
@@ -34,14 +35,19 @@ def score_position(rollout: Rollout, last: Int[Tensor, "B"], at: ScoreAt) -> Int
     return (last - ended.long()).clamp(min=0)
 
 
-def position_ids(mask: Bool[Tensor, "B S"]) -> Int[Tensor, "B S"]:
+def position_ids(mask: Bool[torch.Tensor, "B S"]) -> Int[torch.Tensor, "B S"]:
     """Positions that count real tokens only, so that padding on either side changes nothing."""
     return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
 
 
 def compact(
     rollout: Rollout, pad_id: int
-) -> tuple[Int[Tensor, "B S"], Bool[Tensor, "B S"], Int[Tensor, "B"], Int[Tensor, "B"]]:
+) -> tuple[
+    Int[torch.Tensor, "B S"],
+    Bool[torch.Tensor, "B S"],
+    Int[torch.Tensor, "B"],
+    Int[torch.Tensor, "B"],
+]:
     """Prompt and response joined without gaps and right-padded.
 
     Returns ids, mask, the position of the first response token, and the position of the last one.
@@ -58,8 +64,8 @@ def compact(
 
 
 def parts(
-    lengths: Int[Tensor, "B"], tokens: int | None = None
-) -> Iterator[tuple[Int[Tensor, "n"], int]]:
+    lengths: Int[torch.Tensor, "B"], tokens: int | None = None
+) -> Iterator[tuple[Int[torch.Tensor, "n"], int]]:
     """Rows of similar length, at most `tokens` tokens with padding (or one row), and a width.
 
     Without `tokens` it is `PART_TOKENS`. Every row is in exactly one part, longest first.
