@@ -243,7 +243,7 @@ MEASURES = (
     Measure("circles", circles, 5, 0, "0"),
     Measure("modules in circles", lambda p: [n for c in circles(p) for n in c], 52, 0, "0"),
     Measure("own imports inside functions", local_imports, 107, 15, "15"),
-    Measure("own imports in an __init__", imports_of_folders, 1, 1, "1"),
+    Measure("own imports in an __init__", imports_of_folders, 1, 14, "1: and the surface"),
     Measure("import closure of a judge", lambda p: widest(p, "judges"), 148, 40, "40"),
     Measure("import closure of a scheme", lambda p: widest(p, "rewards"), 7, 8, "8: and fields"),
     Measure(
@@ -258,8 +258,8 @@ MEASURES = (
     Measure("functions over 15 branches", branched, 9, 0, "0"),
     Measure("isinstance(…, RLStage)", lambda p: asks_for_class(p, "RLStage"), 17, 0, "0"),
     Measure("Any in signatures", anys, 275, 275, "no more"),
-    Measure("files", lambda p: list(p.modules), 290, 299, "no more"),
-    Measure("lines", lines, 35_069, 37_900, "no more"),
+    Measure("files", lambda p: list(p.modules), 290, 309, "no more"),
+    Measure("lines", lines, 35_069, 38_600, "no more"),
 )
 
 

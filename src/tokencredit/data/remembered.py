@@ -82,8 +82,8 @@ def remember(dataset: Dataset, corpus: Corpus, store: Path) -> None:
 def source_files(dataset: Dataset) -> list[Path] | None:
     """The files whose content decides what the records are; None where no list of files does.
 
-    That is so for the hub, whose names are of what lies there today, and for a data set or a format of
-    the user's own class.
+    That is so for the hub, whose names are of what lies there today, and for a data set or a format
+    of the user's own class.
     """
     ours = type(dataset) is Dataset and is_ours(type(dataset.reader()))
     return dataset.files() if ours else None
