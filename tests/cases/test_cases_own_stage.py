@@ -86,7 +86,7 @@ def test_check_judge_lists_promises_and_leaves_nothing(own: Place) -> None:
     assert len(re.findall(r"^ok  ", ended.out, re.MULTILINE)) == 12
     text = (own.folder / "my_judge.py").read_text()
     (own.folder / "ahead.py").write_text(
-        text.replace("odds = logits", "odds = logits.mean(dim=1, keepdim=True) + logits")
+        text.replace("odds.diff(dim=1)", "odds.diff(dim=1) - last[:, None]")
         .replace("class Mood(", "class Ahead(").replace('"judge", Mood', '"judge", Ahead')
     )  # fmt: skip
     ended = own.command("check-judge", "ahead.py:Ahead")

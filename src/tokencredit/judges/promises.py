@@ -170,11 +170,13 @@ class Examination:
 
         return replace(given, folder=folder, columns=values)
 
-    def needs(self) -> str:
+    def needs(self) -> str | None:
         """No artifact or column besides, nor what only a scored response has."""
         if self.undeclared:
             return f"found {self.undeclared[0]}"
-        if self.said is None or not self.steady or self.trial.judge.reads_reference():
+        if self.said is None:
+            return None
+        if not self.steady or self.trial.judge.reads_reference():
             return ""
         rollout = self.trial.rollout
         other = self._compared(_thought(rollout, _halved, rollout.response_mask), self.said, "")
