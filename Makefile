@@ -10,10 +10,10 @@ EXPERIMENTS := experiments experiments/base_model experiments/benchmarks experim
 export PYTHON TORCH
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test-fast test test-slow same-numbers lint type arch ci coverage format docs clean
+.PHONY: help setup train test-fast test test-slow same-numbers files-touched lint type arch ci coverage format docs clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## create .venv with everything at the tested versions, or complete it; nothing if complete
 	@.ci/setup $(VENV)
@@ -34,6 +34,9 @@ test-slow: setup ## the rest: real training, packaging
 same-numbers: setup ## does the working tree give BASE's numbers? BASE=COMMIT [KEEP=FOLDER] [ONLY=NAME,NAME] [JOBS=2]
 	@PYTHONPATH=tests $(BIN)/python -m same_numbers "$(BASE)" --jobs $(or $(JOBS),2) \
 		$(if $(KEEP),--keep "$(KEEP)") $(if $(ONLY),--only "$(ONLY)")
+
+files-touched: setup ## which files a change touched, and how many of them count: BASE=COMMIT [HEAD=COMMIT]
+	@PYTHONPATH=tests $(BIN)/python -m architecture.files_touched "$(BASE)" $(HEAD)
 
 lint: setup ## ruff: rules and format; deptry: what is imported is declared, what is declared is used
 	@$(BIN)/ruff check
@@ -61,8 +64,9 @@ coverage: setup ## lines of the package that the fast tests never reach, the wor
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage $(if $(HTML),html,report)
 
-docs: setup ## write docs/config.md, the configuration snapshots, and the picture of the floors again
+docs: setup ## write docs/config.md, signatures of docs/python.md, the configuration snapshots, and the picture of the floors again
 	@$(BIN)/python -m tokencredit.commands.reference > docs/config.md
+	@$(BIN)/python -m tokencredit.commands.python_page docs/python.md
 	@$(BIN)/python tests/config/make_snapshots.py
 	@PYTHONPATH=tests $(BIN)/python -m architecture.drawing
 

@@ -5,29 +5,54 @@ Masked slots may hold anything, NaN included: they are replaced, never multiplie
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
-def keep(x: Float[Tensor, "*S"], mask: Bool[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+def without_gradient(function: Callable[P, R]) -> Callable[P, R]:
+    """`function` under `torch.no_grad()`, which in front of it would load torch as it is read."""
+
+    @wraps(function)
+    def called(*arguments: P.args, **options: P.kwargs) -> R:
+        with torch.no_grad():
+            return function(*arguments, **options)
+
+    return called
+
+
+def keep(x: Float[torch.Tensor, "*S"], mask: Bool[torch.Tensor, "*S"]) -> Float[torch.Tensor, "*S"]:
     """`x` with zeros where the mask is False."""
     return torch.where(mask, x, torch.zeros((), dtype=x.dtype, device=x.device))
 
 
-def masked_sum(x: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B"]:
+def masked_sum(
+    x: Float[torch.Tensor, "B T"], mask: Bool[torch.Tensor, "B T"]
+) -> Float[torch.Tensor, "B"]:
     """The sum over counting tokens of each row."""
     return keep(x, mask).sum(dim=1)
 
 
-def masked_mean(x: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, ""]:
+def masked_mean(
+    x: Float[torch.Tensor, "B T"], mask: Bool[torch.Tensor, "B T"]
+) -> Float[torch.Tensor, ""]:
     """The mean over all counting tokens; 0 if there are none."""
     return keep(x, mask).sum() / mask.sum().clamp(min=1)
 
 
 def whiten(
-    x: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], *, unbiased: bool = True, eps: float = 1e-8
-) -> Float[Tensor, "B T"]:
+    x: Float[torch.Tensor, "B T"],
+    mask: Bool[torch.Tensor, "B T"],
+    *,
+    unbiased: bool = True,
+    eps: float = 1e-8,
+) -> Float[torch.Tensor, "B T"]:
     """`x` with mean 0 and variance 1 over counting tokens; only centred if fewer than two.
 
     Unbiased: divided by √(Σ/(n − 1) + eps), as TRL does. Biased: by √max(Σ/n, eps), as OpenRLHF.
@@ -41,7 +66,7 @@ def whiten(
     return centred * torch.rsqrt(variance)
 
 
-def last_token(mask: Bool[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
+def last_token(mask: Bool[torch.Tensor, "B T"]) -> Bool[torch.Tensor, "B T"]:
     """One-hot of the last counting token of each row; all False for an empty row."""
     position = torch.arange(mask.shape[1], device=mask.device)
     last = torch.where(mask, position, -1).amax(dim=1, keepdim=True)
@@ -49,8 +74,8 @@ def last_token(mask: Bool[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
 
 
 def gather_logp(
-    logits: Float[Tensor, "*S V"], ids: Int[Tensor, "*S"]
-) -> tuple[Float[Tensor, "*S"], Float[Tensor, "*S"]]:
+    logits: Float[torch.Tensor, "*S V"], ids: Int[torch.Tensor, "*S"]
+) -> tuple[Float[torch.Tensor, "*S"], Float[torch.Tensor, "*S"]]:
     """log softmax(logits) at `ids`, and the entropy in nats; -inf logits count as impossible."""
     logp = torch.log_softmax(logits.float(), dim=-1)
     # The impossible contribute 0; replacing -inf before the product keeps gradients finite.
@@ -58,22 +83,26 @@ def gather_logp(
     return logp.gather(-1, ids[..., None]).squeeze(-1), entropy
 
 
-def k1(logp: Float[Tensor, "*S"], ref_logp: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+def k1(
+    logp: Float[torch.Tensor, "*S"], ref_logp: Float[torch.Tensor, "*S"]
+) -> Float[torch.Tensor, "*S"]:
     """The signed estimate log π − log π_ref of the KL divergence; unbiased under π."""
     return logp - ref_logp
 
 
-def k3(logp: Float[Tensor, "*S"], ref_logp: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+def k3(
+    logp: Float[torch.Tensor, "*S"], ref_logp: Float[torch.Tensor, "*S"]
+) -> Float[torch.Tensor, "*S"]:
     """exp(d) − 1 − d with d = log π_ref − log π: unbiased under π and never negative."""
     d = ref_logp - logp
     return torch.expm1(d) - d
 
 
 def pair_loss(
-    chosen: Float[Tensor, "B"],
-    rejected: Float[Tensor, "B"],
-    margin: Float[Tensor, "B"] | float = 0.0,
-) -> Float[Tensor, ""]:
+    chosen: Float[torch.Tensor, "B"],
+    rejected: Float[torch.Tensor, "B"],
+    margin: Float[torch.Tensor, "B"] | float = 0.0,
+) -> Float[torch.Tensor, ""]:
     """Mean of −log σ(chosen − rejected − margin): Bradley and Terry's likelihood of a preference.
 
     `margin` is by how much the chosen one should win.

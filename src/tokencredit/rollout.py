@@ -13,14 +13,13 @@ from typing import Any, Final, Self
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """Tensors that share their first dimension."""
 
-    def __getitem__(self, rows: Tensor) -> Self:
+    def __getitem__(self, rows: torch.Tensor) -> Self:
         """The chosen rows, as the same type."""
         return self._each(lambda value: value[rows])
 
@@ -50,14 +49,14 @@ class Kept:
     Selecting rows selects positions and shares the ids.
     """
 
-    ids: Int[Tensor, "N"]
+    ids: Int[torch.Tensor, "N"]
     """int32, all kept ids of all tokens."""
-    starts: Int[Tensor, "B T"]
+    starts: Int[torch.Tensor, "B T"]
     """Where a token's ids begin."""
-    counts: Int[Tensor, "B T"]
+    counts: Int[torch.Tensor, "B T"]
     """How many ids a token has; 0 where nothing was left out (or the slot is masked)."""
 
-    def __getitem__(self, rows: Tensor) -> Self:
+    def __getitem__(self, rows: torch.Tensor) -> Self:
         """The chosen rows."""
         return type(self)(ids=self.ids, starts=self.starts[rows], counts=self.counts[rows])
 
@@ -98,9 +97,9 @@ class Kept:
 class Notes:
     """Numbers about each response, by name, whose batch means are to be logged."""
 
-    columns: dict[str, Float[Tensor, "B"]]
+    columns: dict[str, Float[torch.Tensor, "B"]]
 
-    def __getitem__(self, rows: Tensor) -> Self:
+    def __getitem__(self, rows: torch.Tensor) -> Self:
         """The chosen rows."""
         return type(self)({name: column[rows] for name, column in self.columns.items()})
 
@@ -126,7 +125,7 @@ LEFT_PADDED: Final = ("ids", "mask", "prompt_ids", "prompt_mask")
 def _joined(name: str, column: Sequence[Any]) -> Any:
     if any(value is None for value in column):
         return None
-    if not isinstance(column[0], Tensor):
+    if not isinstance(column[0], torch.Tensor):
         return type(column[0]).concatenate(column)
     if column[0].dim() == 1:
         return torch.cat(list(column))
@@ -136,7 +135,7 @@ def _joined(name: str, column: Sequence[Any]) -> Any:
 
 def padded(
     rows: Sequence[Sequence[int]], pad: int, *, left: bool = False, width: int = 0
-) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"]]:
+) -> tuple[Int[torch.Tensor, "B L"], Bool[torch.Tensor, "B L"]]:
     """Rows of ids as a batch, filled up with `pad` to the longest, or to `width` if that is more,
     and where the rows' own ids are.
     """
@@ -149,7 +148,7 @@ def padded(
     return ids, mask
 
 
-def _padded(x: Tensor, length: int, *, left: bool = False) -> Tensor:
+def _padded(x: torch.Tensor, length: int, *, left: bool = False) -> torch.Tensor:
     """`x` with columns of zeros, so that it has `length` columns."""
     missing = length - x.shape[1]
     if missing == 0:
@@ -161,17 +160,17 @@ def _padded(x: Tensor, length: int, *, left: bool = False) -> Tensor:
 class Prompts(Batch):
     """What the policy is asked to continue."""
 
-    rows: Int[Tensor, "B"]
+    rows: Int[torch.Tensor, "B"]
     """Position of each record in its source; names its random streams."""
-    samples: Int[Tensor, "B"]
+    samples: Int[torch.Tensor, "B"]
     """Which of several responses to the same record in this batch; names them too."""
-    groups: Int[Tensor, "B"]
+    groups: Int[torch.Tensor, "B"]
     """Responses with the same number answer the same prompt, for baselines of a group."""
-    ids: Int[Tensor, "B P"]
-    mask: Bool[Tensor, "B P"]
-    min_new: Int[Tensor, "B"]
+    ids: Int[torch.Tensor, "B P"]
+    mask: Bool[torch.Tensor, "B P"]
+    min_new: Int[torch.Tensor, "B"]
     """The end token is masked before this many response tokens."""
-    max_new: Int[Tensor, "B"]
+    max_new: Int[torch.Tensor, "B"]
     """The response is cut after this many tokens."""
 
     @classmethod
@@ -206,23 +205,23 @@ class Prompts(Batch):
 class Rollout(Batch):
     """What the policy said, and what policy, reference, and value function thought of it."""
 
-    rows: Int[Tensor, "B"]
-    groups: Int[Tensor, "B"]
-    prompt_ids: Int[Tensor, "B P"]
-    prompt_mask: Bool[Tensor, "B P"]
-    response_ids: Int[Tensor, "B T"]
-    response_mask: Bool[Tensor, "B T"]
+    rows: Int[torch.Tensor, "B"]
+    groups: Int[torch.Tensor, "B"]
+    prompt_ids: Int[torch.Tensor, "B P"]
+    prompt_mask: Bool[torch.Tensor, "B P"]
+    response_ids: Int[torch.Tensor, "B T"]
+    response_mask: Bool[torch.Tensor, "B T"]
     """True up to and including the end-of-sequence token."""
-    min_new: Int[Tensor, "B"]
-    finished: Bool[Tensor, "B"]
+    min_new: Int[torch.Tensor, "B"]
+    finished: Bool[torch.Tensor, "B"]
     """False where the response was cut off by its length limit."""
-    stopped: Bool[Tensor, "B"]
+    stopped: Bool[torch.Tensor, "B"]
     """True where a stop string ended it: finished, but not by the end token."""
-    logp: Float[Tensor, "B T"]
+    logp: Float[torch.Tensor, "B T"]
     """log π_old(a_t | s_t) under the distribution that was sampled from."""
-    ref_logp: Float[Tensor, "B T"]
-    values: Float[Tensor, "B T"]
-    full_kl: Float[Tensor, "B T"] | None = None
+    ref_logp: Float[torch.Tensor, "B T"]
+    values: Float[torch.Tensor, "B T"]
+    full_kl: Float[torch.Tensor, "B T"] | None = None
     """Σ_v π (log π − log π_ref) over the whole vocabulary, where the estimator asks for it."""
     kept: Kept | None = None
     """The ids that could be sampled, where top-k or top-p left some out."""
@@ -231,11 +230,11 @@ class Rollout(Batch):
     def blank(
         cls,
         prompts: Prompts,
-        ids: Int[Tensor, "B T"],
-        mask: Bool[Tensor, "B T"],
+        ids: Int[torch.Tensor, "B T"],
+        mask: Bool[torch.Tensor, "B T"],
         *,
-        finished: Bool[Tensor, "B"],
-        stopped: Bool[Tensor, "B"],
+        finished: Bool[torch.Tensor, "B"],
+        stopped: Bool[torch.Tensor, "B"],
         kept: Kept | None = None,
     ) -> Self:
         """Responses to the prompts; log-probabilities and values are zero."""
@@ -257,12 +256,12 @@ class Rollout(Batch):
         )
 
     @property
-    def lengths(self) -> Int[Tensor, "B"]:
+    def lengths(self) -> Int[torch.Tensor, "B"]:
         """Number of response tokens, the end token included."""
         return self.response_mask.sum(dim=1)
 
     @property
-    def total_lengths(self) -> Int[Tensor, "B"]:
+    def total_lengths(self) -> Int[torch.Tensor, "B"]:
         """Number of prompt and response tokens."""
         return self.prompt_mask.sum(dim=1) + self.lengths
 
@@ -273,7 +272,7 @@ class Rollout(Batch):
         cut = {
             item.name: value[:, -prompt:] if item.name in LEFT_PADDED else value[:, :response]
             for item in fields(self)
-            if isinstance(value := getattr(self, item.name), Tensor) and value.dim() == 2
+            if isinstance(value := getattr(self, item.name), torch.Tensor) and value.dim() == 2
         }
         kept = None if self.kept is None else self.kept.cut(response)
         return replace(self, **cut, kept=kept)
@@ -283,13 +282,13 @@ class Rollout(Batch):
 class Judgement(Batch):
     """What a judge and a scorer know of each response."""
 
-    scores: Float[Tensor, "B"]
+    scores: Float[torch.Tensor, "B"]
     """The scorer's score of the whole response."""
-    evidence: Float[Tensor, "B T"]
+    evidence: Float[torch.Tensor, "B T"]
     """Something about each token; its meaning is the judge's, zero where masked."""
     notes: Notes | None = None
     """What else the judge wants logged of each response, as `judge/<name>`."""
-    ends: Bool[Tensor, "B T"] | None = None
+    ends: Bool[torch.Tensor, "B T"] | None = None
     """True on each token that ends a sentence, where the judge was asked for it."""
 
 
@@ -297,8 +296,8 @@ class Judgement(Batch):
 class Targets(Batch):
     """What the policy and the value function are pulled towards."""
 
-    advantages: Float[Tensor, "B T"]
-    returns: Float[Tensor, "B T"]
+    advantages: Float[torch.Tensor, "B T"]
+    returns: Float[torch.Tensor, "B T"]
 
     def cut(self, length: int) -> Self:
         """The first `length` tokens of each row."""
@@ -309,8 +308,8 @@ class Targets(Batch):
 class PolicyOutput(Batch):
     """One forward pass of the trained module over the response tokens, with gradient."""
 
-    logp: Float[Tensor, "B T"]
-    values: Float[Tensor, "B T"]
-    entropy: Float[Tensor, "B T"]
-    full_kl: Float[Tensor, "B T"] | None = None
+    logp: Float[torch.Tensor, "B T"]
+    values: Float[torch.Tensor, "B T"]
+    entropy: Float[torch.Tensor, "B T"]
+    full_kl: Float[torch.Tensor, "B T"] | None = None
     """As `Rollout.full_kl`, where it was asked for."""

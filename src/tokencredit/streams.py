@@ -13,7 +13,6 @@ from typing import Final
 import numpy as np
 import torch
 from jaxtyping import Float64, Int32, Int64
-from torch import Tensor
 
 GOLDEN: Final = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
 TWICE_GOLDEN: Final = 0x3C6EF372FE94F82A  # twice that, wrapped
@@ -42,19 +41,21 @@ def integer(key: int, low: int, high: int) -> int:
     return low + (key & (2**64 - 1)) * (high - low) // 2**64
 
 
-def _shift_right(x: Int64[Tensor, "..."], bits: int) -> Int64[Tensor, "..."]:
+def _shift_right(x: Int64[torch.Tensor, "..."], bits: int) -> Int64[torch.Tensor, "..."]:
     """Logical (unsigned) shift; torch's own keeps the sign."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def _mix(x: Int64[Tensor, "..."]) -> Int64[Tensor, "..."]:
+def _mix(x: Int64[torch.Tensor, "..."]) -> Int64[torch.Tensor, "..."]:
     """The finaliser of SplitMix64 (Steele, Lea, Flood 2014) in wrapping 64-bit arithmetic."""
     x = (x ^ _shift_right(x, 30)) * -4658895280553007687  # 0xBF58476D1CE4E5B9
     x = (x ^ _shift_right(x, 27)) * -7723592293110705685  # 0x94D049BB133111EB
     return x ^ _shift_right(x, 31)
 
 
-def fold(keys: Int64[Tensor, "*N"], number: int | Int64[Tensor, "*N"]) -> Int64[Tensor, "*N"]:
+def fold(
+    keys: Int64[torch.Tensor, "*N"], number: int | Int64[torch.Tensor, "*N"]
+) -> Int64[torch.Tensor, "*N"]:
     """A new key for each key and `number`, e.g. the position of a token in its response."""
     step = 0x632BE59BD9B4E019
     if isinstance(number, int):
@@ -63,7 +64,7 @@ def fold(keys: Int64[Tensor, "*N"], number: int | Int64[Tensor, "*N"]) -> Int64[
 
 
 @lru_cache(maxsize=4)
-def columns(count: int, device: torch.device) -> Int32[Tensor, "count"]:
+def columns(count: int, device: torch.device) -> Int32[torch.Tensor, "count"]:
     """A scattered 32-bit number for each column, no two alike: MurmurHash3's finaliser of it.
 
     Two columns of one number would share their noise in every row.
@@ -74,7 +75,7 @@ def columns(count: int, device: torch.device) -> Int32[Tensor, "count"]:
     return x.to(torch.int32)
 
 
-def seeds(keys: Int64[Tensor, "*N"]) -> Int32[Tensor, "*N 3"]:
+def seeds(keys: Int64[torch.Tensor, "*N"]) -> Int32[torch.Tensor, "*N 3"]:
     """Three 32-bit numbers for each key: one to flip bits with and two odd factors."""
     first, second = _mix(keys + GOLDEN), _mix(keys + TWICE_GOLDEN)
     parts = torch.stack([first, (first >> 32) | 1, second | 1], dim=-1)
@@ -82,11 +83,11 @@ def seeds(keys: Int64[Tensor, "*N"]) -> Int32[Tensor, "*N 3"]:
 
 
 def scatter(
-    rows: Int32[Tensor, "N 3"],
-    column: Int32[Tensor, "*V"],
-    out: Int32[Tensor, "N V"],
-    spare: Int32[Tensor, "N V"],
-) -> Int32[Tensor, "N V"]:
+    rows: Int32[torch.Tensor, "N 3"],
+    column: Int32[torch.Tensor, "*V"],
+    out: Int32[torch.Tensor, "N V"],
+    spare: Int32[torch.Tensor, "N V"],
+) -> Int32[torch.Tensor, "N V"]:
     """Random 32-bit words of rows × columns into `out`, in six passes and no new memory.
 
     Two wrapping products with odd factors of the row's own, and a shift between them; the columns
@@ -105,12 +106,12 @@ def scatter(
     return out.mul_(second)
 
 
-def unit(words: Int32[Tensor, "*S"]) -> Float64[Tensor, "*S"]:
+def unit(words: Int32[torch.Tensor, "*S"]) -> Float64[torch.Tensor, "*S"]:
     """(|word| + ½) / 2³¹: a number of the open interval (0, 1) for each word."""
     return words.abs().double().add_(0.5).mul_(2.0**-31)
 
 
-def uniforms(keys: Int64[Tensor, "N"], count: int) -> Float64[Tensor, "N count"]:
+def uniforms(keys: Int64[torch.Tensor, "N"], count: int) -> Float64[torch.Tensor, "N count"]:
     """Uniform numbers of the open interval (0, 1), a row for each key.
 
     Integer arithmetic decides them, so they are the same on every device.
@@ -119,12 +120,12 @@ def uniforms(keys: Int64[Tensor, "N"], count: int) -> Float64[Tensor, "N count"]
     return unit(scatter(seeds(keys), columns(count, keys.device), out, torch.empty_like(out)))
 
 
-def gumbel(uniform: Float64[Tensor, "*S"]) -> Float64[Tensor, "*S"]:
+def gumbel(uniform: Float64[torch.Tensor, "*S"]) -> Float64[torch.Tensor, "*S"]:
     """−log(−log(1 − u)): the largest noise comes from the smallest u, where the grid is finest."""
     return torch.neg(uniform).log1p_().neg_().log_().neg_()
 
 
-def gumbels(keys: Int64[Tensor, "N"], count: int) -> Float64[Tensor, "N count"]:
+def gumbels(keys: Int64[torch.Tensor, "N"], count: int) -> Float64[torch.Tensor, "N count"]:
     """Standard Gumbel noise: argmax(logits + noise) is a sample of softmax(logits).
 
     No value is above 22.2. Ids of probability below 2⁻³² come up too rarely for that: at most

@@ -21,11 +21,10 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from rich.console import Console
 
-from tokencredit import __version__
 from tokencredit import config as configuration
 from tokencredit.composing.arguments import Request, shown_name
+from tokencredit.composing.chosen import composed
 from tokencredit.composing.explain import explain
 from tokencredit.composing.grammar import check_grammar, check_meaning, class_name, spelled
 from tokencredit.composing.helptext import help_text
@@ -35,25 +34,19 @@ from tokencredit.errors import UserError, require
 from tokencredit.machine.faults import chain, users_own
 from tokencredit.machine.scratch import temporary_folder
 from tokencredit.machine.search_path import isolate_children
-from tokencredit.pipeline.cells import PLACES, execute_and_keep, experiments_dir
+from tokencredit.papers.cells import PLACES, experiments_dir
 from tokencredit.pipeline.environment import take_over
-from tokencredit.pipeline.pipeline import StageFailed, plan, spent
-from tokencredit.pipeline.process import follow
+from tokencredit.pipeline.process import StageFailed, follow
 from tokencredit.redaction import redacted
-from tokencredit.reports.stage_report import stage_summary
 from tokencredit.rewards.scheme import RewardScheme
-from tokencredit.stages.supervised import report_folder
-from tokencredit.store.artifacts import Plan, check_writable
+from tokencredit.store.artifacts import check_writable
 from tokencredit.store.files import Damaged, read_yaml
-from tokencredit.store.run_folder import RunFolder
-from tokencredit.sweeps import objective, sweep, table
-from tokencredit.sweeps.cell import run_cell
+from tokencredit.sweeps import objective, sweep
 from tokencredit.user_code.plugins import check_options, conf_dir
+from tokencredit.version import __version__
 
 GROUP = "reward_scheme"
 MAIN_JOB = ("experiment=main_job", "scale=cpu")
-SHOWN = 4
-"""Samples printed after a run."""
 WITH_VALUE = {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c"}
 WITH_VALUE |= {"--package", "-p", "--info", "-i"}
 PLAIN_FLAGS = {"-m", "--multirun", "--run", "-r", "--resolve", "--hydra-help"}
@@ -105,6 +98,10 @@ def run_command(arguments: list[str]) -> int:
         run_hydra(task)
         if task.failure is not None:
             raise task.failure
+        if not sweep.FOLDERS:
+            return 0
+        from tokencredit.sweeps.cell import close_sweep
+
         return close_sweep(task.request, started)
     finally:
         if task.request.scratch is not None:
@@ -218,18 +215,7 @@ def named_scheme(name: str, folders: Sequence[Path]) -> RewardScheme:
                 "--config-dir missing?"
             )
         return cast(RewardScheme, configuration.component_named(GROUP, name)())
-    configuration.register()
-    check_options(folders)
-    more = ", ".join(f"file://{folder.resolve()}" for folder in folders)
-    try:
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            composed = hydra.compose("train", [f"{GROUP}={name}", f"hydra.searchpath=[{more}]"])
-        return configuration.load(composed).reward_scheme
-    except Exception as error:
-        mistake = explain(error)
-        if mistake is None or mistake is error:
-            raise
-        raise mistake from error
+    return composed([f"{GROUP}={name}"], folders).reward_scheme
 
 
 class Task:
@@ -249,13 +235,15 @@ class Task:
             # Their classes have come alone, without the files.
             configuration.load_plugins(self.request.plugins)
         if HydraConfig.get().mode is RunMode.MULTIRUN:
+            from tokencredit.sweeps.cell import run_cell
+
             return run_cell(HydraConfig.get(), composed, self.request, self._load)
         try:
             config = self._load(composed)
-            if self.request.plan_only:
-                print_plans(plan(config))
-            else:
-                finish(config, self.started, list(HydraConfig.get().overrides.task))
+            from tokencredit.sweeps.cell import run_alone  # once nothing is wrong: it needs torch
+
+            overrides = list(HydraConfig.get().overrides.task)
+            run_alone(config, self.request, self.started, overrides)
         except SystemExit as error:  # of a user's class
             self.failure = users_own(error) or UserError(f"ended by {error!r}")
         except Exception as error:  # raised again by main: Hydra would print lines of its own
@@ -276,51 +264,6 @@ class Task:
         config.experiments_dir = experiments_dir(config.experiments_dir)
         objective.check(config)
         return config
-
-
-def finish(config: Config, started: float, overrides: list[str]) -> None:
-    """Run everything, then say what came of it and what it cost."""
-    outcome = execute_and_keep(config, overrides)
-    folder = outcome.last.folder
-    if outcome.last.is_run:
-        from tokencredit.reports.samples import print_continuations, render_samples
-        from tokencredit.reports.summary import closing_summary
-
-        print(closing_summary(folder))
-        print_continuations(folder)
-        rows = RunFolder(folder).samples
-        if rows:
-            Console(width=None if sys.stdout.isatty() else 120).print(render_samples(rows, SHOWN))
-        print()
-    else:
-        print(f"{outcome.last.name}: {folder}")
-        print(stage_summary(report_folder(outcome.last)))
-    print(spent(outcome, time.monotonic() - started))
-
-
-def close_sweep(request: Request, started: float) -> int:
-    """After a sweep, its table, or its plan; the exit code."""
-    if not sweep.FOLDERS:
-        return 0
-    if request.plan_only:
-        unique = {(item.name, item.key): item for item in request.plans}
-        print_plans(list(unique.values()))
-        return USER_ERROR if request.mistakes else 0
-    failed = table.print_table(sweep.cells(sweep.FOLDERS[-1]), started)
-    table.print_best(sweep.FOLDERS[-1])
-    return 1 if failed else 0
-
-
-def print_plans(plans: list[Plan]) -> None:
-    """One line a stage, and for a miss what differs from the nearest artifact."""
-    for item in plans:
-        print(
-            f"{'hit ' if item.hit else 'miss'}  {item.name:<14} {item.key}  {item.state}".rstrip()
-        )
-        for reason in item.reasons:
-            print(f"        {reason}")
-    hits = sum(item.hit for item in plans)
-    print(f"{hits} hits, {len(plans) - hits} misses")
 
 
 if __name__ == "__main__":

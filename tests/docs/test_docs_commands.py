@@ -84,6 +84,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run = place / "runs" / scheme / key
         write_run_folder(run, curve, key=key, scheme=scheme, seed=seed, experiment=None)
     (place / "pairs.jsonl").write_text("\n".join(pairs), encoding="utf-8")
+    said = '"answers": [{"text": "Twice.", "votes": 7}, {"text": "No.", "votes": 1}]'
+    questions = [f'{{"question": "Q{n}", {said}}}' for n in range(90)]
+    (place / "questions.jsonl").write_text("\n".join(questions), encoding="utf-8")
     return place
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -269,3 +270,26 @@ def test_schemes_that_break_a_promise_are_named_in_training(own: Workplace) -> N
     assert "learning_rate" not in error and "`tokencredit check-scheme Dense --plugin" in error
     error = own.run("check-scheme", "Dense", "--plugin", "undeclared.py").error()
     assert "broken promises (1 of 10)" in error
+
+
+def test_the_algorithm_of_the_page_trains_and_goes_on_to_the_same_bytes(own: Workplace) -> None:
+    """docs/write-an-algorithm.md: its one file, and a cap that a checkpoint holds."""
+    page = (Path(__file__).parents[2] / "docs" / "write-an-algorithm.md").read_text("utf-8")
+    (text,) = re.findall(r"```python\n# truncated.py\n(.*?)```", page, re.DOTALL)
+    (own.folder / "truncated.py").write_text(text, encoding="utf-8")
+    named = ["--plugin", "truncated.py", "algorithm=truncated", "run.sample_every=1"]
+
+    def go(steps: int, folder: str) -> Run:
+        ended = own.train(*named, f"steps={steps}", f"run_dir={folder}")
+        return Run(ended.ok(), own.folder / folder)
+
+    straight = go(2, "straight")
+    go(1, "resumed")
+    resumed = go(2, "resumed")
+    assert "continues at step 1" in resumed.ended.err
+    for name in ("metrics.jsonl", "samples.jsonl", "policy/model.safetensors"):
+        assert resumed.bytes(name) == straight.bytes(name)
+    first, second = straight.rows()
+    assert first["truncated/cap"] == 1.2 and second["truncated/cap"] != 1.2
+    assert first["optimizer/steps"] == 2
+    assert "algorithm.cap = -1.0" in own.train(*named, "algorithm.cap=-1").error()

@@ -69,7 +69,7 @@ def expected_loss_gradient(
     targets: Targets,
     weights: Tensor,
 ) -> Tensor:
-    """The same of an algorithm's loss."""
+    """The expected gradient of an algorithm's loss, over rows with the given probabilities."""
     state: State = algorithm.initial_state()
     return expected_gradient(
         policy,

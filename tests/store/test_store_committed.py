@@ -13,12 +13,12 @@ from tokencredit.canonical import canonical, digest
 from tokencredit.config import Config
 from tokencredit.errors import UserError
 from tokencredit.hardware import Hardware
+from tokencredit.papers.cells import experiments_dir
 from tokencredit.pipeline import cells
 from tokencredit.pipeline.cells import (
     cells_folder,
     committed_cell,
     execute_and_keep,
-    experiments_dir,
     keep,
 )
 from tokencredit.pipeline.pipeline import Outcome

@@ -7,7 +7,6 @@ from typing import Final
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
 
 from tokencredit.ops import keep, last_token, whiten
 
@@ -25,8 +24,8 @@ class Whiten(str, Enum):
     """(A − mean) / √max(Σ(A − mean)² / n, 1e-8)."""
 
     def applied(
-        self, advantages: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]
-    ) -> Float[Tensor, "B T"]:
+        self, advantages: Float[torch.Tensor, "B T"], mask: Bool[torch.Tensor, "B T"]
+    ) -> Float[torch.Tensor, "B T"]:
         """The advantages, normalised as this says."""
         if self is Whiten.none:
             return advantages
@@ -47,13 +46,13 @@ class GroupBaseline(str, Enum):
 
 
 def gae(
-    rewards: Float[Tensor, "B T"],
-    values: Float[Tensor, "B T"],
-    mask: Bool[Tensor, "B T"],
+    rewards: Float[torch.Tensor, "B T"],
+    values: Float[torch.Tensor, "B T"],
+    mask: Bool[torch.Tensor, "B T"],
     *,
     gamma: float,
     lam: float,
-) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
+) -> tuple[Float[torch.Tensor, "B T"], Float[torch.Tensor, "B T"]]:
     """Advantages and returns, both (B, T) and zero where masked (Schulman et al. 2016, eq. 16).
 
     δ_t = r_t + γ V_{t+1} − V_t, A_t = δ_t + γ λ A_{t+1}, return_t = A_t + V_t. The value after the
@@ -73,8 +72,8 @@ def gae(
 
 
 def to_go(
-    rewards: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], gamma: float
-) -> Float[Tensor, "B T"]:
+    rewards: Float[torch.Tensor, "B T"], mask: Bool[torch.Tensor, "B T"], gamma: float
+) -> Float[torch.Tensor, "B T"]:
     """G_t = Σ_{u ≥ t} γ^(u−t) r_u, zero where masked.
 
     An action cannot change what was paid before it, unless the scheme looks at the whole response,
@@ -85,8 +84,8 @@ def to_go(
 
 
 def group_sum(
-    x: Float[Tensor, "B *S"], groups: Int[Tensor, "B"]
-) -> tuple[Float[Tensor, "B *S"], Int[Tensor, "B"]]:
+    x: Float[torch.Tensor, "B *S"], groups: Int[torch.Tensor, "B"]
+) -> tuple[Float[torch.Tensor, "B *S"], Int[torch.Tensor, "B"]]:
     """For each row, the sum of `x` over the rows of its group, and how many these are."""
     _, index, counts = groups.unique(return_inverse=True, return_counts=True)
     empty = torch.zeros((len(counts), *x.shape[1:]), dtype=x.dtype, device=x.device)
@@ -94,8 +93,8 @@ def group_sum(
 
 
 def group_mean(
-    x: Float[Tensor, "B *S"], groups: Int[Tensor, "B"], *, others: bool
-) -> Float[Tensor, "B *S"]:
+    x: Float[torch.Tensor, "B *S"], groups: Int[torch.Tensor, "B"], *, others: bool
+) -> Float[torch.Tensor, "B *S"]:
     """For each row, the mean of `x` over its group, without the row itself if `others`.
 
     Raises ValueError for a group of one row: it has nothing to be compared with.
@@ -108,7 +107,9 @@ def group_mean(
     return total / count.view(-1, *[1] * (x.dim() - 1))
 
 
-def group_spread(x: Float[Tensor, "B T"], groups: Int[Tensor, "B"]) -> Float[Tensor, "B 1"]:
+def group_spread(
+    x: Float[torch.Tensor, "B T"], groups: Int[torch.Tensor, "B"]
+) -> Float[torch.Tensor, "B 1"]:
     """For each row, the largest (unbiased) standard deviation of any column over its group.
 
     Infinite where a group differs by no more than rounding, so that nothing is made of that.
@@ -119,20 +120,52 @@ def group_spread(x: Float[Tensor, "B T"], groups: Int[Tensor, "B"]) -> Float[Ten
     return torch.where(sd > ROUNDING * size, sd, torch.inf)
 
 
-def held(returns: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+def held(
+    returns: Float[torch.Tensor, "B T"], mask: Bool[torch.Tensor, "B T"]
+) -> Float[torch.Tensor, "B T"]:
     """Returns to go with each response's last one in every slot behind its end."""
     last = keep(returns, last_token(mask)).sum(dim=1, keepdim=True)
     return torch.where(mask, returns, last)
 
 
 def over_group(
-    returns: Float[Tensor, "B T"],
-    mask: Bool[Tensor, "B T"],
-    groups: Int[Tensor, "B"],
+    returns: Float[torch.Tensor, "B T"],
+    mask: Bool[torch.Tensor, "B T"],
+    groups: Int[torch.Tensor, "B"],
     kind: GroupBaseline,
     *,
     others: bool,
-) -> Float[Tensor, "B T"]:
+) -> Float[torch.Tensor, "B T"]:
     """Returns to go less the group's baseline, zero where masked."""
     compared = returns[:, :1] if kind is GroupBaseline.total else held(returns, mask)
     return keep(returns - group_mean(compared, groups, others=others), mask)
+
+
+def rloo(
+    rewards: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    groups: Int[Tensor, "B"],
+    *,
+    gamma: float = 1.0,
+    kind: GroupBaseline = GroupBaseline.to_go,
+) -> Float[Tensor, "B T"]:
+    """Advantages G_t − the mean G_t of the group's other responses (Ahmadian et al. 2024).
+
+    Responses with the same number in `groups` answer the same prompt.
+    """
+    return over_group(to_go(rewards, mask, gamma), mask, groups, kind, others=True)
+
+
+def grpo(
+    rewards: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    groups: Int[Tensor, "B"],
+    *,
+    gamma: float = 1.0,
+    kind: GroupBaseline = GroupBaseline.to_go,
+    divide_by_sd: bool = True,
+) -> Float[Tensor, "B T"]:
+    """Advantages (G_t − mean_t) / sd of the group (Shao et al. 2024); see `algorithm=grpo`."""
+    returns = to_go(rewards, mask, gamma)
+    advantages = over_group(returns, mask, groups, kind, others=False)
+    return advantages / group_spread(held(returns, mask), groups) if divide_by_sd else advantages

@@ -10,7 +10,6 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
 
 from tokencredit.algorithms.advantages import Whiten, to_go
 from tokencredit.algorithms.asking import Asking
@@ -30,9 +29,9 @@ __all__ = ["Algorithm", "Decision", "Loss", "Reader", "Shaped", "State"]
 class Loss:
     """A loss to minimise, as a sum over tokens, and its parts for the log."""
 
-    total: Float[Tensor, ""]
+    total: Float[torch.Tensor, ""]
     """Sum over the counting tokens; the engine divides by the global count (`denominator`)."""
-    sums: dict[str, Float[Tensor, ""]]
+    sums: dict[str, Float[torch.Tensor, ""]]
     """Per-token sums without gradient; the engine averages them over tokens."""
 
 
@@ -46,9 +45,7 @@ class Decision(str, Enum):
     """No optimizer step, and no further minibatches in this step."""
 
 
-Totals = Callable[[], Float[Tensor, "B"]]
-"""The total reward of another response to each row's prompt; asked for only where it is read."""
-Sums = Callable[[PolicyOutput, Rollout], dict[str, Float[Tensor, ""]]]
+Sums = Callable[[PolicyOutput, Rollout], "dict[str, Float[torch.Tensor, '']]"]
 """Sums over the tokens of some rows, by name."""
 Reader = Callable[[Sums], dict[str, float]]
 """Reads a whole rollout, and gives the means over its tokens."""
@@ -179,7 +176,7 @@ class Algorithm(Shaping, Procedure):
         sums = {term.name: keep(term.per_token.detach(), mask).sum() for term in terms}
         return Loss(total=torch.stack(parts).sum(), sums=sums)
 
-    def denominator(self, mask: Bool[Tensor, "B T"]) -> int:
+    def denominator(self, mask: Bool[torch.Tensor, "B T"]) -> int:
         """What the summed loss of a minibatch is divided by: its tokens, or its responses."""
         return self.aggregation.units(mask)
 
@@ -191,7 +188,7 @@ class Algorithm(Shaping, Procedure):
             return Decision.skip
         return Decision.take
 
-    def observe(self, rollout: Rollout, ask: Asking) -> Float[Tensor, "B *T"] | None:
+    def observe(self, rollout: Rollout, ask: Asking) -> Float[torch.Tensor, "B *T"] | None:
         """What is to be known beside a rollout, in units of its token rewards: `shape` gets it.
 
         Nothing, unless an algorithm asks for further responses; these count as

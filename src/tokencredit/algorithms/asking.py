@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from tokencredit.rollout import Judgement, Prompts, Rollout
 
@@ -27,5 +27,5 @@ class Asking(Protocol):
         them.
         """
 
-    def token_rewards(self, rollout: Rollout, judgement: Judgement) -> Float[Tensor, "B T"]:
+    def token_rewards(self, rollout: Rollout, judgement: Judgement) -> Float[torch.Tensor, "B T"]:
         """The scheme's rewards, for scores as the algorithm scales them."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar, Final
 
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from tokencredit.errors import UserError, require
 from tokencredit.fields import Settings, number
@@ -42,7 +42,7 @@ class Estimator(str, Enum):
     """Σ_v π(v) (log π(v) − log π_ref(v)) over the whole vocabulary: no estimate but the number."""
 
 
-ESTIMATES: Final[dict[Estimator, Callable[[Tensor, Tensor], Tensor]]] = {
+ESTIMATES: Final[dict[Estimator, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]]] = {
     Estimator.k1: k1,
     Estimator.k3: k3,
     Estimator.abs: lambda logp, ref_logp: k1(logp, ref_logp).abs(),
@@ -89,7 +89,7 @@ class KLPenalty(Settings):
         """Whether `Rollout.full_kl` must be there."""
         return self.estimator is Estimator.full
 
-    def per_token(self, rollout: Rollout) -> Float[Tensor, "B T"]:
+    def per_token(self, rollout: Rollout) -> Float[torch.Tensor, "B T"]:
         """The estimate for each response token, zero where masked."""
         if not self.reads_full:
             found = ESTIMATES[self.estimator](rollout.logp, rollout.ref_logp)

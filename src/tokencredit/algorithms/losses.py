@@ -7,7 +7,6 @@ from enum import Enum
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
 
 from tokencredit.ops import keep
 from tokencredit.rollout import PolicyOutput, Rollout
@@ -22,15 +21,15 @@ class Aggregation(str, Enum):
     """Responses alike: first the mean over the tokens of each, then over responses."""
 
     def summed(
-        self, per_token: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]
-    ) -> Float[Tensor, ""]:
+        self, per_token: Float[torch.Tensor, "B T"], mask: Bool[torch.Tensor, "B T"]
+    ) -> Float[torch.Tensor, ""]:
         """The sum that, divided by `units`, is the mean; sums of parts add up to the whole's."""
         kept = keep(per_token, mask)
         if self is Aggregation.token_mean:
             return kept.sum()
         return (kept.sum(dim=1) / mask.sum(dim=1).clamp(min=1)).sum()
 
-    def units(self, mask: Bool[Tensor, "B T"]) -> int:
+    def units(self, mask: Bool[torch.Tensor, "B T"]) -> int:
         """Counting tokens, or responses that have any."""
         return int(mask.sum() if self is Aggregation.token_mean else mask.any(dim=1).sum())
 
@@ -41,36 +40,36 @@ class Term:
 
     name: str
     """Its metric: the token mean over all minibatches of a step."""
-    per_token: Float[Tensor, "B T"]
+    per_token: Float[torch.Tensor, "B T"]
     weight: float | None = None
     """Its weight in the loss; None: it is only logged."""
 
 
-def log_ratio(output: PolicyOutput, rollout: Rollout) -> Float[Tensor, "B T"]:
+def log_ratio(output: PolicyOutput, rollout: Rollout) -> Float[torch.Tensor, "B T"]:
     """log π − log π_old of the sampled tokens, zero where masked."""
     mask = rollout.response_mask
     return keep(output.logp - keep(rollout.logp, mask), mask)
 
 
 def policy_loss(
-    log_ratio: Float[Tensor, "*S"], advantages: Float[Tensor, "*S"], clip: float
-) -> Float[Tensor, "*S"]:
+    log_ratio: Float[torch.Tensor, "*S"], advantages: Float[torch.Tensor, "*S"], clip: float
+) -> Float[torch.Tensor, "*S"]:
     """−min(ρ A, clip(ρ, 1 ± ε) A) for each token (Schulman et al. 2017, eq. 7)."""
     ratio = log_ratio.exp()
     return torch.maximum(-ratio * advantages, -ratio.clamp(1 - clip, 1 + clip) * advantages)
 
 
-def outside_by(change: Float[Tensor, "*S"], limit: float) -> Float[Tensor, "*S"]:
+def outside_by(change: Float[torch.Tensor, "*S"], limit: float) -> Float[torch.Tensor, "*S"]:
     """1 where |change| > limit, else 0."""
     return (change.detach().abs() > limit).to(change.dtype)
 
 
 def value_loss(
-    values: Float[Tensor, "*S"],
-    old_values: Float[Tensor, "*S"],
-    returns: Float[Tensor, "*S"],
+    values: Float[torch.Tensor, "*S"],
+    old_values: Float[torch.Tensor, "*S"],
+    returns: Float[torch.Tensor, "*S"],
     clip: float | None,
-) -> Float[Tensor, "*S"]:
+) -> Float[torch.Tensor, "*S"]:
     """½ max((V − G)², (V_old + clip(V − V_old, ±ε) − G)²) for each token."""
     loss = (values - returns).square()
     if clip is not None:
@@ -79,11 +78,11 @@ def value_loss(
     return 0.5 * loss
 
 
-def kl_new_old(log_ratio: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+def kl_new_old(log_ratio: Float[torch.Tensor, "*S"]) -> Float[torch.Tensor, "*S"]:
     """ρ log ρ − (ρ − 1): its mean under the old policy is KL(new ‖ old); never negative."""
     return log_ratio.exp() * log_ratio - torch.expm1(log_ratio)
 
 
-def kl_old_new(log_ratio: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+def kl_old_new(log_ratio: Float[torch.Tensor, "*S"]) -> Float[torch.Tensor, "*S"]:
     """(ρ − 1) − log ρ: its mean under the old policy is KL(old ‖ new); never negative."""
     return torch.expm1(log_ratio) - log_ratio

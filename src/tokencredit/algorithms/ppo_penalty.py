@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import ClassVar
 
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from tokencredit.algorithms.actor_critic import ActorCritic
 from tokencredit.algorithms.advantages import Whiten
@@ -27,7 +27,7 @@ class Direction(str, Enum):
     old_new = "old_new"
     """KL(π_old ‖ π), as Schulman et al. 2017 do; sampled as (ρ − 1) − log ρ."""
 
-    def per_token(self, log_ratio: Float[Tensor, "*S"]) -> Float[Tensor, "*S"]:
+    def per_token(self, log_ratio: Float[torch.Tensor, "*S"]) -> Float[torch.Tensor, "*S"]:
         """The estimate of each token: never negative, unbiased under the old policy."""
         return kl_new_old(log_ratio) if self is Direction.new_old else kl_old_new(log_ratio)
 
@@ -90,7 +90,9 @@ class PPOPenalty(ActorCritic):
         """The KL estimate a token, once all steps are taken."""
         return read(self.final_kl)
 
-    def final_kl(self, output: PolicyOutput, rollout: Rollout) -> dict[str, Float[Tensor, ""]]:
+    def final_kl(
+        self, output: PolicyOutput, rollout: Rollout
+    ) -> dict[str, Float[torch.Tensor, ""]]:
         """The sum of the KL estimate over the tokens of some rows."""
         kl = self.penalty.direction.per_token(log_ratio(output, rollout).detach())
         return {"penalty/final_kl": keep(kl, rollout.response_mask).sum()}

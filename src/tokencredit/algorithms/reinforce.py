@@ -9,9 +9,8 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
-from tokencredit.algorithms.advantages import GroupBaseline, over_group, to_go
+from tokencredit.algorithms.advantages import GroupBaseline, over_group, rloo, to_go
 from tokencredit.algorithms.algorithm import Algorithm, Shaped, State
 from tokencredit.algorithms.losses import Term
 from tokencredit.errors import require
@@ -36,7 +35,7 @@ class PolicyGradient(Algorithm):
         self.check()
 
     @abstractmethod
-    def advantages(self, rollout: Rollout, shaped: Shaped) -> Float[Tensor, "B T"]:
+    def advantages(self, rollout: Rollout, shaped: Shaped) -> Float[torch.Tensor, "B T"]:
         """The weight of each token's log-probability, before whitening."""
 
     def targets(self, rollout: Rollout, shaped: Shaped) -> Targets:
@@ -108,10 +107,10 @@ class Reinforce(PolicyGradient):
 
     def shape(
         self,
-        rewards: Float[Tensor, "B T"],
+        rewards: Float[torch.Tensor, "B T"],
         rollout: Rollout,
         state: State,
-        baseline: Float[Tensor, "B"] | None = None,
+        baseline: Float[torch.Tensor, "B"] | None = None,
     ) -> Shaped:
         """As everywhere; the running mean, which is of shaped rewards already, is the baseline."""
         shaped = PolicyGradient.shape(self, rewards, rollout, state)
@@ -120,7 +119,7 @@ class Reinforce(PolicyGradient):
         mean = torch.full_like(shaped.rewards[:, 0], state["reinforce/baseline"])
         return replace(shaped, baseline=mean)
 
-    def advantages(self, rollout: Rollout, shaped: Shaped) -> Float[Tensor, "B T"]:
+    def advantages(self, rollout: Rollout, shaped: Shaped) -> Float[torch.Tensor, "B T"]:
         """G_t − b."""
         mask = rollout.response_mask
         returns = to_go(shaped.total, mask, self.gamma)
@@ -151,11 +150,10 @@ class RLOO(PolicyGradient):
         self.check()
         check_group(self)
 
-    def advantages(self, rollout: Rollout, shaped: Shaped) -> Float[Tensor, "B T"]:
+    def advantages(self, rollout: Rollout, shaped: Shaped) -> Float[torch.Tensor, "B T"]:
         """G_t − b."""
-        mask = rollout.response_mask
-        returns = to_go(shaped.total, mask, self.gamma)
-        return over_group(returns, mask, rollout.groups, self.group_baseline, others=True)
+        mask, groups, kind = rollout.response_mask, rollout.groups, self.group_baseline
+        return rloo(shaped.total, mask, groups, gamma=self.gamma, kind=kind)
 
 
 def check_group(algorithm: Algorithm) -> None:

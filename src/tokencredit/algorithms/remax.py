@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from tokencredit.algorithms.advantages import to_go
 from tokencredit.algorithms.algorithm import Shaped
@@ -43,7 +42,7 @@ class ReMax(PolicyGradient):
             "would clip the sampled response and not the greedy one; use return_clip or score_clip",
         )
 
-    def observe(self, rollout: Rollout, ask: Asking) -> Float[Tensor, "B"]:
+    def observe(self, rollout: Rollout, ask: Asking) -> Float[torch.Tensor, "B"]:
         """The total reward of the greedy response to each row's prompt."""
         every = self.samples_per_prompt
         first = ask.prompts[torch.arange(0, len(ask.prompts), every)]
@@ -55,7 +54,7 @@ class ReMax(PolicyGradient):
         """One for each prompt."""
         return self.batch_size // self.samples_per_prompt
 
-    def advantages(self, rollout: Rollout, shaped: Shaped) -> Float[Tensor, "B T"]:
+    def advantages(self, rollout: Rollout, shaped: Shaped) -> Float[torch.Tensor, "B T"]:
         """The coefficient of each token's log-probability.
 
         Raises ValueError without a baseline.

@@ -7,7 +7,6 @@ from typing import Final
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
 
 from tokencredit.errors import UserError
 from tokencredit.ops import keep, last_token, masked_sum
@@ -27,7 +26,7 @@ class Normalise(str, Enum):
     for a batch, so schemes that preserve the score keep doing so."""
 
 
-def reference_scores(scores: Float[Tensor, "N"]) -> dict[str, float]:
+def reference_scores(scores: Float[torch.Tensor, "N"]) -> dict[str, float]:
     """Mean and (unbiased) standard deviation of the reference's scores, by state key.
 
     Raises UserError where they do not vary: such scores have no scale.
@@ -41,17 +40,21 @@ def reference_scores(scores: Float[Tensor, "N"]) -> dict[str, float]:
     return {REFERENCE_MEAN: float(scores.double().mean()), REFERENCE_SD: sd}
 
 
-def normalise_scores(scores: Float[Tensor, "B"], state: dict[str, float]) -> Float[Tensor, "B"]:
+def normalise_scores(
+    scores: Float[torch.Tensor, "B"], state: dict[str, float]
+) -> Float[torch.Tensor, "B"]:
     """(R − mean) / sd, with the numbers of `reference_scores` from `state`."""
     return (scores - state[REFERENCE_MEAN]) / state[REFERENCE_SD]
 
 
-def clip_scores(scores: Float[Tensor, "B"], limit: float | None) -> Float[Tensor, "B"]:
+def clip_scores(scores: Float[torch.Tensor, "B"], limit: float | None) -> Float[torch.Tensor, "B"]:
     """Scores clipped to ±limit; unchanged for None."""
     return scores if limit is None else scores.clamp(-limit, limit)
 
 
-def return_sd(rewards: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, ""]:
+def return_sd(
+    rewards: Float[torch.Tensor, "B T"], mask: Bool[torch.Tensor, "B T"]
+) -> Float[torch.Tensor, ""]:
     """The (unbiased) standard deviation of Σ_t r_t over responses; 1 where they do not vary."""
     totals = masked_sum(rewards, mask)
     one = torch.ones((), dtype=totals.dtype, device=totals.device)
@@ -61,13 +64,17 @@ def return_sd(rewards: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float
     return torch.where(sd > 0, sd, one)
 
 
-def cut_off(mask: Bool[Tensor, "B T"], finished: Bool[Tensor, "B"]) -> Bool[Tensor, "B T"]:
+def cut_off(
+    mask: Bool[torch.Tensor, "B T"], finished: Bool[torch.Tensor, "B"]
+) -> Bool[torch.Tensor, "B T"]:
     """The last token of each response that its length limit ended; the finish reason decides."""
     return last_token(mask) & ~finished[:, None]
 
 
 def pay_last(
-    rewards: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], extra: Float[Tensor, "B"]
-) -> Float[Tensor, "B T"]:
+    rewards: Float[torch.Tensor, "B T"],
+    mask: Bool[torch.Tensor, "B T"],
+    extra: Float[torch.Tensor, "B"],
+) -> Float[torch.Tensor, "B T"]:
     """Token rewards with `extra` added to the last token of each response."""
     return rewards + keep(extra[:, None].expand(mask.shape), last_token(mask))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from tokencredit.algorithms.kl import KLPenalty
 from tokencredit.algorithms.scores import (
@@ -30,16 +30,16 @@ State = dict[str, float]
 class Shaped(Batch):
     """Rewards as the learner sees them, all parts zero where masked."""
 
-    rewards: Float[Tensor, "B T"]
+    rewards: Float[torch.Tensor, "B T"]
     """The scheme's token rewards, clipped or scaled if asked."""
-    penalty: Float[Tensor, "B T"]
+    penalty: Float[torch.Tensor, "B T"]
     """kl_coef × KL_t, to be subtracted."""
-    baseline: Float[Tensor, "B"] | None = None
+    baseline: Float[torch.Tensor, "B"] | None = None
     """What the whole response is compared with, for algorithms that do so: the total reward of the
     greedy response to the same prompt, or a running mean."""
 
     @property
-    def total(self) -> Float[Tensor, "B T"]:
+    def total(self) -> Float[torch.Tensor, "B T"]:
         """rewards − penalty."""
         return self.rewards - self.penalty
 
@@ -65,7 +65,7 @@ class Shaping(Settings):
         """Raise for numbers out of range, or that do not fit one another."""
         Settings.__post_init__(self)
 
-    def prepared(self, state: State, scores: Callable[[int], Float[Tensor, "N"]]) -> State:
+    def prepared(self, state: State, scores: Callable[[int], Float[torch.Tensor, "N"]]) -> State:
         """The state with which the first step begins.
 
         `scores(n)` are those of n responses of the reference; they are asked for where scores are
@@ -79,7 +79,9 @@ class Shaping(Settings):
         """The judgement with its scores as a scheme is to spread them."""
         return replace(judgement, scores=self.paid_scores(judgement.scores, state))
 
-    def paid_scores(self, scores: Float[Tensor, "B"], state: State) -> Float[Tensor, "B"]:
+    def paid_scores(
+        self, scores: Float[torch.Tensor, "B"], state: State
+    ) -> Float[torch.Tensor, "B"]:
         """Scores as a scheme is to spread them: normalised, then clipped."""
         if self.normalise is Normalise.reference:
             scores = normalise_scores(scores, state)
@@ -87,10 +89,10 @@ class Shaping(Settings):
 
     def shape(
         self,
-        rewards: Float[Tensor, "B T"],
+        rewards: Float[torch.Tensor, "B T"],
         rollout: Rollout,
         state: State,
-        baseline: Float[Tensor, "B"] | None = None,
+        baseline: Float[torch.Tensor, "B"] | None = None,
     ) -> Shaped:
         """Rewards as the learner sees them: scaled, clipped, less for a missing end, in this order.
 

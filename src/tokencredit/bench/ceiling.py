@@ -17,12 +17,11 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
-from torch import Tensor
 
 from tokencredit.bench.plan import Pass, Product, head_products, layer_products
 from tokencredit.bench.workload import Size
 
-Call = Callable[[], Tensor]
+Call = Callable[[], torch.Tensor]
 
 
 class Buffers:
@@ -47,7 +46,7 @@ class Buffers:
         """The product forward, and the two of its backward pass, each ready to be run."""
         m, k, n = product.m, product.k, product.n
         front = (product.batch,) if product.batch > 1 else ()
-        multiply: Callable[..., Tensor] = torch.bmm if front else torch.mm
+        multiply: Callable[..., torch.Tensor] = torch.bmm if front else torch.mm
         left, out = _shaped(self.left, *front, m, k), _shaped(self.out, *front, m, n)
         stored = (*front, n, k) if product.transposed else (*front, k, n)
         right, by_right = _shaped(self.right, *stored), _shaped(self.gradient, *stored)
@@ -56,7 +55,7 @@ class Buffers:
         pair = (out.mT, left) if product.transposed else (left.mT, out)
         bias = self.bias[:n]
 
-        def forward() -> Tensor:
+        def forward() -> torch.Tensor:
             if product.bias:
                 return torch.addmm(bias, left, factor, out=out)
             return multiply(left, factor, out=out)
@@ -103,6 +102,6 @@ class Ceiling:
         return self._known[product]
 
 
-def _shaped(buffer: Tensor, *shape: int) -> Tensor:
+def _shaped(buffer: torch.Tensor, *shape: int) -> torch.Tensor:
     """The front of a buffer in a shape."""
     return buffer[: math.prod(shape)].view(shape)

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from tokencredit.algorithms.algorithm import State
 from tokencredit.bench.build import learner_of
@@ -135,8 +134,8 @@ class Loop:
             weight_change=float((watched - before).abs().max()),
         )
 
-    def _watched(self) -> Tensor:
+    def _watched(self) -> torch.Tensor:
         """A weight that every loss moves: the last of the trunk."""
         *_, last = backbone(self.learner.engine.module().model).parameters()
-        weight: Tensor = last.detach()
+        weight: torch.Tensor = last.detach()
         return weight

@@ -14,7 +14,6 @@ from typing import Annotated, Final
 import torch
 import typer
 from jaxtyping import Bool, Float
-from torch import Tensor
 
 from tokencredit import config as configuration
 from tokencredit.commands.options import Plugins
@@ -63,7 +62,9 @@ class Profile:
         return "[" + ",".join(f"{weight:.{DIGITS}f}" for weight in self.weights) + "]"
 
 
-def mean_by_tenth(evidence: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> list[float]:
+def mean_by_tenth(
+    evidence: Float[torch.Tensor, "B T"], mask: Bool[torch.Tensor, "B T"]
+) -> list[float]:
     """The mean weight of a token in each tenth, scaled to a mean of 1.
 
     A response gives to a tenth the mean of n α_t over its tokens there, α being its weights that

@@ -12,12 +12,12 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from tokencredit.errors import UserError
 from tokencredit.rewards.scheme import Evidence
 
-LARGEST: Final = torch.finfo(torch.float32).max
+LARGEST: Final = (2 - 2**-23) * 2.0**127
+"""The largest number of float32."""
 NO_LISTS: Final = (str, bytes, dict, set, frozenset)
 """What can be counted through but says nothing of an order, or is no list of numbers."""
 MOST_TOKENS: Final = 1 << 20
@@ -34,7 +34,7 @@ class Answers:
     """The function, as errors name it."""
     rows: Sequence[int]
 
-    def scores(self, values: Any) -> Tensor:
+    def scores(self, values: Any) -> torch.Tensor:
         """One finite number a response, float32 on the CPU."""
         listed = self._listed(values, "scores", "one number a response")
         count = len(self.rows)
@@ -45,7 +45,7 @@ class Answers:
             )
         return torch.tensor([self._number(x, self._who(i), values) for i, x in enumerate(listed)])
 
-    def evidence(self, values: Any, lengths: Sequence[int], kind: Evidence) -> list[Tensor]:
+    def evidence(self, values: Any, lengths: Sequence[int], kind: Evidence) -> list[torch.Tensor]:
         """One finite number a token of each response, of which there are `lengths`."""
         listed = self._listed(values, "evidence", "one list a response")
         if len(listed) != len(lengths):
@@ -58,7 +58,7 @@ class Answers:
             for place, (own, length) in enumerate(zip(listed, lengths, strict=True))
         ]
 
-    def _tokens(self, values: Any, length: int, who: str, kind: Evidence) -> Tensor:
+    def _tokens(self, values: Any, length: int, who: str, kind: Evidence) -> torch.Tensor:
         """The evidence of one response."""
         numbers = self._listed(values, f"evidence of {who}", "one number a token")
         if len(numbers) != length:
@@ -84,12 +84,12 @@ class Answers:
     def _listed(self, values: Any, name: str, wanted: str) -> Sequence[Any]:
         """The parts of a list, an array, or a tensor."""
         values = self._plain(values, name)
-        if isinstance(values, Tensor | np.ndarray):
+        if isinstance(values, torch.Tensor | np.ndarray):
             if values.ndim > 0:
                 return values.tolist() if values.ndim == 1 else list(values)
         elif not isinstance(values, NO_LISTS) and hasattr(values, "__len__"):
             return list(values)
-        if isinstance(values, Tensor | np.ndarray | Real):
+        if isinstance(values, torch.Tensor | np.ndarray | Real):
             raise self._unfit(
                 f"returned {name} of shape () for {len(self.rows)} responses; return {wanted}"
             )
@@ -98,7 +98,7 @@ class Answers:
     def _plain(self, values: Any, name: str) -> Any:
         """A tensor on the CPU, and what can become an array as one."""
         try:
-            if isinstance(values, Tensor):
+            if isinstance(values, torch.Tensor):
                 return values.detach().cpu()
             return np.asarray(values) if hasattr(values, "__array__") else values
         except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
@@ -108,7 +108,7 @@ class Answers:
 
     def _number(self, value: Any, who: str, whole: Any) -> float:
         value = self._plain(value, who)
-        if isinstance(value, Tensor | np.ndarray | np.generic):
+        if isinstance(value, torch.Tensor | np.ndarray | np.generic):
             if value.ndim > 0:
                 raise self._unfit(
                     f"returned scores of shape {_shape(whole)} for {len(self.rows)} responses; "
@@ -159,7 +159,7 @@ def _runs(value: Any) -> bool:
 
 def _shape(values: Any) -> tuple[int, ...]:
     """The shape of nested lists, by their first parts."""
-    if isinstance(values, Tensor | np.ndarray):
+    if isinstance(values, torch.Tensor | np.ndarray):
         return tuple(values.shape)
     if isinstance(values, NO_LISTS) or not hasattr(values, "__len__"):
         return ()

@@ -9,7 +9,6 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from tokencredit.errors import require
 from tokencredit.fields import number
@@ -55,10 +54,6 @@ class Ensemble(Judge):
     def scoring(self) -> object:
         """Ensembles that combine alike have the same scores."""
         return ("ensemble", self.members, self.combine, self.c)
-
-    def passes(self) -> Mapping[str, float]:
-        """One of each member, which are all of one size."""
-        return {"reward_model": float(self.members)}
 
     def artifacts(self) -> Mapping[str, str | type]:
         """A reward model for each member."""
@@ -127,7 +122,9 @@ def member_name(member: int) -> str:
     return f"reward_model_{member}" if member else "reward_model"
 
 
-def combined(scores: Float[Tensor, "k B"], combine: Combine, c: float = 0.0) -> Float[Tensor, "B"]:
+def combined(
+    scores: Float[torch.Tensor, "k B"], combine: Combine, c: float = 0.0
+) -> Float[torch.Tensor, "B"]:
     """One score a response from k."""
     if combine is Combine.minimum:
         return scores.amin(dim=0)
@@ -136,6 +133,6 @@ def combined(scores: Float[Tensor, "k B"], combine: Combine, c: float = 0.0) -> 
     return scores.mean(dim=0)
 
 
-def disagreement(scores: Float[Tensor, "k B"]) -> Float[Tensor, "B"]:
+def disagreement(scores: Float[torch.Tensor, "k B"]) -> Float[torch.Tensor, "B"]:
     """√(Σ_i (s_i − mean)² / k) of each response: 0 for a single member."""
     return scores.std(dim=0, correction=0)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from torch import nn
+import torch
 
 from tokencredit.models.loading.model import Model
 from tokencredit.models.passes.sequences import ScoreAt
@@ -25,7 +25,7 @@ class Live(Protocol):
         """What responses are written in."""
 
     @property
-    def policy(self) -> nn.Module:
+    def policy(self) -> torch.nn.Module:
         """The policy that is being trained (`models.policy.PolicyWithValue`), at the time of a
         call; to be read without gradient."""
 

@@ -6,16 +6,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
+import torch
 from jaxtyping import Bool
-from torch import Tensor
 
 from tokencredit.errors import UserError
 from tokencredit.judges.given import Given, Live
 from tokencredit.judges.judge import Judge, OpenJudge
-from tokencredit.models.log_ratio import LogRatio, open_log_ratio
-from tokencredit.models.policy import PolicyWithValue
 from tokencredit.models.tokens.texts import decode_tokens
 from tokencredit.ops import last_token, masked_sum
 from tokencredit.rewards.scheme import Evidence
@@ -23,6 +21,9 @@ from tokencredit.rollout import Judgement, Notes, Rollout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from tokencredit.models.log_ratio import LogRatio
+    from tokencredit.models.policy import PolicyWithValue
 
 
 class Denominator(str, Enum):
@@ -44,6 +45,7 @@ class ImplicitJudge(Judge):
     """
 
     evidence: ClassVar[Evidence] = Evidence.signed
+    causal: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("dpo", "sft")
 
     reference: Denominator = Denominator.dpo
@@ -80,8 +82,9 @@ class ImplicitJudge(Judge):
 
     def open(self, given: Given, actors: Live) -> OpenJudge:
         """The two models behind a callable."""
-        policy = actors.policy
-        assert isinstance(policy, PolicyWithValue)
+        from tokencredit.models.log_ratio import open_log_ratio
+
+        policy = cast("PolicyWithValue", actors.policy)
         ratio = open_log_ratio(policy, given.folder("dpo"), given.folder("sft"), given.model.dtype)
         return self.judging(ratio, given.beta, actors.tokenizer)
 
@@ -113,7 +116,7 @@ class Reading:
             ends=self._ends(rollout),
         )
 
-    def _ends(self, rollout: Rollout) -> Bool[Tensor, "B T"] | None:
+    def _ends(self, rollout: Rollout) -> Bool[torch.Tensor, "B T"] | None:
         if self.judge.sentence_end is None:
             return None
         return sentence_ends(rollout, self.tokenizer, self.judge.sentence_end)
@@ -121,7 +124,7 @@ class Reading:
 
 def sentence_ends(
     rollout: Rollout, tokenizer: PreTrainedTokenizerBase, pattern: str
-) -> Bool[Tensor, "B T"]:
+) -> Bool[torch.Tensor, "B T"]:
     """True on each token whose text holds the last character of a match of `pattern`.
 
     The last token of a response is an end, whatever it says. Matching is done on the text, so a

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from tokencredit.errors import UserError
 from tokencredit.judges.answers import Answers, asked_about
@@ -16,6 +14,7 @@ from tokencredit.ops import keep
 from tokencredit.rewards.scheme import Evidence
 from tokencredit.rollout import Judgement, Notes, Rollout
 from tokencredit.user_code.guard import guarded
+from tokencredit.user_code.plugins import is_ours, place_of
 
 
 def open_judge(
@@ -26,10 +25,9 @@ def open_judge(
     Whatever a class of the user's does or returns, it works, or `UserError` names class and row.
     """
     kind = type(judge)
-    if kind.__module__.startswith("tokencredit."):
+    if is_ours(kind):
         return judge.open(given, actors)
-    file = getattr(sys.modules.get(kind.__module__), "__file__", None) or kind.__module__
-    what = f"{'judge' if evidence else 'scorer'} = {kind.__name__} (of {file})"
+    what = f"{'judge' if evidence else 'scorer'} = {kind.__name__} (of {place_of(kind)})"
     seconds = given.seconds
     with guarded(what, seconds):
         opened: Any = judge.open(given, actors)
@@ -79,13 +77,13 @@ class _Held:
             ends=None if said.ends is None else self._matrix(said.ends, "ends").bool(),
         )
 
-    def _column(self, values: Any, about: str = "") -> Tensor:
+    def _column(self, values: Any, about: str = "") -> torch.Tensor:
         """One finite number a response."""
         return Answers(self.what + about, self.rows).scores(values).to(self.mask.device)
 
-    def _evidence(self, values: Any, kind: Evidence) -> Tensor:
+    def _evidence(self, values: Any, kind: Evidence) -> torch.Tensor:
         """One finite number a token, zero where masked."""
-        if kind is Evidence.none and not isinstance(values, Tensor):
+        if kind is Evidence.none and not isinstance(values, torch.Tensor):
             return self._zeros()
         found = keep(self._matrix(values, "evidence").float(), self.mask)
         self._refuse(~found.isfinite(), found, "a number that is not finite")
@@ -94,20 +92,22 @@ class _Held:
             self._refuse(found < 0, found, rule)
         return found
 
-    def _matrix(self, values: Any, name: str) -> Tensor:
+    def _matrix(self, values: Any, name: str) -> torch.Tensor:
         """A real tensor of one number a token, without gradient."""
-        if isinstance(values, Tensor) and values.shape == self.mask.shape:
+        if isinstance(values, torch.Tensor) and values.shape == self.mask.shape:
             if values.is_complex() or values.is_meta:
                 raise self._unfit(f"{name} is of {values.dtype} on {values.device}; give numbers")
             return values.detach().to(self.mask.device)
         kind = type(values).__name__
-        found = f"of shape {tuple(values.shape)}" if isinstance(values, Tensor) else f"a {kind}"
+        found = (
+            f"of shape {tuple(values.shape)}" if isinstance(values, torch.Tensor) else f"a {kind}"
+        )
         raise self._unfit(
             f"{name} is {found}; give a tensor of the shape {tuple(self.mask.shape)} of "
             "rollout.response_mask, one number a token"
         )
 
-    def _refuse(self, bad: Tensor, found: Tensor, why: str) -> None:
+    def _refuse(self, bad: torch.Tensor, found: torch.Tensor, why: str) -> None:
         if bad.any():
             row, token = bad.nonzero()[0].tolist()
             raise self._unfit(
@@ -115,7 +115,7 @@ class _Held:
                 f"{float(found[row, token]):g}, {why}"
             )
 
-    def _zeros(self) -> Tensor:
+    def _zeros(self) -> torch.Tensor:
         return torch.zeros(self.mask.shape, device=self.mask.device)
 
     def _unfit(self, problem: str) -> UserError:

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
 
 from tokencredit.judges.given import Given, Live
 from tokencredit.judges.judge import Judge, OpenJudge, Seen
@@ -18,10 +17,12 @@ from tokencredit.models.adapters.lora import POLICY, using
 from tokencredit.models.attention.row import check_attention
 from tokencredit.models.attention.steps import StepAttention
 from tokencredit.models.attention.weights import check_named
-from tokencredit.models.policy import PolicyWithValue
-from tokencredit.ops import keep
+from tokencredit.ops import keep, without_gradient
 from tokencredit.rewards.scheme import Evidence
 from tokencredit.rollout import Judgement, Rollout
+
+if TYPE_CHECKING:
+    from tokencredit.models.policy import PolicyWithValue
 
 
 class Average(str, Enum):
@@ -81,14 +82,13 @@ class PolicyAttentionJudge(Judge):
 
     def open(self, given: Given, actors: Live) -> OpenJudge:
         """The policy behind a callable."""
-        assert isinstance(actors.policy, PolicyWithValue)
-        return self.watching(actors.policy)
+        return self.watching(cast("PolicyWithValue", actors.policy))
 
     def watching(self, policy: PolicyWithValue) -> OpenJudge:
         """The judge that reads this policy; one that cannot be read is refused at once."""
         reader = StepAttention(policy.model, self.layer, self.heads)
 
-        @torch.no_grad()
+        @without_gradient
         def judge(rollout: Rollout) -> Judgement:
             mask = rollout.response_mask
             evidence = torch.zeros(mask.shape, device=mask.device)
@@ -103,7 +103,7 @@ class PolicyAttentionJudge(Judge):
 
     def _read(
         self, policy: PolicyWithValue, reader: StepAttention, part: Rollout
-    ) -> Float[Tensor, "B T"]:
+    ) -> Float[torch.Tensor, "B T"]:
         """What the steps paid to each token, from the pass that also gives log-probabilities."""
         start, mask = part.prompt_mask.sum(dim=1), part.response_mask
         adapters = getattr(policy.model, "peft_config", None)
@@ -115,6 +115,8 @@ class PolicyAttentionJudge(Judge):
         return seen.mean()
 
 
-def one_late(evidence: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+def one_late(
+    evidence: Float[torch.Tensor, "B T"], mask: Bool[torch.Tensor, "B T"]
+) -> Float[torch.Tensor, "B T"]:
     """Each token's evidence moved to the next; that of the last token is lost."""
     return keep(torch.nn.functional.pad(evidence, (1, -1)), mask)

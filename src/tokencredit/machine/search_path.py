@@ -15,10 +15,21 @@ SAFE = "PYTHONSAFEPATH"
 COMMAND = "tokencredit"
 
 
-def isolate() -> None:
-    """Move the working folder behind everything installed, if a command of ours is starting."""
+def begin() -> None:
+    """What comes before any library is imported where a command of ours is starting.
+
+    The working folder moves behind everything installed, and torch is put off until it is used. In
+    a process of somebody else's, which imports this package, nothing is changed.
+    """
     if not _is_own_command():
         return
+    _isolate()
+    from tokencredit.machine.later import put_off  # imports what could lie in the working folder
+
+    put_off("torch")
+
+
+def _isolate() -> None:
     try:
         here = os.getcwd()  # noqa: PTH109 (pathlib imports modules that may be shadowed)
     except FileNotFoundError:
@@ -38,7 +49,8 @@ def _is_own_command() -> bool:
     """Whether the console script, or `python -m tokencredit…`, is what Python was started for."""
     program = sys.argv[0] if sys.argv else ""
     if program == "-m":  # what stands there until the module has been found
-        return any(argument.startswith(COMMAND) for argument in sys.orig_argv[1:3])
+        module = sys.orig_argv[-len(sys.argv)]  # after flags of Python's own
+        return module.removeprefix("-m").startswith(COMMAND)
     return os.path.basename(program) == COMMAND  # noqa: PTH119 (as above)
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from tokencredit.models.decoding.generation import Generated, generate
 from tokencredit.models.policy import PolicyWithValue, Reference
+from tokencredit.ops import without_gradient
 from tokencredit.rollout import Prompts, Rollout
 
 if TYPE_CHECKING:
@@ -30,12 +30,12 @@ class Actors:
     score_all: bool = False
     """Whether responses of other models than the policy are scored too, for judges that read it."""
 
-    @torch.no_grad()
+    @without_gradient
     def roll_out(self, prompts: Prompts, stream: Stream) -> Rollout:
         """Responses of the policy, with what policy, reference, and value function say of them."""
         return self.score(self.respond(self.policy.model, prompts, stream))
 
-    @torch.no_grad()
+    @without_gradient
     def score(self, said: Rollout) -> Rollout:
         """The responses with log-probabilities, values, and the reference's view of them.
 
@@ -44,7 +44,7 @@ class Actors:
         together, `rollout.score_rows` at a time.
         """
         order = torch.argsort(said.total_lengths, stable=True)
-        columns: dict[str, Tensor] = {}
+        columns: dict[str, torch.Tensor] = {}
         for rows in order.split(self.policy.sampling.score_rows):
             for name, part in self._score(said[rows]).items():
                 if name not in columns:
@@ -53,7 +53,7 @@ class Actors:
         fields: dict[str, Any] = dict(columns)
         return replace(said, **fields)
 
-    def _score(self, part: Rollout) -> dict[str, Tensor]:
+    def _score(self, part: Rollout) -> dict[str, torch.Tensor]:
         layout = self.policy.layout(part)
         output, states = self.policy.read(layout, part)
         known = {"logp": output.logp, "values": output.values}
@@ -62,7 +62,7 @@ class Actors:
         ref_logp, full_kl = self.reference.logp_and_kl(layout, states, part)
         return known | {"ref_logp": ref_logp, "full_kl": full_kl}
 
-    @torch.no_grad()
+    @without_gradient
     def answer(
         self, model: PreTrainedModel, prompts: Prompts, stream: Stream, *, greedy: bool = False
     ) -> Rollout:

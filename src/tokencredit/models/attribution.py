@@ -14,11 +14,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
 
 from tokencredit.models.passes.sequences import PART_TOKENS, compact, parts, score_position
 from tokencredit.models.scorer import Scorer
-from tokencredit.ops import keep
+from tokencredit.ops import keep, without_gradient
 from tokencredit.rollout import Rollout
 
 
@@ -46,12 +45,12 @@ class Baseline(str, Enum):
 class Attributions:
     """What the tokens of each response added."""
 
-    evidence: Float[Tensor, "B T"]
+    evidence: Float[torch.Tensor, "B T"]
     """One number a response token, zero where masked."""
-    baseline_scores: Float[Tensor, "B"]
+    baseline_scores: Float[torch.Tensor, "B"]
     """The score of each baseline."""
 
-    def gaps(self, scores: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
+    def gaps(self, scores: Float[torch.Tensor, "B"]) -> Float[torch.Tensor, "B"]:
         """|Σ_t a_t − Δ| / max(|Δ|, Σ_t |a_t| / 100), Δ = score − baseline's score.
 
         The second bound keeps rounding out where parts of both signs cancel.
@@ -60,21 +59,6 @@ class Attributions:
         size = torch.maximum(difference.abs(), self.evidence.abs().sum(dim=1) / 100)
         missing = (self.evidence.sum(dim=1) - difference).abs()
         return missing / size.clamp(min=torch.finfo(size.dtype).tiny)
-
-
-class EmbeddedScorer(nn.Module):
-    """Scores as a function of the difference from the baseline; captum hooks into its modules."""
-
-    def __init__(self, scorer: Scorer) -> None:
-        """A module that shares the weights of `scorer`."""
-        super().__init__()
-        self.model, self.scorer = scorer.model, scorer
-
-    def forward(
-        self, difference: Float[Tensor, "B S d"], base: Float[Tensor, "B S d"], last: Tensor
-    ) -> Float[Tensor, "B"]:
-        """The scores of baselines that are moved by `difference`, read at `last`."""
-        return self.scorer.score_embedded(base + difference, last)
 
 
 @dataclass(slots=True)
@@ -88,7 +72,7 @@ class Attributor:
     """Points on the way at which integrated gradients are taken."""
     pass_tokens: int = PART_TOKENS
     """Tokens of one pass, forward and backward: what bounds the memory."""
-    _filler: Tensor | None = None
+    _filler: torch.Tensor | None = None
 
     def attribute(self, rollout: Rollout) -> Attributions:
         """Attributions of all response tokens; weights and their gradients stay as they are."""
@@ -105,10 +89,13 @@ class Attributor:
             evidence[rows] = found.gather(1, columns)
         return Attributions(keep(evidence, rollout.response_mask), scores)
 
-    @torch.no_grad()
+    @without_gradient
     def _part(
-        self, ids: Int[Tensor, "B S"], spoken: Bool[Tensor, "B S"], last: Int[Tensor, "B"]
-    ) -> tuple[Float[Tensor, "B S"], Float[Tensor, "B"]]:
+        self,
+        ids: Int[torch.Tensor, "B S"],
+        spoken: Bool[torch.Tensor, "B S"],
+        last: Int[torch.Tensor, "B"],
+    ) -> tuple[Float[torch.Tensor, "B S"], Float[torch.Tensor, "B"]]:
         embedded = self.scorer.embed(ids)
         base = torch.where(spoken[..., None], self._filler_of(ids.device), embedded)
         scores = self.scorer.score_embedded(base, last)
@@ -116,26 +103,40 @@ class Attributor:
             found = self._explain()(embedded - base, base, last)
         return found.detach().sum(dim=-1), scores
 
-    def _explain(self) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    def _moved(
+        self,
+        difference: Float[torch.Tensor, "B S d"],
+        base: Float[torch.Tensor, "B S d"],
+        last: Int[torch.Tensor, "B"],
+    ) -> Float[torch.Tensor, "B"]:
+        """The scores of baselines that are moved by `difference`, read at `last`."""
+        return self.scorer.score_embedded(base + difference, last)
+
+    def _explain(self) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
         """The method, as a function of differences, baselines, and where scores are read."""
         from captum.attr import InputXGradient, IntegratedGradients
 
-        model = EmbeddedScorer(self.scorer)
         if self.method is Method.integrated_gradients:
-            return self._integrated(IntegratedGradients(model))
-        plain = InputXGradient(model)
+            return self._integrated(IntegratedGradients(self._moved))
+        plain = InputXGradient(self._moved)
 
-        def explain(difference: Tensor, base: Tensor, last: Tensor) -> Tensor:
+        def explain(
+            difference: torch.Tensor, base: torch.Tensor, last: torch.Tensor
+        ) -> torch.Tensor:
             own = difference.requires_grad_()
-            found: Tensor = plain.attribute(own, additional_forward_args=(base, last))
+            found: torch.Tensor = plain.attribute(own, additional_forward_args=(base, last))
             return found
 
         return explain
 
-    def _integrated(self, method: Any) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-        def explain(difference: Tensor, base: Tensor, last: Tensor) -> Tensor:
+    def _integrated(
+        self, method: Any
+    ) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
+        def explain(
+            difference: torch.Tensor, base: torch.Tensor, last: torch.Tensor
+        ) -> torch.Tensor:
             rows, width = difference.shape[:2]
-            found: Tensor = method.attribute(
+            found: torch.Tensor = method.attribute(
                 difference,
                 additional_forward_args=(base, last),
                 n_steps=self.steps,
@@ -145,13 +146,13 @@ class Attributor:
 
         return explain
 
-    def _filler_of(self, device: torch.device) -> Float[Tensor, "d"]:
+    def _filler_of(self, device: torch.device) -> Float[torch.Tensor, "d"]:
         if self._filler is None:
             self._filler = filler(self.scorer, self.baseline, device)
         return self._filler
 
 
-def filler(scorer: Scorer, baseline: Baseline, device: torch.device) -> Float[Tensor, "d"]:
+def filler(scorer: Scorer, baseline: Baseline, device: torch.device) -> Float[torch.Tensor, "d"]:
     """The embedding that stands in place of each response token."""
     pad = scorer.embed(torch.tensor(scorer.pad_id, device=device))
     if baseline is Baseline.pad:

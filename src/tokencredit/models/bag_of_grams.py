@@ -9,7 +9,6 @@ from itertools import pairwise
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 
@@ -30,7 +29,7 @@ class BagOfGrams(torch.nn.Module):
         self.weights = torch.nn.Parameter(torch.zeros(buckets))
         self.bias = torch.nn.Parameter(torch.zeros(()))
 
-    def forward(self, bags: Sequence[Sequence[int]]) -> Float[Tensor, "B"]:
+    def forward(self, bags: Sequence[Sequence[int]]) -> Float[torch.Tensor, "B"]:
         """The log-odds that each text is positive."""
         counts = torch.tensor([len(bag) for bag in bags])
         flat = torch.tensor([index for bag in bags for index in bag], dtype=torch.int64)
@@ -38,8 +37,8 @@ class BagOfGrams(torch.nn.Module):
         sums = torch.zeros(len(bags)).index_add(0, row, self.weights[flat])
         return sums / counts.clamp(min=1).sqrt() + self.bias
 
-    def rate(self, texts: Sequence[str]) -> Float[Tensor, "B"]:
+    def rate(self, texts: Sequence[str]) -> Float[torch.Tensor, "B"]:
         """The log-odds that each text is positive, without gradient."""
         with torch.no_grad():
-            rated: Tensor = self([features(text, len(self.weights)) for text in texts])
+            rated: torch.Tensor = self([features(text, len(self.weights)) for text in texts])
             return rated

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from torch import Tensor, nn
 
 from tokencredit.errors import UserError, require
 from tokencredit.models.adapters.adapter import WEIGHTS, fill_adapter
@@ -17,6 +16,7 @@ from tokencredit.models.loading.trunk import backbone
 from tokencredit.models.loading.weights import load_causal, load_classifier, load_folder, load_into
 from tokencredit.models.policy import PolicyWithValue
 from tokencredit.models.value import Value, ValueHead, ValueInit, ValueKind
+from tokencredit.ops import without_gradient
 from tokencredit.store.files import read_json, write_json
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def load_trunk(
     dtype: Dtype,
     context: int,
     quantized: Quantized | None = None,
-) -> tuple[nn.Module, Tensor | None]:
+) -> tuple[torch.nn.Module, torch.Tensor | None]:
     """The second backbone of kind=separate, and the weight (1, d) its head starts from, if any."""
     if value.init is ValueInit.sft:
         return backbone(load_causal(sft, dtype, context=context, quantized=quantized)), None
@@ -54,13 +54,13 @@ def check_same_ids(policy: PreTrainedTokenizerBase, reward: PreTrainedTokenizerB
         )
 
 
-def score_weight(classifier: Any) -> Tensor:
+def score_weight(classifier: Any) -> torch.Tensor:
     """The weight (1, d) from hidden states to a classifier's score.
 
     That of a single output, or positive minus negative where there are two. Other classifiers have
     no score: `UserError`.
     """
-    weight: Tensor = classifier.score.weight.detach().float()
+    weight: torch.Tensor = classifier.score.weight.detach().float()
     require(
         len(weight) <= 2 and getattr(classifier.score, "bias", None) is None,
         "model.value.head",
@@ -110,7 +110,7 @@ def kind_of(policy: PolicyWithValue) -> ValueKind:
     return ValueKind.adapter if policy.has_value_adapter else ValueKind.shared
 
 
-@torch.no_grad()
-def start_head(policy: PolicyWithValue, weight: Tensor) -> None:
+@without_gradient
+def start_head(policy: PolicyWithValue, weight: torch.Tensor) -> None:
     """Let the value head start from `weight` (1, d), its bias 0."""
     policy.value_head.weight.copy_(weight)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
 
 from tokencredit.errors import UserError
 from tokencredit.models.adapters.lora import DPO, add_frozen, check_reference, using
@@ -23,6 +22,7 @@ from tokencredit.models.passes.kernels import ready
 from tokencredit.models.passes.logprob import token_logp
 from tokencredit.models.passes.packing import Layout, hidden_states
 from tokencredit.models.passes.sequences import parts
+from tokencredit.ops import without_gradient
 from tokencredit.rollout import Rollout
 
 if TYPE_CHECKING:
@@ -46,17 +46,17 @@ class LogRatio:
     filler: int
     """An id for padding; no result depends on it."""
 
-    def __call__(self, rollout: Rollout) -> Float[Tensor, "B T"]:
+    def __call__(self, rollout: Rollout) -> Float[torch.Tensor, "B T"]:
         """ρ_t = log π_dpo(y_t | x, y_<t) − log π_ref(y_t | x, y_<t), zero where masked."""
         return self.logp(self.dpo, rollout) - self.logp(self.reference, rollout)
 
-    def against(self, rollout: Rollout) -> Float[Tensor, "B T"]:
+    def against(self, rollout: Rollout) -> Float[torch.Tensor, "B T"]:
         """ρ_t with the rollout's own reference log-probabilities in place of log π_ref."""
         mask = rollout.response_mask
         return torch.where(mask, self.logp(self.dpo, rollout) - rollout.ref_logp, 0.0)
 
-    @torch.no_grad()
-    def logp(self, opened: Opened, rollout: Rollout) -> Float[Tensor, "B T"]:
+    @without_gradient
+    def logp(self, opened: Opened, rollout: Rollout) -> Float[torch.Tensor, "B T"]:
         """log π of the response tokens under the model's whole softmax, a few rows at a time.
 
         Nothing is masked and the temperature is 1, whatever was sampled from: that is the
@@ -72,8 +72,8 @@ class LogRatio:
 
 
 def said_logp(
-    model: nn.Module, rollout: Rollout, computation: Computation, filler: int
-) -> Float[Tensor, "B T"]:
+    model: torch.nn.Module, rollout: Rollout, computation: Computation, filler: int
+) -> Float[torch.Tensor, "B T"]:
     """log π of the response tokens under `model`'s whole softmax, all rows in one pass."""
     layout = Layout.of(rollout, filler)
     states = computation.narrow(hidden_states(model, layout, computation))
@@ -134,7 +134,7 @@ def check_same_vocabulary(dpo: PreTrainedTokenizerBase, reference: PreTrainedTok
         )
 
 
-def check_same_kind(dpo: nn.Module, reference: nn.Module) -> None:
+def check_same_kind(dpo: torch.nn.Module, reference: torch.nn.Module) -> None:
     """Raise unless both models have the same weights but for their values."""
     shapes = [{n: tuple(p.shape) for n, p in m.named_parameters()} for m in (dpo, reference)]
     for name in [*shapes[1], *shapes[0]]:

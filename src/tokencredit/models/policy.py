@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
 
 from tokencredit.models.adapters.lora import (
     VALUE,
@@ -24,6 +23,7 @@ from tokencredit.models.passes.computation import Computation
 from tokencredit.models.passes.distribution import Choices
 from tokencredit.models.passes.logprob import token_kl, token_logp
 from tokencredit.models.passes.packing import Layout, hidden_states
+from tokencredit.ops import without_gradient
 from tokencredit.rollout import Kept, PolicyOutput, Rollout
 
 if TYPE_CHECKING:
@@ -48,12 +48,12 @@ class SpecialIds:
         """Every id that ends a response."""
         return (self.eos, *self.others)
 
-    def spare_on(self, device: torch.device) -> Int[Tensor, "K"] | None:
+    def spare_on(self, device: torch.device) -> Int[torch.Tensor, "K"] | None:
         """`spare` as an index; None where there is none."""
         return torch.tensor(self.spare, device=device) if self.spare else None
 
 
-class PolicyWithValue(nn.Module):
+class PolicyWithValue(torch.nn.Module):
     """π and V. Values are read where the action is chosen, its token unseen.
 
     V has a trunk of its own (`value_trunk`), or the policy's weights under an adapter of its own,
@@ -66,18 +66,18 @@ class PolicyWithValue(nn.Module):
         ids: SpecialIds,
         sampling: Sampling,
         computation: Computation | None = None,
-        value_trunk: nn.Module | None = None,
+        value_trunk: torch.nn.Module | None = None,
     ) -> None:
         """`model` may carry LoRA adapters, one named "value" too; the value head starts at zero."""
-        nn.Module.__init__(self)
+        torch.nn.Module.__init__(self)
         self.model = model
         self.ids = ids
         self.sampling = sampling
         self.computation = computation or Computation()
         self.value_trunk = value_trunk
-        self.value_head = nn.Linear(hidden_size(value_trunk or model), 1)
-        nn.init.zeros_(self.value_head.weight)
-        nn.init.zeros_(self.value_head.bias)
+        self.value_head = torch.nn.Linear(hidden_size(value_trunk or model), 1)
+        torch.nn.init.zeros_(self.value_head.weight)
+        torch.nn.init.zeros_(self.value_head.bias)
         self.value_head.requires_grad_(self.uses_values)
         head_of(model)
 
@@ -91,9 +91,9 @@ class PolicyWithValue(nn.Module):
         """Whether the value function is the policy's weights under a second adapter."""
         return VALUE in getattr(self.model, "peft_config", {})
 
-    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+    def parameter_groups(self) -> dict[str, list[torch.nn.Parameter]]:
         """Trainable parameters of "policy", and of "value" if there are values."""
-        groups: dict[str, list[nn.Parameter]] = {"policy": [], "value": []}
+        groups: dict[str, list[torch.nn.Parameter]] = {"policy": [], "value": []}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 own = name.startswith("value_") or belongs_to_value(name)
@@ -108,7 +108,9 @@ class PolicyWithValue(nn.Module):
         """The rollout as the models read it."""
         return Layout.of(rollout, self.ids.eos)
 
-    def read(self, layout: Layout, rollout: Rollout) -> tuple[PolicyOutput, Float[Tensor, "N d"]]:
+    def read(
+        self, layout: Layout, rollout: Rollout
+    ) -> tuple[PolicyOutput, Float[torch.Tensor, "N d"]]:
         """`forward`, and the policy's hidden states."""
         states = self.states(self.model, layout)
         logp, entropy = token_logp(
@@ -124,7 +126,7 @@ class PolicyWithValue(nn.Module):
             states,
         )
 
-    def states(self, model: nn.Module, layout: Layout) -> Float[Tensor, "N d"]:
+    def states(self, model: torch.nn.Module, layout: Layout) -> Float[torch.Tensor, "N d"]:
         """The hidden state from which each response token was chosen."""
         return hidden_states(model, layout, self.computation)
 
@@ -147,7 +149,7 @@ class PolicyWithValue(nn.Module):
             kept=kept,
         )
 
-    def eos_banned(self, rollout: Rollout) -> Bool[Tensor, "B T"]:
+    def eos_banned(self, rollout: Rollout) -> Bool[torch.Tensor, "B T"]:
         """Where every end token was impossible when the response was sampled."""
         shape = rollout.response_ids.shape
         if self.sampling.logprob_mask is LogprobMask.full:
@@ -165,13 +167,15 @@ class PolicyWithValue(nn.Module):
         if self.value_trunk is not None:
             checkpoint(self.value_trunk)
 
-    def _values(self, states: Float[Tensor, "N d"], layout: Layout) -> Float[Tensor, "N"]:
+    def _values(
+        self, states: Float[torch.Tensor, "N d"], layout: Layout
+    ) -> Float[torch.Tensor, "N"]:
         if self.value_trunk is not None:
             states = self.states(self.value_trunk, layout)
         elif self.has_value_adapter:
             with using(self.model, VALUE):
                 states = self.states(self.model, layout)
-        values: Tensor = self.value_head(states.to(self.value_head.weight.dtype))
+        values: torch.Tensor = self.value_head(states.to(self.value_head.weight.dtype))
         return values.squeeze(-1)
 
 
@@ -197,24 +201,24 @@ class Reference:
         with using(self.policy.model, None):
             yield self.policy.model
 
-    @torch.no_grad()
-    def logp(self, rollout: Rollout) -> Float[Tensor, "B T"]:
+    @without_gradient
+    def logp(self, rollout: Rollout) -> Float[torch.Tensor, "B T"]:
         """log π_ref of the response tokens."""
         with self.model() as model:
             return self.under(model, rollout)
 
-    @torch.no_grad()
-    def under(self, model: PreTrainedModel, rollout: Rollout) -> Float[Tensor, "B T"]:
+    @without_gradient
+    def under(self, model: PreTrainedModel, rollout: Rollout) -> Float[torch.Tensor, "B T"]:
         """log π of the response tokens under another model, in the distribution sampled from."""
         policy, layout = self.policy, self.policy.layout(rollout)
         states, head = policy.computation.narrow(policy.states(model, layout)), head_of(model)
         budget = policy.computation.logits_memory
         return layout.spread(token_logp(states, head, policy.choices(rollout), budget)[0])
 
-    @torch.no_grad()
+    @without_gradient
     def logp_and_kl(
-        self, layout: Layout, states: Float[Tensor, "N d"], rollout: Rollout
-    ) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
+        self, layout: Layout, states: Float[torch.Tensor, "N d"], rollout: Rollout
+    ) -> tuple[Float[torch.Tensor, "B T"], Float[torch.Tensor, "B T"]]:
         """log π_ref, and the exact KL of the policy, whose hidden states are given, from it."""
         policy = self.policy
         with self.model() as model:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
 
 from tokencredit.models.attention.row import AttentionRow, check_attention
 from tokencredit.models.attention.weights import head_mean
@@ -20,7 +19,7 @@ from tokencredit.models.loading.weights import check_context, load_classifier
 from tokencredit.models.passes.kernels import ready
 from tokencredit.models.passes.sequences import ScoreAt, compact, parts, score_position
 from tokencredit.models.tokens.retokenise import Retokeniser, check_ids, retokeniser_between
-from tokencredit.ops import keep
+from tokencredit.ops import keep, without_gradient
 from tokencredit.rollout import Rollout
 
 if TYPE_CHECKING:
@@ -49,16 +48,16 @@ class Scorer:
         ready(model)
         self.model = model.eval().requires_grad_(False)
         self.pad_id, self.score_at = pad_id, score_at
-        self.backbone: nn.Module = getattr(model, model.base_model_prefix)
+        self.backbone: torch.nn.Module = getattr(model, model.base_model_prefix)
         self._rows: dict[int, AttentionRow] = {}
 
-    def score(self, rollout: Rollout) -> Float[Tensor, "B"]:
+    def score(self, rollout: Rollout) -> Float[torch.Tensor, "B"]:
         """logit(positive) − logit(negative), or the single output, of each response."""
         return self._run(rollout, None)[0]
 
     def score_and_attention(
         self, rollout: Rollout, layer: int, heads: Sequence[int] = (), *, from_last: bool = False
-    ) -> tuple[Float[Tensor, "B"], Float[Tensor, "B T"]]:
+    ) -> tuple[Float[torch.Tensor, "B"], Float[torch.Tensor, "B T"]]:
         """The scores, and the head-mean attention from where they are read to each token.
 
         Of the named heads, or of all if none is named. `from_last`: the attention from the last
@@ -76,10 +75,10 @@ class Scorer:
             self._rows[layer] = AttentionRow(self.model, layer)
         return self._rows[layer]
 
-    @torch.no_grad()
+    @without_gradient
     def _run(
         self, rollout: Rollout, look: _Look | None
-    ) -> tuple[Float[Tensor, "B"], Float[Tensor, "B T"]]:
+    ) -> tuple[Float[torch.Tensor, "B"], Float[torch.Tensor, "B T"]]:
         """Both kinds of scoring, so that they cannot differ: the same passes, read or not."""
         ids, _, start, last = compact(rollout, self.pad_id)
         read = score_position(rollout, last, self.score_at)
@@ -96,14 +95,16 @@ class Scorer:
                 look.row.forget()
         return scores, keep(evidence, rollout.response_mask)
 
-    def _score(self, ids: Int[Tensor, "B S"], read: Int[Tensor, "B"]) -> Float[Tensor, "B"]:
+    def _score(
+        self, ids: Int[torch.Tensor, "B S"], read: Int[torch.Tensor, "B"]
+    ) -> Float[torch.Tensor, "B"]:
         """Scores read at `read` of right-padded rows."""
         return self._read(read, input_ids=ids)
 
-    def embed(self, ids: Int[Tensor, "*S"]) -> Float[Tensor, "*S d"]:
+    def embed(self, ids: Int[torch.Tensor, "*S"]) -> Float[torch.Tensor, "*S d"]:
         """What the model reads of `ids`, before positions are added."""
         with torch.no_grad():
-            embedded: Tensor = self._table()(ids)
+            embedded: torch.Tensor = self._table()(ids)
         return embedded.float()
 
     def vocabulary(self) -> int:
@@ -111,23 +112,25 @@ class Scorer:
         return int(self._table().num_embeddings)
 
     def score_embedded(
-        self, embedded: Float[Tensor, "B S d"], read: Int[Tensor, "B"]
-    ) -> Float[Tensor, "B"]:
+        self, embedded: Float[torch.Tensor, "B S d"], read: Int[torch.Tensor, "B"]
+    ) -> Float[torch.Tensor, "B"]:
         """Scores as a function of what is read in place of ids, with gradient where that has one.
 
         Rows are right-padded and read at `read`, as those of ids are.
         """
         return self._read(read, inputs_embeds=embedded.to(self.model.dtype))
 
-    def _table(self) -> nn.Embedding:
+    def _table(self) -> torch.nn.Embedding:
         return self.model.get_input_embeddings()  # type: ignore[no-any-return]
 
-    def _read(self, read: Int[Tensor, "B"], **inputs: Tensor) -> Float[Tensor, "B"]:
+    def _read(
+        self, read: Int[torch.Tensor, "B"], **inputs: torch.Tensor
+    ) -> Float[torch.Tensor, "B"]:
         # Causal attention never looks at padding on the right, and positions count from the left
         # anyway; without a mask, flash attention can run and no (B, S, S) mask is made.
         hidden = self.backbone(**inputs, use_cache=False).last_hidden_state
         rows = torch.arange(len(read), device=read.device)
-        head: nn.Module = self.model.score
+        head: torch.nn.Module = self.model.score
         return score_of_logits(head(hidden[rows, read]).float())
 
 
@@ -151,13 +154,14 @@ def open_reader(
     own = load_tokenizer(folder)
     classifier = load_classifier(folder, model.dtype).to(device)
     check_readable(classifier)
-    scorer = Scorer(classifier, int(own.pad_token_id), score_at)
+    filler = own.eos_token_id if own.pad_token_id is None else own.pad_token_id  # never looked at
+    scorer = Scorer(classifier, int(filler), score_at)
     scorer.retokeniser = retokeniser_between(tokenizer, own, model.reward_reads, classifier)
     if scorer.retokeniser is None:
         check_context(classifier.config, model.context, of="reward model")
     return scorer
 
 
-def score_of_logits(logits: Tensor) -> Tensor:
+def score_of_logits(logits: torch.Tensor) -> torch.Tensor:
     """The score of a classifier's (B, 2) logits, positive minus negative, or its (B, 1) output."""
     return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits[:, 0]

@@ -14,6 +14,8 @@ from tokencredit.store.files import (
 from tokencredit.store.run_folder import CONFIG, RunFolder
 from tokencredit.store.sheets import csv_text
 
+PLACES: Final = ("hydra", "store=", "runs_dir=", "experiments_dir=", "sweep.", "tracking", "run.")
+"""Overrides that say nothing about a result."""
 COLUMNS: Final = (
     "task",
     "method",
@@ -40,6 +42,14 @@ NOTED: Final = {
     "flops": "compute/flops",
 }
 """Further columns, of runs that have such a metric."""
+
+
+def experiments_dir(setting: str | None) -> str | None:
+    """Where cells are kept: as set; with `auto`, experiments/ of a clone that is worked in."""
+    if setting != "auto":
+        return setting
+    clone = Path("src/tokencredit").is_dir() and Path("experiments").is_dir()
+    return "experiments" if clone else None
 
 
 def write_cell(

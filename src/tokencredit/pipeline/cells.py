@@ -10,7 +10,7 @@ from typing import Any, Final
 from tokencredit.config import Config
 from tokencredit.console import say
 from tokencredit.errors import UserError
-from tokencredit.papers.cells import write_cell
+from tokencredit.papers.cells import PLACES, write_cell
 from tokencredit.pipeline.pipeline import Outcome, all_stages, execute
 from tokencredit.stages.context import Context
 from tokencredit.stages.rl import RLStage, is_run
@@ -19,8 +19,6 @@ from tokencredit.store.files import read_json
 from tokencredit.store.run_folder import COMPLETE, RunFolder
 
 STATE: Final = "done (committed)"
-PLACES: Final = ("hydra", "store=", "runs_dir=", "experiments_dir=", "sweep.", "tracking", "run.")
-"""Overrides that say nothing about a result."""
 
 
 def committed_cell(config: Config) -> Plan | None:
@@ -100,14 +98,6 @@ def processor() -> str:
     flags = known.get("flags", "").split()
     wide = [name for name in ("avx2", "avx512f", "amx_tile") if name in flags]
     return ", ".join([known.get("model name", platform.machine()), *wide])
-
-
-def experiments_dir(setting: str | None) -> str | None:
-    """Where cells are kept: as set; with `auto`, experiments/ of a clone that is worked in."""
-    if setting != "auto":
-        return setting
-    clone = Path("src/tokencredit").is_dir() and Path("experiments").is_dir()
-    return "experiments" if clone else None
 
 
 def _is_done(path: Path, stage: RLStage, config: Config) -> bool:

@@ -11,7 +11,7 @@ from typing import Final
 from tokencredit.config import Config
 from tokencredit.console import say
 from tokencredit.errors import UserError
-from tokencredit.pipeline.process import run_stage
+from tokencredit.pipeline.process import StageFailed, run_stage
 from tokencredit.preflight import checks
 from tokencredit.reports.times import budget
 from tokencredit.stages.catalogue import STAGES
@@ -24,7 +24,6 @@ from tokencredit.store.run_folder import RunFolder
 
 GOALS: Final[Mapping[str, type[Stage]]] = {**STAGES, RLStage.name: RLStage}
 """The stages that a run can be for, by name."""
-INTERRUPTED = {-2: "interrupted", -9: "killed", -15: "terminated"}
 
 
 def all_stages(context: Context) -> list[Stage]:
@@ -67,6 +66,7 @@ def execute(config: Config) -> Outcome:
     stages = all_stages(context)
     seconds: dict[str, float] = {}
     checks.check(context, stages)
+    context.remember()
     for stage in stages:
         if stage.is_done():
             say(f"{stage.name} {stage.key}: {stage.found()}")
@@ -98,13 +98,3 @@ def spent(outcome: Outcome, total: float) -> str:
     session = RunFolder(outcome.last.folder).manifest().get("session", {}) if ran else {}
     install = float(os.environ.get("TOKENCREDIT_INSTALL_SECONDS", "0"))
     return budget(outcome.seconds, total, session, install)
-
-
-class StageFailed(UserError):
-    """A stage's process ended with an error, which it has printed."""
-
-    def __init__(self, stage: str, code: int) -> None:
-        """`code` is the exit code, negative for a signal."""
-        reason = INTERRUPTED.get(code, f"ended with exit code {code}")
-        UserError.__init__(self, f"stage {stage} {reason}; what was finished before it is kept")
-        self.code = code if code > 0 else 128 - code

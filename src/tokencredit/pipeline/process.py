@@ -13,11 +13,23 @@ from collections.abc import Mapping, Sequence
 
 from tokencredit import config as configuration
 from tokencredit.config import Config
+from tokencredit.errors import UserError
 from tokencredit.machine.child import LIFELINE, MISTAKE, Heard
 from tokencredit.machine.search_path import SAFE
 from tokencredit.pipeline.environment import without_ignored
 
 POLL_SECONDS = 0.05
+INTERRUPTED = {-2: "interrupted", -9: "killed", -15: "terminated"}
+
+
+class StageFailed(UserError):
+    """A stage's process ended with an error, which it has printed."""
+
+    def __init__(self, stage: str, code: int) -> None:
+        """`code` is the exit code, negative for a signal."""
+        reason = INTERRUPTED.get(code, f"ended with exit code {code}")
+        UserError.__init__(self, f"stage {stage} {reason}; what was finished before it is kept")
+        self.code = code if code > 0 else 128 - code
 
 
 def stage_environment(config: Config, stage: str) -> dict[str, str]:

@@ -96,14 +96,17 @@ def check_speech(context: Context, stages: Sequence[Stage]) -> None:
 
 def check_records(context: Context, stages: Sequence[Stage]) -> None:
     """There are prompts to train and to evaluate on; what was left out of the data is said once."""
-    corpus = context.corpus
+    corpus, spec = context.corpus, context.config.dataset.prompt
     count = corpus.dropped.counts.total()
     if count and not corpus.dropped.told:
         corpus.dropped.told = True
         say(f"dataset: {count} unusable records are left out ({corpus.dropped.summary()})")
     if stages[-1].is_run:
         for split in ("rl", "eval"):
-            long_texts(corpus.parts[split], context.config.dataset.prompt)
+            corpus.ask(
+                f"texts of {split} of more than {spec.min_characters} characters",
+                lambda split=split: len(long_texts(corpus.parts[split], spec)),
+            )
 
 
 CHECKS: Final[tuple[Check, ...]] = (

@@ -8,7 +8,6 @@ from typing import ClassVar, Final
 
 import torch
 from jaxtyping import Bool, Float, Float64
-from torch import Tensor
 
 from tokencredit.ops import keep
 from tokencredit.rewards.scheme import Evidence, RewardScheme
@@ -48,7 +47,7 @@ class Attribution(RewardScheme):
         """Unless attributions are paid raw."""
         return self.normalise is Total.sum_preserving
 
-    def token_rewards(self, rollout: Rollout, judgement: Judgement) -> Float[Tensor, "B T"]:
+    def token_rewards(self, rollout: Rollout, judgement: Judgement) -> Float[torch.Tensor, "B T"]:
         """The attributions, tilted towards the score or as they are."""
         mask = rollout.response_mask
         if self.normalise is Total.raw:
@@ -71,15 +70,15 @@ class Attribution(RewardScheme):
 
 
 def sides(
-    attributions: Float64[Tensor, "B T"],
-) -> tuple[Float64[Tensor, "B"], Float64[Tensor, "B"]]:
+    attributions: Float64[torch.Tensor, "B T"],
+) -> tuple[Float64[torch.Tensor, "B"], Float64[torch.Tensor, "B"]]:
     """P and N: the sums of positive and of negative attributions, both without a sign."""
     return attributions.clamp(min=0).sum(dim=1), (-attributions).clamp(min=0).sum(dim=1)
 
 
 def can_keep_signs(
-    attributions: Float64[Tensor, "B T"], scores: Float64[Tensor, "B"]
-) -> Bool[Tensor, "B"]:
+    attributions: Float64[torch.Tensor, "B T"], scores: Float64[torch.Tensor, "B"]
+) -> Bool[torch.Tensor, "B"]:
     """Whether attributions of the score's sign are there to carry it; a score of 0 needs none."""
     good, bad = sides(attributions)
     carrying = torch.where(scores > 0, good, bad)
@@ -87,8 +86,8 @@ def can_keep_signs(
 
 
 def tilted(
-    attributions: Float64[Tensor, "B T"], scores: Float64[Tensor, "B"]
-) -> Float64[Tensor, "B T"]:
+    attributions: Float64[torch.Tensor, "B T"], scores: Float64[torch.Tensor, "B"]
+) -> Float64[torch.Tensor, "B T"]:
     """a_t e^(λ sign a_t), whose rows sum to the scores."""
     good, bad = sides(attributions)
     root = (scores.square() + 4 * good * bad).sqrt()
@@ -99,8 +98,10 @@ def tilted(
 
 
 def shifted(
-    attributions: Float64[Tensor, "B T"], scores: Float64[Tensor, "B"], mask: Bool[Tensor, "B T"]
-) -> Float64[Tensor, "B T"]:
+    attributions: Float64[torch.Tensor, "B T"],
+    scores: Float64[torch.Tensor, "B"],
+    mask: Bool[torch.Tensor, "B T"],
+) -> Float64[torch.Tensor, "B T"]:
     """a_t + (R − Σa) / n: what is missing in equal parts."""
     missing = (scores - attributions.sum(dim=1)) / mask.sum(dim=1).clamp(min=1)
     return attributions + missing[:, None]

@@ -12,7 +12,6 @@ from typing import ClassVar, Final
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
 
 from tokencredit.errors import require
 from tokencredit.ops import keep
@@ -33,7 +32,7 @@ class Shuffled(Redistribute):
     is needed, and read, as without this control.
     """
 
-    def spread_by(self, rollout: Rollout, judgement: Judgement) -> Float[Tensor, "B T"]:
+    def spread_by(self, rollout: Rollout, judgement: Judgement) -> Float[torch.Tensor, "B T"]:
         """The evidence, permuted among the tokens of each response."""
         evidence, mask = judgement.evidence, rollout.response_mask
         order = torch.arange(mask.shape[1]).repeat(len(mask), 1)
@@ -67,7 +66,7 @@ class Recency(Redistribute):
             "must be a number > 0, a share of the response (the larger, the more even)",
         )
 
-    def spread_by(self, rollout: Rollout, judgement: Judgement) -> Float[Tensor, "B T"]:
+    def spread_by(self, rollout: Rollout, judgement: Judgement) -> Float[torch.Tensor, "B T"]:
         """The weights of each token's place before the end."""
         mask, length = rollout.response_mask, rollout.lengths[:, None]
         behind = length - 1 - torch.arange(mask.shape[1], device=mask.device)
@@ -107,7 +106,7 @@ class Position(Redistribute):
             "of a run whose scheme reads a judge's weights measures them",
         )
 
-    def spread_by(self, rollout: Rollout, judgement: Judgement) -> Float[Tensor, "B T"]:
+    def spread_by(self, rollout: Rollout, judgement: Judgement) -> Float[torch.Tensor, "B T"]:
         """The weight of each token's tenth."""
         self.check()
         mask = rollout.response_mask
@@ -115,7 +114,7 @@ class Position(Redistribute):
         return keep(profile[tenths(mask)], mask)
 
 
-def tenths(mask: Bool[Tensor, "B T"]) -> Int[Tensor, "B T"]:
+def tenths(mask: Bool[torch.Tensor, "B T"]) -> Int[torch.Tensor, "B T"]:
     """⌊10 (t + ½) / n⌋ of each token, in integers; masked slots have a number of 0 to 9 too."""
     length = mask.sum(dim=1, keepdim=True).clamp(min=1)
     middle = TENTHS * (2 * torch.arange(mask.shape[1], device=mask.device) + 1)

@@ -12,7 +12,6 @@ from typing import ClassVar, Final
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
 
 from tokencredit.fields import number
 from tokencredit.ops import keep, last_token, masked_sum
@@ -35,15 +34,17 @@ class Implicit(RewardScheme):
 
     @abstractmethod
     def placed(
-        self, ratios: Float[Tensor, "B T"], rollout: Rollout, judgement: Judgement
-    ) -> Float[Tensor, "B T"]:
+        self, ratios: Float[torch.Tensor, "B T"], rollout: Rollout, judgement: Judgement
+    ) -> Float[torch.Tensor, "B T"]:
         """The log-ratios, zero where masked, where they are to be paid; a response's sum stays."""
 
-    def at_end(self, paid: Float[Tensor, "B T"], judgement: Judgement) -> Float[Tensor, "B"] | None:
+    def at_end(
+        self, paid: Float[torch.Tensor, "B T"], judgement: Judgement
+    ) -> Float[torch.Tensor, "B"] | None:
         """What the last token gets besides; None: nothing."""
         return None
 
-    def token_rewards(self, rollout: Rollout, judgement: Judgement) -> Float[Tensor, "B T"]:
+    def token_rewards(self, rollout: Rollout, judgement: Judgement) -> Float[torch.Tensor, "B T"]:
         """β1 ρ where it is due, clipped, and what the last token gets besides."""
         paid = self._clipped(self._unclipped(rollout, judgement))
         extra = self.at_end(paid, judgement)
@@ -65,12 +66,12 @@ class Implicit(RewardScheme):
             "credit/clipped_sum": float(masked_sum(lost, rollout.response_mask).double().mean()),
         }
 
-    def _unclipped(self, rollout: Rollout, judgement: Judgement) -> Float[Tensor, "B T"]:
+    def _unclipped(self, rollout: Rollout, judgement: Judgement) -> Float[torch.Tensor, "B T"]:
         ratios = keep(judgement.evidence, rollout.response_mask)
         factor = 1.0 if self.zero_is_one and self.scale <= 0 else self.scale
         return factor * self.placed(ratios, rollout, judgement)
 
-    def _clipped(self, paid: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+    def _clipped(self, paid: Float[torch.Tensor, "B T"]) -> Float[torch.Tensor, "B T"]:
         return paid if self.clip is None else paid.clamp(-self.clip, self.clip)
 
 
@@ -83,7 +84,9 @@ class ImplicitScored(Implicit):
     score_clip: float | None = number(None, above=0, null="")
     """The score is clipped to ± this before; null: never."""
 
-    def at_end(self, paid: Float[Tensor, "B T"], judgement: Judgement) -> Float[Tensor, "B"] | None:
+    def at_end(
+        self, paid: Float[torch.Tensor, "B T"], judgement: Judgement
+    ) -> Float[torch.Tensor, "B"] | None:
         """β3 R."""
         if self.score == 0:
             return None
@@ -100,8 +103,8 @@ class RTO(ImplicitScored):
     """
 
     def placed(
-        self, ratios: Float[Tensor, "B T"], rollout: Rollout, judgement: Judgement
-    ) -> Float[Tensor, "B T"]:
+        self, ratios: Float[torch.Tensor, "B T"], rollout: Rollout, judgement: Judgement
+    ) -> Float[torch.Tensor, "B T"]:
         """Each where it is."""
         return ratios
 
@@ -111,8 +114,8 @@ class DPPO(ImplicitScored):
     """r_t = (β1 Σ_u ρ_u + β3 R) [t last]: RTO's sum, paid at the end (eq. 5.1)."""
 
     def placed(
-        self, ratios: Float[Tensor, "B T"], rollout: Rollout, judgement: Judgement
-    ) -> Float[Tensor, "B T"]:
+        self, ratios: Float[torch.Tensor, "B T"], rollout: Rollout, judgement: Judgement
+    ) -> Float[torch.Tensor, "B T"]:
         """Their sum on the last token."""
         return keep(
             ratios.sum(dim=1, keepdim=True).expand_as(ratios), last_token(rollout.response_mask)
@@ -129,8 +132,8 @@ class SemiRTO(ImplicitScored):
     reads_ends: ClassVar[bool] = True
 
     def placed(
-        self, ratios: Float[Tensor, "B T"], rollout: Rollout, judgement: Judgement
-    ) -> Float[Tensor, "B T"]:
+        self, ratios: Float[torch.Tensor, "B T"], rollout: Rollout, judgement: Judgement
+    ) -> Float[torch.Tensor, "B T"]:
         """The sum of each sentence on its end."""
         ends = last_token(rollout.response_mask)
         if judgement.ends is not None:
@@ -138,7 +141,9 @@ class SemiRTO(ImplicitScored):
         return paid_at_ends(ratios, ends)
 
 
-def paid_at_ends(values: Float[Tensor, "B T"], ends: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+def paid_at_ends(
+    values: Float[torch.Tensor, "B T"], ends: Bool[torch.Tensor, "B T"]
+) -> Float[torch.Tensor, "B T"]:
     """On each end, the sum of the values from behind the end before it up to itself; else zero."""
     number = ends.long().cumsum(dim=1) - ends.long()  # ends that lie before
     sums = torch.zeros_like(values).scatter_add(1, number.clamp(max=values.shape[1] - 1), values)
@@ -155,12 +160,14 @@ class RTOShaped(Implicit):
     sum_preserving: ClassVar[bool] = True
 
     def placed(
-        self, ratios: Float[Tensor, "B T"], rollout: Rollout, judgement: Judgement
-    ) -> Float[Tensor, "B T"]:
+        self, ratios: Float[torch.Tensor, "B T"], rollout: Rollout, judgement: Judgement
+    ) -> Float[torch.Tensor, "B T"]:
         """Each where it is, but for the last one."""
         return keep(ratios, rollout.response_mask & ~last_token(rollout.response_mask))
 
-    def at_end(self, paid: Float[Tensor, "B T"], judgement: Judgement) -> Float[Tensor, "B"]:
+    def at_end(
+        self, paid: Float[torch.Tensor, "B T"], judgement: Judgement
+    ) -> Float[torch.Tensor, "B"]:
         """R − what was paid."""
         return judgement.scores - paid.sum(dim=1)
 

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from numbers import Real
 from typing import Any, Final, Self
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from tokencredit.errors import UserError
-from tokencredit.ops import keep
+from tokencredit.ops import keep, last_token
 from tokencredit.rewards.scheme import Evidence, RewardScheme
 from tokencredit.rollout import Judgement, Rollout
 
 ROUNDING: Final = 1e-5
 """By how much of what is paid in all a sum may miss the score."""
+LENGTHS: Final = (1, 3, 6, 4, 2)
+"""Tokens of the made-up responses."""
 SHAPE: Final = "returns float32 of shape (B, T)"
 MASKED: Final = "pays nothing where masked"
 FINITE: Final = "pays finite rewards, for one token too"
@@ -65,6 +66,60 @@ class ScoresAlone(Judgement):
         return type(self)(**parts)
 
 
+def example(
+    extra: int = 0, evidence: Evidence = Evidence.none, fill: float = 0.0
+) -> tuple[Rollout, Judgement]:
+    """Five responses of 1 to 6 tokens with `extra` columns of padding that holds `fill`."""
+    generator = torch.Generator().manual_seed(0)
+    rows, width = len(LENGTHS), max(LENGTHS)
+    mask = torch.arange(width + extra) < torch.tensor(LENGTHS)[:, None]
+    noise = torch.randn((4, rows, width), generator=generator)
+    padded = torch.cat([noise, torch.full((4, rows, extra), fill)], dim=2)
+    padded = torch.where(mask, padded, fill)
+    weights = padded[3].abs() if evidence is Evidence.nonnegative else padded[3]
+    rollout = Rollout(
+        rows=torch.arange(rows),
+        prompt_ids=torch.ones((rows, 2), dtype=torch.long),
+        prompt_mask=torch.ones((rows, 2), dtype=torch.bool),
+        response_ids=torch.full((rows, width + extra), 5),
+        response_mask=mask,
+        min_new=torch.zeros(rows, dtype=torch.long),
+        finished=torch.tensor([True, False, True, True, False]),
+        stopped=torch.zeros(5, dtype=torch.bool),
+        groups=torch.arange(5),
+        logp=padded[0],
+        ref_logp=padded[1],
+        values=padded[2],
+    )
+    ends = torch.arange(width + extra) % 2 == 0
+    judgement = Judgement(
+        scores=torch.tensor([1.5, -2.0, 0.3, 0.0, 4.0]),
+        evidence=weights,
+        ends=ends.expand(mask.shape) & (mask | bool(fill)),
+    )
+    return rollout, judgement
+
+
+def looks_ahead(scheme: RewardScheme) -> tuple[bool, bool]:
+    """Of the rewards before the last token of a response: whether they depend on evidence, and
+    whether on that of later tokens or on the score. Found out on the made-up responses."""
+    rollout, told = example(evidence=scheme.evidence)
+    mask = rollout.response_mask
+    places, early = torch.arange(mask.shape[1]), mask & ~last_token(mask)
+
+    def moved(others: torch.Tensor, scores: torch.Tensor, seen: torch.Tensor) -> bool:
+        """Whether rewards that are `seen` differ with `others`' evidence and those scores."""
+        evidence = torch.where(others, 0.5 * told.evidence + 0.7, told.evidence)
+        paid = scheme.token_rewards(rollout, replace(told, evidence=evidence, scores=scores))
+        return not torch.equal(keep(paid, seen), keep(before, seen))
+
+    before = scheme.token_rewards(rollout, told)
+    later = (
+        moved(mask & (places > t), -0.5 * told.scores + 1, early & (places <= t)) for t in places
+    )
+    return moved(mask, told.scores, early), any(later)
+
+
 def as_declared(scheme: RewardScheme, judgement: Judgement) -> Judgement:
     """The judgement without evidence for a scheme that does not declare to read it."""
     if scheme.evidence is not Evidence.none:
@@ -80,8 +135,10 @@ def broken(
 ) -> dict[str, str]:
     """The promises that these rewards of a batch break, each with what was found."""
     mask = rollout.response_mask
-    if not isinstance(rewards, Tensor) or rewards.shape != mask.shape:
-        found = tuple(rewards.shape) if isinstance(rewards, Tensor) else type(rewards).__name__
+    if not isinstance(rewards, torch.Tensor) or rewards.shape != mask.shape:
+        found = (
+            tuple(rewards.shape) if isinstance(rewards, torch.Tensor) else type(rewards).__name__
+        )
         return {SHAPE: f"found {found} for {tuple(mask.shape)}"}
     problems: dict[str, str] = {}
     if not rewards.dtype.is_floating_point:
@@ -100,7 +157,9 @@ def broken(
     return problems
 
 
-def _sums(paid: Float[Tensor, "B T"], mask: Tensor, scores: Float[Tensor, "B"]) -> dict[str, str]:
+def _sums(
+    paid: Float[torch.Tensor, "B T"], mask: torch.Tensor, scores: Float[torch.Tensor, "B"]
+) -> dict[str, str]:
     kept = keep(paid, mask).double()
     total, size = kept.sum(dim=1), kept.abs().sum(dim=1)
     wrong = (total - scores).abs() > ROUNDING * (1 + size + scores.abs())
@@ -117,7 +176,7 @@ def unmeasured(found: Any) -> str:
     if not isinstance(found, dict):
         return f"found {type(found).__name__}"
     for name, value in found.items():
-        single = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+        single = value.item() if isinstance(value, torch.Tensor) and value.numel() == 1 else value
         if not isinstance(name, str) or not isinstance(single, Real):
             return f"found {type(single).__name__} for {name!r}"
         if not math.isfinite(single):
@@ -125,7 +184,7 @@ def unmeasured(found: Any) -> str:
     return ""
 
 
-def vanishing(rewards: Tensor, advantages: Tensor, mask: Tensor) -> list[str]:
+def vanishing(rewards: torch.Tensor, advantages: torch.Tensor, mask: torch.Tensor) -> list[str]:
     """What of a step teaches nothing: all rewards, all advantages."""
     found = []
     if not bool(keep(rewards, mask).any()):
@@ -142,9 +201,9 @@ def vanishing(rewards: Tensor, advantages: Tensor, mask: Tensor) -> list[str]:
     return found
 
 
-def _first(rows: Tensor) -> int:
+def _first(rows: torch.Tensor) -> int:
     return int(rows.nonzero()[0])
 
 
-def _worst(paid: Tensor, mask: Tensor) -> float:
+def _worst(paid: torch.Tensor, mask: torch.Tensor) -> float:
     return float(paid[0][~paid[0].isfinite() & mask[0]][0])

@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
 
 from tokencredit.fields import number
 from tokencredit.ops import keep, last_token, masked_sum
@@ -17,7 +16,9 @@ from tokencredit.rollout import Judgement, Rollout
 EPS = 1e-8
 
 
-def shares(evidence: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+def shares(
+    evidence: Float[torch.Tensor, "B T"], mask: Bool[torch.Tensor, "B T"]
+) -> Float[torch.Tensor, "B T"]:
     """Evidence as weights that sum to 1 in every non-empty row; equal ones where it vanishes."""
     weights = keep(evidence, mask).clamp(min=0)
     total = weights.sum(dim=1, keepdim=True)
@@ -25,7 +26,9 @@ def shares(evidence: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[T
     return torch.where(total < EPS, equal, weights / total.clamp(min=EPS))
 
 
-def vanishes(evidence: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Bool[Tensor, "B"]:
+def vanishes(
+    evidence: Float[torch.Tensor, "B T"], mask: Bool[torch.Tensor, "B T"]
+) -> Bool[torch.Tensor, "B"]:
     """Which rows have no evidence to speak of, so that their shares are equal."""
     return masked_sum(evidence.clamp(min=0), mask) < EPS
 
@@ -45,12 +48,12 @@ class Redistribute(RewardScheme):
     beta: float = number(0.8, at_least=0, at_most=1)
     """Share of the score that is redistributed; the rest stays on the last token. 0 is sparse."""
 
-    def spread_by(self, rollout: Rollout, judgement: Judgement) -> Float[Tensor, "B T"]:
+    def spread_by(self, rollout: Rollout, judgement: Judgement) -> Float[torch.Tensor, "B T"]:
         """What the score is spread by: the judge's evidence, here as it is."""
         del rollout
         return judgement.evidence
 
-    def token_rewards(self, rollout: Rollout, judgement: Judgement) -> Float[Tensor, "B T"]:
+    def token_rewards(self, rollout: Rollout, judgement: Judgement) -> Float[torch.Tensor, "B T"]:
         """The blend of redistributed and terminal reward."""
         mask = rollout.response_mask
         dense = shares(self.spread_by(rollout, judgement), mask)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar
 
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from tokencredit.fields import Settings
 from tokencredit.rollout import Judgement, Rollout
@@ -47,7 +47,7 @@ class RewardScheme(Settings, ABC):
         return
 
     @abstractmethod
-    def token_rewards(self, rollout: Rollout, judgement: Judgement) -> Float[Tensor, "B T"]:
+    def token_rewards(self, rollout: Rollout, judgement: Judgement) -> Float[torch.Tensor, "B T"]:
         """One reward per response token; zero where `rollout.response_mask` is False."""
 
     def measure(self, rollout: Rollout, judgement: Judgement) -> dict[str, float]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from tokencredit.ops import keep, last_token
 from tokencredit.rewards.scheme import RewardScheme
@@ -19,7 +19,7 @@ class Sparse(RewardScheme):
 
     sum_preserving: ClassVar[bool] = True
 
-    def token_rewards(self, rollout: Rollout, judgement: Judgement) -> Float[Tensor, "B T"]:
+    def token_rewards(self, rollout: Rollout, judgement: Judgement) -> Float[torch.Tensor, "B T"]:
         """The score on the last token of each response."""
         scores = judgement.scores[:, None].expand(rollout.response_mask.shape)
         return keep(scores, last_token(rollout.response_mask))

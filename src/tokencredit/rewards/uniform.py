@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from tokencredit.ops import keep
 from tokencredit.rewards.scheme import RewardScheme
@@ -19,7 +19,7 @@ class Uniform(RewardScheme):
 
     sum_preserving: ClassVar[bool] = True
 
-    def token_rewards(self, rollout: Rollout, judgement: Judgement) -> Float[Tensor, "B T"]:
+    def token_rewards(self, rollout: Rollout, judgement: Judgement) -> Float[torch.Tensor, "B T"]:
         """An equal share of the score on every token of each response."""
         mask = rollout.response_mask
         shares = judgement.scores / mask.sum(dim=1).clamp(min=1)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from tokencredit.judges.judge import OpenJudge
+from tokencredit.ops import without_gradient
 from tokencredit.rl.engine import World
 from tokencredit.rollout import Judgement, Prompts, Rollout
 
@@ -41,7 +42,7 @@ class Collector:
         judgements = [judgement for _, _, judgement in parts]
         return Rollout.concatenate(rollouts), Judgement.concatenate(judgements)
 
-    @torch.no_grad()
+    @without_gradient
     def _one(self, prompts: Prompts, speak: Speaker) -> tuple[Rollout, Judgement]:
         rollout = speak(prompts)
         return rollout.to("cpu"), self.judge(rollout).to("cpu")

@@ -18,7 +18,6 @@ from accelerate.utils import (
     gather_object,
 )
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
 
 from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.algorithms.optimizer import ClipNorm
@@ -95,7 +94,7 @@ class World:
         """The values of all processes, in order of rank, in every process."""
         return list(gather_object(values)) if self.size > 1 else values
 
-    def sums(self, values: dict[str, Tensor | float]) -> dict[str, float]:
+    def sums(self, values: dict[str, torch.Tensor | float]) -> dict[str, float]:
         """Each value summed over all processes, which must have the same names in this order."""
         column = torch.stack(
             [torch.as_tensor(v, dtype=torch.float64).to(self.device) for v in values.values()]
@@ -210,7 +209,7 @@ class Engine:
             with self.accelerator.no_sync(self.policy):
                 yield
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(self, loss: torch.Tensor) -> None:
         """Add the gradients of this process's part of a minibatch's loss."""
         # Gradients are averaged over processes, but their losses are parts of one sum.
         scaled = loss * self.world.size
@@ -250,16 +249,16 @@ class Engine:
     def _clip(self) -> float:
         limit = self.settings["policy"].max_grad_norm
         limit = math.inf if limit is None else limit
-        named: dict[str, list[nn.Parameter]] = {}
+        named: dict[str, list[torch.nn.Parameter]] = {}
         for group in self.optimizer.param_groups:
             label = group["name"] if self.clip_norm is ClipNorm.per_group else "all"
             named.setdefault(label, []).extend(group["params"])
         norms = []
         for parameters in named.values():
             gradients = [p.grad for p in parameters if p.grad is not None]
-            norms.append(nn.utils.get_total_norm(gradients))
+            norms.append(torch.nn.utils.get_total_norm(gradients))
             if norms[-1] > limit:  # multiplying by one would read and write them all for nothing
-                nn.utils.clip_grads_with_norm_(parameters, limit, norms[-1])
+                torch.nn.utils.clip_grads_with_norm_(parameters, limit, norms[-1])
         return float(torch.stack(norms).square().sum().sqrt())
 
     def _blame(self) -> str:
@@ -300,12 +299,12 @@ class Engine:
         """Where this process's optimizer state lies; unsharded, all processes share one file."""
         return folder / f"optimizer-{self.world.rank if self.world.sharded else 0}.pt"
 
-    def trained(self) -> dict[str, Tensor]:
+    def trained(self) -> dict[str, torch.Tensor]:
         """Every tensor that training changes, tied ones once."""
         named = self.module().named_parameters()
         return {name: parameter.data for name, parameter in named if parameter.requires_grad}
 
 
-def _copy(targets: Iterable[Tensor], sources: Iterable[Tensor]) -> None:
+def _copy(targets: Iterable[torch.Tensor], sources: Iterable[torch.Tensor]) -> None:
     for target, source in zip(targets, sources, strict=True):
         target.copy_(source)

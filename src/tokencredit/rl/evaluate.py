@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from tokencredit.data.prompts import PromptStream
 from tokencredit.judges.implicit import Reading
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 class Rater(Protocol):
     """An opinion of texts from outside of the run, as `stages.oracle.BagOfGrams` has it."""
 
-    def rate(self, texts: Sequence[str]) -> Float[Tensor, "B"]:
+    def rate(self, texts: Sequence[str]) -> Float[torch.Tensor, "B"]:
         """How good each text is."""
 
 
@@ -41,6 +40,8 @@ Row = dict[str, Any]
 MODELS = ("policy", "sft")
 DPO = "dpo"
 """The third, of runs that a DPO model judges: where it is in score and distance beside them."""
+HEADLINE = ("score/mean", "reward/mean", "kl/k1", "length/mean", "credit/entropy", "value/loss")
+"""The metrics of training whose last values stand beside the evaluation in results.json."""
 
 
 def evaluate(
@@ -139,7 +140,7 @@ def report(rows: list[Row]) -> dict[str, Measure]:
     return measures
 
 
-def summarise(values: Tensor) -> Measure:
+def summarise(values: torch.Tensor) -> Measure:
     """Mean, standard error, and count."""
     n = len(values)
     se = float(values.double().std(unbiased=True) / n**0.5) if n > 1 else 0.0

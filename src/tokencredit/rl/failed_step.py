@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
 from tokencredit.errors import UserError
 from tokencredit.ops import keep
@@ -17,11 +17,11 @@ NAME = "failed_step.safetensors"
 
 def dump(folder: Path, *parts: Batch) -> Path:
     """Write every tensor of these batches, by its name; a later failure replaces an earlier one."""
-    found: dict[str, Tensor] = {}
+    found: dict[str, torch.Tensor] = {}
     for part in parts:
         for item in fields(part):
             value = getattr(part, item.name)
-            if isinstance(value, Tensor):
+            if isinstance(value, torch.Tensor):
                 found[item.name] = value.detach().cpu().contiguous().clone()
     path = folder / NAME
     save_file(found, path)

@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from tokencredit.algorithms.algorithm import State
 from tokencredit.config import Config
@@ -170,7 +170,7 @@ class Learner:
         require_finite(rollout, judgement, self.folder if self.world.is_main else None, step)
         return rollout, judgement
 
-    def _reference_scores(self, count: int) -> Float[Tensor, "N"]:
+    def _reference_scores(self, count: int) -> Float[torch.Tensor, "N"]:
         """The scores of that many responses of the reference."""
         seed = self.config.seed
         prompts = self.prompts.batch(seed, 0, count, "reference")
@@ -250,7 +250,7 @@ class Learner:
             )
 
     def _warn_of_nothing(
-        self, step: int, rewards: Tensor, targets: Targets, rollout: Rollout
+        self, step: int, rewards: torch.Tensor, targets: Targets, rollout: Rollout
     ) -> None:
         if self.world.is_main:
             warn_of_nothing(self.folder, step, rewards, targets, rollout)
@@ -272,7 +272,7 @@ class Beside:
         speak = partial(actors.answer, actors.policy.model, stream=stream, greedy=greedy)
         return self.learner.collect(prompts, speak, self.step)
 
-    def token_rewards(self, rollout: Rollout, judgement: Judgement) -> Float[Tensor, "B T"]:
+    def token_rewards(self, rollout: Rollout, judgement: Judgement) -> Float[torch.Tensor, "B T"]:
         """The scheme's rewards, for scores as the algorithm scales them."""
         paid = self.learner.algorithm.scaled(judgement, self.learner.state)
         return self.learner.payer.pay(rollout, paid, self.step)

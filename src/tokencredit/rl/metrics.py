@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
 
 from tokencredit.ops import k1, k3, keep, last_token, masked_mean, masked_sum
 from tokencredit.rollout import Judgement, Rollout, Targets
 
 
 def describe(
-    rollout: Rollout, judgement: Judgement, rewards: Float[Tensor, "B T"], targets: Targets
+    rollout: Rollout, judgement: Judgement, rewards: Float[torch.Tensor, "B T"], targets: Targets
 ) -> dict[str, float]:
     """Batch means: scores, rewards, KL, lengths, and where the credit lies."""
     mask = rollout.response_mask
@@ -38,20 +37,24 @@ def describe(
     }
 
 
-def credit_shares(rewards: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+def credit_shares(
+    rewards: Float[torch.Tensor, "B T"], mask: Bool[torch.Tensor, "B T"]
+) -> Float[torch.Tensor, "B T"]:
     """|r_t| / Σ|r|: where the credit of each response lies; zero for a response without any."""
     size = keep(rewards.abs(), mask)
     total = size.sum(dim=1, keepdim=True)
     return torch.where(total > 0, size / total.clamp(min=torch.finfo(size.dtype).tiny), 0.0)
 
 
-def credit_entropy(rewards: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, "B"]:
+def credit_entropy(
+    rewards: Float[torch.Tensor, "B T"], mask: Bool[torch.Tensor, "B T"]
+) -> Float[torch.Tensor, "B"]:
     """Entropy of the credit shares in nats: 0 for sparse rewards, log n for uniform ones."""
     share = credit_shares(rewards, mask)
     return -torch.where(share > 0, share * share.clamp(min=1e-38).log(), 0.0).sum(dim=1)
 
 
-def eos_share(rewards: Float[Tensor, "B T"], rollout: Rollout) -> Float[Tensor, "B"]:
+def eos_share(rewards: Float[torch.Tensor, "B T"], rollout: Rollout) -> Float[torch.Tensor, "B"]:
     """The share of the credit on the end token; 0 where a limit or a stop string ended it."""
     ended = rollout.finished & ~rollout.stopped
     at_end = last_token(rollout.response_mask) & ended[:, None]
@@ -59,8 +62,8 @@ def eos_share(rewards: Float[Tensor, "B T"], rollout: Rollout) -> Float[Tensor, 
 
 
 def credit_ends(
-    rewards: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]
-) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"]]:
+    rewards: Float[torch.Tensor, "B T"], mask: Bool[torch.Tensor, "B T"]
+) -> tuple[Float[torch.Tensor, "B"], Float[torch.Tensor, "B"]]:
     """The share of the credit in the first and in the last third of each response.
 
     Token t of n lies where its middle does, at (t + ½) / n: a single token is in neither third.
@@ -72,8 +75,10 @@ def credit_ends(
 
 
 def explained_variance(
-    values: Float[Tensor, "B T"], returns: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]
-) -> Float[Tensor, ""]:
+    values: Float[torch.Tensor, "B T"],
+    returns: Float[torch.Tensor, "B T"],
+    mask: Bool[torch.Tensor, "B T"],
+) -> Float[torch.Tensor, ""]:
     """1 − Var(return − value) / Var(return) over counting tokens; 0 if the returns do not vary."""
     v, g = values[mask], returns[mask]
     if len(g) < 2 or g.var() == 0:

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Int
-from torch import Tensor
 
 PASS_SLOTS = 128
 """What one more pass costs beside its tokens, in tokens."""
 
 
-def deal(lengths: Int[Tensor, "B"], size: int | None, processes: int = 1) -> list[Int[Tensor, "n"]]:
+def deal(
+    lengths: Int[torch.Tensor, "B"], size: int | None, processes: int = 1
+) -> list[Int[torch.Tensor, "n"]]:
     """The rows of each micro-batch: of similar length, as many micro-batches for each process.
 
     At most `size` rows each; None: as many as make the fewest slots, padding included. Parts i,

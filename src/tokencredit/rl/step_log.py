@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from tokencredit.algorithms.algorithm import Algorithm, Shaped, State
 from tokencredit.models.tokens.texts import decode
@@ -35,7 +34,7 @@ class Made:
     """As it was given."""
     paid: Judgement
     """With its scores as the scheme was to spread them."""
-    rewards: Float[Tensor, "B T"]
+    rewards: Float[torch.Tensor, "B T"]
     shaped: Shaped
     targets: Targets
     updates: Mapping[str, float]

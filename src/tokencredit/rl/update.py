@@ -15,11 +15,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Int
-from torch import Tensor
 
 from tokencredit.algorithms.algorithm import Algorithm, Decision, State, Sums
 from tokencredit.errors import UserError
-from tokencredit.ops import keep
+from tokencredit.ops import keep, without_gradient
 from tokencredit.rl.engine import Engine
 from tokencredit.rl.micro_batches import deal
 from tokencredit.rollout import PolicyOutput, Rollout, Targets
@@ -36,7 +35,7 @@ class Totals:
     filled: int = 0
     """Prompt and response tokens that the forward passes read, without padding."""
     slots: float = 0.0
-    """The same with padding."""
+    """Prompt and response tokens that the forward passes read, padding included."""
     sums: dict[str, float] = field(default_factory=dict)
     skipped: int = 0
     stopped: int = 0
@@ -95,17 +94,17 @@ class Updater:
         read = partial(self._token_means, rollout)
         return {**totals.metrics(), **named, **self.algorithm.after_update(read)}
 
-    @torch.no_grad()
+    @without_gradient
     def _token_means(self, rollout: Rollout, measure: Sums) -> dict[str, float]:
         """What `measure` finds in one more pass over the rollout; means over its tokens."""
-        sums: dict[str, Tensor | float] = {}
+        sums: dict[str, torch.Tensor | float] = {}
         for rows, weight in self._own(rollout):
             part = rollout[rows].trimmed()
             add_to(sums, measure(self.engine.forward(part), part), weight)
         tokens = max(1, int(rollout.response_mask.sum()))
         return {n: value / tokens for n, value in self.engine.world.sums(sums).items()}
 
-    def _own(self, rollout: Rollout) -> list[tuple[Int[Tensor, "n"], float]]:
+    def _own(self, rollout: Rollout) -> list[tuple[Int[torch.Tensor, "n"], float]]:
         """The rows of each micro-batch of this process, and the weight of their loss.
 
         A process with too few rows still runs where the others do, on any row and without weight.
@@ -116,7 +115,7 @@ class Updater:
         any_row = torch.zeros(1, dtype=torch.long, device=rollout.response_mask.device)
         return [(rows, 1.0) if len(rows) else (any_row, 0.0) for rows in own]
 
-    def _minibatches(self, size: int, step: int) -> Iterator[Int[Tensor, "n"]]:
+    def _minibatches(self, size: int, step: int) -> Iterator[Int[torch.Tensor, "n"]]:
         for epoch in range(self.algorithm.epochs):
             order = permutation(stream_key(self.seed, "minibatch", step, epoch), size)
             yield from (
@@ -132,7 +131,7 @@ class Updater:
         denominator = algorithm.denominator(rollout.response_mask)
         first = not (totals.steps or totals.skipped)
         own = self._own(rollout)
-        sums: dict[str, Tensor | float] = {}
+        sums: dict[str, torch.Tensor | float] = {}
         deviation = 0.0
         for number, (rows, weight) in enumerate(own, start=1):
             part = rollout[rows].trimmed()
@@ -142,7 +141,7 @@ class Updater:
                 loss = algorithm.loss(output, part, aims, state)
                 engine.backward(loss.total * (weight / denominator))
             slots = float(part.prompt_mask.numel() + part.response_mask.numel())
-            found: dict[str, Tensor | float] = {TOTAL: loss.total.detach(), SLOTS: slots}
+            found: dict[str, torch.Tensor | float] = {TOTAL: loss.total.detach(), SLOTS: slots}
             add_to(sums, found | loss.sums, weight)
             if first and weight:
                 deviation = max(deviation, ratio_deviation(output, part))

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from tokencredit.console import say
 from tokencredit.data.pairs import Pair, as_rollout, read_pairs, usable
@@ -69,8 +68,16 @@ class DPOStage(Stage):
         settings, limit = self.context.config.dpo, self.longest()
         if settings.pairs is PairSource.sampled:
             return False  # their reward model has another key since then
-        records = self.context.corpus.pairs("reward", NO_PAIRS)
-        short = sum(len(f"{r.text}{r.rejected}".encode(errors="replace")) <= limit for r in records)
+        corpus = self.context.corpus
+
+        def count() -> int:
+            sizes = (
+                len(f"{record.text}{record.rejected}".encode(errors="replace"))
+                for record in corpus.pairs("reward", NO_PAIRS)
+            )
+            return sum(size <= limit for size in sizes)
+
+        short = corpus.ask(f"pairs of reward within {limit} bytes", count)
         return may_only_warm_up(settings, short, 2 * limit)
 
     def parents(self) -> Mapping[str, Stage]:
@@ -101,7 +108,7 @@ class DPOStage(Stage):
         if config.dpo.pairs is PairSource.sampled:
             return given
         for split in ("reward", "eval"):
-            corpus.pairs(split, NO_PAIRS)  # said before anything is trained
+            corpus.check_pairs(split, NO_PAIRS)  # said before anything is trained
         require(
             not corpus.margins,
             "dataset.margin_column",
@@ -118,7 +125,7 @@ class DPOStage(Stage):
 
     def run(self, out: Path) -> Mapping[str, object]:
         """Write the model, or its adapter, and the tokenizer."""
-        sft = self.context.store.get(self.parents()["sft"]).path
+        sft = self.made("sft")
         if not self.context.config.dpo.train:
             return self._take_over(sft, out)
         tokenizer = load_tokenizer(sft)
@@ -158,7 +165,7 @@ class DPOStage(Stage):
         settings, corpus, limit = self.context.config.dpo, self.context.corpus, self.longest()
         ids = TokenIds(tokenizer, self.context.config.dataset.special_tokens)
         if settings.pairs is PairSource.sampled:
-            folder = self.context.store.get(self.parents()["sampled_pairs"]).path
+            folder = self.made("sampled_pairs")
             pairs, dropped = usable(load_sampled(folder, "train"), limit)
             held_out, _ = usable(load_sampled(folder, "held_out"), limit)
         else:
@@ -226,7 +233,7 @@ def pair_trainer(
     from trl import DPOConfig, DPOTrainer
 
     class OnIds(DPOTrainer):  # type: ignore[misc]
-        """The same loss and collator; the data set holds token ids already."""
+        """TRL's trainer, its loss and collator, on a data set that holds token ids already."""
 
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
             return dataset
@@ -251,7 +258,7 @@ def pair_trainer(
 
 def margins(
     ratio: LogRatio, pairs: Sequence[Pair], beta: float, device: torch.device | str = "cpu"
-) -> Float[Tensor, "N"]:
+) -> Float[torch.Tensor, "N"]:
     """β Σρ of the chosen response less that of the rejected one: the logit of DPO's loss."""
     prompts = [pair.prompt_ids for pair in pairs]
     sums = []
@@ -261,7 +268,7 @@ def margins(
     return beta * (sums[0] - sums[1])
 
 
-def judged_pairs(found: Float[Tensor, "N"]) -> dict[str, object]:
+def judged_pairs(found: Float[torch.Tensor, "N"]) -> dict[str, object]:
     """Accuracy, margin, and loss on held-out pairs, the first two with 95 % intervals.
 
     That of the accuracy is Wilson's, that of the margin Student's.

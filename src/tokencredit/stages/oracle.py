@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from tokencredit.data.records import Record
 from tokencredit.data.splits import Objective
@@ -44,7 +43,7 @@ class OracleStage(Stage):
         corpus.check_answers("the oracle", "set oracle.enabled=false")
         pairs = self._from_pairs()
         for split in ("oracle", "eval"):  # said before anything is trained
-            (corpus.pairs if pairs else corpus.labelled)(split)
+            (corpus.check_pairs if pairs else corpus.check_labelled)(split)
         prints = corpus.fingerprints
         return ({"objective": Objective.pairs} if pairs else {}) | {
             "oracle": config.oracle,
@@ -93,7 +92,7 @@ class OracleStage(Stage):
         return oracle, _right(chosen - rejected), len(held_out)
 
 
-def _right(margins: Float[Tensor, "N"]) -> float:
+def _right(margins: Float[torch.Tensor, "N"]) -> float:
     """The share of margins above 0; those that are 0 count half."""
     return float(torch.heaviside(margins, torch.tensor(0.5)).mean())
 
@@ -104,11 +103,11 @@ def answers(records: Sequence[Record]) -> tuple[list[str], list[str]]:
 
 
 def fit(
-    bags: Sequence[Sequence[int]], labels: Float[Tensor, "N"], settings: Oracle, seed: int
+    bags: Sequence[Sequence[int]], labels: Float[torch.Tensor, "N"], settings: Oracle, seed: int
 ) -> BagOfGrams:
     """Minimise the logistic loss of labelled texts."""
 
-    def loss(oracle: BagOfGrams, chosen: list[int]) -> Tensor:
+    def loss(oracle: BagOfGrams, chosen: list[int]) -> torch.Tensor:
         ratings = oracle([bags[i] for i in chosen])
         return torch.nn.functional.binary_cross_entropy_with_logits(ratings, labels[chosen])
 
@@ -128,7 +127,7 @@ def fit_pairs(
     """
     wins = torch.tensor(margins or [0.0] * len(better))
 
-    def loss(oracle: BagOfGrams, chosen: list[int]) -> Tensor:
+    def loss(oracle: BagOfGrams, chosen: list[int]) -> torch.Tensor:
         won, lost = (oracle([bags[i] for i in chosen]) for bags in (better, worse))
         return pair_loss(won, lost, wins[chosen])
 
@@ -136,7 +135,10 @@ def fit_pairs(
 
 
 def _minimise(
-    loss_of: Callable[[BagOfGrams, list[int]], Tensor], count: int, settings: Oracle, seed: int
+    loss_of: Callable[[BagOfGrams, list[int]], torch.Tensor],
+    count: int,
+    settings: Oracle,
+    seed: int,
 ) -> BagOfGrams:
     """An oracle trained with Adam; the order of the examples is a function of the seed."""
     oracle = BagOfGrams(settings.buckets)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from tokencredit.console import say
 from tokencredit.data.pairs import Pair, read_pairs
@@ -20,6 +19,7 @@ from tokencredit.errors import require
 from tokencredit.models.adapters.lora import adapted, merged
 from tokencredit.models.passes.sequences import ScoreAt
 from tokencredit.models.scorer import score_of_logits
+from tokencredit.ops import without_gradient
 from tokencredit.reports.figures import draw_pairs
 from tokencredit.stages.trainer import SupervisedRun
 from tokencredit.statistics.pair_numbers import pair_numbers
@@ -164,13 +164,13 @@ def headline(numbers: PairNumbers) -> dict[str, object]:
     }
 
 
-@torch.no_grad()
+@without_gradient
 def score_pairs(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     pairs: Sequence[Pair],
     unread: int = 0,
-) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"]]:
+) -> tuple[Float[torch.Tensor, "N"], Float[torch.Tensor, "N"]]:
     """The scores of the chosen and of the rejected answers, as the classifier itself reads them.
 
     Without the last `unread` tokens of each.

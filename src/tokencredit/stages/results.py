@@ -13,7 +13,7 @@ from tokencredit.algorithms.scores import Normalise
 from tokencredit.console import say
 from tokencredit.errors import UserError
 from tokencredit.reports.summary import write_report
-from tokencredit.rl.evaluate import Measure, summarise
+from tokencredit.rl.evaluate import HEADLINE, Measure, summarise
 from tokencredit.rl.update import NotFinite
 from tokencredit.settings import PairSource
 from tokencredit.store.files import write_json
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from tokencredit.config import Config
     from tokencredit.stages.scorers import Accuracy
 
-HEADLINE = ("score/mean", "reward/mean", "kl/k1", "length/mean", "credit/entropy", "value/loss")
 LAST_STEPS = 10
 
 

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from tokencredit.data.pairs import as_rollout
-from tokencredit.data.prompts import PromptStream, format_of
-from tokencredit.data.records import Format, Record
+from tokencredit.data.prompts import PromptStream
+from tokencredit.data.records import Record
 from tokencredit.data.splits import Objective
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.judges.panel import Panel, SameAsJudge
@@ -44,10 +43,10 @@ class Answers:
 
     prompts: Prompts
     said: tuple[Rollout, ...]
-    signs: Float[Tensor, "B"] | None
+    signs: Float[torch.Tensor, "B"] | None
     """+1 for positive texts, −1 for negative ones; None for pairs."""
 
-    def shares(self, numbers: Sequence[Tensor]) -> list[float]:
+    def shares(self, numbers: Sequence[torch.Tensor]) -> list[float]:
         """For each text or pair 1 if its scores are right, ½ for a tie, 0 if they are wrong."""
         if self.signs is None:
             better, worse = numbers
@@ -122,7 +121,7 @@ def _following(
     texts = [record.answer, *([record.rejected or ""] if pairs else [])]
     said = [prompts.token_ids.answer(begun, text).ids for text in texts]
     # A text goes on behind the tokens that were taken from it as the prompt.
-    return [said[0][len(ids) :]] if format_of(record) is Format.text else said
+    return [said[0][len(ids) :]] if record.is_text else said
 
 
 def _rollout(
@@ -135,7 +134,7 @@ def _rollout(
     return replace(said, rows=prompts.rows, min_new=prompts.min_new, finished=finished)
 
 
-def _scores(collector: Collector, prompts: Prompts, said: Rollout) -> Tensor:
+def _scores(collector: Collector, prompts: Prompts, said: Rollout) -> torch.Tensor:
     """The scores of what was said, through the passes that responses take."""
 
     def speak(chunk: Prompts) -> Rollout:
@@ -144,7 +143,7 @@ def _scores(collector: Collector, prompts: Prompts, said: Rollout) -> Tensor:
     return collector.collect(prompts, speak)[1].scores
 
 
-def _accuracy(name: str, answers: Answers, numbers: Sequence[Tensor]) -> Accuracy:
+def _accuracy(name: str, answers: Answers, numbers: Sequence[torch.Tensor]) -> Accuracy:
     check_scores(name, torch.cat(list(numbers)))
     rate: dict[str, Any] = asdict(win_rate(answers.shares(numbers)))
     tokens = torch.cat([rollout.lengths for rollout in answers.said]).double().mean()

@@ -1,7 +1,11 @@
-"""One cell of a sweep: run or planned, recorded, and told to the sweeper as a number."""
+"""A run, alone or a cell of a sweep: done or planned, and what is said of it.
+
+Read once the configuration is known to be right: it imports everything that a run needs.
+"""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,15 +13,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from tokencredit.composing.arguments import Request
 from tokencredit.composing.explain import explain
 from tokencredit.config import Config
-from tokencredit.console import say
+from tokencredit.console import USER_ERROR, say
 from tokencredit.errors import require
+from tokencredit.machine.later import read_now
 from tokencredit.pipeline.cells import STATE, committed_cell, execute_and_keep
-from tokencredit.pipeline.pipeline import plan
-from tokencredit.sweeps import objective, sweep
+from tokencredit.pipeline.pipeline import plan, spent
+from tokencredit.reports.samples import print_continuations, render_samples
+from tokencredit.reports.stage_report import stage_summary
+from tokencredit.reports.summary import closing_summary
+from tokencredit.stages.supervised import report_folder
+from tokencredit.store.artifacts import Plan
+from tokencredit.store.run_folder import RunFolder
+from tokencredit.sweeps import objective, sweep, table
 from tokencredit.sweeps.table import shown
+
+SHOWN = 4
+"""Samples printed after a run."""
 
 
 def run_cell(
@@ -66,5 +82,50 @@ def _done(config: Config, overrides: list[str]) -> tuple[str, str]:
     kept = committed_cell(config)
     if kept is not None:
         return STATE, kept.state.removeprefix(f"{STATE}: ")
+    read_now("torch")
     outcome = execute_and_keep(config, overrides)
     return "done" if outcome.seconds else "done before", str(outcome.last.folder)
+
+
+def run_alone(config: Config, request: Request, started: float, overrides: list[str]) -> None:
+    """Plan, or run everything, then say what came of it and what it cost."""
+    if request.plan_only:
+        print_plans(plan(config))
+        return
+    read_now("torch")
+    outcome = execute_and_keep(config, overrides)
+    folder = outcome.last.folder
+    if outcome.last.is_run:
+        print(closing_summary(folder))
+        print_continuations(folder)
+        rows = RunFolder(folder).samples
+        if rows:
+            Console(width=None if sys.stdout.isatty() else 120).print(render_samples(rows, SHOWN))
+        print()
+    else:
+        print(f"{outcome.last.name}: {folder}")
+        print(stage_summary(report_folder(outcome.last)))
+    print(spent(outcome, time.monotonic() - started))
+
+
+def close_sweep(request: Request, started: float) -> int:
+    """After a sweep, its table, or its plan; the exit code."""
+    if request.plan_only:
+        unique = {(item.name, item.key): item for item in request.plans}
+        print_plans(list(unique.values()))
+        return USER_ERROR if request.mistakes else 0
+    failed = table.print_table(sweep.cells(sweep.FOLDERS[-1]), started)
+    table.print_best(sweep.FOLDERS[-1])
+    return 1 if failed else 0
+
+
+def print_plans(plans: list[Plan]) -> None:
+    """One line a stage, and for a miss what differs from the nearest artifact."""
+    for item in plans:
+        print(
+            f"{'hit ' if item.hit else 'miss'}  {item.name:<14} {item.key}  {item.state}".rstrip()
+        )
+        for reason in (*item.reasons, *filter(None, [item.remark])):
+            print(f"        {reason}")
+    hits = sum(item.hit for item in plans)
+    print(f"{hits} hits, {len(plans) - hits} misses")

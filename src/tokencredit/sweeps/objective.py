@@ -13,8 +13,6 @@ from typing import Any, Final, Self
 from tokencredit.config import Config
 from tokencredit.errors import UserError
 from tokencredit.judges.implicit import ImplicitJudge
-from tokencredit.rl import evaluate
-from tokencredit.stages.results import HEADLINE
 from tokencredit.store.files import read_json, reading
 from tokencredit.store.run_folder import RESULTS
 
@@ -59,17 +57,20 @@ def listed(objective: Any) -> list[str]:
 
 def names(config: Config) -> list[str]:
     """The numbers that results.json of this configuration's run will hold."""
+    from tokencredit.rl import evaluate  # it needs torch, and few runs are asked for a number
+
     if not config.algorithm.rolls_out:
         return []
     valued = config.algorithm.uses_values
-    last = [name for name in HEADLINE if valued or name != VALUE_LOSS]
+    last = [name for name in evaluate.HEADLINE if valued or name != VALUE_LOSS]
     dpo = any(isinstance(each, ImplicitJudge) for each in (config.judge, config.scorer))
     return [*evaluate.names(oracle=config.oracle.enabled, dpo=dpo), *last, *WHOLE]
 
 
 def check(config: Config) -> None:
     """Raise `Unknown` for an objective that the configuration's run will not have."""
-    wanted, known = listed(config.sweep.objective), names(config)
+    wanted = listed(config.sweep.objective)
+    known = names(config) if wanted else []
     unknown = [name for name in wanted if name not in known]
     if unknown and not known:
         raise Unknown(

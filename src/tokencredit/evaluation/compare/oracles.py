@@ -19,6 +19,7 @@ from tokencredit.models.loading.model import Dtype, check_folder, load_tokenizer
 from tokencredit.models.loading.place import Place
 from tokencredit.models.loading.source import folder_identity
 from tokencredit.models.loading.weights import context_of, load_classifier
+from tokencredit.ops import without_gradient
 from tokencredit.stages.oracle import load_oracle
 from tokencredit.store.artifacts import MANIFEST
 from tokencredit.store.files import check_keys, read_json
@@ -141,7 +142,7 @@ def _classifier(spec: str, folder: Path, device: str) -> Oracle:
     longest = context_of(model.config)
     notes: dict[str, int] = {}
 
-    @torch.no_grad()
+    @without_gradient
     def rate(prompts: Sequence[str], answers: Sequence[str]) -> list[float]:
         ids = [tokenizer(p + a)["input_ids"] for p, a in zip(prompts, answers, strict=True)]
         room = longest or max(map(len, ids))

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
 
 from tokencredit.models.attention.weights import (
     Weights,
@@ -37,7 +36,7 @@ class GPTJReader:
     def reading(self, visit: Callable[[Weights], None]) -> Iterator[None]:
         """Let each forward inside call `visit` with the way to its weights."""
 
-        def before(module: nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]) -> None:
+        def before(module: torch.nn.Module, args: tuple[Any, ...], inputs: dict[str, Any]) -> None:
             del module, args  # transformers names everything it hands over
             with torch.no_grad():
                 visit(self._weights(inputs))
@@ -57,7 +56,7 @@ class GPTJReader:
             key = torch.cat([past.layers[module.layer_idx].keys, key], dim=2)
         keys = key.shape[2]
 
-        def weights(rows: Int[Tensor, "B R"]) -> tuple[Tensor, Tensor]:
+        def weights(rows: Int[torch.Tensor, "B R"]) -> tuple[torch.Tensor, torch.Tensor]:
             position = query_positions(rows.to(hidden.device), batch, queries, keys)
             few, place = at_positions(hidden, position), at_positions(places, position)
             query = self._rotated(module.q_proj(few), place)
@@ -67,8 +66,8 @@ class GPTJReader:
         return weights
 
     def _rotated(
-        self, x: Float[Tensor, "B Q E"], places: Int[Tensor, "B Q"]
-    ) -> Float[Tensor, "B Q H D"]:
+        self, x: Float[torch.Tensor, "B Q E"], places: Int[torch.Tensor, "B Q"]
+    ) -> Float[torch.Tensor, "B Q H D"]:
         """Projected states cut into heads and turned by where they stand."""
         from transformers.models.gptj.modeling_gptj import apply_rotary_pos_emb
 

@@ -19,7 +19,6 @@ from typing import Any, Final, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
 
 from tokencredit.errors import UserError, require
 from tokencredit.models.attention.gptj import GPTJReader
@@ -40,7 +39,7 @@ ALTERING: Final = ("position_bias", "softcap", "s_aux", "sinks")
 ALTERED: Final = ("attn_logit_softcapping", "sinks")
 """Attributes of attention modules (Gemma 2, GPT-OSS) that do so, known before they run."""
 
-_TAPS: dict[nn.Module, Callable[..., tuple[Tensor, Tensor | None]]] = {}
+_TAPS: dict[torch.nn.Module, Callable[..., tuple[torch.Tensor, torch.Tensor | None]]] = {}
 """What runs instead of the attention function of the modules that are being read."""
 
 
@@ -66,13 +65,13 @@ class AttentionRow:
         reader.weights  # (B, H, S)
     """
 
-    def __init__(self, model: nn.Module, layer: int = -1) -> None:
+    def __init__(self, model: torch.nn.Module, layer: int = -1) -> None:
         """Find the layer; raises `UserError` if there is none or no way to its weights."""
         self._reader = open_reader(model, layer)
-        self._weights: Tensor | None = None
+        self._weights: torch.Tensor | None = None
 
     @property
-    def weights(self) -> Float[Tensor, "B H S"]:
+    def weights(self) -> Float[torch.Tensor, "B H S"]:
         """Post-softmax weights of the last captured forward: float32, detached, masked keys 0."""
         if self._weights is None:
             raise RuntimeError("no forward pass of the model ran inside `capture`")
@@ -83,7 +82,7 @@ class AttentionRow:
         self._weights = None
 
     @contextmanager
-    def capture(self, rows: Int[Tensor, "B"]) -> Iterator[AttentionRow]:
+    def capture(self, rows: Int[torch.Tensor, "B"]) -> Iterator[AttentionRow]:
         """Read row `rows[b]` (position among all keys) of sequence b in the forward inside."""
         self._weights = None
 
@@ -101,7 +100,7 @@ class InterfaceReader:
     function; that one runs the model's own function, on the same arguments, after a look at them.
     """
 
-    def __init__(self, module: nn.Module, functions: dict[str, Any]) -> None:
+    def __init__(self, module: torch.nn.Module, functions: dict[str, Any]) -> None:
         """`functions` are the names that the module's forward can see."""
         from transformers import AttentionInterface
 
@@ -120,16 +119,18 @@ class InterfaceReader:
         )
 
         def tap(
-            module: nn.Module,
-            query: Tensor,
-            key: Tensor,
-            value: Tensor,
-            mask: Tensor | None,
+            module: torch.nn.Module,
+            query: torch.Tensor,
+            key: torch.Tensor,
+            value: torch.Tensor,
+            mask: torch.Tensor | None,
             **options: Any,
-        ) -> tuple[Tensor, Tensor | None]:
+        ) -> tuple[torch.Tensor, torch.Tensor | None]:
             with torch.no_grad():
                 visit(partial(_weights, query, key, mask, options))
-            out: tuple[Tensor, Tensor | None] = own(module, query, key, value, mask, **options)
+            out: tuple[torch.Tensor, torch.Tensor | None] = own(
+                module, query, key, value, mask, **options
+            )
             return out
 
         reading = copy.copy(config)
@@ -143,17 +144,19 @@ class InterfaceReader:
             module.config = config
 
 
-def _attention(module: nn.Module, *args: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
+def _attention(
+    module: torch.nn.Module, *args: Any, **options: Any
+) -> tuple[torch.Tensor, torch.Tensor | None]:
     return _TAPS[module](module, *args, **options)
 
 
 def _weights(
-    query: Float[Tensor, "B H Q D"],
-    key: Float[Tensor, "B G S D"],
-    mask: Tensor | None,
+    query: Float[torch.Tensor, "B H Q D"],
+    key: Float[torch.Tensor, "B G S D"],
+    mask: torch.Tensor | None,
     options: dict[str, Any],
-    rows: Int[Tensor, "B R"],
-) -> tuple[Float[Tensor, "B H R S"], Bool[Tensor, "B K R S"]]:
+    rows: Int[torch.Tensor, "B R"],
+) -> tuple[Float[torch.Tensor, "B H R S"], Bool[torch.Tensor, "B K R S"]]:
     altering = [name for name in ALTERING if options.get(name) is not None]
     if altering:
         raise UserError(f"attention with {', '.join(altering)} cannot be read row by row")
@@ -166,7 +169,7 @@ def _weights(
     return row_weights(few, key, bias, scaling), bias > -torch.inf
 
 
-def open_reader(model: nn.Module, layer: int) -> Reader:
+def open_reader(model: torch.nn.Module, layer: int) -> Reader:
     """The way to the weights of attention layer `layer`; `UserError` if there is none."""
     from transformers.models.gptj.modeling_gptj import GPTJAttention
 
@@ -176,7 +179,7 @@ def open_reader(model: nn.Module, layer: int) -> Reader:
             f"{type(transformer).__name__}: its attention weights cannot be read under the kernel "
             "flex_attention, which hides them; load it with sdpa, flash attention, or eager"
         )
-    layers: dict[int, nn.Module] = {}
+    layers: dict[int, torch.nn.Module] = {}
     for module in transformer.modules():
         index = getattr(module, "layer_idx", None)
         if isinstance(index, int) and getattr(module, "is_causal", False):
@@ -205,18 +208,18 @@ def open_reader(model: nn.Module, layer: int) -> Reader:
     )
 
 
-def check_attention(model: nn.Module, layer: int, heads: Sequence[int]) -> None:
+def check_attention(model: torch.nn.Module, layer: int, heads: Sequence[int]) -> None:
     """Raise `UserError` for attention that a model does not have, or does not show."""
     open_reader(model, layer)
     check_heads(model, heads)
 
 
-def head_count(model: nn.Module) -> int:
+def head_count(model: torch.nn.Module) -> int:
     """How many query heads each attention layer of the model has."""
     return int(_transformer(model).config.get_text_config().num_attention_heads)
 
 
-def check_heads(model: nn.Module, heads: Sequence[int]) -> None:
+def check_heads(model: torch.nn.Module, heads: Sequence[int]) -> None:
     """Raise `UserError` for a head that the model does not have."""
     count = head_count(model)
     require(
@@ -227,7 +230,7 @@ def check_heads(model: nn.Module, heads: Sequence[int]) -> None:
     )
 
 
-def _transformer(model: nn.Module) -> Any:
+def _transformer(model: torch.nn.Module) -> Any:
     from transformers import PreTrainedModel
 
     for module in model.modules():

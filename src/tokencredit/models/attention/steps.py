@@ -15,7 +15,6 @@ from typing import Final
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
 
 from tokencredit.models.attention.row import check_heads, head_count, open_reader
 from tokencredit.models.attention.weights import Weights, head_mean
@@ -29,23 +28,23 @@ PIECE_BYTES: Final = 32 << 20
 class Seen:
     """What each response token got from the steps after it."""
 
-    total: Float[Tensor, "B T"]
+    total: Float[torch.Tensor, "B T"]
     """Sum of the weights."""
-    steps: Int[Tensor, "B T"]
+    steps: Int[torch.Tensor, "B T"]
     """How many steps it was visible to; a sliding window hides it from later ones."""
 
     @classmethod
-    def nothing(cls, mask: Bool[Tensor, "B T"]) -> Seen:
+    def nothing(cls, mask: Bool[torch.Tensor, "B T"]) -> Seen:
         """No step read yet."""
         zeros = torch.zeros(mask.shape, device=mask.device)
         return cls(zeros, zeros.long())
 
-    def add(self, paid: Float[Tensor, "B R T"], visible: Bool[Tensor, "B R T"]) -> None:
+    def add(self, paid: Float[torch.Tensor, "B R T"], visible: Bool[torch.Tensor, "B R T"]) -> None:
         """Count in what some steps paid to the tokens that were visible to them."""
         self.total += keep(paid, visible).sum(dim=1)
         self.steps += visible.sum(dim=1)
 
-    def mean(self) -> Float[Tensor, "B T"]:
+    def mean(self) -> Float[torch.Tensor, "B T"]:
         """The mean over the steps at which a token was visible; 0 where there was none."""
         return self.total / self.steps.clamp(min=1)
 
@@ -61,7 +60,7 @@ class StepAttention:
         seen.mean()  # (B, T)
     """
 
-    def __init__(self, model: nn.Module, layer: int = -1, heads: Sequence[int] = ()) -> None:
+    def __init__(self, model: torch.nn.Module, layer: int = -1, heads: Sequence[int] = ()) -> None:
         """Find the layer; raises `UserError` if it, a head, or a way to its weights is missing."""
         self._reader = open_reader(model, layer)
         check_heads(model, heads)
@@ -69,7 +68,7 @@ class StepAttention:
 
     @contextmanager
     def capture(
-        self, start: Int[Tensor, "B"], mask: Bool[Tensor, "B T"], *, last: bool = False
+        self, start: Int[torch.Tensor, "B"], mask: Bool[torch.Tensor, "B T"], *, last: bool = False
     ) -> Iterator[Seen]:
         """Sum up what the steps pay in the forward inside; with `last`, what the last one pays.
 
@@ -93,8 +92,8 @@ class StepAttention:
             yield seen
 
     def _pieces(
-        self, start: Int[Tensor, "B"], lengths: Int[Tensor, "B"], *, last: bool
-    ) -> Iterator[Int[Tensor, "B R"]]:
+        self, start: Int[torch.Tensor, "B"], lengths: Int[torch.Tensor, "B"], *, last: bool
+    ) -> Iterator[Int[torch.Tensor, "B R"]]:
         """The steps to read, few enough at a time; the first step sees nothing of the response."""
         if last:
             yield (lengths - 1).clamp(min=0)[:, None]

@@ -6,18 +6,17 @@ from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
 
 from tokencredit.errors import require
 
-Weights = Callable[[Tensor], tuple[Tensor, Tensor]]
+Weights = Callable[["torch.Tensor"], "tuple[torch.Tensor, torch.Tensor]"]
 """From rows (B, R), positions among all keys, to their weights (B, H, R, S), and to where a key was
 visible (B, K, R, S), K = 1 or H; to be called as often as wanted."""
 
 
 def query_positions(
-    rows: Int[Tensor, "B R"], batch: int, queries: int, keys: int
-) -> Int[Tensor, "B R"]:
+    rows: Int[torch.Tensor, "B R"], batch: int, queries: int, keys: int
+) -> Int[torch.Tensor, "B R"]:
     """Where the wanted rows, counted among all keys, lie among the queries, which come last.
 
     A row that is no query gets a position outside of 0 … queries − 1; `row_bias` refuses it.
@@ -28,15 +27,21 @@ def query_positions(
     return rows - (keys - queries)
 
 
-def at_positions(x: Float[Tensor, "B Q *E"], position: Int[Tensor, "B R"]) -> Tensor:
+def at_positions(
+    x: Float[torch.Tensor, "B Q *E"], position: Int[torch.Tensor, "B R"]
+) -> torch.Tensor:
     """(B, R, *E) slices of each sequence; a position outside is read at the nearest one inside."""
     sequence = torch.arange(len(x), device=x.device)[:, None]
     return x[sequence, position.clamp(0, x.shape[1] - 1)]
 
 
 def row_bias(
-    mask: Tensor | None, position: Int[Tensor, "B R"], queries: int, keys: int, window: int | None
-) -> Float[Tensor, "B K R S"]:
+    mask: torch.Tensor | None,
+    position: Int[torch.Tensor, "B R"],
+    queries: int,
+    keys: int,
+    window: int | None,
+) -> Float[torch.Tensor, "B K R S"]:
     """What is added to the scores of the rows, K = 1 or H: -inf where a key is hidden.
 
     `mask` is what transformers hands to an attention function: (B, 1 or H, Q, S), bool or additive;
@@ -60,8 +65,8 @@ def row_bias(
 
 
 def _mask_rows(
-    mask: Tensor | None, position: Tensor, queries: int, keys: int, window: int | None
-) -> Tensor:
+    mask: torch.Tensor | None, position: torch.Tensor, queries: int, keys: int, window: int | None
+) -> torch.Tensor:
     batch = len(position)
     if mask is not None and mask.dim() == 4:
         sequence = torch.arange(batch, device=position.device)[:, None]
@@ -76,11 +81,11 @@ def _mask_rows(
 
 
 def row_weights(
-    query: Float[Tensor, "B R H D"],
-    key: Float[Tensor, "B G S D"],
-    bias: Float[Tensor, "B K R S"],
+    query: Float[torch.Tensor, "B R H D"],
+    key: Float[torch.Tensor, "B G S D"],
+    bias: Float[torch.Tensor, "B K R S"],
     scaling: float,
-) -> Float[Tensor, "B H R S"]:
+) -> Float[torch.Tensor, "B H R S"]:
     """softmax(scaling · q K^T + bias) in float32; H / G query heads share a key head."""
     batch, groups, keys, width = key.shape
     rows, heads = query.shape[1:3]
@@ -93,16 +98,18 @@ def row_weights(
     return torch.softmax(scores.mul_(scaling).add_(bias), dim=-1)
 
 
-def head_mean(weights: Float[Tensor, "B H *S"], heads: Sequence[int]) -> Float[Tensor, "B *S"]:
+def head_mean(
+    weights: Float[torch.Tensor, "B H *S"], heads: Sequence[int]
+) -> Float[torch.Tensor, "B *S"]:
     """The mean over the named heads, or over all if none is named."""
     return (weights[:, list(heads)] if heads else weights).mean(dim=1)
 
 
-def _needed(rows: Tensor, batch: int, queries: int, keys: int) -> str:
+def _needed(rows: torch.Tensor, batch: int, queries: int, keys: int) -> str:
     return f"rows = {_listed(rows)}: {batch} positions among the last {queries} of {keys} needed"
 
 
-def _listed(rows: Tensor) -> list[int]:
+def _listed(rows: torch.Tensor) -> list[int]:
     found: list[int] = (rows.squeeze(1) if rows.dim() == 2 else rows).tolist()
     return found
 

@@ -7,7 +7,6 @@ from typing import Any, Final
 
 import torch
 from jaxtyping import Int
-from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
@@ -25,11 +24,11 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         """`limit`: positions there will ever be."""
         DynamicLayer.__init__(self)
         self.limit = limit
-        self.buffers: list[Tensor] = []
+        self.buffers: list[torch.Tensor] = []
 
     def update(
-        self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
-    ) -> tuple[Tensor, Tensor]:
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Append the new positions (B, H, n, d); all keys and values so far."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
@@ -43,7 +42,7 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         self._show(len(key_states), end)
         return self.keys, self.values
 
-    def batch_select_indices(self, indices: Int[Tensor, "n"]) -> None:
+    def batch_select_indices(self, indices: Int[torch.Tensor, "n"]) -> None:
         """Row i becomes what row indices[i] was; only rows that change place are copied."""
         end = self.get_seq_length()
         if len(indices) > len(self.buffers[0]):
@@ -55,7 +54,7 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
                 buffer[to, :, :end] = buffer[indices[to], :, :end]
         self._show(len(indices), end)
 
-    def _roomier(self, old: Tensor | None, new: Tensor, end: int) -> Tensor:
+    def _roomier(self, old: torch.Tensor | None, new: torch.Tensor, end: int) -> torch.Tensor:
         room = min(self.limit, max(FIRST, 2 * end))
         buffer = new.new_empty((*new.shape[:2], max(room, end), new.shape[3]))
         if old is not None:

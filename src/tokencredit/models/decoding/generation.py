@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
 
 from tokencredit.models.decoding.cache import RoomyCache
 from tokencredit.models.decoding.gumbel import Drawer, require_finite
@@ -20,6 +19,7 @@ from tokencredit.models.decoding.sampling import Sampling
 from tokencredit.models.loading.trunk import backbone, head_of
 from tokencredit.models.passes.sequences import position_ids
 from tokencredit.models.policy import SpecialIds
+from tokencredit.ops import without_gradient
 from tokencredit.rollout import Batch, Kept, Prompts
 from tokencredit.streams import fold, seeds, stream_key
 
@@ -31,24 +31,24 @@ if TYPE_CHECKING:
 class Generated(Batch):
     """What a model said."""
 
-    ids: Int[Tensor, "B T"]
+    ids: Int[torch.Tensor, "B T"]
     """Response ids, the tokenizer's end id behind the end."""
-    lengths: Int[Tensor, "B"]
+    lengths: Int[torch.Tensor, "B"]
     """Number of response tokens, the end token included; never told from ids."""
-    finished: Bool[Tensor, "B"]
+    finished: Bool[torch.Tensor, "B"]
     """Ended by an end token or a stop string; False where the length limit cut it off."""
-    stopped: Bool[Tensor, "B"]
+    stopped: Bool[torch.Tensor, "B"]
     """Ended by a stop string."""
     kept: Kept | None = None
     """The ids each token was chosen from; None unless `Sampling.keeps`."""
 
     @property
-    def mask(self) -> Bool[Tensor, "B T"]:
+    def mask(self) -> Bool[torch.Tensor, "B T"]:
         """True up to and including the last token."""
         return torch.arange(self.ids.shape[1], device=self.ids.device) < self.lengths[:, None]
 
 
-@torch.no_grad()
+@without_gradient
 def generate(  # noqa: PLR0913 - two switches that few callers need
     model: PreTrainedModel,
     prompts: Prompts,
@@ -84,7 +84,7 @@ def generate(  # noqa: PLR0913 - two switches that few callers need
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
     """Every module in evaluation mode; those that were not go back afterwards."""
     training = [module for module in model.modules() if module.training]
     model.eval()
@@ -97,9 +97,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 def _speak(
     trunk: Any,
-    head: Callable[[Tensor], Tensor],
+    head: Callable[[torch.Tensor], torch.Tensor],
     prompts: Prompts,
-    rows: Int[Tensor, "n"],
+    rows: Int[torch.Tensor, "n"],
     responses: _Responses,
 ) -> None:
     """All tokens of some rows. Those that end leave the batch; the last ones fill their places."""
@@ -118,7 +118,7 @@ def _speak(
         states = reader.follow(token[chosen])
 
 
-def _compacted(going: Bool[Tensor, "m"]) -> Int[Tensor, "k"]:
+def _compacted(going: Bool[torch.Tensor, "m"]) -> Int[torch.Tensor, "k"]:
     """The places of the k rows that go on; those behind the first k move into the gaps."""
     count = int(going.sum())
     chosen = torch.arange(count, device=going.device)
@@ -143,7 +143,7 @@ class _Responses:
         self.finished = torch.zeros(count, dtype=torch.bool, device=device)
         self.stopped = torch.zeros_like(self.finished)
         self.kept = KeptIds(shape, sampling, device) if sampling.keeps else None
-        self.seeds: Int[Tensor, "B T 3"] | None = None
+        self.seeds: Int[torch.Tensor, "B T 3"] | None = None
         self.drawer: Drawer | None = None
 
     def name_noise(self, keys: Sequence[int]) -> None:
@@ -153,8 +153,8 @@ class _Responses:
         self.seeds = seeds(fold(torch.tensor(keys, device=device)[:, None], positions))
 
     def choose(
-        self, logits: Float[Tensor, "n V"], rows: Int[Tensor, "n"], t: int
-    ) -> Int[Tensor, "n"]:
+        self, logits: Float[torch.Tensor, "n V"], rows: Int[torch.Tensor, "n"], t: int
+    ) -> Int[torch.Tensor, "n"]:
         """The tokens of some rows at position t; `logits` is overwritten."""
         if self.sampling.temperature != 1:
             logits.div_(self.sampling.temperature)
@@ -179,7 +179,9 @@ class _Responses:
             self.drawer = Drawer(len(rows), logits.shape[1], logits.device)
         return self.drawer.draw(logits, self.seeds[rows, t])
 
-    def record(self, token: Int[Tensor, "n"], rows: Int[Tensor, "n"], t: int) -> Bool[Tensor, "n"]:
+    def record(
+        self, token: Int[torch.Tensor, "n"], rows: Int[torch.Tensor, "n"], t: int
+    ) -> Bool[torch.Tensor, "n"]:
         """Write the tokens of some rows at position t down; which rows go on."""
         self.ids[rows, t] = token
         self.lengths[rows] = t + 1
@@ -241,7 +243,9 @@ class Reader:
         """`limit`: tokens a row may have, padding included."""
         self.trunk, self.cache, self.length = trunk, RoomyCache(limit), 0
 
-    def start(self, ids: Int[Tensor, "n P"], mask: Bool[Tensor, "n P"]) -> Float[Tensor, "n d"]:
+    def start(
+        self, ids: Int[torch.Tensor, "n P"], mask: Bool[torch.Tensor, "n P"]
+    ) -> Float[torch.Tensor, "n d"]:
         """Read the prompts; one that several rows share is read once."""
         self.mask, self.padded = mask, not bool(mask.all())
         self.positions = position_ids(mask)
@@ -253,12 +257,12 @@ class Reader:
         self.cache.batch_select_indices(place)
         return states[place]
 
-    def select(self, chosen: Int[Tensor, "k"]) -> None:
+    def select(self, chosen: Int[torch.Tensor, "k"]) -> None:
         """Go on with these rows, in this order."""
         self.cache.batch_select_indices(chosen)
         self.mask, self.positions = self.mask[chosen], self.positions[chosen]
 
-    def follow(self, token: Int[Tensor, "n"]) -> Float[Tensor, "n d"]:
+    def follow(self, token: Int[torch.Tensor, "n"]) -> Float[torch.Tensor, "n d"]:
         """Read one more token of each row."""
         self.positions = self.positions[:, -1:] + 1
         if self.padded:
@@ -267,9 +271,12 @@ class Reader:
         return self._read(token[:, None], self.mask if self.padded else None, self.positions)
 
     def _read(
-        self, ids: Int[Tensor, "n S"], mask: Bool[Tensor, "n L"] | None, positions: Tensor
-    ) -> Float[Tensor, "n d"]:
-        states: Tensor = self.trunk(
+        self,
+        ids: Int[torch.Tensor, "n S"],
+        mask: Bool[torch.Tensor, "n L"] | None,
+        positions: torch.Tensor,
+    ) -> Float[torch.Tensor, "n d"]:
+        states: torch.Tensor = self.trunk(
             input_ids=ids,
             attention_mask=None if mask is None else mask.long(),
             position_ids=positions,

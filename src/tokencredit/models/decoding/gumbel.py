@@ -14,7 +14,6 @@ from typing import Final
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
 
 from tokencredit.streams import columns, gumbel, scatter, unit
 
@@ -40,7 +39,9 @@ class Drawer:
         self.spare = torch.empty_like(self.words)
         self.lanes = torch.arange(BLOCK, device=device)
 
-    def draw(self, logits: Float[Tensor, "n V"], seeds: Int[Tensor, "n 3"]) -> Int[Tensor, "n"]:
+    def draw(
+        self, logits: Float[torch.Tensor, "n V"], seeds: Int[torch.Tensor, "n 3"]
+    ) -> Int[torch.Tensor, "n"]:
         """argmax(logits + gumbels(keys, V)) of each row, where `seeds` = streams.seeds(keys).
 
         Logits are float32; -inf is impossible. Raises `FloatingPointError` where a row has no
@@ -52,7 +53,9 @@ class Drawer:
         parts = zip(logits.split(size), seeds.split(size), strict=True)
         return torch.cat([self._some(*part) for part in parts])
 
-    def _some(self, logits: Float[Tensor, "n V"], seeds: Int[Tensor, "n 3"]) -> Int[Tensor, "n"]:
+    def _some(
+        self, logits: Float[torch.Tensor, "n V"], seeds: Int[torch.Tensor, "n 3"]
+    ) -> Int[torch.Tensor, "n"]:
         highest, words = self._bounds(logits, seeds)
         row = torch.arange(len(logits), device=logits.device)
         reached, _ = self._exact(logits, words, row, highest.argmax(dim=1))
@@ -67,8 +70,8 @@ class Drawer:
         return winner.scatter_reduce_(0, row, won, "amin")
 
     def _bounds(
-        self, logits: Float[Tensor, "n V"], seeds: Int[Tensor, "n 3"]
-    ) -> tuple[Float[Tensor, "n blocks"], Int[Tensor, "n width"]]:
+        self, logits: Float[torch.Tensor, "n V"], seeds: Int[torch.Tensor, "n 3"]
+    ) -> tuple[Float[torch.Tensor, "n blocks"], Int[torch.Tensor, "n width"]]:
         """Upper bounds of logit plus noise, less `OFFSET`, over each block; and the words."""
         words, spare = self.words[: len(logits)], self.spare[: len(logits)]
         scatter(seeds, self.columns, words, spare)
@@ -83,11 +86,11 @@ class Drawer:
 
     def _exact(
         self,
-        logits: Float[Tensor, "n V"],
-        words: Int[Tensor, "n width"],
-        row: Int[Tensor, "q"],
-        block: Int[Tensor, "q"],
-    ) -> tuple[Float[Tensor, "q"], Int[Tensor, "q"]]:
+        logits: Float[torch.Tensor, "n V"],
+        words: Int[torch.Tensor, "n width"],
+        row: Int[torch.Tensor, "q"],
+        block: Int[torch.Tensor, "q"],
+    ) -> tuple[Float[torch.Tensor, "q"], Int[torch.Tensor, "q"]]:
         """The largest logit plus noise within each of some blocks, and whose it is."""
         ids = block[:, None] * BLOCK + self.lanes
         ids.clamp_(max=self.vocabulary - 1)  # the last id again changes no maximum
@@ -97,7 +100,7 @@ class Drawer:
         return best, ids.gather(1, place[:, None]).squeeze(1)
 
 
-def require_finite(maxima: Float[Tensor, "n"]) -> None:
+def require_finite(maxima: Float[torch.Tensor, "n"]) -> None:
     """Raise `FloatingPointError` unless the largest logit of every row is a finite number."""
     if not maxima.isfinite().all():
         raise FloatingPointError("a row of logits holds no finite maximum")

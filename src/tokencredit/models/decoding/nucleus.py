@@ -6,7 +6,6 @@ from typing import Final
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
 
 from tokencredit.models.decoding.sampling import Sampling
 from tokencredit.rollout import Kept
@@ -16,8 +15,8 @@ FIRST: Final = 256
 
 
 def likeliest(
-    logits: Float[Tensor, "n V"], top_k: int = 0, top_p: float = 1.0
-) -> Bool[Tensor, "n V"]:
+    logits: Float[torch.Tensor, "n V"], top_k: int = 0, top_p: float = 1.0
+) -> Bool[torch.Tensor, "n V"]:
     """The ids that top-k, then top-p, leave possible: at least one a row.
 
     `top_k` ids of the largest logits (0: all), and of these the smallest set whose mass, as a share
@@ -58,10 +57,10 @@ class KeptIds:
 
     def add(
         self,
-        rows: Int[Tensor, "n"],
+        rows: Int[torch.Tensor, "n"],
         position: int,
-        kept: Bool[Tensor, "n V"],
-        possible: Bool[Tensor, "n V"],
+        kept: Bool[torch.Tensor, "n V"],
+        possible: Bool[torch.Tensor, "n V"],
     ) -> None:
         """What was kept of the possible ids for the token at `position` of some rows."""
         counts = kept.sum(dim=1)
@@ -77,7 +76,7 @@ class KeptIds:
             self.ids.clear()  # counted to the end all the same, for the message
 
     def finish(self, width: int) -> Kept:
-        """Those of the first `width` positions; `UserError` where there were too many."""
+        """What was kept at the first `width` positions; `UserError` where it was too much."""
         self.sampling.check_kept(self.total)
         return Kept(
             ids=torch.cat(self.ids), starts=self.starts[:, :width], counts=self.counts[:, :width]

@@ -6,13 +6,12 @@ from collections.abc import Callable
 from typing import Final
 
 import torch
-from torch import Tensor, nn
 
 LIMIT: Final = 2**28
 """Bytes of the largest weight of which a second copy is made."""
 
 
-def packed(head: nn.Module) -> Callable[[Tensor], Tensor]:
+def packed(head: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
     """`head` for as long as its weight does not change; faster, where torch can make it so.
 
     In float32 on a CPU, a product rearranges the weight first, which for some tens of rows takes
@@ -25,23 +24,23 @@ def packed(head: nn.Module) -> Callable[[Tensor], Tensor]:
     names = ("_reorder_linear_weight", "_linear_pointwise")
     if not (_suits(head) and all(hasattr(operators, name) for name in names)):
         return head
-    assert isinstance(head, nn.Linear)
+    assert isinstance(head, torch.nn.Linear)
     arrange, multiply = (getattr(operators, name) for name in names)
     weight = arrange(head.weight.detach(), None)
     parameter = dict(head.named_parameters()).get("bias")
     bias = None if parameter is None else parameter.detach()
 
-    def product(states: Tensor) -> Tensor:
-        found: Tensor = multiply(states, weight, bias, "none", [], "")
+    def product(states: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = multiply(states, weight, bias, "none", [], "")
         return found
 
     return product
 
 
-def _suits(head: nn.Module) -> bool:
+def _suits(head: torch.nn.Module) -> bool:
     """Whether `head` is a plain layer in float32 on a CPU, whole, and not too large."""
     return (
-        type(head) is nn.Linear
+        type(head) is torch.nn.Linear
         and torch.backends.mkldnn.is_available()
         and not torch.is_autocast_enabled("cpu")
         and head.weight.device.type == "cpu"

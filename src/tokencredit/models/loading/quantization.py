@@ -12,7 +12,6 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
 
 from tokencredit.errors import UserError, require
 
@@ -126,12 +125,12 @@ def _keep_packing(layer: Any) -> None:
     layer.support_avx512bf16_for_cpu = False
 
 
-def is_quantized(model: nn.Module) -> bool:
+def is_quantized(model: torch.nn.Module) -> bool:
     """Whether a layer of `model` holds four-bit weights."""
     return bool(quantized_layers(model))
 
 
-def quantized_layers(model: nn.Module) -> list[tuple[nn.Module, str, Any]]:
+def quantized_layers(model: torch.nn.Module) -> list[tuple[torch.nn.Module, str, Any]]:
     """Each quantised layer, and its parent and its name there."""
     loaded: Any = sys.modules.get("bitsandbytes")
     if loaded is None:  # and so nothing can be quantised
@@ -144,15 +143,15 @@ def quantized_layers(model: nn.Module) -> list[tuple[nn.Module, str, Any]]:
     ]
 
 
-def dequantized_weight(layer: Any) -> Tensor:
+def dequantized_weight(layer: Any) -> torch.Tensor:
     """The weight (out, in) that a quantised layer stands for, in the format it was loaded in."""
     from bitsandbytes.functional import dequantize_4bit
 
-    weight: Tensor = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    weight: torch.Tensor = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
     return weight
 
 
-def plain_layer(layer: Any, delta: Tensor | None = None) -> nn.Module:
+def plain_layer(layer: Any, delta: torch.Tensor | None = None) -> torch.nn.Module:
     """A layer of the kind that was quantised, with its dequantised weight, plus `delta` (out, in).
 
     The sum is taken in float32.
@@ -163,14 +162,14 @@ def plain_layer(layer: Any, delta: Tensor | None = None) -> nn.Module:
     bias = layer.bias is not None
     shape = layer.in_features, layer.out_features
     with torch.device("meta"):
-        if layer.source_cls is nn.Linear:
-            plain: Any = nn.Linear(*shape, bias=bias)
+        if layer.source_cls is torch.nn.Linear:
+            plain: Any = torch.nn.Linear(*shape, bias=bias)
         else:  # GPT-2's layers of dimensions (in, out)
             plain, weight = layer.source_cls(shape[1], shape[0]), weight.t().contiguous()
-    plain.weight = nn.Parameter(weight, requires_grad=False)
+    plain.weight = torch.nn.Parameter(weight, requires_grad=False)
     if bias:
-        plain.bias = nn.Parameter(layer.bias.data.to(weight.dtype), requires_grad=False)
-    found: nn.Module = plain
+        plain.bias = torch.nn.Parameter(layer.bias.data.to(weight.dtype), requires_grad=False)
+    found: torch.nn.Module = plain
     return found
 
 
@@ -184,7 +183,7 @@ def forget(model: PreTrainedModel, dtype: torch.dtype) -> None:
     model.to(dtype)
 
 
-def refuse_full_training(model: nn.Module) -> None:
+def refuse_full_training(model: torch.nn.Module) -> None:
     """Raise if `model`, which is to be trained as a whole, is quantised."""
     if is_quantized(model):
         raise UserError(

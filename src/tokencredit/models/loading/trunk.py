@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final, cast
 
-from torch import nn
+import torch
 
 from tokencredit.errors import UserError, require
 
@@ -14,7 +15,7 @@ Contexts = Callable[[], tuple[AbstractContextManager[None], AbstractContextManag
 """Called in a forward pass: what surrounds a layer then, and what surrounds it recomputed."""
 
 
-def backbone(model: nn.Module) -> Any:
+def backbone(model: torch.nn.Module) -> Any:
     """The part of a model below its head, adapters included; the model itself if it has none."""
     plain: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
     return plain.base_model
@@ -26,7 +27,7 @@ NO_SCORE: Final = (
 )
 
 
-def check_causal(model: nn.Module) -> None:
+def check_causal(model: torch.nn.Module) -> None:
     """Raise unless `model` writes one token after the other, by logits that can be computed."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
@@ -45,11 +46,11 @@ def check_causal(model: nn.Module) -> None:
     head_of(model)
 
 
-def head_of(model: nn.Module) -> nn.Linear:
+def head_of(model: torch.nn.Module) -> torch.nn.Linear:
     """The layer from hidden states to logits; `UserError` where logits are more than that."""
     plain: Any = model
     head, name = plain.get_output_embeddings(), type(backbone(model)).__name__
-    if not isinstance(head, nn.Linear) or not head.weight.is_floating_point():
+    if not isinstance(head, torch.nn.Linear) or not head.weight.is_floating_point():
         raise UserError(f"model: the head above {name} is no plain linear layer, and must be one")
     config = plain.config.get_text_config()
     for key in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
@@ -58,7 +59,7 @@ def head_of(model: nn.Module) -> nn.Linear:
     return head
 
 
-def check_readable(model: nn.Module) -> None:
+def check_readable(model: torch.nn.Module) -> None:
     """Raise for classifiers whose score cannot be read at a token, or is none."""
     plain: Any = model
     labels = int(plain.config.num_labels)
@@ -77,13 +78,13 @@ def check_readable(model: nn.Module) -> None:
     )
 
 
-def hidden_size(model: nn.Module) -> int:
+def hidden_size(model: torch.nn.Module) -> int:
     """Width of the hidden states."""
     plain: Any = model
     return int(plain.config.get_text_config().hidden_size)
 
 
-def checkpoint(model: nn.Module, contexts: Contexts | None = None) -> None:
+def checkpoint(model: torch.nn.Module, contexts: Contexts | None = None) -> None:
     """Recompute activations of each layer in the backward pass, in training mode."""
     plain: Any = model
     settings: dict[str, Any] = {"use_reentrant": False}
@@ -91,3 +92,32 @@ def checkpoint(model: nn.Module, contexts: Contexts | None = None) -> None:
         settings["context_fn"] = contexts
     name = "activation_checkpointing_enable"  # transformers before 5.23 has the older name only
     (getattr(plain, name, None) or plain.gradient_checkpointing_enable)(settings)
+
+
+@contextmanager
+def count_reads(
+    folders: Mapping[str, str], live: Mapping[torch.nn.Module, str]
+) -> Iterator[Counter[str]]:
+    """How many tokens trunks read until the context ends, by role, padding included.
+
+    A backward pass counts as two. `folders` are the roles of models by where they were loaded from,
+    `live` those of trunks that are known themselves, which comes first.
+    """
+    tokens: Counter[str] = Counter()
+
+    def seen(module: torch.nn.Module, _: object, output: object) -> None:
+        plain, said = cast(Any, module), cast(Any, output)
+        if getattr(module, "base_model", None) is not module:  # no model, or one with a head
+            return
+        states = said.last_hidden_state
+        role, count = live.get(module) or folders.get(plain.name_or_path), states[..., 0].numel()
+        if role is not None:
+            tokens[role] += count
+            if states.requires_grad:
+                states.register_hook(lambda _: tokens.update({role: 2 * count}))
+
+    hook = torch.nn.modules.module.register_module_forward_hook(seen)
+    try:
+        yield tokens
+    finally:
+        hook.remove()

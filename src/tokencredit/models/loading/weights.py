@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from torch import nn
+import torch
 
 from tokencredit.console import say
 from tokencredit.errors import UserError, require
@@ -72,6 +72,18 @@ def load_classifier(
     return model
 
 
+def load_token_classifier(
+    where: str | Path | Place, dtype: Dtype, labels: int | None = None
+) -> PreTrainedModel:
+    """The classifier of tokens at `where`, which brings its head.
+
+    With `labels` it is one to be trained, with so many outputs: a fresh head if it has none yet.
+    """
+    model = _load(Part.tagger if labels is None else Part.start_tagger, where, dtype, {}, labels)
+    _check_finite(model, where)
+    return model
+
+
 def load_folder(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     """A model without a head that was saved as such."""
     return _read(Part.trunk, Place(folder), read_config(Place(folder)), {"dtype": dtype})
@@ -92,7 +104,7 @@ def load_gguf(path: Path, key: str, dtype: torch.dtype) -> PreTrainedModel:
     return loaded
 
 
-def load_into(module: nn.Module, path: Path) -> None:
+def load_into(module: torch.nn.Module, path: Path) -> None:
     """Give a plain module all the tensors of a safetensors file, which must be its own."""
     from safetensors.torch import load_file
 
@@ -106,7 +118,7 @@ def load_into(module: nn.Module, path: Path) -> None:
     module.load_state_dict(load_file(path))
 
 
-def hand_over(source: nn.Module, target: nn.Module) -> None:
+def hand_over(source: torch.nn.Module, target: torch.nn.Module) -> None:
     """Give `target`, on no device yet, the weights of a module of the same kind, uncopied."""
     target.load_state_dict(source.state_dict(), assign=True)
 

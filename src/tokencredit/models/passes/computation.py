@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +27,7 @@ class Computation:
             return nullcontext()
         return torch.autocast(device.type, dtype=self.narrow_format)
 
-    def narrow(self, states: Float[Tensor, "N d"]) -> Float[Tensor, "N d"]:
+    def narrow(self, states: Float[torch.Tensor, "N d"]) -> Float[torch.Tensor, "N d"]:
         """States in the format in which a GPU multiplies them with the head; sums are float32."""
         if self.narrow_format is None or states.device.type == "cpu":
             return states

@@ -7,7 +7,6 @@ from typing import Final
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
 
 from tokencredit.rollout import Kept
 
@@ -19,19 +18,19 @@ FLOOR: Final = -1e30
 class Choices:
     """N tokens that were chosen, and what else could have been."""
 
-    ids: Int[Tensor, "N"]
+    ids: Int[torch.Tensor, "N"]
     """The chosen ids."""
     temperature: float = 1.0
     """Logits are divided by this."""
     pad: int | None = None
     """An id that is never possible."""
-    spare: Int[Tensor, "K"] | None = None
+    spare: Int[torch.Tensor, "K"] | None = None
     """Ids without a token, which are never possible either."""
     eos: int = 0
     """The end token that `banned` speaks of."""
     other_ends: tuple[int, ...] = ()
     """Further end tokens that it speaks of."""
-    banned: Bool[Tensor, "N"] | None = None
+    banned: Bool[torch.Tensor, "N"] | None = None
     """Where the end tokens were impossible; None: nowhere."""
     kept: Kept | None = None
     """The ids that top-k and top-p left possible, with `starts` and `counts` of shape (N,)."""
@@ -49,7 +48,7 @@ class Choices:
             ),
         )
 
-    def impose_(self, logits: Float[Tensor, "N V"]) -> None:
+    def impose_(self, logits: Float[torch.Tensor, "N V"]) -> None:
         """Turn a model's logits into those of the distribution that was sampled, in place."""
         if self.temperature != 1:
             logits.div_(self.temperature)
@@ -64,7 +63,7 @@ class Choices:
             _leave_(logits, self.kept)
 
 
-def _leave_(logits: Float[Tensor, "N V"], kept: Kept) -> None:
+def _leave_(logits: Float[torch.Tensor, "N V"], kept: Kept) -> None:
     """Make every id that was not kept impossible, in rows where any was left out."""
     rows = kept.counts.nonzero().flatten()
     counts, starts = kept.counts[rows].long(), kept.starts[rows].long()

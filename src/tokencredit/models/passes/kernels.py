@@ -1,24 +1,23 @@
-"""The same function in fewer passes over memory."""
+"""A model that computes what it did, without dropout, in fewer passes over memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any, Final
 
-from torch import nn
-from torch.nn.modules.dropout import _DropoutNd
+import torch
 
 UNFUSED: Final = ("NewGELUActivation", "FastGELUActivation", "AccurateGELUActivation")
 """transformers' spellings of ½ x (1 + tanh(√(2/π) (x + 0.044715 x³))), one operation at a time."""
 
 
-def ready(model: nn.Module) -> None:
+def ready(model: torch.nn.Module) -> None:
     """Make `model` the one that rollouts and updates compute: no dropout, fused activations."""
     disable_dropout(model)
     fuse_activations(model)
 
 
-def fuse_activations(model: nn.Module) -> int:
+def fuse_activations(model: torch.nn.Module) -> int:
     """Replace unfused GELUs by torch's fused one, which computes the same to rounding (1e-6).
 
     Eight passes over the widest activations of GPT-2 and GPT-J become one, and as many saved
@@ -30,7 +29,7 @@ def fuse_activations(model: nn.Module) -> int:
     for module in list(model.modules()):
         for name, child in module.named_children():
             if type(child).__name__ in UNFUSED:
-                setattr(module, name, nn.GELU(approximate="tanh"))
+                setattr(module, name, torch.nn.GELU(approximate="tanh"))
                 replaced += 1
     return replaced
 
@@ -39,7 +38,7 @@ NAMES = ("dropout", "pdrop", "layerdrop")
 """A number in a module or configuration whose name holds one of these is a dropout probability."""
 
 
-def disable_dropout(model: nn.Module) -> int:
+def disable_dropout(model: torch.nn.Module) -> int:
     """Set every dropout probability of `model` to 0, in modules, configurations, and adapters.
 
     Returns how many probabilities were above 0. Training mode and gradient checkpointing stay as
@@ -47,7 +46,8 @@ def disable_dropout(model: nn.Module) -> int:
     """
     changed = 0
     for module in model.modules():
-        if isinstance(module, _DropoutNd) and module.p > 0:
+        # torch has no public name for what all dropouts are.
+        if isinstance(module, torch.nn.modules.dropout._DropoutNd) and module.p > 0:  # noqa: SLF001
             module.p = 0.0
             changed += 1
         changed += _zero(vars(module))
@@ -68,7 +68,7 @@ def _zero(fields: dict[str, Any]) -> int:
     return len(positive)
 
 
-def _configs(model: nn.Module) -> Iterator[Any]:
+def _configs(model: torch.nn.Module) -> Iterator[Any]:
     """Every configuration object that a module of `model` holds, nested ones too, each once."""
     seen: set[int] = set()
     for module in model.modules():

@@ -13,15 +13,15 @@ from typing import Any, Final
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from tokencredit.models.passes.distribution import FLOOR, Choices
+from tokencredit.ops import without_gradient
 
 
 def token_logp(
-    states: Float[Tensor, "N d"], head: nn.Linear, choices: Choices, budget: int
-) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"]]:
+    states: Float[torch.Tensor, "N d"], head: torch.nn.Linear, choices: Choices, budget: int
+) -> tuple[Float[torch.Tensor, "N"], Float[torch.Tensor, "N"]]:
     """log π of the chosen ids, and the entropy of each choice in nats, both with gradient.
 
     If a gradient is needed and N × V numbers fit in `budget` bytes, the exponentials of the logits
@@ -30,19 +30,19 @@ def token_logp(
     """
     needed = torch.is_grad_enabled() and (states.requires_grad or head.weight.requires_grad)
     size = len(states) * len(head.weight) * wide(states).itemsize
-    found: tuple[Tensor, Tensor] = _TokenLogp.apply(  # type: ignore[no-untyped-call]
+    found: tuple[torch.Tensor, torch.Tensor] = _TokenLogp.apply(  # type: ignore[no-untyped-call]
         states, head.weight, head.bias, choices, budget, needed and size <= budget
     )
     return found
 
 
-@torch.no_grad()
+@without_gradient
 def token_kl(
-    states: tuple[Float[Tensor, "N d"], Float[Tensor, "N d"]],
-    heads: tuple[nn.Linear, nn.Linear],
+    states: tuple[Float[torch.Tensor, "N d"], Float[torch.Tensor, "N d"]],
+    heads: tuple[torch.nn.Linear, torch.nn.Linear],
     choices: Choices,
     budget: int,
-) -> tuple[Float[Tensor, "N"], Float[Tensor, "N"]]:
+) -> tuple[Float[torch.Tensor, "N"], Float[torch.Tensor, "N"]]:
     """log π_ref of the chosen ids, and Σ_v π (log π − log π_ref), both masked alike.
 
     `states` and `heads` are those of π and of π_ref. Nothing has a gradient.
@@ -65,13 +65,13 @@ class _TokenLogp(torch.autograd.Function):
     @staticmethod
     def forward(  # noqa: PLR0913, PLR0917
         ctx: Any,
-        states: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
+        states: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
         choices: Choices,
         budget: int,
         keep: bool,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         logp, entropy, total = row(states), row(states), row(states)
         with exactly(states):
             factors = factors_of(states, weight)
@@ -90,8 +90,8 @@ class _TokenLogp(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, grad_logp: Tensor | None, grad_entropy: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
+        ctx: Any, grad_logp: torch.Tensor | None, grad_entropy: torch.Tensor | None
+    ) -> tuple[torch.Tensor | None, ...]:
         states, weight, bias, entropy, total = ctx.saved_tensors
         # The store becomes the gradient and is gone; a second backward pass has to recompute it.
         store, ctx.store = ctx.store, None
@@ -119,11 +119,11 @@ class _Sums:
 
     def __init__(self, factors: Factors, needed: Sequence[bool]) -> None:
         self.factors, self.needed = factors, needed[:3]
-        self.found: list[Tensor | None] = [None, None, None]
+        self.found: list[torch.Tensor | None] = [None, None, None]
         if needed[0]:
             self.found[0] = row(factors[0]).new_empty(factors[0].shape)
 
-    def add(self, slopes: Tensor, rows: slice) -> None:
+    def add(self, slopes: torch.Tensor, rows: slice) -> None:
         hidden, matrix = self.factors
         if self.found[0] is not None:
             self.found[0][rows] = mm(slopes, matrix)
@@ -132,14 +132,16 @@ class _Sums:
         if self.needed[2]:
             self._add(2, slopes.sum(dim=0))
 
-    def _add(self, place: int, part: Tensor) -> None:
+    def _add(self, place: int, part: torch.Tensor) -> None:
         before = self.found[place]
         self.found[place] = part if before is None else before.add_(part)
 
 
 def _exponentials(
-    logits: Float[Tensor, "N V"], ids: Int[Tensor, "N"], out: Float[Tensor, "N V"] | None
-) -> tuple[Tensor, Tensor, Tensor]:
+    logits: Float[torch.Tensor, "N V"],
+    ids: Int[torch.Tensor, "N"],
+    out: Float[torch.Tensor, "N V"] | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """log π(ids), the entropy, and the sum of exp(logits − their maximum), which go into `out`.
 
     Nothing is left of the logits.
@@ -153,7 +155,7 @@ def _exponentials(
     return _of_possible(chosen, chosen - top - log_total), log_total - expected, total
 
 
-def _exponents_(logits: Float[Tensor, "N V"]) -> Float[Tensor, "N"]:
+def _exponents_(logits: Float[torch.Tensor, "N V"]) -> Float[torch.Tensor, "N"]:
     """Turn logits into log₂ exp(logits − their maximum), in place; the maximum.
 
     On a CPU, torch's exp2 takes a third of the time of its exp.
@@ -163,7 +165,9 @@ def _exponents_(logits: Float[Tensor, "N V"]) -> Float[Tensor, "N"]:
     return top
 
 
-def _divergence(logits: list[Tensor], ids: Int[Tensor, "N"]) -> tuple[Tensor, Tensor]:
+def _divergence(
+    logits: list[torch.Tensor], ids: Int[torch.Tensor, "N"]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """log q(ids) and Σ p (log p − log q) of two distributions; nothing is left of their logits."""
     log_p, log_q = (logits.pop(0).log_softmax(dim=1) for _ in range(2))
     chosen = _chosen(log_q, ids)
@@ -171,10 +175,10 @@ def _divergence(logits: list[Tensor], ids: Int[Tensor, "N"]) -> tuple[Tensor, Te
 
 
 def _to_gradient_(
-    exponentials: Float[Tensor, "N V"],
+    exponentials: Float[torch.Tensor, "N V"],
     choices: Choices,
-    upstream: Sequence[Tensor | None],
-    known: tuple[Float[Tensor, "N"], Float[Tensor, "N"]],
+    upstream: Sequence[torch.Tensor | None],
+    known: tuple[Float[torch.Tensor, "N"], Float[torch.Tensor, "N"]],
 ) -> None:
     """Turn exponentials of logits into the gradient of a loss by the model's logits, in place.
 
@@ -199,17 +203,19 @@ def _to_gradient_(
         exponentials.div_(choices.temperature)
 
 
-def _logits(factors: Factors, bias: Tensor | None, choices: Choices, rows: slice) -> Tensor:
+def _logits(
+    factors: Factors, bias: torch.Tensor | None, choices: Choices, rows: slice
+) -> torch.Tensor:
     logits = product(factors, bias, rows)
     choices[rows].impose_(logits)
     return logits
 
 
-def _chosen(x: Float[Tensor, "N V"], ids: Int[Tensor, "N"]) -> Float[Tensor, "N"]:
+def _chosen(x: Float[torch.Tensor, "N V"], ids: Int[torch.Tensor, "N"]) -> Float[torch.Tensor, "N"]:
     return x.gather(1, ids[:, None])[:, 0]
 
 
-def _of_possible(chosen: Tensor, logp: Tensor) -> Tensor:
+def _of_possible(chosen: torch.Tensor, logp: torch.Tensor) -> torch.Tensor:
     """`logp`, and -inf where the chosen logit is that of an impossible id."""
     return logp.masked_fill(chosen <= FLOOR / 2, -torch.inf)
 
@@ -218,53 +224,55 @@ ROWS: Final = 512
 """Tokens whose logits are computed together, or fewer where memory says so."""
 COPIES: Final = 4
 """As many numbers as a chunk has logits are alive at a time, at most."""
-Factors = tuple[Tensor, Tensor]
+Factors = tuple[torch.Tensor, torch.Tensor]
 """States (N, d) and weight (V, d) in one number format."""
 
 
-@torch.no_grad()
-def head_logits(states: Float[Tensor, "N d"], head: nn.Linear) -> Float[Tensor, "N V"]:
+@without_gradient
+def head_logits(
+    states: Float[torch.Tensor, "N d"], head: torch.nn.Linear
+) -> Float[torch.Tensor, "N V"]:
     """Logits in float32 (float64 for float64 states), whatever the format, under any autocast."""
     with exactly(states):
         return product(factors_of(states, head.weight), head.bias, slice(None))
 
 
-def product(factors: Factors, bias: Tensor | None, rows: slice) -> Tensor:
+def product(factors: Factors, bias: torch.Tensor | None, rows: slice) -> torch.Tensor:
     """Logits (n, V) of some rows."""
     states, weight = factors
     logits = mm(states[rows], weight.t())
     return logits if bias is None else logits.add_(bias)
 
 
-def mm(a: Tensor, b: Tensor) -> Tensor:
+def mm(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """a b in float32 at least; the factors have the format of b."""
     kind = wide(b)
     return a @ b if b.dtype is kind else torch.mm(a.to(b.dtype), b, out_dtype=kind)
 
 
-def factors_of(states: Tensor, weight: Tensor) -> Factors:
+def factors_of(states: torch.Tensor, weight: torch.Tensor) -> Factors:
     """Both factors in one format: a CPU's float32, whose bfloat16 has no exact sums, or a GPU's."""
     kind = wide(states) if states.device.type == "cpu" else states.dtype
     return states.to(kind), weight.to(kind)
 
 
-def wide(x: Tensor) -> torch.dtype:
+def wide(x: torch.Tensor) -> torch.dtype:
     """The format of sums over numbers like `x`."""
     return torch.float64 if x.dtype is torch.float64 else torch.float32
 
 
-def row(states: Tensor) -> Tensor:
+def row(states: torch.Tensor) -> torch.Tensor:
     """An empty number for each of the states."""
     return torch.empty(len(states), dtype=wide(states), device=states.device)
 
 
-def chunks(states: Tensor, weight: Tensor, budget: int) -> Iterator[slice]:
+def chunks(states: torch.Tensor, weight: torch.Tensor, budget: int) -> Iterator[slice]:
     """At least one chunk of rows, whose logits and what is made of them fit in `budget` bytes."""
     step = max(1, min(ROWS, budget // (COPIES * len(weight) * wide(states).itemsize)))
     for start in range(0, max(1, len(states)), step):
         yield slice(start, min(start + step, len(states)))
 
 
-def exactly(states: Tensor) -> torch.autocast:
+def exactly(states: torch.Tensor) -> torch.autocast:
     """No autocast: formats are chosen here."""
     return torch.autocast(states.device.type, enabled=False)

@@ -7,7 +7,6 @@ from typing import Self
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
 
 from tokencredit.models.loading.trunk import backbone
 from tokencredit.models.passes.computation import Computation
@@ -23,10 +22,10 @@ class Layout:
     count 0, 1, 2, … in every row; attention runs at its fastest and padding cannot matter.
     """
 
-    ids: Int[Tensor, "B S"]
-    sources: Int[Tensor, "N"]
+    ids: Int[torch.Tensor, "B S"]
+    sources: Int[torch.Tensor, "N"]
     """Where among the B × S states each response token was chosen: one before its own place."""
-    mask: Bool[Tensor, "B T"]
+    mask: Bool[torch.Tensor, "B T"]
     """The response mask."""
 
     @classmethod
@@ -39,21 +38,21 @@ class Layout:
         columns = torch.arange(mask.shape[1], device=ids.device)
         return cls(ids, ((rows + start - 1)[:, None] + columns)[mask], mask)
 
-    def take(self, states: Float[Tensor, "B S d"]) -> Float[Tensor, "N d"]:
+    def take(self, states: Float[torch.Tensor, "B S d"]) -> Float[torch.Tensor, "N d"]:
         """The states from which the response tokens were chosen."""
         return states.flatten(0, 1).index_select(0, self.sources)
 
-    def spread(self, values: Float[Tensor, "N"]) -> Float[Tensor, "B T"]:
+    def spread(self, values: Float[torch.Tensor, "N"]) -> Float[torch.Tensor, "B T"]:
         """One number for each response token, zero where masked."""
         return values.new_zeros(self.mask.shape).masked_scatter(self.mask, values)
 
 
 def hidden_states(
-    model: nn.Module, layout: Layout, computation: Computation
-) -> Float[Tensor, "N d"]:
+    model: torch.nn.Module, layout: Layout, computation: Computation
+) -> Float[torch.Tensor, "N d"]:
     """The hidden state from which each response token was, or would be, chosen by `model`."""
     with computation.autocast(layout.ids.device):
-        hidden: Tensor = backbone(model)(
+        hidden: torch.Tensor = backbone(model)(
             input_ids=layout.ids, attention_mask=None, use_cache=False
         ).last_hidden_state
     return layout.take(hidden)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Final
 
 import torch
-from jaxtyping import Bool, Int
-from torch import Tensor
+from jaxtyping import Bool, Float, Int
 
 from tokencredit.rollout import Rollout
 
@@ -26,7 +25,9 @@ class ScoreAt(str, Enum):
     its end token."""
 
 
-def score_position(rollout: Rollout, last: Int[Tensor, "B"], at: ScoreAt) -> Int[Tensor, "B"]:
+def score_position(
+    rollout: Rollout, last: Int[torch.Tensor, "B"], at: ScoreAt
+) -> Int[torch.Tensor, "B"]:
     """Where the score is read, given where the last response token stands."""
     if at is ScoreAt.end:
         return last
@@ -34,14 +35,19 @@ def score_position(rollout: Rollout, last: Int[Tensor, "B"], at: ScoreAt) -> Int
     return (last - ended.long()).clamp(min=0)
 
 
-def position_ids(mask: Bool[Tensor, "B S"]) -> Int[Tensor, "B S"]:
+def position_ids(mask: Bool[torch.Tensor, "B S"]) -> Int[torch.Tensor, "B S"]:
     """Positions that count real tokens only, so that padding on either side changes nothing."""
     return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
 
 
 def compact(
     rollout: Rollout, pad_id: int
-) -> tuple[Int[Tensor, "B S"], Bool[Tensor, "B S"], Int[Tensor, "B"], Int[Tensor, "B"]]:
+) -> tuple[
+    Int[torch.Tensor, "B S"],
+    Bool[torch.Tensor, "B S"],
+    Int[torch.Tensor, "B"],
+    Int[torch.Tensor, "B"],
+]:
     """Prompt and response joined without gaps and right-padded.
 
     Returns ids, mask, the position of the first response token, and the position of the last one.
@@ -58,8 +64,8 @@ def compact(
 
 
 def parts(
-    lengths: Int[Tensor, "B"], tokens: int | None = None
-) -> Iterator[tuple[Int[Tensor, "n"], int]]:
+    lengths: Int[torch.Tensor, "B"], tokens: int | None = None
+) -> Iterator[tuple[Int[torch.Tensor, "n"], int]]:
     """Rows of similar length, at most `tokens` tokens with padding (or one row), and a width.
 
     Without `tokens` it is `PART_TOKENS`. Every row is in exactly one part, longest first.
@@ -71,3 +77,26 @@ def parts(
         count = max(1, tokens // widths[first])
         yield order[first : first + count], widths[first]
         first += count
+
+
+def read_tokens(
+    rollout: Rollout,
+    read: Callable[[Int[torch.Tensor, "n S"]], Float[torch.Tensor, "n S k"]],
+    filler: int = 0,
+) -> Float[torch.Tensor, "B T+1 k"]:
+    """What a causal model says at the last token of each prompt, and at each response token.
+
+    `read` is given prompts and responses without gaps, right-padded with the id `filler`, some rows
+    at a time, and says k numbers at each place. Slots behind a response hold zeros.
+    """
+    ids, _, start, last = compact(rollout, filler)
+    mask = torch.nn.functional.pad(rollout.response_mask, (1, 0), value=True)
+    columns = (start - 1)[:, None] + torch.arange(mask.shape[1], device=ids.device)
+    found: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for rows, width in parts(last + 1):
+        said = read(ids[rows, :width])
+        place = columns[rows].clamp(min=0, max=width - 1)[..., None]
+        taken = said.gather(1, place.expand(-1, -1, said.shape[2]))
+        found.append((rows, torch.where(mask[rows, :, None], taken, 0.0)))
+    order = torch.cat([rows for rows, _ in found])
+    return torch.cat([taken for _, taken in found])[torch.argsort(order)]

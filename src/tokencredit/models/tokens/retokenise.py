@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from numpy import ndarray
-from torch import Tensor
 
 from tokencredit.errors import UserError
 from tokencredit.models.loading.model import RewardReads
@@ -47,10 +46,10 @@ class Retokenised:
 
     rollout: Rollout
     rows: list[Row]
-    mask: Bool[Tensor, "B T"]
+    mask: Bool[torch.Tensor, "B T"]
     """Of the policy's tokens."""
 
-    def back(self, evidence: Float[Tensor, "B S"]) -> Float[Tensor, "B T"]:
+    def back(self, evidence: Float[torch.Tensor, "B S"]) -> Float[torch.Tensor, "B T"]:
         """Evidence of the judge's tokens as evidence of the policy's; sums are preserved."""
         known = evidence.detach().cpu().double().numpy()
         found = torch.zeros(self.mask.shape)
@@ -162,7 +161,7 @@ class Retokeniser:
         return room
 
 
-def _lists(ids: Tensor, mask: Tensor) -> list[list[int]]:
+def _lists(ids: torch.Tensor, mask: torch.Tensor) -> list[list[int]]:
     return [row[keep].tolist() for row, keep in zip(ids.cpu(), mask.cpu(), strict=True)]
 
 

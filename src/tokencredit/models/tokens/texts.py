@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch import Tensor
+import torch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def decode(tokenizer: PreTrainedTokenizerBase, ids: Tensor, mask: Tensor) -> list[str]:
+def decode(tokenizer: PreTrainedTokenizerBase, ids: torch.Tensor, mask: torch.Tensor) -> list[str]:
     """The text of each row's counting tokens, special tokens left out."""
     rows = [row[keep].tolist() for row, keep in zip(ids, mask, strict=True)]
     return list(tokenizer.batch_decode(rows, skip_special_tokens=True))
 
 
 def decode_tokens(
-    tokenizer: PreTrainedTokenizerBase, ids: Tensor, mask: Tensor
+    tokenizer: PreTrainedTokenizerBase, ids: torch.Tensor, mask: torch.Tensor
 ) -> tuple[list[str], list[list[tuple[int, int]]]]:
     """The text of each response, and the character range of each of its tokens.
 
