@@ -194,9 +194,9 @@ def responses(
 ) -> Rollout:
     """Random responses of these lengths; every other one ends with the end token."""
     said = [chosen(words, length, "answer", row) for row, length in enumerate(lengths)]
-    ended = [len(ids) > 1 and row % 2 == 1 for row, ids in enumerate(said)]
-    for ids, end in zip(said, ended, strict=True):
-        ids[-1] = actors.policy.ids.eos if end else ids[-1]
+    ended = [len(tokens) > 1 and row % 2 == 1 for row, tokens in enumerate(said)]
+    for tokens, end in zip(said, ended, strict=True):
+        tokens[-1] = actors.policy.ids.eos if end else tokens[-1]
     pad = actors.policy.ids.pad
     ids, mask = padded(said, pad)
     asked = Prompts.padded(

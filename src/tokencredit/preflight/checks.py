@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from tokencredit.console import say
+from tokencredit.data.dataset import PromptSpec
 from tokencredit.data.prompts import long_texts
+from tokencredit.data.splits import Corpus
 from tokencredit.errors import require
 from tokencredit.hardware import Sharding
 from tokencredit.judges.function import FunctionJudge
@@ -103,10 +105,13 @@ def check_records(context: Context, stages: Sequence[Stage]) -> None:
         say(f"dataset: {count} unusable records are left out ({corpus.dropped.summary()})")
     if stages[-1].is_run:
         for split in ("rl", "eval"):
-            corpus.ask(
-                f"texts of {split} of more than {spec.min_characters} characters",
-                lambda split=split: len(long_texts(corpus.parts[split], spec)),
-            )
+            _count_long(corpus, split, spec)
+
+
+def _count_long(corpus: Corpus, split: str, spec: PromptSpec) -> int:
+    """Texts of a split that prompts can be cut from; raises `UserError` where there is none."""
+    question = f"texts of {split} of more than {spec.min_characters} characters"
+    return corpus.ask(question, lambda: len(long_texts(corpus.parts[split], spec)))
 
 
 CHECKS: Final[tuple[Check, ...]] = (
