@@ -3,10 +3,14 @@
 What stands in `__all__` is described in docs/python.md, and read when it is asked for.
 """
 
+from tokencredit.machine.search_path import begin
+
+begin()  # before any library is imported
+
+# ruff: noqa: E402
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from tokencredit.machine.search_path import is_own_command, isolate
 from tokencredit.version import __version__
 
 if TYPE_CHECKING:
@@ -15,12 +19,6 @@ if TYPE_CHECKING:
     from tokencredit.surface.credited import Credit
     from tokencredit.surface.crediting import credit
     from tokencredit.surface.logged import Rows, runs, samples
-
-isolate()  # before any library is imported
-if is_own_command():
-    from tokencredit.machine.later import put_off
-
-    put_off("torch")
 
 __all__ = (
     "Credit", "Rows", "UserError", "__version__", "credit", "functional", "runs", "samples",

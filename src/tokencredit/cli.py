@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "report": "tokencredit.commands.report:report",
     "credit": "tokencredit.commands.credit:credit_texts",
     "check-scheme": "tokencredit.commands.check_scheme:check",
+    "check-judge": "tokencredit.commands.check_judge:check",
     "profile": "tokencredit.commands.profile:profile",
     "table": "tokencredit.commands.papers:table",
     "figure": "tokencredit.commands.papers:figure",
@@ -43,6 +44,9 @@ ABOUT: Final = {
     "credit": "Credit for texts and models of your own: a page with every token in its colour.",
     "check-scheme": (
         "Check that a reward scheme, your own included, keeps the promises that training relies on."
+    ),
+    "check-judge": (
+        "Check that a judge, your own included, keeps the promises that training relies on."
     ),
     "profile": (
         "Measure what a run's judge gives to each tenth of a response: reward_scheme=position."

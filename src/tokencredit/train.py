@@ -163,8 +163,10 @@ def split_arguments(arguments: list[str], request: Request) -> list[str]:
 
 
 def main_job(overrides: Sequence[str]) -> list[str]:
-    """What is chosen where nothing is: the main job. A seed, or places, change no choice."""
-    if all(text.startswith(("seed=", *PLACES)) for text in overrides):
+    """What is chosen where nothing is: the main job. A seed, places, or a preset for debugging
+    change no choice.
+    """
+    if all(text.startswith(("seed=", "debug=", *PLACES)) for text in overrides):
         say(f"{' '.join(MAIN_JOB)}: the main job, since nothing else is chosen")
         return list(MAIN_JOB)
     return []

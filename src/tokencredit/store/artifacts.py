@@ -65,6 +65,8 @@ class Plan:
     state: str = ""
     reasons: tuple[str, ...] = ()
     """The inputs in which the nearest artifact differs."""
+    remark: str = ""
+    """What is to be known of its result, made or not."""
 
 
 class Store:
