@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -19,8 +18,8 @@ from tokencredit.algorithms.ppo_penalty import PPOPenalty
 from tokencredit.algorithms.procedure import PreferenceOnly, Procedure, SupervisedOnly
 from tokencredit.algorithms.reinforce import RLOO, Reinforce
 from tokencredit.algorithms.remax import ReMax
-from tokencredit.data.dataset import Dataset
-from tokencredit.errors import UserError, require
+from tokencredit.data.dataset import Dataset, add_format
+from tokencredit.errors import UserError, nearest, require
 from tokencredit.fields import check_all_bounds, former_names, number, what_became_of
 from tokencredit.hardware import Hardware
 from tokencredit.judges.attention import AttentionJudge
@@ -208,8 +207,13 @@ def register_component(group: str, component: type) -> None:
     """Make one component, a user's own for instance, available as `group=<name of a YAML file>`.
 
     The YAML file names the class in its defaults list. Without one, `group=<ClassName>` works too.
+    A "format" has neither: `dataset.format` names it.
     """
-    require(group in COMPONENTS, "group", group, f"must be one of {', '.join(COMPONENTS)}")
+    if group == "format":
+        add_format(component)
+        return
+    known = ", ".join([*COMPONENTS, "format"])
+    require(group in COMPONENTS, "group", group, f"must be one of {known}")
     if "__slots__" not in vars(component):
         raise UserError(
             f"{component.__name__}: declare it with @dataclass(slots=True, kw_only=True); "
@@ -247,8 +251,7 @@ def unknown_key(path: str, schema: type, place: str = "") -> str:
     if became is not None:
         return f"{path}: {became}{place}"
     names = [*field_names(schema), *(["experiment", "scale"] if schema is Config else [])]
-    near = difflib.get_close_matches(name, names, n=1)
-    guess = f", did you mean {near[0]!r}?" if near else ""
+    guess = nearest(name, names)
     return f"{path}: unknown key{place}{guess}; {schema.__name__} has: {', '.join(names)}"
 
 

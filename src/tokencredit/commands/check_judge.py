@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 import torch
 import typer
 
+from tokencredit.composing.chosen import composed
 from tokencredit.composing.grammar import class_name
 from tokencredit.config import COMPONENTS, Config, load_plugins, register_component
 from tokencredit.errors import UserError
@@ -35,7 +36,6 @@ from tokencredit.stages.catalogue import given_of, made_by
 from tokencredit.stages.context import Context
 from tokencredit.stages.stage import Stage
 from tokencredit.streams import integer, stream_key, torch_seed
-from tokencredit.train import composed_of
 from tokencredit.training_settings import trainings_of
 from tokencredit.user_code import promises
 from tokencredit.user_code.imports import import_file
@@ -122,7 +122,7 @@ def trial_of(
     for role in ("policy", "reward", "dpo"):
         own += [f"model.{role}.source=path", f"model.{role}.path={place / FOLDERS[role]}"]
     wanted = [text for text in own if text.partition("=")[0] not in chosen]
-    config = composed_of([*wanted, *overrides], folders)
+    config = composed([*wanted, *overrides], folders)
     config.plugins, config.store = list(plugins), str(place / "store")
     for training in trainings_of(config.judge):
         training.max_steps = STEPS
@@ -194,9 +194,9 @@ def responses(
 ) -> Rollout:
     """Random responses of these lengths; every other one ends with the end token."""
     said = [chosen(words, length, "answer", row) for row, length in enumerate(lengths)]
-    ended = [len(ids) > 1 and row % 2 == 1 for row, ids in enumerate(said)]
-    for ids, end in zip(said, ended, strict=True):
-        ids[-1] = actors.policy.ids.eos if end else ids[-1]
+    ended = [len(tokens) > 1 and row % 2 == 1 for row, tokens in enumerate(said)]
+    for tokens, end in zip(said, ended, strict=True):
+        tokens[-1] = actors.policy.ids.eos if end else tokens[-1]
     pad = actors.policy.ids.pad
     ids, mask = padded(said, pad)
     asked = Prompts.padded(

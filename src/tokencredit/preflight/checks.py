@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from tokencredit.console import say
+from tokencredit.data.dataset import PromptSpec
 from tokencredit.data.prompts import long_texts
+from tokencredit.data.splits import Corpus
 from tokencredit.errors import require
 from tokencredit.hardware import Sharding
 from tokencredit.judges.function import FunctionJudge
@@ -96,14 +98,20 @@ def check_speech(context: Context, stages: Sequence[Stage]) -> None:
 
 def check_records(context: Context, stages: Sequence[Stage]) -> None:
     """There are prompts to train and to evaluate on; what was left out of the data is said once."""
-    corpus = context.corpus
+    corpus, spec = context.corpus, context.config.dataset.prompt
     count = corpus.dropped.counts.total()
     if count and not corpus.dropped.told:
         corpus.dropped.told = True
         say(f"dataset: {count} unusable records are left out ({corpus.dropped.summary()})")
     if stages[-1].is_run:
         for split in ("rl", "eval"):
-            long_texts(corpus.parts[split], context.config.dataset.prompt)
+            _count_long(corpus, split, spec)
+
+
+def _count_long(corpus: Corpus, split: str, spec: PromptSpec) -> int:
+    """Texts of a split that prompts can be cut from; raises `UserError` where there is none."""
+    question = f"texts of {split} of more than {spec.min_characters} characters"
+    return corpus.ask(question, lambda: len(long_texts(corpus.parts[split], spec)))
 
 
 CHECKS: Final[tuple[Check, ...]] = (

@@ -8,6 +8,7 @@ from typing import Final
 from tokencredit.errors import UserError
 from tokencredit.judges.given import Given
 from tokencredit.judges.judge import Judge
+from tokencredit.rl.load import given_from
 from tokencredit.stages.context import Context
 from tokencredit.stages.dpo import DPOStage
 from tokencredit.stages.judge_stage import JudgeStage
@@ -44,13 +45,14 @@ def stages_of(judge: Judge, context: Context) -> dict[str, Stage]:
 
 def made_by(maker: str | type, context: Context, judge: Judge) -> Stage:
     """The stage that makes an artifact of `judge`: one of that name, or of that class."""
-    if isinstance(maker, str):
-        return stage_named(maker, context)
-    if not issubclass(maker, Stage):
+    kind = STAGES.get(maker) if isinstance(maker, str) else maker
+    if kind is None:
+        return stage_named(str(maker), context)
+    if not issubclass(kind, Stage):
         raise UserError(
-            f"{maker.__name__}: is no stage; name the class of one, of tokencredit.stages.stage"
+            f"{kind.__name__}: is no stage; name the class of one, of tokencredit.stages.stage"
         )
-    return maker(context, judge) if issubclass(maker, JudgeStage) else maker(context)
+    return kind(context, judge) if issubclass(kind, JudgeStage) else kind(context)
 
 
 def panel_stages(context: Context) -> dict[str, Stage]:
@@ -72,14 +74,9 @@ def panel_stages(context: Context) -> dict[str, Stage]:
 def given_of(context: Context) -> Given:
     """What judge and scorer of a run may read."""
     config = context.config
-    return Given(
-        folder=lambda role: context.store.get(panel_stages(context)[role]).path,
-        model=config.model,
-        device=config.hardware.device.value,
-        score_at=config.reward_model.score_at,
-        beta=config.dpo.beta,
-        scheme=config.reward_scheme,
-        seconds=config.run.function_seconds,
-        column_names=config.dataset.column_names,
-        columns=context.columns,
+    return given_from(
+        config,
+        lambda role: context.store.get(panel_stages(context)[role]).path,
+        config.dataset.column_names,
+        context.columns,
     )

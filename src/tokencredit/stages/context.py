@@ -12,6 +12,7 @@ from tokencredit.config import Config
 from tokencredit.data.files import stamp
 from tokencredit.data.prompts import PromptStream
 from tokencredit.data.records import Record
+from tokencredit.data.remembered import recalled, remember
 from tokencredit.data.sources import Source
 from tokencredit.data.splits import Corpus
 from tokencredit.data.token_ids import TokenIds
@@ -31,14 +32,19 @@ class Context:
 
     @cached_property
     def corpus(self) -> Corpus:
-        """The records, read at first use; the cells of a sweep share them."""
+        """The records, read when the first is asked for; the cells of a sweep share them."""
         dataset = self.config.dataset
         written = stamp(dataset.path) if dataset.source is Source.path else ()
-        key = (digest(dataset), written)
+        key = (digest(dataset), type(dataset.reader()), written)
         if key not in _READ:
             _READ.clear()
-            _READ[key] = dataset.read()
+            kept = recalled(dataset, self.store.root)
+            _READ[key] = kept or dataset.read(self.config.run.function_seconds)
         return _READ[key]
+
+    def remember(self) -> None:
+        """Keep in the store what was asked about the records, for the commands that follow."""
+        remember(self.config.dataset, self.corpus, self.store.root)
 
     def prompts(self, records: Sequence[Record], ids: TokenIds) -> PromptStream:
         """The prompts of these records for the rollouts of a run."""
@@ -55,10 +61,14 @@ class Context:
 
     def columns_digest(self, names: Sequence[str]) -> str:
         """A hash of the values of these columns, of the records that prompts are taken from."""
-        values, parts = self.columns(names), self.corpus.parts
-        rows = [record.row for split in ("rl", "eval") for record in parts[split]]
-        return digest({name: [repr(values[name][row]) for row in rows] for name in names})
+
+        def find() -> str:
+            values, parts = self.columns(names), self.corpus.parts
+            rows = [record.row for split in ("rl", "eval") for record in parts[split]]
+            return digest({name: [repr(values[name][row]) for row in rows] for name in names})
+
+        return self.corpus.ask(f"hash of the columns {sorted(names)}", find)
 
 
-_READ: dict[tuple[str, object], Corpus] = {}
+_READ: dict[tuple[object, ...], Corpus] = {}
 """The records that this process has read last."""

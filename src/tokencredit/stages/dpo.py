@@ -68,8 +68,16 @@ class DPOStage(Stage):
         settings, limit = self.context.config.dpo, self.longest()
         if settings.pairs is PairSource.sampled:
             return False  # their reward model has another key since then
-        records = self.context.corpus.pairs("reward", NO_PAIRS)
-        short = sum(len(f"{r.text}{r.rejected}".encode(errors="replace")) <= limit for r in records)
+        corpus = self.context.corpus
+
+        def count() -> int:
+            sizes = (
+                len(f"{record.text}{record.rejected}".encode(errors="replace"))
+                for record in corpus.pairs("reward", NO_PAIRS)
+            )
+            return sum(size <= limit for size in sizes)
+
+        short = corpus.ask(f"pairs of reward within {limit} bytes", count)
         return may_only_warm_up(settings, short, 2 * limit)
 
     def parents(self) -> Mapping[str, Stage]:
@@ -100,7 +108,7 @@ class DPOStage(Stage):
         if config.dpo.pairs is PairSource.sampled:
             return given
         for split in ("reward", "eval"):
-            corpus.pairs(split, NO_PAIRS)  # said before anything is trained
+            corpus.check_pairs(split, NO_PAIRS)  # said before anything is trained
         require(
             not corpus.margins,
             "dataset.margin_column",

@@ -43,7 +43,7 @@ class OracleStage(Stage):
         corpus.check_answers("the oracle", "set oracle.enabled=false")
         pairs = self._from_pairs()
         for split in ("oracle", "eval"):  # said before anything is trained
-            (corpus.pairs if pairs else corpus.labelled)(split)
+            (corpus.check_pairs if pairs else corpus.check_labelled)(split)
         prints = corpus.fingerprints
         return ({"objective": Objective.pairs} if pairs else {}) | {
             "oracle": config.oracle,

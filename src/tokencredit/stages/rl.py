@@ -116,7 +116,7 @@ class RLStage(Stage):
         """What of the configuration may be of the user's own and decides the result."""
         config = self.context.config
         chosen = [config.algorithm, config.reward_scheme, config.judge, config.scorer]
-        return [*chosen, config.dataset, config.model]
+        return [*chosen, config.dataset, config.dataset.reader(), config.model]
 
     @property
     def algorithm(self) -> Algorithm:

@@ -67,10 +67,11 @@ def check_template(context: Context, source: Pretrained) -> None:
 
     All are looked at only if the first hundred show that too many are refused.
     """
-    records = conversations(context.corpus)
-    if records and is_ours(source):
+    if not context.corpus.converses:
+        return
+    if is_ours(source):
         raise UserError(MISSING)
-    voice = voice_of(context, source) if records else None
+    voice, records = voice_of(context, source), conversations(context.corpus)
     if voice is not None:
         refused = voice.ids.refusals(records[:FIRST])
         if len(refused) > MAX_REFUSED * len(records[:FIRST]):
@@ -82,7 +83,7 @@ def say_spelt(context: Context, source: Pretrained) -> None:
     parse = context.config.dataset.special_tokens is SpecialTokens.parse
     count = 0 if parse else spelt(context.corpus, _names(source, voice_of(context, source)))
     if count:
-        total = sum(map(len, context.corpus.parts.values()))
+        total = sum(map(context.corpus.size, context.corpus.parts))
         say(
             f"dataset: {count} of {total} records spell out special tokens, which are read as text "
             "(dataset.special_tokens=parse reads the tokens themselves)"
@@ -127,16 +128,12 @@ def spelt(corpus: Corpus, names: re.Pattern[str] | None) -> int:
     """How many records hold names of special tokens."""
     if names is None:
         return 0
-    key = (tuple(sorted(corpus.fingerprints.items())), names.pattern)
-    if key not in _SPELT:
-        _SPELT.clear()
+
+    def count() -> int:
         texts = ((record.text, record.rejected or "") for record in corpus.records())
-        _SPELT[key] = sum(any(map(names.search, both)) for both in texts)
-    return _SPELT[key]
+        return sum(any(map(names.search, both)) for both in texts)
 
-
-_SPELT: dict[tuple[object, str], int] = {}
-"""What this process has counted last."""
+    return corpus.ask(f"records that spell out {names.pattern}", count)
 
 
 def conversations(corpus: Corpus) -> list[Record]:
@@ -147,6 +144,8 @@ def conversations(corpus: Corpus) -> list[Record]:
 
 def _reopened(ids: TokenIds, corpus: Corpus) -> bool:
     """Whether an answer opens a tag that the template has opened."""
+    if not corpus.converses:
+        return False
     for record in conversations(corpus)[:FIRST]:
         try:
             name = ids.converse(record.asked).tag.strip()

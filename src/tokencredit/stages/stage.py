@@ -106,7 +106,8 @@ class Stage(ABC):
         config = getattr(self.context, "config", None)
         if config is None:  # it stands alone
             return {}
-        code = used_code([config.dataset, config.model, self], config.plugins)
+        data = [config.dataset, config.dataset.reader()]
+        code = used_code([*data, config.model, self], config.plugins)
         return {"plugins": code} if code else {}
 
     @cached_property

@@ -20,6 +20,7 @@ from tokencredit.composing.explain import explain
 from tokencredit.config import Config
 from tokencredit.console import USER_ERROR, say
 from tokencredit.errors import require
+from tokencredit.machine.later import read_now
 from tokencredit.pipeline.cells import STATE, committed_cell, execute_and_keep
 from tokencredit.pipeline.pipeline import plan, spent
 from tokencredit.reports.samples import print_continuations, render_samples
@@ -81,6 +82,7 @@ def _done(config: Config, overrides: list[str]) -> tuple[str, str]:
     kept = committed_cell(config)
     if kept is not None:
         return STATE, kept.state.removeprefix(f"{STATE}: ")
+    read_now("torch")
     outcome = execute_and_keep(config, overrides)
     return "done" if outcome.seconds else "done before", str(outcome.last.folder)
 
@@ -90,6 +92,7 @@ def run_alone(config: Config, request: Request, started: float, overrides: list[
     if request.plan_only:
         print_plans(plan(config))
         return
+    read_now("torch")
     outcome = execute_and_keep(config, overrides)
     folder = outcome.last.folder
     if outcome.last.is_run:
