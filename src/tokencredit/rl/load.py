@@ -102,7 +102,7 @@ class TokenizerAlone:
     tokenizer: PreTrainedTokenizerBase
 
     @property
-    def policy(self) -> nn.Module:
+    def policy(self) -> torch.nn.Module:
         """There is none."""
         raise UserError("policy: is missing; the judge reads the live policy, so give one")
 
