@@ -55,7 +55,9 @@ def test_composing_reads_no_torch(
 
 
 def test_the_watch_names_the_file_that_reads_torch(tmp_path: Path) -> None:
-    ended = run(WATCHED.replace("main()", "import tokencredit.models.passes.logprob"), folder=tmp_path)
+    ended = run(
+        WATCHED.replace("main()", "import tokencredit.models.passes.logprob"), folder=tmp_path
+    )
     assert ended.returncode == 99
     assert ended.stderr.split()[-1].partition(":")[0].endswith("passes/logprob.py")
 

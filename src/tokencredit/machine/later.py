@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib.abc import Loader
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec, module_from_spec, spec_from_loader
 from threading import RLock
@@ -72,7 +73,7 @@ class _Later:
         return spec_from_loader(name, _There(name)) if name in sys.modules else None
 
 
-class _There:
+class _There(Loader):
     """Loads a module that has been imported while it was looked for: as it is, not once more."""
 
     def __init__(self, name: str) -> None:

@@ -7,11 +7,14 @@ A new one is a function that raises `UserError`, listed in `CHECKS`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from tokencredit.console import say
+from tokencredit.data.dataset import PromptSpec
 from tokencredit.data.prompts import long_texts
+from tokencredit.data.splits import Corpus
 from tokencredit.errors import require
 from tokencredit.hardware import Sharding
 from tokencredit.judges.function import FunctionJudge
@@ -103,10 +106,12 @@ def check_records(context: Context, stages: Sequence[Stage]) -> None:
         say(f"dataset: {count} unusable records are left out ({corpus.dropped.summary()})")
     if stages[-1].is_run:
         for split in ("rl", "eval"):
-            corpus.ask(
-                f"texts of {split} of more than {spec.min_characters} characters",
-                lambda split=split: len(long_texts(corpus.parts[split], spec)),
-            )
+            question = f"texts of {split} of more than {spec.min_characters} characters"
+            corpus.ask(question, partial(_count_texts, corpus, split, spec))
+
+
+def _count_texts(corpus: Corpus, split: str, spec: PromptSpec) -> int:
+    return len(long_texts(corpus.parts[split], spec))
 
 
 CHECKS: Final[tuple[Check, ...]] = (
