@@ -274,6 +274,7 @@ def add_format(kind: type) -> None:
     flaw = _flaw(kind)
     if flaw is not None:
         raise UserError(f"{kind.__name__} (of {place_of(kind)}): {flaw} to register it as a format")
+    assert issubclass(kind, Format)
     take_name("format", FORMATS, kind)
     for other in FORMATS:
         if other.name() == kind.name() and other is not kind:
