@@ -34,7 +34,6 @@ APART: Mapping[str, str] = {
     "tokencredit.models.decoding.packed_head": "leans on private operators of torch, named here",
     "tokencredit.models.decoding.cache": "extends classes of transformers, named here",
     "tokencredit.models.loading.architecture": "settings, read beside those of the other models",
-    "tokencredit.models.loading.gguf": "the one converter; needs gguf, which few runs do",
     "tokencredit.evaluation.llm.run": "the one thing that the command does, without its options",
 }
 """Why a file under 80 lines that one other file imports is a file of its own.

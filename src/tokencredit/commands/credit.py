@@ -30,27 +30,21 @@ SHOWN: Final = 60
 def credit_texts(  # noqa: PLR0913, PLR0917 - one for each option
     text: Annotated[
         Path,
-        typer.Option(
-            help="JSONL, CSV, Parquet, or Arrow with the columns prompt and response, and perhaps "
-            "finished (false: the response was cut off)."
-        ),
+        typer.Option(help="JSONL, CSV, Parquet, or Arrow: prompt, response, and perhaps finished."),
     ],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="[KEY=VALUE]...", help="Such as reward_scheme.beta=0.5."),
     ] = None,
     reward_model: Annotated[
-        list[str] | None,
-        typer.Option(help="Folder, or name on the hub; repeatable for an ensemble."),
+        list[str] | None, typer.Option(help="Folder, or name on the hub; several: an ensemble.")
     ] = None,
     policy: Annotated[str | None, typer.Option(help="The same, or a run's folder.")] = None,
     reference: Annotated[str | None, typer.Option(help="What DPO started from.")] = None,
     dpo: Annotated[str | None, typer.Option(help="The DPO model.")] = None,
     artifact: Annotated[
         list[str] | None,
-        typer.Option(
-            help="ROLE=FOLDER: what a stage of your own judge made; repeatable.",
-        ),
+        typer.Option(help="ROLE=FOLDER: what a stage of your own judge made; repeatable."),
     ] = None,
     tokenizer: Annotated[
         str | None, typer.Option(help="Left out: that of the policy, or of the first model.")
@@ -70,10 +64,9 @@ def credit_texts(  # noqa: PLR0913, PLR0917 - one for each option
     """Credit for texts and models of your own: a page with every token in its colour."""
     load_plugins(plugin or [])
     check_ending(out)
-    rows = list(file_rows(text))
-    pairs = [_pair(text, number, row) for number, row in enumerate(rows, start=1)]
-    finished = [_finished(text, number, row) for number, row in enumerate(rows, start=1)]
-    known = dict.fromkeys(name for row in rows for name in row)
+    rows = dict(enumerate(file_rows(text), start=1))
+    pairs = [_pair(text, number, row) for number, row in rows.items()]
+    known = dict.fromkeys(name for row in rows.values() for name in row)
     found = credit(
         [prompt for prompt, _ in pairs],
         [response for _, response in pairs],
@@ -86,8 +79,8 @@ def credit_texts(  # noqa: PLR0913, PLR0917 - one for each option
         reference=reference,
         dpo=dpo,
         artifacts=_named(artifact or []),
-        finished=finished,
-        columns={name: [row.get(name) for row in rows] for name in known},
+        finished=[_finished(text, number, row) for number, row in rows.items()],
+        columns={name: [row.get(name) for row in rows.values()] for name in known},
         overrides=overrides or [],
         config_dirs=config_dir or [],
         device=device,

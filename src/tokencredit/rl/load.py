@@ -115,6 +115,8 @@ def open_live(
 
     The policy is frozen and has no values; without one, the reference ("sft") stands in its place.
     """
+    from tokencredit.models.policy import PolicyWithValue, Reference
+
     place = folders.get("policy", folders.get("sft"))
     if place is None:
         return TokenizerAlone(tokenizer)
