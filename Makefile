@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rfEs -n auto --maxprocesses
 export PYTHON TORCH
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test-fast test test-slow same-numbers lint type arch format docs clean
+.PHONY: help setup train test-fast test test-slow same-numbers lint type arch format docs startup clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ docs: setup ## write docs/config.md, the configuration snapshots, and the pictur
 	@$(BIN)/python -m tokencredit.commands.reference > docs/config.md
 	@$(BIN)/python tests/config/make_snapshots.py
 	@PYTHONPATH=tests $(BIN)/python -m architecture.drawing
+
+startup: setup ## how long --help, a mistake, and a plan take, against `import torch`
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/startup.py
 
 clean: ## remove the environment and caches; store/ and runs/ stay
 	@rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
