@@ -10,7 +10,7 @@ EXPERIMENTS := experiments experiments/base_model experiments/benchmarks experim
 export PYTHON TORCH
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test-fast test test-slow same-numbers files-touched lint type arch ci coverage format docs clean
+.PHONY: help setup train test-fast test test-slow same-numbers files-touched lint type arch ci coverage format docs startup clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ docs: setup ## write docs/config.md, signatures of docs/python.md, the configura
 	@$(BIN)/python -m tokencredit.commands.python_page docs/python.md
 	@$(BIN)/python tests/config/make_snapshots.py
 	@PYTHONPATH=tests $(BIN)/python -m architecture.drawing
+
+startup: setup ## how long --help, a mistake, and a plan take, against `import torch`
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/startup.py
 
 clean: ## remove the environment and caches; store/ and runs/ stay
 	@rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

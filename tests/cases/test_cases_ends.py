@@ -31,8 +31,8 @@ from tokencredit.models.loading.shipped import FOLDER
 from tokencredit.models.loading.weights import load_causal
 from tokencredit.models.passes.distribution import Choices
 from tokencredit.models.passes.logprob import token_logp
-from tokencredit.models.policy import PolicyWithValue, Reference, SpecialIds
-from tokencredit.models.tokens.ends import SpokenModel, special_ids
+from tokencredit.models.policy import PolicyWithValue, Reference
+from tokencredit.models.tokens.ends import SpecialIds, SpokenModel, special_ids
 from tokencredit.rl.export import export_policy
 from tokencredit.rl.load import load_actors
 from tokencredit.rollout import Rollout

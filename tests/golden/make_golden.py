@@ -29,8 +29,9 @@ from tokencredit.algorithms.ppo import PPO  # noqa: E402
 from tokencredit.hardware import Hardware  # noqa: E402
 from tokencredit.models.actors import Actors  # noqa: E402
 from tokencredit.models.decoding.sampling import Sampling  # noqa: E402
-from tokencredit.models.policy import PolicyWithValue, Reference, SpecialIds  # noqa: E402
+from tokencredit.models.policy import PolicyWithValue, Reference  # noqa: E402
 from tokencredit.models.scorer import Scorer  # noqa: E402
+from tokencredit.models.tokens.ends import SpecialIds  # noqa: E402
 from tokencredit.rewards.redistribute import Redistribute  # noqa: E402
 from tokencredit.rl.engine import Engine, World  # noqa: E402
 from tokencredit.rl.metrics import describe  # noqa: E402

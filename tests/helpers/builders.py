@@ -32,7 +32,8 @@ from tokencredit.models.decoding.sampling import Sampling
 from tokencredit.models.loading.model import Model
 from tokencredit.models.passes.kernels import disable_dropout
 from tokencredit.models.passes.sequences import ScoreAt
-from tokencredit.models.policy import PolicyWithValue, Reference, SpecialIds
+from tokencredit.models.policy import PolicyWithValue, Reference
+from tokencredit.models.tokens.ends import SpecialIds
 from tokencredit.rollout import Judgement, Prompts, Rollout
 
 EOS, PAD = "<|endoftext|>", "<|pad|>"

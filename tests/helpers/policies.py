@@ -21,7 +21,8 @@ from tokencredit.models.decoding.sampling import Sampling
 from tokencredit.models.loading.model import Model
 from tokencredit.models.loading.trunk import backbone
 from tokencredit.models.passes.computation import Computation
-from tokencredit.models.policy import PolicyWithValue, SpecialIds
+from tokencredit.models.policy import PolicyWithValue
+from tokencredit.models.tokens.ends import SpecialIds
 from tokencredit.models.value import ValueKind
 from tokencredit.rewards.redistribute import Redistribute
 from tokencredit.rollout import Rollout

@@ -25,7 +25,7 @@ from tokencredit.models.decoding.cache import RoomyLayer
 from tokencredit.models.decoding.generation import Reader, evaluating, generate
 from tokencredit.models.decoding.sampling import Sampling
 from tokencredit.models.loading.trunk import checkpoint
-from tokencredit.models.policy import SpecialIds
+from tokencredit.models.tokens.ends import SpecialIds
 from tokencredit.ops import gather_logp
 from tokencredit.rollout import Prompts
 from tokencredit.streams import fold, gumbels, stream_key

@@ -14,7 +14,7 @@ from tokencredit.models.decoding import nucleus
 from tokencredit.models.decoding.generation import Generated, generate
 from tokencredit.models.decoding.nucleus import KeptIds, likeliest
 from tokencredit.models.decoding.sampling import LogprobMask, Sampling
-from tokencredit.models.policy import SpecialIds
+from tokencredit.models.tokens.ends import SpecialIds
 from tokencredit.rollout import Prompts
 from tokencredit.streams import fold, gumbels, stream_key
 

@@ -11,7 +11,7 @@ from tokencredit.models.decoding import packed_head as packing
 from tokencredit.models.decoding.generation import generate
 from tokencredit.models.decoding.packed_head import packed
 from tokencredit.models.decoding.sampling import Sampling
-from tokencredit.models.policy import SpecialIds
+from tokencredit.models.tokens.ends import SpecialIds
 
 IDS = SpecialIds(eos=EOS_ID, pad=PAD_ID)
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from builders import ARCHITECTURES, EOS_ID, PAD_ID, make_prompts, tiny_causal, train_tokenizer
 from tokencredit.models.decoding.generation import EDGE, Generated, StopStrings, generate
 from tokencredit.models.decoding.sampling import Sampling
-from tokencredit.models.policy import SpecialIds
+from tokencredit.models.tokens.ends import SpecialIds
 
 IDS = SpecialIds(eos=EOS_ID, pad=PAD_ID)
 architectures = pytest.mark.parametrize("architecture", ARCHITECTURES)

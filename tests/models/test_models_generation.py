@@ -28,7 +28,7 @@ from tokencredit.data.prompts import PromptStream
 from tokencredit.data.records import Record
 from tokencredit.models.decoding.generation import Generated, generate
 from tokencredit.models.decoding.sampling import Sampling
-from tokencredit.models.policy import SpecialIds
+from tokencredit.models.tokens.ends import SpecialIds
 from tokencredit.rollout import Prompts
 from tokencredit.streams import fold, gumbels, stream_key
 

@@ -23,7 +23,8 @@ from builders import (
 from policies import LENGTHS, alone, make_policy, poisoned, rolled
 from tokencredit.algorithms.ppo import PPO
 from tokencredit.models.decoding.sampling import LogprobMask, Sampling
-from tokencredit.models.policy import PolicyWithValue, SpecialIds
+from tokencredit.models.policy import PolicyWithValue
+from tokencredit.models.tokens.ends import SpecialIds
 from tokencredit.models.value import ValueKind
 from tokencredit.ops import keep
 from tokencredit.rollout import PolicyOutput, Rollout

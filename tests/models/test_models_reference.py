@@ -17,7 +17,8 @@ from tokencredit.errors import UserError
 from tokencredit.models.actors import Actors
 from tokencredit.models.adapters.lora import adapted
 from tokencredit.models.decoding.sampling import Sampling
-from tokencredit.models.policy import PolicyWithValue, Reference, SpecialIds
+from tokencredit.models.policy import PolicyWithValue, Reference
+from tokencredit.models.tokens.ends import SpecialIds
 from tokencredit.models.value import ValueKind
 from tokencredit.ops import keep
 from tokencredit.rollout import Rollout

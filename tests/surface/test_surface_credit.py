@@ -21,8 +21,9 @@ from tokencredit.models.actors import Actors
 from tokencredit.models.decoding.sampling import Sampling
 from tokencredit.models.log_ratio import LogRatio, as_it_is
 from tokencredit.models.passes.computation import Computation
-from tokencredit.models.policy import PolicyWithValue, Reference, SpecialIds
+from tokencredit.models.policy import PolicyWithValue, Reference
 from tokencredit.models.scorer import Scorer
+from tokencredit.models.tokens.ends import SpecialIds
 from tokencredit.ops import last_token
 from tokencredit.rewards.attribution import Attribution
 from tokencredit.rewards.redistribute import Redistribute

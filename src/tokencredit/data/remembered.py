@@ -12,7 +12,6 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -67,11 +66,14 @@ def remember(dataset: Dataset, corpus: Corpus, store: Path) -> None:
     answers = {**(before.answers if before else {}), **corpus.answers}
     if before is not None and answers == before.answers:
         return
-    dropped = asdict(corpus.dropped)
-    del dropped["told"]
+    dropped = corpus.dropped
     said = {
         "fingerprints": corpus.fingerprints,
-        "dropped": dropped,
+        "dropped": {
+            "counts": dict(dropped.counts),
+            "examples": dropped.examples,
+            "filtered": dict(dropped.filtered),
+        },
         "duplicates": corpus.duplicates,
         "answers": answers,
     }
@@ -99,7 +101,8 @@ def _place(dataset: Dataset, files: list[Path], store: Path) -> tuple[Path, dict
         "python": platform.python_version(),
         "readers": {name: metadata.version(name) for name in READERS},
     }
-    return store / FOLDER / f"{digest(identity)}.json", identity
+    name = digest([identity["settings"], [str(path) for path in files]])
+    return store / FOLDER / f"{name}.json", identity
 
 
 class _Unread(Mapping[str, tuple[Record, ...]]):
