@@ -56,7 +56,10 @@ def token_rewards(
     or a component. `evidence` is what a judge says of each token, for schemes that read it: weights
     (abc), or signed numbers (attribution, rto); `ends` where sentences end (semi_rto).
     """
-    config = Asked(scheme=scheme, overrides=overrides).config()
+    named = "sparse" if isinstance(scheme, RewardScheme) else scheme
+    config = Asked(scheme=named, overrides=overrides).config()
+    if isinstance(scheme, RewardScheme):
+        config.reward_scheme, config.run.scheme = scheme, ""  # no judge has to fit it here
     reads = config.reward_scheme.evidence
     name = type(config.reward_scheme).__name__
     if reads is not Evidence.none and evidence is None:

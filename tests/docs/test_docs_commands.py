@@ -84,6 +84,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run = place / "runs" / scheme / key
         write_run_folder(run, curve, key=key, scheme=scheme, seed=seed, experiment=None)
     (place / "pairs.jsonl").write_text("\n".join(pairs), encoding="utf-8")
+    shutil.copy(ROOT / "docs" / "images" / "credit.csv", place / "said.csv")
     said = '"answers": [{"text": "Twice.", "votes": 7}, {"text": "No.", "votes": 1}]'
     questions = [f'{{"question": "Q{n}", {said}}}' for n in range(90)]
     (place / "questions.jsonl").write_text("\n".join(questions), encoding="utf-8")
@@ -106,7 +107,11 @@ def test_a_shown_command_is_accepted(
     """
     if command.startswith("tokencredit judge compare runs/rto/win_rates"):
         request.getfixturevalue("paid")
-    words = shlex.split(command.replace("runs/abc/KEY", str(finished)))[1:]
+    if "store/dpo/KEY" in command:
+        request.getfixturevalue("paid")
+    command = command.replace("runs/abc/KEY", str(finished))
+    command = re.sub(r"store/(\w+)/KEY", lambda stage: str(made(folder, stage[1])), command)
+    words = shlex.split(command)[1:]
     if words[0] == "train" and "--help" not in words:
         words[0] = "plan"
     answer = run(words, folder)
@@ -118,6 +123,11 @@ def test_a_shown_command_is_accepted(
         assert "error: hardware.device = 'cuda': torch finds no such device" in answer.err
         return
     assert answer.code == 0, f"{page}: {command}\n{answer.err}"
+
+
+def made(folder: Path, stage: str) -> Path:
+    """What that stage of some run left in the store."""
+    return min((folder / "store" / stage).glob("*/manifest.json")).parent
 
 
 @pytest.fixture(scope="module")

@@ -142,13 +142,13 @@ def over_group(
 
 
 def rloo(
-    rewards: Float[Tensor, "B T"],
-    mask: Bool[Tensor, "B T"],
-    groups: Int[Tensor, "B"],
+    rewards: Float[torch.Tensor, "B T"],
+    mask: Bool[torch.Tensor, "B T"],
+    groups: Int[torch.Tensor, "B"],
     *,
     gamma: float = 1.0,
     kind: GroupBaseline = GroupBaseline.to_go,
-) -> Float[Tensor, "B T"]:
+) -> Float[torch.Tensor, "B T"]:
     """Advantages G_t − the mean G_t of the group's other responses (Ahmadian et al. 2024).
 
     Responses with the same number in `groups` answer the same prompt.
@@ -157,14 +157,14 @@ def rloo(
 
 
 def grpo(
-    rewards: Float[Tensor, "B T"],
-    mask: Bool[Tensor, "B T"],
-    groups: Int[Tensor, "B"],
+    rewards: Float[torch.Tensor, "B T"],
+    mask: Bool[torch.Tensor, "B T"],
+    groups: Int[torch.Tensor, "B"],
     *,
     gamma: float = 1.0,
     kind: GroupBaseline = GroupBaseline.to_go,
     divide_by_sd: bool = True,
-) -> Float[Tensor, "B T"]:
+) -> Float[torch.Tensor, "B T"]:
     """Advantages (G_t − mean_t) / sd of the group (Shao et al. 2024); see `algorithm=grpo`."""
     returns = to_go(rewards, mask, gamma)
     advantages = over_group(returns, mask, groups, kind, others=False)

@@ -81,12 +81,13 @@ def shown(parameter: inspect.Parameter) -> str:
     value = parameter.default
     if isinstance(value, Enum):
         return f"{text} = {type(value).__name__}.{value.name}"
-    return f"{text} = {json.dumps(value) if isinstance(value, str) else value!r}"
+    written = json.dumps(value) if isinstance(value, str) else repr(value)
+    return f"{text} = {written}"
 
 
 def plain(annotation: object) -> str:
     """An annotation, which stands in the source as it is; tensors by their short name."""
-    return str(annotation).replace("torch.Tensor", "Tensor")
+    return str(annotation).replace("torch.Tensor", "Tensor").replace("'", '"')
 
 
 if __name__ == "__main__":

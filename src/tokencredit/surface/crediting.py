@@ -47,21 +47,22 @@ def credit(  # noqa: PLR0913 - one for each thing that can be chosen
 ) -> Credit:
     """The reward of every token of `responses`, as a run would pay it before the KL penalty.
 
-    prompts, responses: one a row. A prompt is a text, a conversation (a list of messages), or a
-    list of ids; a response a text or a list of ids. Texts are tokenised as a run's are.
-    tokenizer: what they are written in; left out, that of the first model given as a folder.
-    judge, scheme, scorer: options of these groups (`tokencredit train --help`), or components. The
-    scheme's own judge, and the scorer reward_model, where they are left out.
-    reward_model, policy, reference, dpo: the models that judge and scorer read, each a model, a
-    folder, or a name on the hub. `reference` is what DPO started from. An ensemble reads a list of
-    reward models. A model that is missing, or that nothing reads, is an error.
-    artifacts: the folders of what a judge's own stages made, by role.
-    finished: whether responses ended by themselves; left out, texts did, and ids that end with an
-    end token. A text that did gets its end token, which is paid like every other token.
-    columns: further columns for a judge that reads some, one value a response.
-    overrides: `KEY=VALUE` of judge, scorer, and reward_scheme, as on the command line.
-    config_dirs: folders with YAML options of one's own.
-    device: "cpu" or "cuda".
+    - `prompts`, `responses`: one a row. A prompt is a text, a conversation (a list of messages), or
+      a list of ids; a response a text, or a list of ids. Texts are tokenised as a run's are.
+    - `tokenizer`: what they are written in; left out, that of the policy, the reference, or the
+      first other model that is given as a folder.
+    - `judge`, `scheme`, `scorer`: options of these groups (`tokencredit train --help`), or
+      components. Left out: the scheme's own judge, and the reward model for scores.
+    - `reward_model`, `policy`, `reference`, `dpo`: the models that judge and scorer read, each a
+      model, a folder, or a name on the hub. `reference` is what DPO started from; an ensemble reads
+      a list of reward models. One that is missing, or that nothing reads, is an error.
+    - `artifacts`: the folders of what stages of a judge of one's own made, by role.
+    - `finished`: whether responses ended by themselves. Left out: texts did, and ids that end with
+      an end token. A text that did gets its end token, which is paid like any other.
+    - `columns`: further columns for a judge that reads some, one value a response.
+    - `overrides`: `KEY=VALUE` as on the command line, such as `reward_scheme.beta=0.5`.
+    - `config_dirs`: folders with YAML options of one's own.
+    - `device`: "cpu" or "cuda".
 
     Raises `UserError`, which names what is wrong and what to do.
     """
