@@ -51,9 +51,9 @@ class Kept:
 
     ids: Int[torch.Tensor, "N"]
     """int32, all kept ids of all tokens."""
-    starts: Int[torch.Tensor, "B T"]
-    """Where a token's ids begin."""
-    counts: Int[torch.Tensor, "B T"]
+    starts: Int[torch.Tensor, "*S"]
+    """Where a token's ids begin; (B, T), or one row of the tokens that a pass reads."""
+    counts: Int[torch.Tensor, "*S"]
     """How many ids a token has; 0 where nothing was left out (or the slot is masked)."""
 
     def __getitem__(self, rows: torch.Tensor) -> Self:

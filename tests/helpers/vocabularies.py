@@ -147,7 +147,7 @@ def conversation(
         response_ids=torch.tensor(right),
         response_mask=mask_of([len(ids) for ids in responses], after),
         min_new=torch.zeros(len(prompts), dtype=torch.long),
-        finished=torch.tensor(ended),
+        finished=torch.tensor(ended, dtype=torch.bool),
         stopped=torch.zeros(len(prompts), dtype=torch.bool),
         logp=empty,
         ref_logp=empty,

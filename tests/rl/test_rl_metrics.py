@@ -87,7 +87,7 @@ def test_field_B25_padding_moves_no_metric(extra: int, poison: float) -> None:
     plain = describe(rollout, judgement, rewards, targets)
     other = describe(
         padded(rollout, extra, poison),
-        replace(judgement, evidence=wide(judgement.evidence)),
+        replace(judgement, evidence=wide(judgement.evidence), ends=None),
         wide(rewards),
         Targets(advantages=wide(targets.advantages), returns=wide(targets.returns)),
     )
