@@ -4,7 +4,7 @@ VENV ?= .venv
 ARGS ?=
 BIN := $(VENV)/bin
 # Numbers in tests are exact for one thread; a worker for each core, at most four.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rfEs -n auto --maxprocesses=4
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rfEs -n auto --maxprocesses=4 --dist loadgroup
 # Folders of scripts, which find one another by the folder that they lie in.
 EXPERIMENTS := experiments experiments/base_model experiments/benchmarks experiments/benchmarks/peers
 export PYTHON TORCH
@@ -48,9 +48,8 @@ format: setup ## repair what ruff can
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
-type: setup ## mypy: strict for the package, plainly for tests' helpers and experiments
+type: setup ## mypy --strict: the package, tests' helpers, experiments
 	@$(BIN)/mypy
-	@$(BIN)/mypy --config-file tests/helpers/mypy.ini
 
 arch: setup ## import-linter: which part may import which
 	@$(BIN)/lint-imports
@@ -60,7 +59,7 @@ ci: ## everything that a change must pass, in at most an hour: what .ci/run runs
 
 coverage: setup ## lines of the package that the fast tests never reach, the worst file first; HTML=1 for pages in coverage/
 	@$(BIN)/coverage erase
-	@OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -rfEs -n auto --maxprocesses=4 -m "not slow" $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -rfEs -n auto --maxprocesses=4 --dist loadgroup -m "not slow" $(ARGS)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage $(if $(HTML),html,report)
 

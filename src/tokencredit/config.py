@@ -212,8 +212,7 @@ def register_component(group: str, component: type) -> None:
     if group == "format":
         add_format(component)
         return
-    known = ", ".join([*COMPONENTS, "format"])
-    require(group in COMPONENTS, "group", group, f"must be one of {known}")
+    require(group in COMPONENTS, "group", group, f"must be one of {', '.join(COMPONENTS)}, format")
     if "__slots__" not in vars(component):
         raise UserError(
             f"{component.__name__}: declare it with @dataclass(slots=True, kw_only=True); "

@@ -11,8 +11,8 @@ from beartype import BeartypeConf, beartype
 HELD: Final = tuple(f"tokencredit.{part}" for part in ("rewards", "algorithms", "ops", "rollout"))
 """The modules, and packages, whose functions and dataclasses are checked wherever a test calls them."""
 SELF = re.compile(r"\bSelf\b")
-NUMBERS: Final = BeartypeConf(is_pep484_tower=True)
-"""An int is a float, as mypy has it."""
+HOLD: Final = beartype(conf=BeartypeConf(is_pep484_tower=True))
+"""Holds a function to its annotations; an int is a float, as mypy has it."""
 
 
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -24,4 +24,5 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
     for name, hint in function.__annotations__.items():
         if SELF.search(str(hint)) or getattr(hint, "_is_protocol", False):
             function.__annotations__[name] = object
-    return beartype(function, conf=NUMBERS)
+    held: Callable[..., Any] = HOLD(function)
+    return held

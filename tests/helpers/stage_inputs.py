@@ -83,7 +83,8 @@ def from_path(role: str, name: str) -> Change:
 
     def change(c: Config) -> Config:
         source = Pretrained(source=ModelSource.path, path=at(c, name), name=None)
-        return replace(c, model=replace(c.model, **{role: source}))
+        role_source: dict[str, Any] = {role: source}
+        return replace(c, model=replace(c.model, **role_source))
 
     return change
 

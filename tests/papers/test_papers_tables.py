@@ -260,6 +260,8 @@ def test_an_unknown_table_is_refused(name: str, named: list[str]) -> None:
     ("change", "named"),
     [
         ("titel: x", ["titel: unknown key", "CurveTable has"]),
+        ("kind: curve", ["kind = 'curve': must be one of table, curves", "win_rates"]),
+        ("kind: curves\nbaseline: a", ["baseline: unknown key", "Curves has"]),
         ("statistic: median", ["statistic = 'median'", "at_kl"]),
         ("panels: []", ["panels"]),
         (

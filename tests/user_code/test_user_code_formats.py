@@ -136,25 +136,33 @@ def test_a_row_that_lacks_a_column_is_refused(votes: Path, tmp_path: Path) -> No
         read(path)
 
 
-@pytest.mark.parametrize(
-    ("name", "base", "said"),
-    [
-        ("Text", "Format", "the name of the built-in class tokencredit.data.rows.Text"),
-        ("text", "Format", "would call it 'text', as it does Text"),
-        ("Other", "", "derive it from tokencredit.data.formats.Format"),
-    ],
-)
-def test_a_format_that_cannot_be_registered(
-    name: str, base: str, said: str, tmp_path: Path
-) -> None:
+BODY = "    columns = ('a',)\n    def records(self, number, row): return []\n"
+UNFIT = {
+    "built-in": ("Text(Format)", BODY, "the name of the built-in class tokencredit.data.rows.Text"),
+    "as a built-in": ("text(Format)", BODY, "would call it 'text', as it does Text"),
+    "no format": ("Other", BODY, "derive it from tokencredit.data.formats.Format"),
+    "no records": ("Other(Format)", "    columns = ('a',)\n", "define records(self, number, row)"),
+    "no columns": ("Other(Format)", BODY.partition("\n")[2], "columns is None; give it a tuple"),
+    "one column": ("Other(Format)", BODY.replace("('a',)", "'a'"), "columns is 'a'; give it"),
+    "no holds": (
+        "Other(Format)",
+        f"    holds = 'pairs'\n{BODY}",
+        "holds is 'pairs'; give it one of",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", UNFIT)
+def test_a_format_that_cannot_be_registered(kind: str, tmp_path: Path) -> None:
+    head, body, said = UNFIT[kind]
     path = tmp_path / "mine.py"
     path.write_text(
         "from tokencredit.config import register_component\n"
         "from tokencredit.data.formats import Format\n"
-        f"class {name}({base}):\n    pass\n"
-        f"register_component('format', {name})\n"
+        f"class {head}:\n{body}\n"
+        f"register_component('format', {head.partition('(')[0]})\n"
     )
     before = list(FORMATS)
-    with pytest.raises(UserError, match=re.escape(said)):
+    with pytest.raises(UserError, match=re.escape(said)) as found:
         load_plugins([str(path)])
-    assert before == FORMATS
+    assert before == FORMATS and str(path) in str(found.value)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from inspect import isabstract
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from tokencredit.data.files import TRAIN, Row, file_rows, files_below, paths_of
-from tokencredit.data.formats import Format
+from tokencredit.data.formats import Format, Holds
 from tokencredit.data.preferences import TEMPLATE, Preference, Ranked, Summaries, check_template
 from tokencredit.data.records import Dropped
 from tokencredit.data.rows import Messages, PromptCompletion, Text, records_of
@@ -20,7 +21,7 @@ from tokencredit.data.transcripts import HH
 from tokencredit.errors import UserError, nearest, require
 from tokencredit.fields import Settings, added, number
 from tokencredit.user_code.guard import SECONDS
-from tokencredit.user_code.plugins import take_name
+from tokencredit.user_code.plugins import place_of, take_name
 
 MAX_DROPPED = 0.05
 FIRST: Final = 100
@@ -270,11 +271,10 @@ class Dataset(Settings):
 
 def add_format(kind: type) -> None:
     """Make a format, one of a plug-in for instance, one that `dataset.format` may name."""
-    if not issubclass(kind, Format):
-        raise UserError(
-            f"{kind.__name__}: derive it from tokencredit.data.formats.Format to register it as a "
-            "format"
-        )
+    flaw = _flaw(kind)
+    if flaw is not None:
+        raise UserError(f"{kind.__name__} (of {place_of(kind)}): {flaw} to register it as a format")
+    assert issubclass(kind, Format)
     take_name("format", FORMATS, kind)
     for other in FORMATS:
         if other.name() == kind.name() and other is not kind:
@@ -284,3 +284,18 @@ def add_format(kind: type) -> None:
             )
     if kind not in FORMATS:
         FORMATS.append(kind)
+
+
+def _flaw(kind: type) -> str | None:
+    """What is to be done with a class that is no format yet."""
+    if not issubclass(kind, Format):
+        return "derive it from tokencredit.data.formats.Format"
+    if isabstract(kind):
+        return "define records(self, number, row)"
+    columns: object = getattr(kind, "columns", None)
+    names = columns if isinstance(columns, tuple) else (None,)
+    if not all(isinstance(name, str | tuple) for name in names):
+        return f"columns is {columns!r}; give it a tuple of names, e.g. columns = ('question',),"
+    if not isinstance(kind.holds, Holds):
+        return f"holds is {kind.holds!r}; give it one of Holds"
+    return None

@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Final
 
-from tokencredit.canonical import canonical, digest, file_sha256
+from tokencredit.canonical import digest, file_sha256
 from tokencredit.data.dataset import Dataset
 from tokencredit.data.records import Dropped, Record
 from tokencredit.data.splits import Corpus
@@ -93,7 +93,7 @@ def _place(dataset: Dataset, files: list[Path], store: Path) -> tuple[Path, dict
     """The file of this data set, and what must be the same for it to be believed."""
     code = {path.relative_to(CODE).as_posix(): file_sha256(path) for path in CODE.rglob("*.py")}
     identity: dict[str, object] = {
-        "settings": canonical(dataset),
+        "settings": repr(dataset),  # a key leaves fields out; here each counts
         "files": [[str(path), file_sha256(path)] for path in files],
         "code": digest(code),
         "python": platform.python_version(),

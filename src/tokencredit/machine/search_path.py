@@ -18,7 +18,8 @@ COMMAND = "tokencredit"
 def begin() -> None:
     """What comes before any library is imported where a command of ours is starting.
 
-    The working folder moves behind everything installed, and torch is put off until it is used. In
+    The working folder moves behind everything installed, and torch is put off until it is used, as
+    is accelerate, which reads it. In
     a process of somebody else's, which imports this package, nothing is changed.
     """
     if not _is_own_command():
@@ -27,6 +28,7 @@ def begin() -> None:
     from tokencredit.machine.later import put_off  # imports what could lie in the working folder
 
     put_off("torch")
+    put_off("accelerate")
 
 
 def _isolate() -> None:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tokencredit.models.decoding.generation import Generated, generate
-from tokencredit.models.policy import PolicyWithValue, Reference
 from tokencredit.ops import without_gradient
 from tokencredit.rollout import Prompts, Rollout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from tokencredit.models.policy import PolicyWithValue, Reference
 
 Stream = tuple[int | str, ...]
 

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import re
-import zlib
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 from jaxtyping import Float
 
-WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
-
-
-def features(text: str, buckets: int) -> list[int]:
-    """The hash buckets of the distinct word 1-grams and 2-grams of a text."""
-    words = WORD.findall(text.lower())
-    grams = words + [f"{a} {b}" for a, b in pairwise(words)]
-    return sorted({zlib.crc32(gram.encode()) % buckets for gram in grams})
+from tokencredit.models.tokens.texts import features
 
 
 class BagOfGrams(torch.nn.Module):

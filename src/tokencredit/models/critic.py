@@ -14,13 +14,14 @@ from tokencredit.models.loading.model import Dtype
 from tokencredit.models.loading.quantization import Quantized
 from tokencredit.models.loading.trunk import backbone
 from tokencredit.models.loading.weights import load_causal, load_classifier, load_folder, load_into
-from tokencredit.models.policy import PolicyWithValue
 from tokencredit.models.value import Value, ValueHead, ValueInit, ValueKind
 from tokencredit.ops import without_gradient
 from tokencredit.store.files import read_json, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from tokencredit.models.policy import PolicyWithValue
 
 HEAD: Final = "value_head.safetensors"
 ADAPTER: Final = "adapter"

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from tokencredit.models.adapters.lora import (
     VALUE,
@@ -23,34 +22,12 @@ from tokencredit.models.passes.computation import Computation
 from tokencredit.models.passes.distribution import Choices
 from tokencredit.models.passes.logprob import token_kl, token_logp
 from tokencredit.models.passes.packing import Layout, hidden_states
+from tokencredit.models.tokens.ends import SpecialIds
 from tokencredit.ops import without_gradient
 from tokencredit.rollout import Kept, PolicyOutput, Rollout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-@dataclass(frozen=True, slots=True)
-class SpecialIds:
-    """Ids with a meaning of their own."""
-
-    eos: int
-    """The tokenizer's end token, an action: it ends a response."""
-    pad: int
-    """Never an action: impossible for policy and reference alike. -1: there is none."""
-    others: tuple[int, ...] = ()
-    """Further ids that end a response: the end of a turn, and what generation_config names."""
-    spare: tuple[int, ...] = ()
-    """Ids without a token, of an embedding that was padded to a round number: never actions."""
-
-    @property
-    def ends(self) -> tuple[int, ...]:
-        """Every id that ends a response."""
-        return (self.eos, *self.others)
-
-    def spare_on(self, device: torch.device) -> Int[torch.Tensor, "K"] | None:
-        """`spare` as an index; None where there is none."""
-        return torch.tensor(self.spare, device=device) if self.spare else None
 
 
 class PolicyWithValue(torch.nn.Module):

@@ -6,25 +6,19 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import accelerate
 import torch
-from accelerate import Accelerator
-from accelerate.utils import (
-    DeepSpeedPlugin,
-    DistributedType,
-    InitProcessGroupKwargs,
-    broadcast_object_list,
-    gather_object,
-)
-from safetensors.torch import load_file, save_file
 
 from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.algorithms.optimizer import ClipNorm
 from tokencredit.errors import UserError, require
 from tokencredit.hardware import Hardware, Sharding
-from tokencredit.models.policy import PolicyWithValue
 from tokencredit.rollout import PolicyOutput, Rollout
+
+if TYPE_CHECKING:
+    from tokencredit.models.policy import PolicyWithValue
 
 WEIGHTS = "trained.safetensors"
 T = TypeVar("T")
@@ -37,16 +31,22 @@ class World:
         """Join the processes that were started together."""
         self.hardware = hardware
         if hardware.sharding is Sharding.none:
-            self.accelerator = Accelerator(cpu=hardware.on_cpu())
+            self.accelerator = accelerate.Accelerator(cpu=hardware.on_cpu())
         else:
             if hardware.on_cpu():
                 _spare_compiling()
             # With a cpu flag, accelerate would run plain DDP without a word.
-            plugin = DeepSpeedPlugin(hf_ds_config=deepspeed_settings(hardware, max_grad_norm))
-            backend = InitProcessGroupKwargs(backend="gloo" if hardware.on_cpu() else "nccl")
-            self.accelerator = Accelerator(deepspeed_plugin=plugin, kwargs_handlers=[backend])
+            plugin = accelerate.utils.DeepSpeedPlugin(
+                hf_ds_config=deepspeed_settings(hardware, max_grad_norm)
+            )
+            backend = accelerate.utils.InitProcessGroupKwargs(
+                backend="gloo" if hardware.on_cpu() else "nccl"
+            )
+            self.accelerator = accelerate.Accelerator(
+                deepspeed_plugin=plugin, kwargs_handlers=[backend]
+            )
             kind = self.accelerator.distributed_type
-            if kind != DistributedType.DEEPSPEED:
+            if kind != accelerate.utils.DistributedType.DEEPSPEED:
                 raise RuntimeError(f"DeepSpeed was asked for, but accelerate chose {kind}")
         found = self.accelerator.num_processes
         if found != hardware.processes:
@@ -87,12 +87,12 @@ class World:
         if self.size == 1:
             return value
         values = [value]
-        broadcast_object_list(values)
+        accelerate.utils.broadcast_object_list(values)
         return values[0]
 
     def gather(self, values: list[T]) -> list[T]:
         """The values of all processes, in order of rank, in every process."""
-        return list(gather_object(values)) if self.size > 1 else values
+        return list(accelerate.utils.gather_object(values)) if self.size > 1 else values
 
     def sums(self, values: dict[str, torch.Tensor | float]) -> dict[str, float]:
         """Each value summed over all processes, which must have the same names in this order."""
@@ -270,6 +270,8 @@ class Engine:
     def save(self, folder: Path) -> None:
         """Write trained weights, and this process's part of the optimizer's state, to `folder`."""
         if self.world.is_main:
+            from safetensors.torch import save_file
+
             save_file(self.trained(), folder / WEIGHTS)
         if self.world.sharded:
             inner = self.policy.optimizer
@@ -281,6 +283,8 @@ class Engine:
 
     def load(self, folder: Path) -> None:
         """Restore what `save` wrote; a missing or additional tensor is an error."""
+        from safetensors.torch import load_file
+
         trained, saved = self.trained(), load_file(folder / WEIGHTS)
         if {n: t.shape for n, t in trained.items()} != {n: t.shape for n, t in saved.items()}:
             raise UserError(

@@ -6,7 +6,6 @@ from dataclasses import fields
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from tokencredit.errors import UserError
 from tokencredit.ops import keep
@@ -24,6 +23,8 @@ def dump(folder: Path, *parts: Batch) -> Path:
             if isinstance(value, torch.Tensor):
                 found[item.name] = value.detach().cpu().contiguous().clone()
     path = folder / NAME
+    from safetensors.torch import save_file
+
     save_file(found, path)
     return path
 

@@ -21,7 +21,6 @@ from tokencredit.models.loading.weights import load_causal
 from tokencredit.models.log_ratio import ADAPTER
 from tokencredit.models.passes.computation import Computation
 from tokencredit.models.passes.kernels import ready
-from tokencredit.models.policy import PolicyWithValue, Reference
 from tokencredit.models.tokens.ends import special_ids
 from tokencredit.models.value import ValueInit, ValueKind
 from tokencredit.streams import torch_seed
@@ -61,6 +60,8 @@ def load_actors(config: Config, sft: Path, reward_model: Path | None = None) -> 
         logits_memory=config.hardware.logits_memory_mb << 20,
         narrow_format=torch.bfloat16 if config.model.autocast is Autocast.bfloat16 else None,
     )
+    from tokencredit.models.policy import PolicyWithValue, Reference
+
     policy = PolicyWithValue(model, special, config.rollout, computation, trunk).to(device)
     if weight is not None:
         start_head(policy, weight)

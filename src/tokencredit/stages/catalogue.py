@@ -45,13 +45,14 @@ def stages_of(judge: Judge, context: Context) -> dict[str, Stage]:
 
 def made_by(maker: str | type, context: Context, judge: Judge) -> Stage:
     """The stage that makes an artifact of `judge`: one of that name, or of that class."""
-    if isinstance(maker, str):
-        return stage_named(maker, context)
-    if not issubclass(maker, Stage):
+    kind = STAGES.get(maker) if isinstance(maker, str) else maker
+    if kind is None:
+        return stage_named(str(maker), context)
+    if not issubclass(kind, Stage):
         raise UserError(
-            f"{maker.__name__}: is no stage; name the class of one, of tokencredit.stages.stage"
+            f"{kind.__name__}: is no stage; name the class of one, of tokencredit.stages.stage"
         )
-    return maker(context, judge) if issubclass(maker, JudgeStage) else maker(context)
+    return kind(context, judge) if issubclass(kind, JudgeStage) else kind(context)
 
 
 def panel_stages(context: Context) -> dict[str, Stage]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -12,21 +12,24 @@ from jaxtyping import Float
 from tokencredit.data.records import Record
 from tokencredit.data.splits import Objective
 from tokencredit.errors import UserError
-from tokencredit.models.bag_of_grams import BagOfGrams, features
 from tokencredit.models.loading.place import Place, read_header
 from tokencredit.models.loading.weights import load_into
+from tokencredit.models.tokens.texts import features
 from tokencredit.ops import pair_loss
 from tokencredit.settings import Oracle
 from tokencredit.stages.stage import Stage
 from tokencredit.store.files import write_json
 from tokencredit.streams import permutation, stream_key
 
+if TYPE_CHECKING:
+    from tokencredit.models.bag_of_grams import BagOfGrams
+
 
 def load_oracle(folder: Path) -> BagOfGrams:
     """The trained oracle in a store artifact."""
     path = folder / "oracle.safetensors"
     (buckets,) = read_header(path, Place(path)).shapes.get("weights", (1,))
-    oracle = BagOfGrams(buckets)
+    oracle = _untrained(buckets)
     load_into(oracle, path)
     return oracle
 
@@ -134,6 +137,12 @@ def fit_pairs(
     return _minimise(loss, len(better), settings, seed)
 
 
+def _untrained(buckets: int) -> BagOfGrams:
+    from tokencredit.models.bag_of_grams import BagOfGrams  # of a class of torch
+
+    return BagOfGrams(buckets)
+
+
 def _minimise(
     loss_of: Callable[[BagOfGrams, list[int]], torch.Tensor],
     count: int,
@@ -141,7 +150,7 @@ def _minimise(
     seed: int,
 ) -> BagOfGrams:
     """An oracle trained with Adam; the order of the examples is a function of the seed."""
-    oracle = BagOfGrams(settings.buckets)
+    oracle = _untrained(settings.buckets)
     optimizer = torch.optim.Adam(
         oracle.parameters(), lr=settings.learning_rate, weight_decay=settings.l2
     )

@@ -24,13 +24,12 @@ from tokencredit.data.token_ids import (
 from tokencredit.errors import UserError
 from tokencredit.models.loading.model import ModelSource, Pretrained, load_tokenizer
 from tokencredit.models.loading.scratch import END, PAD
-from tokencredit.models.tokens.ends import SpokenModel, special_ids
+from tokencredit.models.tokens.ends import SpecialIds, SpokenModel, special_ids
 from tokencredit.models.tokens.padding import ensure_pad
 from tokencredit.models.tokens.template import MISSING, Refused
 from tokencredit.stages.base_model import base_of
 
 if TYPE_CHECKING:
-    from tokencredit.models.policy import SpecialIds
     from tokencredit.stages.context import Context
 
 FIRST: Final = 100

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from jaxtyping import Bool, Float, Int
 
-from tokencredit.models.decoding.cache import RoomyCache
 from tokencredit.models.decoding.gumbel import Drawer, require_finite
 from tokencredit.models.decoding.nucleus import KeptIds, likeliest
 from tokencredit.models.decoding.packed_head import packed
 from tokencredit.models.decoding.sampling import Sampling
 from tokencredit.models.loading.trunk import backbone, head_of
 from tokencredit.models.passes.sequences import position_ids
-from tokencredit.models.policy import SpecialIds
+from tokencredit.models.tokens.ends import SpecialIds
 from tokencredit.ops import without_gradient
 from tokencredit.rollout import Batch, Kept, Prompts
 from tokencredit.streams import fold, seeds, stream_key
@@ -241,6 +240,8 @@ class Reader:
 
     def __init__(self, trunk: Any, limit: int) -> None:
         """`limit`: tokens a row may have, padding included."""
+        from tokencredit.models.decoding.cache import RoomyCache  # made of a class of transformers
+
         self.trunk, self.cache, self.length = trunk, RoomyCache(limit), 0
 
     def start(

@@ -12,8 +12,7 @@ from tokencredit.models.decoding.sampling import Sampling
 from tokencredit.models.loading.model import Dtype, load_tokenizer
 from tokencredit.models.loading.place import Place
 from tokencredit.models.loading.weights import load_causal
-from tokencredit.models.policy import SpecialIds
-from tokencredit.models.tokens.ends import special_ids
+from tokencredit.models.tokens.ends import SpecialIds, special_ids
 from tokencredit.models.tokens.texts import decode
 from tokencredit.rollout import Prompts
 

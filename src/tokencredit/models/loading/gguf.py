@@ -50,7 +50,7 @@ def find_packaged_gguf(
 
 
 def convert_gguf(
-    gguf: Path, out_dir: Path, dtype: torch.dtype = torch.float32, key: str = "model.policy.path"
+    gguf: Path, out_dir: Path, dtype: torch.dtype | None = None, key: str = "model.policy.path"
 ) -> None:
     """Write the model and tokenizer in `gguf`, dequantised to `dtype`, to the folder `out_dir`.
 
@@ -62,6 +62,7 @@ def convert_gguf(
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
+    dtype = dtype or torch.float32
     header = Header(gguf, key)
     header.model(Part.causal)
     header.check_whole()

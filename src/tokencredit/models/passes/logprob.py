@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from functools import cache
+from typing import Any, Final, TypeAlias
 
 import torch
 from jaxtyping import Float, Int
-from torch.autograd.function import once_differentiable
 
 from tokencredit.models.passes.distribution import FLOOR, Choices
 from tokencredit.ops import without_gradient
@@ -30,7 +30,7 @@ def token_logp(
     """
     needed = torch.is_grad_enabled() and (states.requires_grad or head.weight.requires_grad)
     size = len(states) * len(head.weight) * wide(states).itemsize
-    found: tuple[torch.Tensor, torch.Tensor] = _TokenLogp.apply(  # type: ignore[no-untyped-call]
+    found: tuple[torch.Tensor, torch.Tensor] = _function().apply(  # type: ignore[no-untyped-call]
         states, head.weight, head.bias, choices, budget, needed and size <= budget
     )
     return found
@@ -59,7 +59,7 @@ def token_kl(
     return ref_logp, kl
 
 
-class _TokenLogp(torch.autograd.Function):
+class _TokenLogp:
     """See `token_logp`. `keep`: whether the exponentials stay for the backward pass."""
 
     @staticmethod
@@ -88,7 +88,6 @@ class _TokenLogp(torch.autograd.Function):
         return logp, entropy
 
     @staticmethod
-    @once_differentiable
     def backward(
         ctx: Any, grad_logp: torch.Tensor | None, grad_entropy: torch.Tensor | None
     ) -> tuple[torch.Tensor | None, ...]:
@@ -112,6 +111,17 @@ class _TokenLogp(torch.autograd.Function):
         kinds = (states, weight, weight if bias is None else bias)
         given = zip(sums.found, kinds, strict=True)
         return *(None if g is None else g.to(x.dtype) for g, x in given), None, None, None
+
+
+@cache
+def _function() -> type[torch.autograd.Function]:
+    """`_TokenLogp` with its base, a class of torch, which is read no sooner."""
+    from torch.autograd.function import once_differentiable
+
+    backward = staticmethod(once_differentiable(_TokenLogp.backward))
+    forward = staticmethod(_TokenLogp.forward)
+    methods = {"forward": forward, "backward": backward}
+    return type("_TokenLogp", (torch.autograd.Function,), methods)
 
 
 class _Sums:
@@ -224,7 +234,7 @@ ROWS: Final = 512
 """Tokens whose logits are computed together, or fewer where memory says so."""
 COPIES: Final = 4
 """As many numbers as a chunk has logits are alive at a time, at most."""
-Factors = tuple[torch.Tensor, torch.Tensor]
+Factors: TypeAlias = "tuple[torch.Tensor, torch.Tensor]"
 """States (N, d) and weight (V, d) in one number format."""
 
 

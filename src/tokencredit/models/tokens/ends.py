@@ -6,12 +6,37 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from jaxtyping import Int
+
 from tokencredit.models.adapters.adapter import find_adapter
-from tokencredit.models.policy import SpecialIds
 from tokencredit.models.tokens.template import turn_end
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True)
+class SpecialIds:
+    """Ids with a meaning of their own."""
+
+    eos: int
+    """The tokenizer's end token, an action: it ends a response."""
+    pad: int
+    """Never an action: impossible for policy and reference alike. -1: there is none."""
+    others: tuple[int, ...] = ()
+    """Further ids that end a response: the end of a turn, and what generation_config names."""
+    spare: tuple[int, ...] = ()
+    """Ids without a token, of an embedding that was padded to a round number: never actions."""
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Every id that ends a response."""
+        return (self.eos, *self.others)
+
+    def spare_on(self, device: torch.device) -> Int[torch.Tensor, "K"] | None:
+        """`spare` as an index; None where there is none."""
+        return torch.tensor(self.spare, device=device) if self.spare else None
 
 
 def special_ids(

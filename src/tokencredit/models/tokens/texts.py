@@ -1,8 +1,11 @@
-"""The text of ids that count, and where each token stands in it."""
+"""The text of ids that count, where each token stands in it, and which words a text has."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+import zlib
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final
 
 import torch
 
@@ -40,3 +43,13 @@ def decode_tokens(
             ends[real[-1] :] = [len(text)] * (len(ends) - real[-1])
         offsets.append(list(zip([0, *ends][: len(ends)], ends, strict=True)))
     return texts, offsets
+
+
+WORD: Final = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
+
+
+def features(text: str, buckets: int) -> list[int]:
+    """The hash buckets of the distinct word 1-grams and 2-grams of a text."""
+    words = WORD.findall(text.lower())
+    grams = words + [f"{a} {b}" for a, b in pairwise(words)]
+    return sorted({zlib.crc32(gram.encode()) % buckets for gram in grams})
