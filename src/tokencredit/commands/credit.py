@@ -22,44 +22,56 @@ Plugins = Annotated[
     list[str] | None,
     typer.Option(help="A file or module with judges and schemes of your own; repeatable."),
 ]
+Texts = Annotated[
+    Path,
+    typer.Option(
+        help="JSONL, CSV, Parquet, or Arrow with the columns prompt and response, and perhaps "
+        "finished (false: the response was cut off)."
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Such as reward_scheme.beta=0.5."),
+]
+RewardModels = Annotated[
+    list[str] | None,
+    typer.Option(help="Folder, or name on the hub; repeatable for an ensemble."),
+]
+Artifacts = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="ROLE=FOLDER: what a stage of your own judge made; repeatable.",
+    ),
+]
+Folders = Annotated[
+    list[Path] | None, typer.Option(help="More YAML groups, laid out like conf/; repeatable.")
+]
+Out = Annotated[
+    Path, typer.Option(help="A page (.html), a picture (.svg), or all numbers (.jsonl).")
+]
 YES: Final = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 SHOWN: Final = 60
 """Characters of a value in an error."""
 
 
 def credit_texts(  # noqa: PLR0913, PLR0917 - one for each option
-    text: Annotated[
-        Path,
-        typer.Option(help="JSONL, CSV, Parquet, or Arrow: prompt, response, and perhaps finished."),
-    ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[KEY=VALUE]...", help="Such as reward_scheme.beta=0.5."),
-    ] = None,
-    reward_model: Annotated[
-        list[str] | None, typer.Option(help="Folder, or name on the hub; several: an ensemble.")
-    ] = None,
+    text: Texts,
+    overrides: Overrides = None,
+    reward_model: RewardModels = None,
     policy: Annotated[str | None, typer.Option(help="The same, or a run's folder.")] = None,
     reference: Annotated[str | None, typer.Option(help="What DPO started from.")] = None,
     dpo: Annotated[str | None, typer.Option(help="The DPO model.")] = None,
-    artifact: Annotated[
-        list[str] | None,
-        typer.Option(help="ROLE=FOLDER: what a stage of your own judge made; repeatable."),
-    ] = None,
+    artifact: Artifacts = None,
     tokenizer: Annotated[
         str | None, typer.Option(help="Left out: that of the policy, or of the first model.")
     ] = None,
     judge: Annotated[str | None, typer.Option(help="Left out: the scheme's own.")] = None,
     scheme: Annotated[str, typer.Option(help="An option of reward_scheme.")] = "abc",
     scorer: Annotated[str | None, typer.Option(help="Left out: the reward model.")] = None,
-    out: Annotated[
-        Path, typer.Option(help="A page (.html), a picture (.svg), or all numbers (.jsonl).")
-    ] = Path("credit.html"),
+    out: Out = Path("credit.html"),
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     plugin: Plugins = None,
-    config_dir: Annotated[
-        list[Path] | None, typer.Option(help="More YAML groups, laid out like conf/; repeatable.")
-    ] = None,
+    config_dir: Folders = None,
 ) -> None:
     """Credit for texts and models of your own: a page with every token in its colour."""
     load_plugins(plugin or [])
