@@ -18,8 +18,9 @@ from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.models.actors import Actors
 from tokencredit.models.passes.computation import Computation
 from tokencredit.models.passes.kernels import ready
-from tokencredit.models.policy import PolicyWithValue, Reference, SpecialIds
+from tokencredit.models.policy import PolicyWithValue, Reference
 from tokencredit.models.scorer import Scorer
+from tokencredit.models.tokens.ends import SpecialIds
 from tokencredit.rl.engine import World
 from tokencredit.rl.loop import Learner, RunInputs
 from tokencredit.rollout import Prompts

@@ -30,7 +30,7 @@ def token_logp(
     """
     needed = torch.is_grad_enabled() and (states.requires_grad or head.weight.requires_grad)
     size = len(states) * len(head.weight) * wide(states).itemsize
-    found: tuple[torch.Tensor, torch.Tensor] = _function().apply(  # type: ignore[no-untyped-call]
+    found: tuple[torch.Tensor, torch.Tensor] = _function().apply(
         states, head.weight, head.bias, choices, budget, needed and size <= budget
     )
     return found
