@@ -4,14 +4,16 @@ VENV ?= .venv
 ARGS ?=
 BIN := $(VENV)/bin
 # Numbers in tests are exact for one thread; a worker for each core, at most four.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rfEs -n auto --maxprocesses=4
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rfEs -n auto --maxprocesses=4 --dist loadgroup
+# Folders of scripts, which find one another by the folder that they lie in.
+EXPERIMENTS := experiments experiments/base_model experiments/benchmarks experiments/benchmarks/peers
 export PYTHON TORCH
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test-fast test test-slow same-numbers lint type arch format docs startup clean
+.PHONY: help setup train test-fast test test-slow same-numbers files-touched lint type arch ci coverage format docs startup clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## create .venv with everything at the tested versions, or complete it; nothing if complete
 	@.ci/setup $(VENV)
@@ -33,22 +35,37 @@ same-numbers: setup ## does the working tree give BASE's numbers? BASE=COMMIT [K
 	@PYTHONPATH=tests $(BIN)/python -m same_numbers "$(BASE)" --jobs $(or $(JOBS),2) \
 		$(if $(KEEP),--keep "$(KEEP)") $(if $(ONLY),--only "$(ONLY)")
 
-lint: setup ## ruff: rules and format
+files-touched: setup ## which files a change touched, and how many of them count: BASE=COMMIT [HEAD=COMMIT]
+	@PYTHONPATH=tests $(BIN)/python -m architecture.files_touched "$(BASE)" $(HEAD)
+
+lint: setup ## ruff: rules and format; deptry: what is imported is declared, what is declared is used
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
+	@$(BIN)/deptry src
+	@$(BIN)/deptry tests tests/helpers $(EXPERIMENTS) --ignore DEP002,DEP004
 
 format: setup ## repair what ruff can
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
-type: setup ## mypy --strict
+type: setup ## mypy --strict: the package, tests' helpers, experiments
 	@$(BIN)/mypy
 
 arch: setup ## import-linter: which part may import which
 	@$(BIN)/lint-imports
 
-docs: setup ## write docs/config.md, the configuration snapshots, and the picture of the floors again
+ci: ## everything that a change must pass, in at most an hour: what .ci/run runs
+	@.ci/run
+
+coverage: setup ## lines of the package that the fast tests never reach, the worst file first; HTML=1 for pages in coverage/
+	@$(BIN)/coverage erase
+	@OMP_NUM_THREADS=1 $(BIN)/coverage run -m pytest -rfEs -n auto --maxprocesses=4 --dist loadgroup -m "not slow" $(ARGS)
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage $(if $(HTML),html,report)
+
+docs: setup ## write docs/config.md, signatures of docs/python.md, the configuration snapshots, and the picture of the floors again
 	@$(BIN)/python -m tokencredit.commands.reference > docs/config.md
+	@$(BIN)/python -m tokencredit.commands.python_page docs/python.md
 	@$(BIN)/python tests/config/make_snapshots.py
 	@PYTHONPATH=tests $(BIN)/python -m architecture.drawing
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -12,7 +13,12 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from jaxtyping import install_import_hook
 from transformers import PreTrainedTokenizerFast
+
+import shapes
+
+install_import_hook(shapes.HELD, "shapes.checked")  # before anything imports what it holds
 
 settings.register_profile(
     "tests",
@@ -35,13 +41,14 @@ def one_thread() -> None:
 def own_command_line() -> Iterator[None]:
     """The plug-ins that a test's commands name, and their classes, are not those of the next test."""
     from tokencredit.config import COMPONENTS
+    from tokencredit.data.dataset import FORMATS
     from tokencredit.user_code.plugins import NAMED
 
-    before, named = {group: list(known) for group, known in COMPONENTS.items()}, list(NAMED)
+    kept: list[list[Any]] = [NAMED, FORMATS, *COMPONENTS.values()]
+    before = [list(each) for each in kept]
     yield
-    NAMED[:] = named
-    for group, known in before.items():
-        COMPONENTS[group][:] = known
+    for each, known in zip(kept, before, strict=True):
+        each[:] = known
 
 
 @pytest.fixture(scope="session")

@@ -20,10 +20,10 @@ import torch
 
 from tokencredit.bench.build import FIRST as FIRST_WORD
 from tokencredit.bench.build import SPECIAL, classifier, prompts_of
-from tokencredit.bench.report import Spread, aligned, provenance
+from tokencredit.bench.report import Spread, provenance
 from tokencredit.bench.run import Meter
 from tokencredit.bench.workload import Architecture, Size, Work, default_threads, lengths_of
-from tokencredit.console import say
+from tokencredit.console import aligned, say
 from tokencredit.judges.attention import AttentionJudge
 from tokencredit.judges.attribution import AttributionJudge
 from tokencredit.judges.judge import OpenJudge
@@ -162,7 +162,9 @@ def main() -> None:
     if asked.rounds < 1:
         parser.error("--rounds must be >= 1")
     size = Size(architecture=asked.architecture, layers=asked.layers, width=asked.width)
-    lengths = lengths_of(asked.rows, asked.prompt_tokens, asked.new_tokens, 0, vary=False)
+    lengths: dict[str, Any] = lengths_of(
+        asked.rows, asked.prompt_tokens, asked.new_tokens, 0, vary=False
+    )
     work = Work(**lengths, size=size, threads=asked.threads)
     facts = provenance()
     rounds = measure(work, asked.steps, asked.rounds)

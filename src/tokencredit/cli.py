@@ -8,7 +8,6 @@ from typing import Annotated, Final
 
 import typer
 
-from tokencredit import __version__
 from tokencredit.commands.later import add_later
 from tokencredit.console import USER_ERROR, say, show, speaking
 from tokencredit.errors import UserError
@@ -16,13 +15,16 @@ from tokencredit.machine.faults import fault, users_own
 from tokencredit.machine.scratch import temporary_folder
 from tokencredit.pipeline.environment import take_over
 from tokencredit.redaction import redacted
+from tokencredit.version import __version__
 
 COMMANDS: Final = {
     "train": "tokencredit.commands.train:train",
     "plan": "tokencredit.commands.train:plan",
     "generate": "tokencredit.commands.generate:try_policy",
     "report": "tokencredit.commands.report:report",
+    "credit": "tokencredit.commands.credit:credit_texts",
     "check-scheme": "tokencredit.commands.check_scheme:check",
+    "check-judge": "tokencredit.commands.check_judge:check",
     "profile": "tokencredit.commands.profile:profile",
     "table": "tokencredit.commands.papers:table",
     "figure": "tokencredit.commands.papers:figure",
@@ -39,8 +41,12 @@ ABOUT: Final = {
     "plan": "Say which stages of `train` with the same arguments would be reused or run, and why.",
     "generate": "Try a trained policy: continue prompts with it.",
     "report": "Print the summary of a run and draw its figures and report.html again.",
+    "credit": "Credit for texts and models of your own: a page with every token in its colour.",
     "check-scheme": (
         "Check that a reward scheme, your own included, keeps the promises that training relies on."
+    ),
+    "check-judge": (
+        "Check that a judge, your own included, keeps the promises that training relies on."
     ),
     "profile": (
         "Measure what a run's judge gives to each tenth of a response: reward_scheme=position."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -19,8 +18,8 @@ from tokencredit.algorithms.ppo_penalty import PPOPenalty
 from tokencredit.algorithms.procedure import PreferenceOnly, Procedure, SupervisedOnly
 from tokencredit.algorithms.reinforce import RLOO, Reinforce
 from tokencredit.algorithms.remax import ReMax
-from tokencredit.data.dataset import Dataset
-from tokencredit.errors import UserError, require
+from tokencredit.data.dataset import Dataset, add_format
+from tokencredit.errors import UserError, nearest, require
 from tokencredit.fields import check_all_bounds, former_names, number, what_became_of
 from tokencredit.hardware import Hardware
 from tokencredit.judges.attention import AttentionJudge
@@ -46,6 +45,7 @@ from tokencredit.store.files import reading
 from tokencredit.store.finite import check_settings
 from tokencredit.store.versions import bring_up_to_date, load_kept, written_by
 from tokencredit.tracking.tracking import Tracking
+from tokencredit.training_settings import trainings_of
 from tokencredit.user_code.plugins import NAMED, import_plugins, take_name
 from tokencredit.user_code.trust import check_named
 
@@ -145,6 +145,9 @@ class Config:
             self.reward_model.learning_rate = rates.reward
         if self.dpo.learning_rate is None:
             self.dpo.learning_rate = rates.dpo
+        for training in (*trainings_of(self.judge), *trainings_of(self.scorer)):
+            if training.learning_rate is None:
+                training.learning_rate = rates.reward
         self.algorithm.fill_rate(rates.rl)
 
 
@@ -204,8 +207,12 @@ def register_component(group: str, component: type) -> None:
     """Make one component, a user's own for instance, available as `group=<name of a YAML file>`.
 
     The YAML file names the class in its defaults list. Without one, `group=<ClassName>` works too.
+    A "format" has neither: `dataset.format` names it.
     """
-    require(group in COMPONENTS, "group", group, f"must be one of {', '.join(COMPONENTS)}")
+    if group == "format":
+        add_format(component)
+        return
+    require(group in COMPONENTS, "group", group, f"must be one of {', '.join(COMPONENTS)}, format")
     if "__slots__" not in vars(component):
         raise UserError(
             f"{component.__name__}: declare it with @dataclass(slots=True, kw_only=True); "
@@ -243,8 +250,7 @@ def unknown_key(path: str, schema: type, place: str = "") -> str:
     if became is not None:
         return f"{path}: {became}{place}"
     names = [*field_names(schema), *(["experiment", "scale"] if schema is Config else [])]
-    near = difflib.get_close_matches(name, names, n=1)
-    guess = f", did you mean {near[0]!r}?" if near else ""
+    guess = nearest(name, names)
     return f"{path}: unknown key{place}{guess}; {schema.__name__} has: {', '.join(names)}"
 
 

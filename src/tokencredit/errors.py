@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """A mistake in the input, not in the program: printed without a traceback, exit code 2."""
@@ -14,3 +17,9 @@ def require(condition: bool, key: str, value: object, rule: str) -> None:
     """
     if not condition:
         raise UserError(f"{key} = {value!r}: {rule}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What a message adds about a name that is not known: the one that may be meant, if any."""
+    match = difflib.get_close_matches(name, list(known), n=1)
+    return f", did you mean {match[0]!r}?" if match else ""

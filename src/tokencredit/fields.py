@@ -137,12 +137,17 @@ class Settings:
 
 def check_bounds(settings: DataclassInstance) -> None:
     """Raise `UserError` unless every number of a dataclass keeps the bounds of its field."""
-    section = getattr(settings, "section", "")
-    form = section if "{" in section else f"{section}.{{0}}" if section else "{0}"
     for item in fields(settings):
         bounds, value = bounds_of(type(settings), item), getattr(settings, item.name)
         if bounds is not None and value is not None:
-            require(bounds.hold(value), form.format(item.name), value, bounds.rule())
+            require(bounds.hold(value), key_of(settings, item.name), value, bounds.rule())
+
+
+def key_of(settings: object, name: str) -> str:
+    """The whole key of a field, as errors say it."""
+    section = getattr(settings, "section", "")
+    form = section if "{" in section else f"{section}.{{0}}" if section else "{0}"
+    return str(form.format(name))
 
 
 def check_all_bounds(settings: object) -> None:

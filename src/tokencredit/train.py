@@ -22,9 +22,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from tokencredit import __version__
 from tokencredit import config as configuration
 from tokencredit.composing.arguments import Request, shown_name
+from tokencredit.composing.chosen import composed
 from tokencredit.composing.explain import explain
 from tokencredit.composing.grammar import check_grammar, check_meaning, class_name, spelled
 from tokencredit.composing.helptext import help_text
@@ -43,6 +43,7 @@ from tokencredit.store.artifacts import check_writable
 from tokencredit.store.files import Damaged, read_yaml
 from tokencredit.sweeps import objective, sweep
 from tokencredit.user_code.plugins import check_options, conf_dir
+from tokencredit.version import __version__
 
 GROUP = "reward_scheme"
 MAIN_JOB = ("experiment=main_job", "scale=cpu")
@@ -162,8 +163,10 @@ def split_arguments(arguments: list[str], request: Request) -> list[str]:
 
 
 def main_job(overrides: Sequence[str]) -> list[str]:
-    """What is chosen where nothing is: the main job. A seed, or places, change no choice."""
-    if all(text.startswith(("seed=", *PLACES)) for text in overrides):
+    """What is chosen where nothing is: the main job. A seed, places, or a preset for debugging
+    change no choice.
+    """
+    if all(text.startswith(("seed=", "debug=", *PLACES)) for text in overrides):
         say(f"{' '.join(MAIN_JOB)}: the main job, since nothing else is chosen")
         return list(MAIN_JOB)
     return []
@@ -212,18 +215,7 @@ def named_scheme(name: str, folders: Sequence[Path]) -> RewardScheme:
                 "--config-dir missing?"
             )
         return cast(RewardScheme, configuration.component_named(GROUP, name)())
-    configuration.register()
-    check_options(folders)
-    more = ", ".join(f"file://{folder.resolve()}" for folder in folders)
-    try:
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            composed = hydra.compose("train", [f"{GROUP}={name}", f"hydra.searchpath=[{more}]"])
-        return configuration.load(composed).reward_scheme
-    except Exception as error:
-        mistake = explain(error)
-        if mistake is None or mistake is error:
-            raise
-        raise mistake from error
+    return composed([f"{GROUP}={name}"], folders).reward_scheme
 
 
 class Task:

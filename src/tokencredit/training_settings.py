@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from typing import ClassVar
 
 from tokencredit.algorithms.optimizer import Schedule
 from tokencredit.errors import require
-from tokencredit.fields import Settings, number
+from tokencredit.fields import Settings, added, key_of, number
 
 
 @dataclass(slots=True, kw_only=True)
@@ -36,21 +37,36 @@ class Training(Settings):
     """Global gradient norm is clipped to this."""
     bf16: bool = False
     """Compute in bfloat16 (autocast); the weights keep their type."""
+    max_steps: int | None = added(number(None, at_least=1, null="no limit"))
+    """Stop after so many optimizer steps, if that is less than `epochs` and `max_tokens`."""
 
     def __post_init__(self) -> None:
         """Check the numbers, and that they fit one another."""
         Settings.__post_init__(self)
-        key = self.section
         require(
             self.max_tokens is None or self.max_tokens >= self.max_length,
-            f"{key}.max_tokens",
+            key_of(self, "max_tokens"),
             self.max_tokens,
-            f"must be null or at least {key}.max_length = {self.max_length}",
+            f"must be null or at least {key_of(self, 'max_length')} = {self.max_length}",
         )
         micro = self.micro_batch_size
         require(
             micro is None or (micro >= 1 and self.batch_size % micro == 0),
-            f"{key}.micro_batch_size",
+            key_of(self, "micro_batch_size"),
             micro,
-            f"must divide {key}.batch_size = {self.batch_size}",
+            f"must divide {key_of(self, 'batch_size')} = {self.batch_size}",
         )
+
+
+def trainings_of(component: object) -> list[Training]:
+    """The settings of supervised training among the fields of a component."""
+    assert is_dataclass(component)
+    found = (getattr(component, item.name) for item in fields(component))
+    return [part for part in found if isinstance(part, Training)]
+
+
+@dataclass(slots=True, kw_only=True)
+class JudgeTraining(Training):
+    """Settings of the stage that a judge brings along, as the judge's field `training`."""
+
+    section: ClassVar[str] = "judge.training.{0} (or scorer.training.{0})"

@@ -102,7 +102,8 @@ def test_a_row_without_tokens_counts_for_nothing(aggregation: Aggregation) -> No
     assert whole.total.item() == pytest.approx(less.total.item())
     mask = rollout.response_mask
     assert algorithm.denominator(mask) == algorithm.denominator(mask[rows])
-    empty = algorithm.loss(output[1:2], rollout[torch.tensor([1])], targets[torch.tensor([1])], {})
+    row = torch.tensor([1])
+    empty = algorithm.loss(output[row], rollout[row], targets[row], NO_STATE)
     assert empty.total.item() == 0 and algorithm.denominator(mask[1:2]) == 0
 
 

@@ -18,7 +18,6 @@ from pyarrow import parquet
 from case_data import review, write_jsonl
 from tokencredit.data.dataset import Dataset
 from tokencredit.data.files import file_rows, paths_of, stamp
-from tokencredit.data.records import Format
 from tokencredit.data.sources import Source
 from tokencredit.data.splits import Corpus
 from tokencredit.errors import UserError
@@ -266,5 +265,5 @@ def test_case_17_what_the_source_does_not_read_is_an_error(
 
 
 def test_case_17_presets_of_the_hub_are_read_from_a_copy() -> None:
-    copied = Dataset(source=Source.path, path="a.jsonl", hub="x/y", revision="v1", format=Format.hh)
+    copied = Dataset(source=Source.path, path="a.jsonl", hub="x/y", revision="v1", format="hh")
     assert copied.where() == "a.jsonl"

@@ -13,7 +13,6 @@ from preferences import furnish_pairs, pair_config
 from tokencredit import config as configuration
 from tokencredit.config import Config
 from tokencredit.data.dataset import Dataset
-from tokencredit.data.records import Format
 from tokencredit.data.sources import Source
 from tokencredit.data.splits import Splits
 from tokencredit.models.decoding.sampling import OPEN, Sampling
@@ -98,7 +97,7 @@ def test_case_17_limits_leave_room_for_prompts(
     config = open_config(tmp_path)
     rows = [{"prompt": f"Q{n}? ", "completion": "good " * 500} for n in range(100)]
     path = write_jsonl(tmp_path / "a.jsonl", rows)
-    config.dataset = replace(config.dataset, path=str(path), format=Format.prompt_completion)
+    config.dataset = replace(config.dataset, path=str(path), format="prompt_completion")
     found, said = filled(config, capsys)
     assert found == [48, 49, 1] and "cut to half of model.context = 96" in said
 
@@ -114,7 +113,7 @@ def test_case_17_without_answers_or_tokenizer_it_is_said_what_is_taken(
     assert found == [3, 4, 1] and "1.5 tokens a word" in said  # ceil(1.5 · 1) and the end token
     config = open_config(tmp_path)
     path = write_jsonl(tmp_path / "a.jsonl", [{"prompt": f"Q{n}? "} for n in range(100)])
-    config.dataset = replace(config.dataset, path=str(path), format=Format.prompt_completion)
+    config.dataset = replace(config.dataset, path=str(path), format="prompt_completion")
     found, said = filled(config, capsys)
     assert found == [15, 16, 1] and "the data has no answers" in said
 

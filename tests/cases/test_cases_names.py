@@ -16,7 +16,7 @@ from case_runs import run_on
 from case_templates import MADE
 from tokencredit.commands.generate import _read_as
 from tokencredit.config import dump
-from tokencredit.data.records import Format, Record
+from tokencredit.data.records import Record
 from tokencredit.data.token_ids import SPELT, SpecialTokens, TokenIds
 from tokencredit.evaluation.compare.players import Run
 from tokencredit.evaluation.compare.prompts import Item, held_out
@@ -130,7 +130,7 @@ def test_case_12_every_stage_reads_names_as_told(
     config = run_on(
         model,
         data,
-        Format.preference,
+        "preference",
         label_column=None,
         special_tokens=special,
         sft={"train": False},

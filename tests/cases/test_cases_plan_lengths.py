@@ -15,7 +15,7 @@ from case_models import CHATML, make_causal, make_tokenizer, save
 from case_runs import run_on
 from tokencredit.algorithms.procedure import PreferenceOnly
 from tokencredit.config import Config
-from tokencredit.data.records import Format, Record
+from tokencredit.data.records import Record
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.errors import UserError
 from tokencredit.pipeline.pipeline import execute, plan
@@ -41,12 +41,12 @@ def duel(number: int, rejected: str = "") -> dict[str, Any]:
     return {"prompt": f"Film {number}? ", "chosen": "good", "rejected": f"bad{rejected}"}
 
 
-def config(place: Path, layout: Format, row: Row, **more: Any) -> Config:
+def config(place: Path, layout: str, row: Row, **more: Any) -> Config:
     """A short run on three hundred such rows, by a model that speaks."""
     tokenizer = make_tokenizer(template=CHATML)
     model = save(place / "model", make_causal(tokenizer), tokenizer)
     data = write_jsonl(place / "data.jsonl", map(row, range(300)))
-    if layout is Format.preference:
+    if layout == "preference":
         more["label_column"] = None
     return run_on(model, data, layout, **more)
 
@@ -55,25 +55,25 @@ def config(place: Path, layout: Format, row: Row, **more: Any) -> Config:
     ("layout", "row", "more", "said"),
     [
         (
-            Format.messages,
+            "messages",
             lambda n: talk(n, LONG),
             {"sft": {"train": False}},
             r"(\d+) of \1 prompts leave no room for the response",
         ),
         (
-            Format.messages,
+            "messages",
             lambda n: talk(n, LONG if n % 3 == 0 else ""),
             {"sft": {"train": False}},
             r"1\d of [45]\d prompts leave no room",
         ),
         (
-            Format.messages,
+            "messages",
             lambda n: talk(n, " film" * 120),
             {},
             r"sft\.max_length = 96: no prompt leaves room for its completion",
         ),
         (
-            Format.preference,
+            "preference",
             lambda n: duel(n, LONG),
             {},
             r"reward_model\.max_length = 96: each of \d+ pairs is longer",
@@ -82,7 +82,7 @@ def config(place: Path, layout: Format, row: Row, **more: Any) -> Config:
     ids=["prompts", "some prompts", "demonstrations", "pairs"],
 )
 def test_case_17_what_is_too_long_is_refused_in_plan(
-    layout: Format, row: Row, more: dict[str, Any], said: str, tmp_path: Path
+    layout: str, row: Row, more: dict[str, Any], said: str, tmp_path: Path
 ) -> None:
     found = config(tmp_path, layout, row, **more)
     lines = []
@@ -96,7 +96,7 @@ def test_case_17_what_is_too_long_is_refused_in_plan(
 
 def test_case_17_pairs_too_long_for_dpo_are_refused_in_plan(tmp_path: Path) -> None:
     found = config(
-        tmp_path, Format.preference, lambda n: duel(n, " film" * 60), algorithm=PreferenceOnly()
+        tmp_path, "preference", lambda n: duel(n, " film" * 60), algorithm=PreferenceOnly()
     )
     found = replace(found, dpo=DPO(max_length=32, max_tokens=None))
     with pytest.raises(UserError, match=r"dpo\.max_length = 32: no pair is left"):
@@ -106,14 +106,14 @@ def test_case_17_pairs_too_long_for_dpo_are_refused_in_plan(tmp_path: Path) -> N
 def test_case_17_plan_counts_what_is_too_long(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plan(config(tmp_path, Format.messages, lambda n: talk(n, LONG if n % 40 == 1 else "")))
+    plan(config(tmp_path, "messages", lambda n: talk(n, LONG if n % 40 == 1 else "")))
     said = capsys.readouterr().err
     assert "3 of the first 100 demonstrations are longer and lose the end of their answer" in said
     assert "1 of 42 prompts of the rl split leave no room for a response and are left out" in said
     assert "of the eval split" not in said
     pairs = tmp_path / "pairs"
     pairs.mkdir()
-    plan(config(pairs, Format.preference, lambda n: duel(n, LONG if n % 2 else "")))
+    plan(config(pairs, "preference", lambda n: duel(n, LONG if n % 2 else "")))
     assert "(reward split) = 96: 44 of 87 pairs have more tokens" in capsys.readouterr().err
 
 
@@ -124,7 +124,7 @@ def test_case_17_texts_may_be_of_any_length(
         said = review(number)
         return said | {"text": said["text"] + LONG}
 
-    assert plan(config(tmp_path, Format.text, longer))
+    assert plan(config(tmp_path, "text", longer))
     assert capsys.readouterr().err == ""
 
 

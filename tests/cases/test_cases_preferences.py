@@ -18,7 +18,6 @@ from preferences import furnish_pairs, pair_config, pair_row
 from tokencredit.algorithms.procedure import PreferenceOnly
 from tokencredit.data.dataset import Dataset
 from tokencredit.data.pairs import read_pairs
-from tokencredit.data.records import Format
 from tokencredit.data.sources import Source
 from tokencredit.data.splits import Corpus, Splits
 from tokencredit.errors import UserError
@@ -35,7 +34,7 @@ ONE = Splits(sft=1.0, reward=0.0, rl=0.0, oracle=0.0, eval=0.0)
 EVEN = Splits(sft=0.2, reward=0.2, rl=0.2, oracle=0.2, eval=0.2)
 
 
-def dataset(path: Path, layout: Format, **more: Any) -> Dataset:
+def dataset(path: Path, layout: str, **more: Any) -> Dataset:
     settings = {"label_column": None, "splits": ONE, **more}
     return Dataset(source=Source.path, path=str(path), format=layout, **settings)
 
@@ -66,7 +65,7 @@ def said(text: str) -> dict[str, str]:
 )
 def test_case_17_each_rejected_answer_makes_a_pair(row: dict[str, Any], tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [row])
-    corpus = dataset(path, Format.preference).read()
+    corpus = dataset(path, "preference").read()
     assert pairs_of(corpus) == [("a", "b"), ("a", "c")]
     assert {record.row for record in corpus.parts["sft"]} == {0}
     assert [record.answer for record in answered_once(corpus.parts["sft"])] == ["a"]
@@ -76,10 +75,10 @@ def test_case_17_pairs_of_one_row_are_counted_one_by_one(tmp_path: Path) -> None
     row = {"prompt": "Q", "chosen": "a", "rejected": ["b", "a", ""]}
     good = {"prompt": "Q", "chosen": "a", "rejected": "b"}
     path = write_jsonl(tmp_path / "a.jsonl", [row, *[good] * 60])
-    corpus = dataset(path, Format.preference).read()
+    corpus = dataset(path, "preference").read()
     assert corpus.dropped.counts == {"chosen equals rejected": 1, "empty response": 1}
     with pytest.raises(UserError, match="2 of 63 records are unusable"):
-        dataset(path, Format.preference, strict=True).read()
+        dataset(path, "preference", strict=True).read()
 
 
 @pytest.mark.parametrize(
@@ -96,7 +95,7 @@ def test_case_17_ranked_answers_become_every_pair_of_different_rank(
     row: dict[str, Any], tmp_path: Path
 ) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [{"prompt": "Q", **row}])
-    corpus = dataset(path, Format.ranked).read()
+    corpus = dataset(path, "ranked").read()
     assert pairs_of(corpus) == [*[("x", t) for t in "wzy"], ("w", "y"), ("z", "y")]
     assert [record.answer for record in answered_once(corpus.parts["sft"])] == ["x"]
 
@@ -111,14 +110,14 @@ def test_case_17_ranks_that_say_nothing_are_counted(tmp_path: Path) -> None:
         {**good, "ranks": [1, True]},
     ]
     path = write_jsonl(tmp_path / "a.jsonl", [*bad, *[good] * 100])
-    assert dataset(path, Format.ranked).read().dropped.counts == {
+    assert dataset(path, "ranked").read().dropped.counts == {
         "no answer ranks before another": 1,
         "answers and their ranks differ in number": 1,
         "a rank is not a number": 3,
     }
     path = write_jsonl(tmp_path / "b.jsonl", [{"prompt": "Q", "answers": ["a"]}])
     with pytest.raises(UserError, match="has no column 'ranks' or 'rank' or 'scores' or 'score'"):
-        dataset(path, Format.ranked).read()
+        dataset(path, "ranked").read()
 
 
 def test_case_17_all_pairs_of_a_prompt_are_in_one_split(tmp_path: Path) -> None:
@@ -127,7 +126,7 @@ def test_case_17_all_pairs_of_a_prompt_are_in_one_split(tmp_path: Path) -> None:
         for n in range(80)
     ]  # fmt: skip
     rows += [{**row, "chosen": "Yes."} for row in rows]
-    corpus = dataset(write_jsonl(tmp_path / "a.jsonl", rows), Format.preference, splits=EVEN).read()
+    corpus = dataset(write_jsonl(tmp_path / "a.jsonl", rows), "preference", splits=EVEN).read()
     home: dict[str | None, set[str]] = {}
     for name, part in corpus.parts.items():
         for record in part:
@@ -147,7 +146,7 @@ def test_case_17_margins_are_read_and_bad_ones_counted(tmp_path: Path) -> None:
     bad = ["wide", True, -1, math.nan, [1, 2]]
     rows = [pair_row(0) | {"margin": value} for value in (*bad, 2, "1.5", 0, None, "")]
     path = write_jsonl(tmp_path / "a.jsonl", [*rows, *with_margins(100)])
-    corpus = dataset(path, Format.preference).read()
+    corpus = dataset(path, "preference").read()
     assert [record.margin for record in corpus.parts["sft"]][:5] == [2.0, 1.5, 0.0, None, None]
     assert corpus.dropped.counts == {
         "margin is not a number": 3,
@@ -157,14 +156,14 @@ def test_case_17_margins_are_read_and_bad_ones_counted(tmp_path: Path) -> None:
     several = {"prompt": "Q", "chosen": "a", "rejected": ["b", "c"]}
     for name, gap in {"list": [0.5, 2], "text": "[0.5, 2]"}.items():
         path = write_jsonl(tmp_path / f"{name}.jsonl", [several | {"gap": gap}])
-        corpus = dataset(path, Format.preference, margin_column="gap").read()
+        corpus = dataset(path, "preference", margin_column="gap").read()
         assert [record.margin for record in corpus.parts["sft"]] == [0.5, 2.0]
 
 
 def test_case_17_margins_enter_fingerprints_only_where_there_are_some(tmp_path: Path) -> None:
     def prints(rows: list[dict[str, Any]], **more: Any) -> str:
         path = write_jsonl(tmp_path / "a.jsonl", rows)
-        return dataset(path, Format.preference, **more).read().fingerprints["sft"]
+        return dataset(path, "preference", **more).read().fingerprints["sft"]
 
     plain = prints([pair_row(n) for n in range(60)])
     assert prints(with_margins()) != plain
@@ -183,7 +182,7 @@ def test_case_17_the_loss_of_a_margin_by_hand(margin: float, loss: float) -> Non
 def test_case_17_the_trainer_takes_the_margins(tmp_path: Path) -> None:
     """RewardTrainer's loss of a batch is that of the scores of the model by hand."""
     path = write_jsonl(tmp_path / "a.jsonl", with_margins(6))
-    records = dataset(path, Format.preference).read().parts["sft"]
+    records = dataset(path, "preference").read().parts["sft"]
     tokenizer = train_tokenizer()
     pairs, _ = read_pairs(records, tokenizer, 90)
     assert [pair.margin for pair in pairs] == [0.0, 1.0, 2.0, 0.0, 1.0, 2.0]

@@ -16,7 +16,6 @@ from preferences import furnish_pairs, pair_config
 from tokencredit.config import Config
 from tokencredit.data.dataset import Dataset, PromptSpec
 from tokencredit.data.prompts import PromptStream
-from tokencredit.data.records import Format
 from tokencredit.data.sources import Source
 from tokencredit.data.splits import Splits
 from tokencredit.errors import UserError
@@ -32,28 +31,28 @@ from tokencredit.stages.context import Context
 EVEN = Splits(sft=0.2, reward=0.2, rl=0.2, oracle=0.2, eval=0.2)
 
 
-def dataset(path: Path, layout: Format, **more: Any) -> Dataset:
+def dataset(path: Path, layout: str, **more: Any) -> Dataset:
     settings = {"label_column": None, "splits": EVEN, **more}
     return Dataset(source=Source.path, path=str(path), format=layout, **settings)
 
 
 # Prompts alone ----------------------------------------------------------------------------------
 
-PROMPTS: dict[str, tuple[Format, list[dict[str, Any]]]] = {
+PROMPTS: dict[str, tuple[str, list[dict[str, Any]]]] = {
     "prompts": (
-        Format.prompt_completion,
+        "prompt_completion",
         [{"prompt": f"{n} plus {n % 7} is", "answer": str(n + n % 7)} for n in range(100)],
     ),
     "null completions": (
-        Format.prompt_completion,
+        "prompt_completion",
         [{"prompt": f"{n} plus 1 is", "completion": None, "answer": "x"} for n in range(100)],
     ),
     "turns": (
-        Format.prompt_completion,
+        "prompt_completion",
         [{"prompt": [{"role": "user", "content": f"Film {n}?"}], "answer": "x"} for n in range(99)],
     ),
     "messages": (
-        Format.messages,
+        "messages",
         [{"messages": [{"role": "user", "content": f"Film {n}?"}], "answer": "x"} for n in range(99)],
     ),
 }  # fmt: skip
@@ -129,7 +128,7 @@ def test_case_17_a_reward_model_needs_answers_too(tmp_path: Path) -> None:
 
 def test_case_17_among_answers_a_prompt_without_one_is_dropped(tmp_path: Path) -> None:
     rows = [{"prompt": f"Q{n}", "completion": "a"} for n in range(99)] + [{"prompt": "R"}]
-    corpus = dataset(write_jsonl(tmp_path / "a.jsonl", rows), Format.prompt_completion).read()
+    corpus = dataset(write_jsonl(tmp_path / "a.jsonl", rows), "prompt_completion").read()
     assert corpus.dropped.counts == {"empty prompt or completion": 1}
     corpus.check_answers("anything", "-")
 
@@ -204,6 +203,6 @@ def test_case_17_short_texts_are_refused_in_plan(tmp_path: Path) -> None:
     place = furnish_pairs(tmp_path)
     path = write_jsonl(tmp_path / "short.jsonl", [review(n, 10) for n in range(100)])
     config = replace(pair_config(place), store=str(tmp_path / "store"))
-    config.dataset = dataset(path, Format.text, label_column="label")
+    config.dataset = dataset(path, "text", label_column="label")
     with pytest.raises(UserError, match=r"dataset\.prompt\.min_characters = 200: none of"):
         plan(config)

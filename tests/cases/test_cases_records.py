@@ -16,7 +16,7 @@ from case_models import CHATML, make_tokenizer
 from tokencredit.data.contents import said, text_of
 from tokencredit.data.dataset import Dataset
 from tokencredit.data.pairs import read_pairs
-from tokencredit.data.records import Dropped, Format, Record, Unusable
+from tokencredit.data.records import Dropped, Record, Unusable
 from tokencredit.data.rows import records_of
 from tokencredit.data.sources import Source
 from tokencredit.data.splits import Corpus, Splits
@@ -34,25 +34,25 @@ def turn(role: str, content: Any) -> dict[str, Any]:
     return {"role": role, "content": content}
 
 
-def read(path: Path, layout: Format, **more: Any) -> Corpus:
+def read(path: Path, layout: str, **more: Any) -> Corpus:
     settings = {"label_column": None, "splits": ONE, **more}
     return Dataset(source=Source.path, path=str(path), format=layout, **settings).read()
 
 
-def one(layout: Format, **row: Any) -> Record:
+def one(layout: str, **row: Any) -> Record:
     """The record of one row."""
     dropped = Dropped()
     spec = Dataset(source=Source.path, path="-", format=layout, label_column=None)
-    (record,) = records_of(spec, 0, row, dropped)
+    (record,) = records_of(spec.reader(), [row], dropped, None)
     assert not dropped.counts
     return record
 
 
-def reasons(layout: Format, **row: Any) -> dict[str, int]:
+def reasons(layout: str, **row: Any) -> dict[str, int]:
     """Why one row is dropped."""
     dropped = Dropped()
     spec = Dataset(source=Source.path, path="-", format=layout, label_column=None)
-    assert records_of(spec, 0, row, dropped) == []
+    assert records_of(spec.reader(), [row], dropped, None) == []
     return dict(dropped.counts)
 
 
@@ -60,12 +60,12 @@ def test_case_3_null_is_an_empty_turn_where_the_assistant_calls_a_tool(tmp_path:
     middle = {"role": "assistant", "content": None, "tool_calls": [CALL]}
     told = [turn("user", ASKED), middle, turn("tool", "42"), turn("assistant", "So 42.")]
     path = write_jsonl(tmp_path / "a.jsonl", [{"messages": told}] * 3)
-    for record in read(path, Format.messages).parts["sft"]:
+    for record in read(path, "messages").parts["sft"]:
         assert record.messages is not None
         assert [t["content"] for t in record.messages] == [ASKED, "", "42", "So 42."]
         assert "None" not in record.text
     del middle["content"]
-    assert one(Format.messages, messages=told).messages == record.messages
+    assert one("messages", messages=told).messages == record.messages
 
 
 PARTS = [part("It was "), "love", part("ly.")]
@@ -74,20 +74,20 @@ PARTS = [part("It was "), "love", part("ly.")]
 @pytest.mark.parametrize(
     ("layout", "row"),
     [
-        (Format.messages, {"messages": [turn("user", [part("Q")]), turn("assistant", PARTS)]}),
-        (Format.preference, {"prompt": [part("Q")], "chosen": PARTS, "rejected": [part("no")]}),
+        ("messages", {"messages": [turn("user", [part("Q")]), turn("assistant", PARTS)]}),
+        ("preference", {"prompt": [part("Q")], "chosen": PARTS, "rejected": [part("no")]}),
         (
-            Format.preference,
+            "preference",
             {
                 "prompt": [turn("user", [part("Q")])],
                 "chosen": [turn("assistant", PARTS)],
                 "rejected": turn("assistant", [part("no")]),
             },
         ),
-        (Format.prompt_completion, {"prompt": [part("Q")], "completion": PARTS}),
-        (Format.text, {"text": PARTS}),
+        ("prompt_completion", {"prompt": [part("Q")], "completion": PARTS}),
+        ("text", {"text": PARTS}),
         (
-            Format.summaries,
+            "summaries",
             {
                 "info": {"post": [part("Q")]},
                 "summaries": [{"text": PARTS}, {"text": [part("no")]}],
@@ -96,7 +96,7 @@ PARTS = [part("It was "), "love", part("ly.")]
         ),
     ],
 )
-def test_case_3_parts_of_text_are_joined(layout: Format, row: dict[str, Any]) -> None:
+def test_case_3_parts_of_text_are_joined(layout: str, row: dict[str, Any]) -> None:
     record = one(layout, **row)
     assert record.answer == "It was lovely."
     assert "type" not in record.text and "{" not in record.text
@@ -105,7 +105,7 @@ def test_case_3_parts_of_text_are_joined(layout: Format, row: dict[str, Any]) ->
 
 def test_case_3_parts_reach_the_ids_of_pairs_as_text() -> None:
     record = one(
-        Format.preference,
+        "preference",
         prompt=[turn("user", [part("Q")])],
         chosen=turn("assistant", PARTS),
         rejected=turn("assistant", [part("dull")]),
@@ -121,16 +121,16 @@ def test_case_3_one_message_stands_for_a_list_of_one(tmp_path: Path) -> None:
     won, lost = turn("assistant", good), turn("assistant", bad)
     asked = turn("user", "Well?")
     for prompt in (asked, [asked], "Well?"):
-        record = one(Format.preference, prompt=prompt, chosen=won, rejected=lost)
+        record = one("preference", prompt=prompt, chosen=won, rejected=lost)
         assert record.messages == (asked, won) and record.rejected == bad
-    record = one(Format.prompt_completion, prompt=asked, completion=won)
+    record = one("prompt_completion", prompt=asked, completion=won)
     assert record.messages == (asked, won)
-    assert one(Format.messages, messages=asked).messages == (asked,)
+    assert one("messages", messages=asked).messages == (asked,)
     path = write_jsonl(
         tmp_path / "a.jsonl",
         [{"prompt": f"Film {n}?", "chosen": won, "rejected": lost} for n in range(4)],
     )
-    corpus = read(path, Format.preference)
+    corpus = read(path, "preference")
     assert not corpus.dropped.counts and len(corpus.parts["sft"]) == 4
 
 
@@ -138,10 +138,10 @@ SHAREGPT = [{"from": "human", "value": "Film?"}, {"from": "gpt", "value": "It wa
 
 
 def test_case_3_conversations_of_sharegpt_are_messages() -> None:
-    record = one(Format.messages, conversations=SHAREGPT)
+    record = one("messages", conversations=SHAREGPT)
     assert record.messages == (turn("user", "Film?"), turn("assistant", "It was lovely."))
     odd = [*SHAREGPT[:1], {"from": "observation", "value": "4"}, *SHAREGPT[1:]]
-    assert reasons(Format.messages, conversations=odd) == {"a turn of an unknown speaker": 1}
+    assert reasons("messages", conversations=odd) == {"a turn of an unknown speaker": 1}
 
 
 def test_case_3_a_table_of_text_holds_messages_as_json(tmp_path: Path) -> None:
@@ -149,12 +149,12 @@ def test_case_3_a_table_of_text_holds_messages_as_json(tmp_path: Path) -> None:
     table = tmp_path / "a.csv"
     quoted = json.dumps(turns).replace('"', '""')
     table.write_text(f'messages\n"{quoted}"\n', encoding="utf-8")
-    (record,) = read(table, Format.messages).parts["sft"]
+    (record,) = read(table, "messages").parts["sft"]
     assert record.messages == tuple(turns)
-    assert reasons(Format.messages, messages=repr(turns)) == {
+    assert reasons("messages", messages=repr(turns)) == {
         "a conversation written as text that is not JSON": 1
     }
-    assert one(Format.preference, prompt="Q", chosen=json.dumps(turns[1]), rejected="no").messages
+    assert one("preference", prompt="Q", chosen=json.dumps(turns[1]), rejected="no").messages
 
 
 IMAGE = {"type": "image_url", "image_url": {"url": "a.png"}}
@@ -174,16 +174,16 @@ IMAGE = {"type": "image_url", "image_url": {"url": "a.png"}}
     ],
 )
 def test_case_3_anything_else_is_dropped_and_counted(value: Any, reason: str) -> None:
-    (said_why,) = reasons(Format.text, text=value)
+    (said_why,) = reasons("text", text=value)
     assert said_why == f"text {reason}"
-    (said_why,) = reasons(Format.preference, prompt=value, chosen="a", rejected="b")
+    (said_why,) = reasons("preference", prompt=value, chosen="a", rejected="b")
     assert said_why == f"prompt {reason}"
     for name, other in (("chosen", "rejected"), ("rejected", "chosen")):
         if not isinstance(value, list) or IMAGE in value:
-            (said_why,) = reasons(Format.preference, **{"prompt": "Q", name: value, other: "b"})
+            (said_why,) = reasons("preference", **{"prompt": "Q", name: value, other: "b"})
             assert said_why == f"{name} {reason}"
     told = [turn("user", value), turn("assistant", "a")]
-    assert reasons(Format.messages, messages=told) == {f"a message {reason}": 1}
+    assert reasons("messages", messages=told) == {f"a message {reason}": 1}
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_case_3_anything_else_is_dropped_and_counted(value: Any, reason: str) ->
 )
 def test_case_3_turns_that_are_none_are_counted(message: Any, reason: str) -> None:
     told = [message, turn("user", "Well?"), turn("assistant", "a")]
-    assert reasons(Format.messages, messages=told) == {reason: 1}
+    assert reasons("messages", messages=told) == {reason: 1}
 
 
 def strings(value: Any) -> Iterator[str]:
@@ -235,7 +235,7 @@ def test_case_3_no_text_is_made_of_anything_but_text(value: Any) -> None:
 def test_case_3_labels_may_be_any_scalar(tmp_path: Path, label: Any) -> None:
     rows = [review(n) | {"label": label if n % 2 else 0} for n in range(40)]
     path = write_jsonl(tmp_path / "a.jsonl", rows)
-    corpus = read(path, Format.text, label_column="label")
+    corpus = read(path, "text", label_column="label")
     assert {record.label for record in corpus.parts["sft"]} == {0, 1}
     assert not corpus.dropped.counts
 
@@ -248,18 +248,18 @@ HALF = "It was \ud83d"
 @pytest.mark.parametrize(
     ("layout", "row"),
     [
-        (Format.text, {"text": HALF}),
-        (Format.prompt_completion, {"prompt": HALF, "completion": "a"}),
-        (Format.prompt_completion, {"prompt": "Q", "completion": HALF}),
-        (Format.preference, {"prompt": "Q", "chosen": HALF, "rejected": "b"}),
-        (Format.preference, {"prompt": "Q", "chosen": "a", "rejected": HALF}),
-        (Format.messages, {"messages": [turn("user", HALF), turn("assistant", "a")]}),
-        (Format.messages, {"messages": [turn("user", "Q"), turn("assistant", [part(HALF)])]}),
-        (Format.hh, {"chosen": f"\n\nHuman: Q\n\nAssistant: {HALF}",
+        ("text", {"text": HALF}),
+        ("prompt_completion", {"prompt": HALF, "completion": "a"}),
+        ("prompt_completion", {"prompt": "Q", "completion": HALF}),
+        ("preference", {"prompt": "Q", "chosen": HALF, "rejected": "b"}),
+        ("preference", {"prompt": "Q", "chosen": "a", "rejected": HALF}),
+        ("messages", {"messages": [turn("user", HALF), turn("assistant", "a")]}),
+        ("messages", {"messages": [turn("user", "Q"), turn("assistant", [part(HALF)])]}),
+        ("hh", {"chosen": f"\n\nHuman: Q\n\nAssistant: {HALF}",
                      "rejected": "\n\nHuman: Q\n\nAssistant: b"}),
     ],
 )  # fmt: skip
-def test_case_13_half_an_emoji_is_dropped_and_counted(layout: Format, row: dict[str, Any]) -> None:
+def test_case_13_half_an_emoji_is_dropped_and_counted(layout: str, row: dict[str, Any]) -> None:
     assert reasons(layout, **row) == {"not valid Unicode": 1}
     whole = json.loads(json.dumps(row).replace("\\ud83d", "\\ud83d\\ude00"))
     assert "\U0001f600" in "".join(strings([*vars_of(one(layout, **whole))]))
@@ -280,15 +280,15 @@ def test_case_13_one_row_is_counted_and_many_are_an_error(tmp_path: Path) -> Non
     rows[7]["text"] += " \ud83d"
     rows[8]["text"] += "\x00"
     path = write_jsonl(tmp_path / "a.jsonl", rows)
-    corpus = read(path, Format.text, label_column="label")
+    corpus = read(path, "text", label_column="label")
     assert corpus.dropped.counts == {"not valid Unicode": 1, "a NUL character": 1}
     assert len(corpus.parts["sft"]) == 58
     with pytest.raises(UserError, match=r"2 of 60.*not valid Unicode: 1.*row 7") as caught:
-        read(path, Format.text, label_column="label", strict=True)
+        read(path, "text", label_column="label", strict=True)
     str(caught.value).encode("utf-8")
     listed = tmp_path / "list.json"
     listed.write_text(json.dumps(rows), encoding="utf-8")
-    assert read(listed, Format.text, label_column="label").fingerprints == corpus.fingerprints
+    assert read(listed, "text", label_column="label").fingerprints == corpus.fingerprints
 
 
 def test_case_13_byte_order_marks_and_line_ends_are_no_text(tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ def test_case_13_byte_order_marks_and_line_ends_are_no_text(tmp_path: Path) -> N
     table = tmp_path / "a.csv"
     text = "prompt,chosen,rejected\r\n" + "".join(f"Q{n},a,b\r\n" for n in range(3))
     table.write_bytes(b"\xef\xbb\xbf" + text.encode())
-    prints = {read(each, Format.preference).fingerprints["sft"] for each in (path, unix, table)}
+    prints = {read(each, "preference").fingerprints["sft"] for each in (path, unix, table)}
     assert len(prints) == 1
     told = "\r\n\r\nHuman: Q\r\n\r\nAssistant:"
-    assert one(Format.hh, chosen=f"{told} a", rejected=f"{told} b").rejected == " b"
+    assert one("hh", chosen=f"{told} a", rejected=f"{told} b").rejected == " b"

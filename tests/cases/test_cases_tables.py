@@ -8,7 +8,7 @@ import pytest
 
 from case_machine import DEEP
 from tokencredit.errors import UserError
-from tokencredit.papers.entries import read_entry
+from tokencredit.papers.kinds import read_entry
 from tokencredit.papers.runs import read_csv
 from tokencredit.papers.scores import read_scores
 from tokencredit.store.files import Damaged, read_yaml

@@ -16,7 +16,6 @@ from case_templates import MADE
 from tokencredit.algorithms.procedure import PreferenceOnly, SupervisedOnly
 from tokencredit.data.pairs import read_pairs
 from tokencredit.data.prompts import PromptStream
-from tokencredit.data.records import Format
 from tokencredit.data.token_ids import REFUSED, SPELT, TokenIds
 from tokencredit.errors import UserError
 from tokencredit.evaluation.compare.prompts import Item, Prompting
@@ -50,10 +49,10 @@ def as_pair(number: int, refused: bool) -> dict[str, Any]:
     return {"prompt": prompt, "chosen": good, "rejected": bad}
 
 
-KINDS: dict[str, tuple[str, Rows, Format, str]] = {
-    "system": ("no system", system_first, Format.messages, "no such role: system"),
-    "order": ("alternates", twice_the_user, Format.messages, "roles must alternate"),
-    "pairs": ("no system", as_pair, Format.preference, "no such role: system"),
+KINDS: dict[str, tuple[str, Rows, str, str]] = {
+    "system": ("no system", system_first, "messages", "no such role: system"),
+    "order": ("alternates", twice_the_user, "messages", "roles must alternate"),
+    "pairs": ("no system", as_pair, "preference", "no such role: system"),
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -64,7 +63,7 @@ def furnished(folder: Path, kind: str, every: int) -> Any:
     data = write_jsonl(folder / "talk.jsonl", (rows(n, n % every == 7) for n in range(300)))
     tokenizer = MADE[template]()
     model = save(folder / "model", make_causal(tokenizer), tokenizer)
-    labels = {"label_column": None} if form is Format.preference else {}
+    labels = {"label_column": None} if form == "preference" else {}
     return run_on(model, data, form, **labels)
 
 
@@ -107,17 +106,15 @@ def test_case_10_the_reward_models_template_counts_too(tmp_path: Path) -> None:
     takes = save(tmp_path / "takes", make_causal(taking), taking)
     refuses = save(tmp_path / "refuses", make_causal(refusing), refusing)
     data = Path(config.dataset.path or "")
-    planned(run_on(takes, data, Format.messages))
-    config = run_on(takes, data, Format.messages, reward=refuses)
+    planned(run_on(takes, data, "messages"))
+    config = run_on(takes, data, "messages", reward=refuses)
     config.model.reward_reads = RewardReads.text  # vocabularies differ
     with pytest.raises(UserError, match="refuses 30 of 300"):
         planned(config)
-    only_sft = run_on(takes, data, Format.messages, reward=refuses, algorithm=SupervisedOnly())
+    only_sft = run_on(takes, data, "messages", reward=refuses, algorithm=SupervisedOnly())
     assert planned(only_sft) == ["sft"]
     with pytest.raises(UserError, match="refuses 30 of 300"):
-        RewardModelStage(Context(run_on(takes, data, Format.messages, reward=refuses))).run(
-            tmp_path
-        )
+        RewardModelStage(Context(run_on(takes, data, "messages", reward=refuses))).run(tmp_path)
 
 
 def test_case_10_later_rows_are_refused_before_anything_is_trained(tmp_path: Path) -> None:
@@ -132,7 +129,7 @@ def test_case_10_later_rows_are_refused_before_anything_is_trained(tmp_path: Pat
 @pytest.mark.parametrize("algorithm", [SupervisedOnly(), PreferenceOnly(), None])
 def test_case_10_a_missing_template_is_refused_in_plan(algorithm: Any, tmp_path: Path) -> None:
     rows = as_pair if isinstance(algorithm, PreferenceOnly) else system_first
-    form = Format.preference if rows is as_pair else Format.messages
+    form = "preference" if rows is as_pair else "messages"
     data = write_jsonl(tmp_path / "talk.jsonl", (rows(n, False) for n in range(120)))
     tokenizer = make_tokenizer()
     model = save(tmp_path / "model", make_causal(tokenizer), tokenizer)

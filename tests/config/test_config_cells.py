@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from tokencredit import config as configuration
-from tokencredit import train
 from tokencredit.config import Config
 from tokencredit.errors import UserError
 from tokencredit.pipeline.pipeline import Outcome
@@ -73,7 +72,7 @@ def test_field_B40_a_cell_that_is_not_recorded_would_be_seen(
     def unrecorded(_: Any, composed: Any, __: Any, load: Any) -> None:
         sweep_cell.execute_and_keep(load(composed), [])
 
-    monkeypatch.setattr(train, "run_cell", unrecorded)
+    monkeypatch.setattr(sweep_cell, "run_cell", unrecorded)
     ended = entry(*SWEEP)
     assert ended.code != 0 and "1 failed" not in ended.out and states() == {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -135,11 +136,15 @@ def everything(algorithm: Algorithm, fill: float) -> dict[str, Tensor]:
         returns=torch.where(mask, targets.returns, fill),
     )
     loss = algorithm.loss(output, dirty, soiled, state)
+
+    def read(measure: Callable[..., dict[str, Tensor]]) -> dict[str, float]:
+        return {name: float(value) for name, value in measure(output, dirty).items()}
+
     return {
         "total": loss.total.detach(),
         **loss.sums,
         **{f"slope of {name}": g for name, g in gradients(output, loss.total).items()},
-        **algorithm.after_update(lambda measure: measure(output, dirty)),
+        **{n: torch.tensor(x) for n, x in algorithm.after_update(read).items()},
         **{n: torch.tensor(x) for n, x in algorithm.measure(dirty, shaped).items()},
         "rewards": shaped.rewards,
         "penalty": shaped.penalty,

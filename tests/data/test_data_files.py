@@ -13,7 +13,6 @@ import pytest
 from builders import write_reviews
 from tokencredit.data.dataset import Dataset, PromptSpec
 from tokencredit.data.files import file_rows
-from tokencredit.data.records import Format
 from tokencredit.data.sources import Source
 from tokencredit.data.splits import Splits
 from tokencredit.errors import UserError
@@ -109,7 +108,7 @@ def test_labels_of_ones_own(tmp_path: Path) -> None:
 def test_prompt_and_completion(tmp_path: Path) -> None:
     items = [{"prompt": f"Q{n}? ", "completion": f"answer {n}"} for n in range(100)]
     data = dataset(
-        write_jsonl(tmp_path / "a.jsonl", items), format=Format.prompt_completion, label_column=None
+        write_jsonl(tmp_path / "a.jsonl", items), format="prompt_completion", label_column=None
     )
     record = data.read().parts["sft"][0]
     assert record.prompt == f"Q{record.row}? " and record.completion == f"answer {record.row}"
@@ -127,7 +126,7 @@ def turns(n: int, last: str = "assistant") -> dict[str, Any]:
 
 def test_messages(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", [turns(n) for n in range(100)])
-    record = dataset(path, format=Format.messages, label_column=None).read().parts["sft"][0]
+    record = dataset(path, format="messages", label_column=None).read().parts["sft"][0]
     assert record.messages == tuple(turns(record.row)["messages"])
     assert record.text == f"question {record.row}\nanswer {record.row}"
 
@@ -135,7 +134,7 @@ def test_messages(tmp_path: Path) -> None:
 def test_messages_that_do_not_end_with_the_assistant_are_dropped(tmp_path: Path) -> None:
     items = [turns(n) for n in range(100)] + [turns(100, last="user"), {"messages": "hello"}]
     path = write_jsonl(tmp_path / "a.jsonl", items)
-    corpus = dataset(path, format=Format.messages, label_column=None).read()
+    corpus = dataset(path, format="messages", label_column=None).read()
     assert corpus.dropped.counts == {
         "messages without a final assistant turn": 1,
         "messages is not a list of messages": 1,
@@ -250,7 +249,7 @@ def test_a_missing_column(tmp_path: Path, name: str, column: str) -> None:
 
 def test_a_missing_column_of_other_formats(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", rows())
-    said = error_of(dataset(path, format=Format.prompt_completion, label_column=None))
+    said = error_of(dataset(path, format="prompt_completion", label_column=None))
     assert "no column 'prompt'" in said and "dataset.format" in said
 
 

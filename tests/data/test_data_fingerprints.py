@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from tokencredit.data.dataset import Dataset
-from tokencredit.data.records import Format
 from tokencredit.data.sources import Source
 from tokencredit.data.splits import Corpus, Splits
 
@@ -19,7 +18,7 @@ OWN = ROOT / "experiments" / "abc" / "summarisation"
 SMALL = Splits(sft=0.25, reward=0.25, rl=0.2, oracle=0.15, eval=0.15)
 
 
-def read(path: Path, layout: Format, splits: Splits) -> dict[str, str]:
+def read(path: Path, layout: str, splits: Splits) -> dict[str, str]:
     source = Dataset(
         source=Source.path, path=str(path), format=layout, label_column=None, splits=splits
     )
@@ -38,7 +37,7 @@ def test_case_17_fingerprints_of_imdb_stay(imdb: Corpus) -> None:
 
 @pytest.mark.skipif(not HH.exists(), reason=f"no {HH.name} in $TOKENCREDIT_DATA")
 def test_case_17_fingerprints_of_hh_rlhf_stay() -> None:
-    assert read(HH, Format.hh, Splits()) == {
+    assert read(HH, "hh", Splits()) == {
         "sft": "29b6a46f2a653927",
         "reward": "ee15bce0c9649c0a",
         "rl": "0c6ff9ac4d64e019",
@@ -48,14 +47,14 @@ def test_case_17_fingerprints_of_hh_rlhf_stay() -> None:
 
 
 def test_case_17_fingerprints_of_both_layouts_of_tldr_stay() -> None:
-    assert read(OWN / "comparisons.jsonl", Format.summaries, SMALL) == {
+    assert read(OWN / "comparisons.jsonl", "summaries", SMALL) == {
         "sft": "eaef609f0f6152ed",
         "reward": "8d11730b62693534",
         "rl": "495584821156e5b7",
         "oracle": "9dcfc42fa20d2097",
         "eval": "afc9788b40889a19",
     }
-    assert read(OWN / "preference.jsonl", Format.preference, SMALL) == {
+    assert read(OWN / "preference.jsonl", "preference", SMALL) == {
         "sft": "100ecd6a2c1be266",
         "reward": "0502f1e326635739",
         "rl": "648d22274e826008",

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tokencredit.data.dataset import Dataset
 from tokencredit.data.preferences import TEMPLATE
-from tokencredit.data.records import Format, Record
+from tokencredit.data.records import Record
 from tokencredit.data.sources import Source
 from tokencredit.data.splits import Corpus, Objective, Splits
 from tokencredit.data.transcripts import ASSISTANT, HUMAN, join, parse
@@ -28,7 +28,7 @@ ONE = Splits(sft=1.0, reward=0.0, rl=0.0, oracle=0.0, eval=0.0)
 SMALL = Splits(sft=0.25, reward=0.25, rl=0.2, oracle=0.15, eval=0.15)
 
 
-def dataset(path: Path, layout: Format, **numbers: Any) -> Dataset:
+def dataset(path: Path, layout: str, **numbers: Any) -> Dataset:
     settings = {"label_column": None, "splits": ONE, **numbers}
     return Dataset(source=Source.path, path=str(path), format=layout, **settings)
 
@@ -44,7 +44,7 @@ def everything(corpus: Corpus) -> list[Record]:
     return sorted(records, key=lambda record: record.row)
 
 
-def counts(folder: Path, layout: Format, good: dict[str, Any], *bad: dict[str, Any]) -> Any:
+def counts(folder: Path, layout: str, good: dict[str, Any], *bad: dict[str, Any]) -> Any:
     """What is dropped of a file with a few bad rows among enough good ones."""
     rows = [*bad, *[good] * (20 * len(bad))]
     corpus = dataset(written(folder, rows), layout).read()
@@ -86,7 +86,7 @@ def hh(question: str, chosen: str, rejected: str) -> dict[str, str]:
 
 def test_a_pair_of_transcripts_shares_all_but_its_last_answer(tmp_path: Path) -> None:
     row = hh("one\n\nAssistant: two\n\nHuman: three", " yes\n\nindeed", " no")
-    (record,) = dataset(written(tmp_path, [row]), Format.hh).read().parts["sft"]
+    (record,) = dataset(written(tmp_path, [row]), "hh").read().parts["sft"]
     assert record.prompt == (
         "\n\nHuman: one\n\nAssistant: two\n\nHuman: three\n\nAssistant:"  # what a policy continues
     )
@@ -108,7 +108,7 @@ def test_transcripts_of_no_use_are_counted_by_reason(tmp_path: Path) -> None:
         asks,
         {"chosen": "no turns", "rejected": "none"},
     ]
-    assert counts(tmp_path, Format.hh, hh("q", " x", " y"), *bad) == {
+    assert counts(tmp_path, "hh", hh("q", " x", " y"), *bad) == {
         "empty response": 2,
         "chosen equals rejected": 1,
         "prompts differ": 1,
@@ -120,17 +120,17 @@ def test_single_turns_are_a_choice_that_is_counted_apart(tmp_path: Path) -> None
     rows = [hh(f"q {n}", " x", " y") for n in range(4)]
     rows += [hh(f"q {n}\n\nAssistant: a\n\nHuman: b", " x", " y") for n in range(9)]
     path = written(tmp_path, rows)
-    corpus = dataset(path, Format.hh, single_turn=True, strict=True).read()
+    corpus = dataset(path, "hh", single_turn=True, strict=True).read()
     assert [record.row for record in everything(corpus)] == [0, 1, 2, 3]
     assert corpus.dropped.filtered == {"dataset.single_turn": 9}
     assert not corpus.dropped.counts
     with pytest.raises(UserError, match=r"dataset\.single_turn = True: leaves none of 9 records"):
-        dataset(written(tmp_path, rows[4:]), Format.hh, single_turn=True).read()
+        dataset(written(tmp_path, rows[4:]), "hh", single_turn=True).read()
 
 
 @pytest.mark.skipif(not HH.exists(), reason=f"no {HH.name} in $TOKENCREDIT_DATA")
 def test_the_shared_pairs_have_four_empty_responses_and_two_differing_prompts() -> None:
-    corpus = dataset(HH, Format.hh, splits=Splits()).read()
+    corpus = dataset(HH, "hh", splits=Splits()).read()
     assert corpus.dropped.counts == {"empty response": 4, "prompts differ": 2}
     rows = [*corpus.dropped.examples["empty response"], *corpus.dropped.examples["prompts differ"]]
     assert rows == ["row 86", "row 516", "row 925", "row 1103", "row 1254", "row 1688"]
@@ -146,7 +146,7 @@ def test_the_shared_pairs_have_four_empty_responses_and_two_differing_prompts() 
     assert len(begun) > 20, "prompts that others go on from"
     for name, beginning in begun:
         assert {home[o] for o in home if str(o).startswith(beginning + ASSISTANT)} == {name}
-    single = dataset(HH, Format.hh, splits=Splits(), single_turn=True).read()
+    single = dataset(HH, "hh", splits=Splits(), single_turn=True).read()
     assert len(everything(single)) == 521 and single.dropped.filtered.total() == 1273
 
 
@@ -163,7 +163,7 @@ def test_pairs_of_strings_in_jsonl_and_csv(tmp_path: Path) -> None:
         writer.writeheader()
         writer.writerows(rows)
     for path in (written(tmp_path, rows), table):
-        found = dataset(path, Format.preference).read().parts["sft"]
+        found = dataset(path, "preference").read().parts["sft"]
         assert [(r.prompt, r.completion, r.rejected) for r in found] == [
             (f"Q{n}: ", f"yes {n}", "no") for n in range(5)
         ]
@@ -196,14 +196,14 @@ def said(text: str) -> dict[str, str]:
     ids=["apart", "answers as text", "whole", "prompt twice", "prompt as text"],
 )
 def test_pairs_of_chat_messages_in_every_layout(tmp_path: Path, row: dict[str, Any]) -> None:
-    (record,) = dataset(written(tmp_path, [row]), Format.preference).read().parts["sft"]
+    (record,) = dataset(written(tmp_path, [row]), "preference").read().parts["sft"]
     assert record.messages == (SYSTEM, USER, said("so"))
     assert (record.rejected, record.answer, record.prompt) == ("no", "so", None)
 
 
 def test_a_prompt_in_words_before_one_answer_is_what_the_user_says(tmp_path: Path) -> None:
     row = {"prompt": "why", "chosen": [said("so")], "rejected": [said("no")]}
-    (record,) = dataset(written(tmp_path, [row]), Format.preference).read().parts["sft"]
+    (record,) = dataset(written(tmp_path, [row]), "preference").read().parts["sft"]
     assert record.messages == (USER, said("so"))
 
 
@@ -219,7 +219,7 @@ def test_pairs_of_no_use_are_counted_by_reason(tmp_path: Path) -> None:
         {"chosen": [USER, said("so")], "rejected": [USER, said("so")]},
         {"chosen": [], "rejected": [USER, said("so")]},
     ]
-    assert counts(tmp_path, Format.preference, GOOD, *bad) == {
+    assert counts(tmp_path, "preference", GOOD, *bad) == {
         "no prompt": 2,
         "empty response": 3,
         "chosen equals rejected": 2,
@@ -230,7 +230,7 @@ def test_pairs_of_no_use_are_counted_by_reason(tmp_path: Path) -> None:
 
 def test_pairs_may_have_labels_too(tmp_path: Path) -> None:
     rows = [{**GOOD, "prompt": f"Q{n}", "label": n % 2} for n in range(8)]
-    corpus = dataset(written(tmp_path, rows), Format.preference, label_column="label").read()
+    corpus = dataset(written(tmp_path, rows), "preference", label_column="label").read()
     assert {record.label for record in corpus.labelled("sft")} == {0, 1}
     assert corpus.objective(Objective.auto) is Objective.pairs
     assert corpus.objective(Objective.labels) is Objective.labels
@@ -238,7 +238,7 @@ def test_pairs_may_have_labels_too(tmp_path: Path) -> None:
 
 def test_data_without_pairs_is_learnt_from_by_its_labels(tmp_path: Path) -> None:
     rows = [{"text": f"review {n}", "label": n % 2} for n in range(8)]
-    corpus = dataset(written(tmp_path, rows), Format.text, label_column="label").read()
+    corpus = dataset(written(tmp_path, rows), "text", label_column="label").read()
     assert corpus.objective(Objective.auto) is Objective.labels
     with pytest.raises(UserError, match="8 of 8 records of the sft split have no rejected answer"):
         corpus.pairs("sft")
@@ -260,7 +260,7 @@ def post(**changes: Any) -> dict[str, Any]:
 
 def test_the_chosen_summary_follows_the_template_directly(tmp_path: Path) -> None:
     path = written(tmp_path, [post(), post(choice=0)])
-    first, second = dataset(path, Format.summaries).read().parts["sft"]
+    first, second = dataset(path, "summaries").read().parts["sft"]
     assert TEMPLATE == "### Text to Summarize: {post}\n ### Summary: "
     assert first.prompt == "### Text to Summarize: A long day.\n ### Summary: "
     assert (first.completion, first.rejected) == ("good", "bad")
@@ -270,9 +270,7 @@ def test_the_chosen_summary_follows_the_template_directly(tmp_path: Path) -> Non
 def test_a_template_of_ones_own(tmp_path: Path) -> None:
     template = "r/{subreddit}: {title}\n{post}\nTL;DR: "
     (record,) = (
-        dataset(written(tmp_path, [post()]), Format.summaries, template=template)
-        .read()
-        .parts["sft"]
+        dataset(written(tmp_path, [post()]), "summaries", template=template).read().parts["sft"]
     )
     assert record.prompt == "r/life: Day\nA long day.\nTL;DR: "
 
@@ -294,7 +292,7 @@ def test_summaries_of_no_use_are_counted_by_reason(tmp_path: Path) -> None:
         post(summaries=[{"text": " "}, {"text": "b"}]),
         post(summaries=[{"text": "b "}, {"text": " b"}]),
     ]
-    assert counts(tmp_path, Format.summaries, post(), *bad) == {
+    assert counts(tmp_path, "summaries", post(), *bad) == {
         "no post": 2,
         "no choice between two summaries": 3,
         "empty response": 1,
@@ -303,8 +301,8 @@ def test_summaries_of_no_use_are_counted_by_reason(tmp_path: Path) -> None:
 
 
 def test_our_own_posts_are_the_same_pairs_in_both_published_schemas() -> None:
-    nested = everything(dataset(OWN / "comparisons.jsonl", Format.summaries, splits=SMALL).read())
-    flat = everything(dataset(OWN / "preference.jsonl", Format.preference, splits=SMALL).read())
+    nested = everything(dataset(OWN / "comparisons.jsonl", "summaries", splits=SMALL).read())
+    flat = everything(dataset(OWN / "preference.jsonl", "preference", splits=SMALL).read())
     assert len(nested) == len(flat) == 24
     for one, other in zip(nested, flat, strict=True):
         assert other.completion == f" {one.completion}" and other.rejected == f" {one.rejected}"

@@ -11,7 +11,6 @@ import pytest
 
 from tokencredit.data import sources
 from tokencredit.data.dataset import Dataset
-from tokencredit.data.records import Format
 from tokencredit.data.sources import Source, hub_rows, packaged_file
 from tokencredit.data.splits import Splits
 from tokencredit.errors import UserError
@@ -134,7 +133,7 @@ def test_the_hub_is_asked_for_the_folder(monkeypatch: pytest.MonkeyPatch) -> Non
         source=Source.hub,
         hub="Anthropic/hh-rlhf",
         data_dir="harmless-base",
-        format=Format.hh,
+        format="hh",
         label_column=None,
         splits=Splits(sft=1.0, reward=0.0, rl=0.0, oracle=0.0, eval=0.0),
     )

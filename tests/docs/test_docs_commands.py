@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 
+from ended import Ended
+from forked import forked
 from paper_runs import write_run_folder
+
+pytestmark = pytest.mark.xdist_group("pages")  # one process, which trains what they share once
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
-    ROOT / "README.md",
-    ROOT / "launch" / "README.md",
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "launch/README.md")),
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted(ROOT.glob("experiments/**/*.md")),
 ]
@@ -82,15 +84,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run = place / "runs" / scheme / key
         write_run_folder(run, curve, key=key, scheme=scheme, seed=seed, experiment=None)
     (place / "pairs.jsonl").write_text("\n".join(pairs), encoding="utf-8")
+    shutil.copy(ROOT / "docs" / "images" / "credit.csv", place / "said.csv")
+    said = '"answers": [{"text": "Twice.", "votes": 7}, {"text": "No.", "votes": 1}]'
+    questions = [f'{{"question": "Q{n}", {said}}}' for n in range(90)]
+    (place / "questions.jsonl").write_text("\n".join(questions), encoding="utf-8")
     return place
 
 
-def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+def run(arguments: list[str], folder: Path) -> Ended:
     """`tokencredit` with these arguments in the folder."""
-    command = [sys.executable, "-m", "tokencredit.cli", *arguments]
-    return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, check=False, timeout=300
-    )
+    return forked(tuple(arguments), folder, os.environ)
 
 
 @pytest.mark.slow
@@ -104,18 +107,27 @@ def test_a_shown_command_is_accepted(
     """
     if command.startswith("tokencredit judge compare runs/rto/win_rates"):
         request.getfixturevalue("paid")
-    words = shlex.split(command.replace("runs/abc/KEY", str(finished)))[1:]
+    if "store/dpo/KEY" in command:
+        request.getfixturevalue("paid")
+    command = command.replace("runs/abc/KEY", str(finished))
+    command = re.sub(r"store/(\w+)/KEY", lambda stage: str(made(folder, stage[1])), command)
+    words = shlex.split(command)[1:]
     if words[0] == "train" and "--help" not in words:
         words[0] = "plan"
     answer = run(words, folder)
     if "hydra/sweeper=optuna" in words and find_spec("optuna") is None:
-        assert answer.returncode == 2 and "tokencredit[optuna]" in answer.stderr
+        assert answer.code == 2 and "tokencredit[optuna]" in answer.err
         return
     if "hardware=gpu" in words and not torch.cuda.is_available():
-        assert answer.returncode == 2, answer.stderr
-        assert "error: hardware.device = 'cuda': torch finds no such device" in answer.stderr
+        assert answer.code == 2, answer.err
+        assert "error: hardware.device = 'cuda': torch finds no such device" in answer.err
         return
-    assert answer.returncode == 0, f"{page}: {command}\n{answer.stderr}"
+    assert answer.code == 0, f"{page}: {command}\n{answer.err}"
+
+
+def made(folder: Path, stage: str) -> Path:
+    """What that stage of some run left in the store."""
+    return min((folder / "store" / stage).glob("*/manifest.json")).parent
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +135,7 @@ def finished(folder: Path) -> Path:
     """A finished run of the smallest kind."""
     arguments = ["train", "dataset=file", "dataset.path=reviews.jsonl", *TINY, "run_dir=finished"]
     answer = run(arguments, folder)
-    assert answer.returncode == 0, answer.stderr
+    assert answer.code == 0, answer.err
     return folder / "finished"
 
 
@@ -135,7 +147,7 @@ def paid(folder: Path) -> None:
     for method in ("rto", "ppo"):
         own = ["train", "experiment=rto/win_rates", "scale=cpu", f"method={method}"]
         answer = run([*own, *data, *TINY, *small], folder)
-        assert answer.returncode == 0, answer.stderr
+        assert answer.code == 0, answer.err
 
 
 @pytest.mark.slow
@@ -149,7 +161,7 @@ def test_the_scheme_of_the_how_to_page_trains(folder: Path) -> None:
         "reward_scheme.decay=0.5",
     ]
     answer = run([*arguments, "dataset=file", "dataset.path=reviews.jsonl", *TINY], folder)
-    assert answer.returncode == 0, answer.stderr
+    assert answer.code == 0, answer.err
     assert len(list(folder.glob("runs/Fading/*/results.json"))) == 1
 
 
@@ -163,7 +175,7 @@ def test_the_function_judge_of_the_how_to_page_trains(folder: Path) -> None:
         "reward_scheme=sparse",
     ]
     answer = run([*arguments, "dataset=file", "dataset.path=reviews.jsonl", *TINY], folder)
-    assert answer.returncode == 0, answer.stderr
+    assert answer.code == 0, answer.err
 
 
 def test_pages_show_commands() -> None:

@@ -8,13 +8,14 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ended import ARCHITECTURE, Ended
+from forked import forked
 
 GOOD = (
     "wonderful superb charming brilliant moving delightful gripping clever warm beautiful".split()
@@ -49,7 +50,10 @@ class Workplace:
     base: list[str] = field(default_factory=list)
     """Arguments that every command gets, after `train` or `plan`."""
     hash_seed: str = "random"
-    """What orders the sets of the command's own process."""
+    """What orders the sets of the command's own process, if it is a new Python."""
+    anew: bool = False
+    """Whether a command is a new Python, as one that starts others like itself always is; else it
+    is a fork of the test's, which is there sooner."""
 
     def environment(self) -> dict[str, str]:
         """The variables of a command."""
@@ -75,6 +79,9 @@ class Workplace:
 
     def run(self, *arguments: str) -> Ended:
         """Run `tokencredit ARGUMENTS` to its end."""
+        launched = any(argument.startswith("hydra/launcher") for argument in arguments)
+        if not (self.anew or launched):
+            return forked(arguments, self.folder, self.environment())
         process = self.start(*arguments)
         out, err = process.communicate(timeout=300)
         return Ended(process.returncode, out, err)
@@ -161,7 +168,7 @@ class Run:
 def first(shared: Workplace) -> Run:
     """A complete run, never interrupted; building it fills the shared store."""
     folder = shared.folder / "first"
-    ended = shared.train(
+    ended = replace(shared, anew=True).train(
         f"steps={STEPS}",
         "run.save_every=7",
         "run.sample_every=10",

@@ -138,7 +138,7 @@ def test_the_main_job_as_two_programs(fresh: Workplace, first: Run, shared: Work
     """Each stage in a process of its own, as `tokencredit train` has it; `first` is the other one."""
     folder = fresh.folder / "elsewhere"
     folder.mkdir()
-    place = replace(fresh, folder=folder, hash_seed="77")
+    place = replace(fresh, folder=folder, hash_seed="77", anew=True)
     place.train(f"steps={STEPS}", "run.save_every=7", "run.sample_every=10", "run_dir=again").ok()
     theirs, own = artifacts(shared.store), artifacts(place.store)
     assert len(own) == 4 and {name: theirs[name] for name in own} == own

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -145,6 +147,7 @@ def test_function_pays_single_tokens(own: Workplace) -> None:
 def test_module_named_as_plugin_is_found_on_the_path(own: Workplace, plugin: list[str]) -> None:
     """`--plugin halves` is the module; the folder in which the command runs is on its path."""
     assert Path(plugin[1]).suffix == ".py"
+    own = replace(own, anew=True)
     error = own.train("--plugin", "no_such_plugin", "reward_scheme=halves").error()
     assert "no_such_plugin" in error
 
@@ -245,6 +248,7 @@ def test_case_5_a_function_may_do_what_it_likes_with_the_process(own: Workplace)
 def test_case_6_files_with_names_of_libraries_change_no_run(own: Workplace, first: Run) -> None:
     for name in ("datasets", "torch", "yaml", "wandb", "evaluate", "accelerate", "hydra", "helper"):
         (own.folder / f"{name}.py").write_text("raise RuntimeError('taken for the library')\n")
+    own = replace(own, anew=True)  # a fork has the libraries already
     own.train("steps=2", "reward_scheme=sparse", "stage_seed=0").ok()
     (own.folder / "datasets.py").write_text(JUDGE)
     (own.folder / "mine.py").write_text("import datasets\nlength = datasets.length\n")
@@ -266,3 +270,26 @@ def test_schemes_that_break_a_promise_are_named_in_training(own: Workplace) -> N
     assert "learning_rate" not in error and "`tokencredit check-scheme Dense --plugin" in error
     error = own.run("check-scheme", "Dense", "--plugin", "undeclared.py").error()
     assert "broken promises (1 of 10)" in error
+
+
+def test_the_algorithm_of_the_page_trains_and_goes_on_to_the_same_bytes(own: Workplace) -> None:
+    """docs/write-an-algorithm.md: its one file, and a cap that a checkpoint holds."""
+    page = (Path(__file__).parents[2] / "docs" / "write-an-algorithm.md").read_text("utf-8")
+    (text,) = re.findall(r"```python\n# truncated.py\n(.*?)```", page, re.DOTALL)
+    (own.folder / "truncated.py").write_text(text, encoding="utf-8")
+    named = ["--plugin", "truncated.py", "algorithm=truncated", "run.sample_every=1"]
+
+    def go(steps: int, folder: str) -> Run:
+        ended = own.train(*named, f"steps={steps}", f"run_dir={folder}")
+        return Run(ended.ok(), own.folder / folder)
+
+    straight = go(2, "straight")
+    go(1, "resumed")
+    resumed = go(2, "resumed")
+    assert "continues at step 1" in resumed.ended.err
+    for name in ("metrics.jsonl", "samples.jsonl", "policy/model.safetensors"):
+        assert resumed.bytes(name) == straight.bytes(name)
+    first, second = straight.rows()
+    assert first["truncated/cap"] == 1.2 and second["truncated/cap"] != 1.2
+    assert first["optimizer/steps"] == 2
+    assert "algorithm.cap = -1.0" in own.train(*named, "algorithm.cap=-1").error()

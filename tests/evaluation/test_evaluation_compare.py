@@ -288,7 +288,7 @@ def test_mistakes_are_explained_before_any_work(place: Path, tmp_path: Path) -> 
         ([b / "policy", place / "store" / "sft" / "5f7", "--oracle", "none"], "--prompts-file"),
         ([b / "policy", place / "store" / "sft" / "5f7"], "no run is compared"),
         ([b / "policy", b / "policy", "--with-sft", "--names", "x,y"], "--with-sft"),
-        ([a, "hub:nobody/nothing"], "cannot be had from the hub"),
+        ([a, "hub:nobody/nothing"], "can be loaded neither from the hub"),
     ]:
         assert words in mistake(*arguments, *out), arguments
     assert not (tmp_path / "out" / "generations.jsonl").exists()

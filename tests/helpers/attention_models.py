@@ -139,7 +139,7 @@ def captured(model: PreTrainedModel, batch: dict[str, Tensor], layer: int = -1) 
 def eager_rows(
     model: PreTrainedModel, batch: dict[str, Tensor], rows: Tensor, layer: int = -1
 ) -> Tensor:
-    """The same from transformers' own attention maps."""
+    """The weights of some rows, from transformers' own attention maps."""
     before = model.config._attn_implementation
     model.set_attn_implementation("eager")
     with torch.no_grad():

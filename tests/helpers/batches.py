@@ -87,7 +87,7 @@ def gradients(output: PolicyOutput, total: Tensor) -> dict[str, Tensor]:
     """Slopes of `total` by the fields of `output`; zero where it does not read one."""
     names = [item.name for item in fields(output) if getattr(output, item.name) is not None]
     leaves = [getattr(output, name) for name in names]
-    slopes = torch.autograd.grad(total, leaves, allow_unused=True)
+    slopes: Sequence[Tensor | None] = torch.autograd.grad(total, leaves, allow_unused=True)
     pairs = zip(names, leaves, slopes, strict=True)
     return {name: torch.zeros_like(x) if g is None else g for name, x, g in pairs}
 

@@ -15,7 +15,7 @@ from tokencredit.config import Config
 from tokencredit.errors import UserError
 from tokencredit.pipeline import pipeline
 from tokencredit.store.artifacts import Plan
-from tokencredit.train import conf_dir
+from tokencredit.user_code.plugins import conf_dir
 
 
 @cache

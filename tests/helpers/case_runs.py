@@ -9,7 +9,6 @@ from tokencredit.algorithms.ppo import PPO
 from tokencredit.algorithms.procedure import Procedure
 from tokencredit.config import Config
 from tokencredit.data.dataset import Dataset, PromptSpec
-from tokencredit.data.records import Format
 from tokencredit.data.sources import Source
 from tokencredit.hardware import Hardware
 from tokencredit.judges.reward_model import RewardModelJudge
@@ -36,7 +35,7 @@ def reward_of(path: Path | None) -> PretrainedReward:
 def run_on(
     model: Path,
     data: Path,
-    format: Format = Format.text,  # noqa: A002 - as the key is called
+    format: str = "text",  # noqa: A002 - as the key is called
     *,
     reward: Path | None = None,
     algorithm: Procedure | None = None,

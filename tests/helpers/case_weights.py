@@ -35,7 +35,7 @@ def with_buffers(weights: Weights) -> Weights:
 
 
 def in_shards(folder: Path) -> Path:
-    """The same tensors in two files and an index."""
+    """Split the weights of a model's folder over two files with an index."""
     weights = load_file(folder / WEIGHTS)
     (folder / WEIGHTS).unlink()
     names = sorted(weights)

@@ -7,9 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from click.testing import Result
 from transformers import PreTrainedModel
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 import builders
 from tokencredit import config as configuration

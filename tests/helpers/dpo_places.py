@@ -16,7 +16,7 @@ from tokencredit.hardware import Hardware
 from tokencredit.judges.implicit import ImplicitJudge
 from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.models.adapters.lora import Lora
-from tokencredit.models.loading.model import Model, ModelSource, Pretrained
+from tokencredit.models.loading.model import Model, ModelSource, Pretrained, PretrainedReward
 from tokencredit.rewards.implicit import RTO
 from tokencredit.settings import DPO, SFT, RewardModel
 from tokencredit.stages.context import Context
@@ -81,7 +81,9 @@ def place(
     config = Config(
         model=Model(
             policy=saved(tiny_causal(), folder / "model"),
-            reward=saved(tiny_classifier(), folder / "reward"),
+            reward=PretrainedReward(
+                source=ModelSource.path, path=saved(tiny_classifier(), folder / "reward").path
+            ),
             context=64,
             lora=lora or Lora(),
             **model,

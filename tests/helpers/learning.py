@@ -54,7 +54,7 @@ def learn(
     actors: Actors, updater: Updater, steps: range, state: State | None = None
 ) -> tuple[State, list[Mapping[str, float]]]:
     """Some steps of the RL loop; the algorithm's state after them, and the metrics."""
-    log = []
+    log: list[Mapping[str, float]] = []
     algorithm = updater.algorithm
     state = algorithm.initial_state() if state is None else state
     actors.policy.train()

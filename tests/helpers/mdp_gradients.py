@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -56,7 +56,7 @@ def expected_gradient(
     """
     output = policy(rollout)
     parts = (output.logp, output.values, output.entropy, output.full_kl)
-    slopes = torch.autograd.grad(loss(output), parts, allow_unused=True)
+    slopes: Sequence[Tensor | None] = torch.autograd.grad(loss(output), parts, allow_unused=True)
     chain = [(p, s) for p, s in zip(parts, slopes, strict=True) if s is not None]
     weighted = torch.stack([(p * s * weights[:, None]).sum() for p, s in chain]).sum()
     return slope(weighted, policy)
@@ -69,7 +69,7 @@ def expected_loss_gradient(
     targets: Targets,
     weights: Tensor,
 ) -> Tensor:
-    """The same of an algorithm's loss."""
+    """The expected gradient of an algorithm's loss, over rows with the given probabilities."""
     state: State = algorithm.initial_state()
     return expected_gradient(
         policy,

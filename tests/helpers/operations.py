@@ -14,7 +14,7 @@ class Operations(TorchDispatchMode):
     """Names of the operations that ran, and the sizes of what they allocated."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.names: list[str] = []
         self.sizes: list[int] = []
 

@@ -11,7 +11,6 @@ from builders import tiny_causal, train_tokenizer
 from tokencredit.algorithms.ppo import PPO
 from tokencredit.config import Config
 from tokencredit.data.dataset import Dataset
-from tokencredit.data.records import Format
 from tokencredit.data.sources import Source
 from tokencredit.data.splits import Splits
 from tokencredit.hardware import Hardware
@@ -54,7 +53,7 @@ def pair_config(place: Path, **reward: Any) -> Config:
         dataset=Dataset(
             source=Source.path,
             path=str(place / "pairs.jsonl"),
-            format=Format.preference,
+            format="preference",
             label_column=None,
             splits=Splits(sft=0.25, reward=0.25, rl=0.2, oracle=0.15, eval=0.15),
         ),

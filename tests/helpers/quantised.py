@@ -32,7 +32,8 @@ def saved(folder: Path, architecture: str, **extra: Any) -> Path:
 
 def qlora_config(**model: Any) -> Config:
     """A run whose policy is four-bit weights under adapters."""
-    return run_config(**({"quantization": Quantization.nf4, "lora": QLORA} | model))
+    given: dict[str, Any] = {"quantization": Quantization.nf4, "lora": QLORA, **model}
+    return run_config(**given)
 
 
 def qlora_actors(folder: Path, **model: Any) -> Actors:

@@ -9,6 +9,7 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -85,7 +86,8 @@ def main(out: Path, first: int, last: int, sharding: str, forced: bool) -> None:
         state = Checkpoints.progress(newest).state
     collector = Collector(world, judge, chunk=4)
     actors.policy.train()
-    log, said = [], {}
+    log: list[Any] = []
+    said: dict[str, Any] = {}
     for step in range(first, last):
         prompts = make_prompts(LENGTHS, max_new=LIMITS, seed=step)
         rollout, judgement = collector.collect(

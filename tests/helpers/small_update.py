@@ -100,7 +100,8 @@ def gradients(
     micro_batch: int | None = None,
 ) -> Tensor:
     """The gradient of the first optimizer step, all parameters in one row; nothing is moved."""
-    updater, found = updater_of(actors, algorithm, micro_batch), []
+    updater = updater_of(actors, algorithm, micro_batch)
+    found: list[Tensor] = []
     parameters = list(actors.policy.parameters())
 
     def spy(_: str | None) -> float:
@@ -110,7 +111,7 @@ def gradients(
         updater.engine.discard()
         return 0.0
 
-    updater.engine.step = spy  # type: ignore[method-assign]
+    updater.engine.step = spy  # type: ignore[method-assign, assignment]
     update(updater, rollout, targets)
     return found[0]
 

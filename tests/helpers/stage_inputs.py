@@ -10,7 +10,6 @@ from typing import Any
 from tokencredit.algorithms.ppo import PPO
 from tokencredit.config import Config
 from tokencredit.data.dataset import Dataset, PromptSpec
-from tokencredit.data.records import Format
 from tokencredit.data.sources import Source
 from tokencredit.hardware import Hardware
 from tokencredit.judges.attention import AttentionJudge
@@ -84,7 +83,8 @@ def from_path(role: str, name: str) -> Change:
 
     def change(c: Config) -> Config:
         source = Pretrained(source=ModelSource.path, path=at(c, name), name=None)
-        return replace(c, model=replace(c.model, **{role: source}))
+        role_source: dict[str, Any] = {role: source}
+        return replace(c, model=replace(c.model, **role_source))
 
     return change
 
@@ -97,9 +97,9 @@ def same(c: Config) -> Config:
     return c
 
 
-PAIRS = data(format=Format.preference)
+PAIRS = data(format="preference")
 DTYPE, LORA = model(dtype=Dtype.bfloat16), model(lora=Lora(enabled=True))
-CONTEXT, FORMAT = model(context=60), data(format=Format.prompt_completion)
+CONTEXT, FORMAT = model(context=60), data(format="prompt_completion")
 NF4_ON = model(quantization=Quantization.nf4, nf4=NF4(), lora=Lora(enabled=True))
 STAGE_SEED: Change = lambda c: replace(c, stage_seed=1)  # noqa: E731
 ROLLOUT: Change = lambda c: replace(c, rollout=Sampling(temperature=0.7))  # noqa: E731

@@ -294,14 +294,15 @@ def finished(config: Config, place: Path) -> list[str]:
             patch.setattr(here + name, lambda *_: None)
         patch.setattr(here + "left_out", lambda *_: [])
         patch.setattr(here + "seconds_of_steps", lambda _: 0.0)
-        empty = {"metrics": {}, "evaluation": {}}
+        empty: dict[str, dict[str, float]] = {"metrics": {}, "evaluation": {}}
         patch.setattr(here + "write_results", lambda *_: empty)
         patch.setattr(here + "write_figures", lambda _: drawn.append("figures"))
         patch.setattr(RLStage, "_learner", lambda *_: Anything())
         patch.setattr(RLStage, "_tracker", lambda *_: Anything())
         patch.setattr(RLStage, "_oracle_folder", lambda *_: place)
         run: Any = SimpleNamespace(path=place, write=lambda *_, **__: None)
-        RLStage(Context(config))._train_and_evaluate(run, Anything(), None)
+        world: Any = Anything()
+        RLStage(Context(config))._train_and_evaluate(run, world, None)
     return drawn
 
 

@@ -19,7 +19,7 @@ from token_mdp import TokenMDP
 from tokencredit.data.pairs import Pair
 
 
-class TabularConfig(PreTrainedConfig):
+class TabularConfig(PreTrainedConfig):  # type: ignore[misc]
     model_type = "tabular"
 
     def __init__(self, states: int = 1, vocabulary: int = 3, **given: Any) -> None:
@@ -44,7 +44,7 @@ class Trunk(nn.Module):
         return BaseModelOutput(last_hidden_state=one_hot.float())
 
 
-class TabularLM(PreTrainedModel, GenerationMixin):
+class TabularLM(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
     config_class = TabularConfig
     base_model_prefix = "trunk"
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from case_data import SHORT, review, write_jsonl
+from case_machine import SMALL
+from pages import shown_file
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
@@ -88,3 +94,32 @@ def test_the_app_plans_from_an_empty_folder(installed: Path, tmp_path: Path) -> 
     planned = run(*command, folder=tmp_path, PYTHONPATH=str(installed), TOKENCREDIT_STORE="store")
     assert "miss  sft" in planned
     assert "0 hits" in planned
+
+
+def test_the_judge_of_the_how_to_page_trains_its_stage_and_pays(
+    installed: Path, tmp_path: Path
+) -> None:
+    """docs/write-a-judge.md, from an empty folder: its stage is trained once, then reused."""
+    (tmp_path / "my_judge.py").write_text(shown_file("write-a-judge.md", "my_judge.py"))
+    write_jsonl(tmp_path / "reviews.jsonl", (review(number, 50) for number in range(200)))
+    flags = ("--plugin", "my_judge.py", "dataset=file", "dataset.path=reviews.jsonl", "judge=Mood")
+    paid = ("scorer=judge", "reward_scheme=attribution", "reward_scheme.normalise=raw", "steps=2")
+    environment = {"PYTHONPATH": str(installed), "TOKENCREDIT_STORE": "store"}
+
+    def said(command: str, *more: str) -> str:
+        program = (sys.executable, "-m", "tokencredit.cli", command)
+        given = (*flags, *paid, *SMALL, *SHORT, *more)
+        return run(*program, *given, folder=tmp_path, **environment)
+
+    assert "causal: no reward depends on later tokens" in said("train", "run.figures=true")
+    (folder,) = tmp_path.glob("runs/attribution/*")
+    rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    assert rows and all(any(row["rewards"][:-1]) for row in rows)
+    figures = json.loads((folder / "manifest.json").read_text())["figures"]["moods"]
+    assert figures["steps"] >= 1 and figures["loss"] > 0
+    assert "causal: no reward depends on later tokens" in (folder / "report.html").read_text()
+    assert "0 misses" in said("plan")
+    later = said("plan", "judge.training.epochs=2")
+    assert re.findall(r"^miss  (\w+)", later, re.MULTILINE) == ["moods", "rl"]
+    other = said("plan", "algorithm.gamma=0.9")
+    assert re.findall(r"^miss  (\w+)", other, re.MULTILINE) == ["rl"]

@@ -15,9 +15,9 @@ from paper_runs import AUTHORS, lines, needs_authors, write_csv
 from tokencredit.cli import app
 from tokencredit.errors import UserError
 from tokencredit.papers import drawings
-from tokencredit.papers.entries import FIGURES, find
 from tokencredit.papers.figure_data import Mark, Shape, figure_marks
 from tokencredit.papers.figures import write_figure
+from tokencredit.papers.kinds import find_figure
 from tokencredit.papers.sources import read_sources
 
 Draw = Callable[..., tuple[list[dict[str, str]], list[str]]]
@@ -31,7 +31,7 @@ def draw(tmp_path: Path) -> Draw:
     def made(
         name: str, *paths: Path, points: int | None = None
     ) -> tuple[list[dict[str, str]], list[str]]:
-        entry = find(name, FIGURES)
+        entry = find_figure(name)
         written, notes = write_figure(entry, read_sources(paths), tmp_path / "out", "f", points)
         assert [path.suffix for path in written] == [".png", ".pdf", ".csv"]
         assert written[0].read_bytes().startswith(b"\x89PNG") and written[
@@ -167,7 +167,7 @@ def test_figure_7_by_hand(draw: Draw, tmp_path: Path) -> None:
 
 
 def test_a_changed_run_is_another_figure_and_equal_runs_are_equal_bytes(tmp_path: Path) -> None:
-    entry, files = find("abc/figure3", FIGURES), []
+    entry, files = find_figure("abc/figure3"), []
     for place, last in (("a", 1.0), ("b", 1.0), ("c", 1.5)):
         path = write_csv(tmp_path / place / "r.csv", lines("abc", 1, [*[1.0] * 100, last]))
         written, _ = write_figure(entry, read_sources([path]), tmp_path / place, "f")
@@ -192,7 +192,7 @@ def test_marks_stand_for_every_run_that_was_given(tmp_path: Path) -> None:
         ),
     )
     for name in ("abc/figure3", "abc/figure5"):
-        marks, notes = figure_marks(find(name, FIGURES), read_sources([path]))
+        marks, notes = figure_marks(find_figure(name), read_sources([path]))
         averaged = max(mark.n for mark in marks if mark.shape is Shape.line)
         alone = [mark for mark in marks if mark.shape in {Shape.stopped, Shape.diverged}]
         assert averaged + len(alone) == 4 and len(notes) == 1
@@ -218,7 +218,7 @@ def test_without_committed_cells_the_command_asks_for_runs(
 
 
 def test_a_legend_of_long_names_stays_inside_its_figure() -> None:
-    entry = find("abc/figure5", FIGURES)
+    entry = find_figure("abc/figure5")
     marks = [
         Mark(
             "",

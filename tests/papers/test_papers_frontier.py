@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from paper_runs import lines, write_cell_json, write_csv
-from tokencredit.papers.entries import FIGURES, find
 from tokencredit.papers.figure_data import Shape, figure_marks
 from tokencredit.papers.figures import pictures
 from tokencredit.papers.frontier import at_levels, equal_kl_tables, frontier, reach
+from tokencredit.papers.kinds import find_figure
 from tokencredit.papers.sources import Source, read_sources
 
 STEPS = 101
@@ -103,7 +103,7 @@ def test_the_figure_has_curves_points_of_cells_and_the_other_models(tmp_path: Pa
                 }.items()
             }  # fmt: skip
             path.with_suffix(".json").write_text(json.dumps(record))
-    entry = find("abc/frontier", FIGURES)
+    entry = find_figure("abc/frontier")
     marks, _ = figure_marks(entry, read_sources([tmp_path]))
     by_shape = {shape: [m for m in marks if m.shape is shape] for shape in Shape}
     assert [m.method for m in by_shape[Shape.line]] == ["abc", "sparse"]

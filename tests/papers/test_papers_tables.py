@@ -12,10 +12,11 @@ from typer.testing import CliRunner
 from paper_runs import AUTHORS, lines, needs_authors, write_csv
 from tokencredit.cli import app
 from tokencredit.errors import UserError
-from tokencredit.papers.entries import find, listing, read_entry
-from tokencredit.papers.formats import Format, render, to_csv
+from tokencredit.papers.entries import PanelEntry
+from tokencredit.papers.formats import Format
+from tokencredit.papers.kinds import find_table, listing, read_entry
 from tokencredit.papers.sources import read_sources
-from tokencredit.papers.tables import Row, make_table
+from tokencredit.papers.tables import CurveTable, Row, make_table
 
 # papers.md 2.7: mean, half width by the authors' rule, half width of the t interval.
 TABLE_1 = {
@@ -33,13 +34,20 @@ TABLE_1 = {
 }
 
 
+def curve_table(name: str) -> CurveTable:
+    """The table of that name, which is made from curves."""
+    entry = find_table(name)
+    assert isinstance(entry, CurveTable)
+    return entry
+
+
 def by_name(rows: list[Row]) -> dict[tuple[str, str], Row]:
     return {(row.panel, row.method.partition(" ")[0].rstrip(",")): row for row in rows}
 
 
 @needs_authors
 def test_papers_A11_table_1_from_the_authors_logs() -> None:
-    made = make_table(find("abc/table1", ("table",)), read_sources([AUTHORS]))
+    made = make_table(curve_table("abc/table1"), read_sources([AUTHORS]))
     rows = by_name(made.rows)
     assert rows.keys() == TABLE_1.keys() and made.notes == []
     for name, (mean, authors, t) in TABLE_1.items():
@@ -78,7 +86,7 @@ def test_a_changed_log_is_another_table(tmp_path: Path) -> None:
     ]
     assert sum(a != b for a, b in zip(text, changed, strict=True)) == 1
     (tmp_path / "positive_generation.csv").write_text("\n".join(changed) + "\n")
-    entry = find("abc/table1", ("table",))
+    entry = curve_table("abc/table1")
     before = by_name(make_table(entry, read_sources([AUTHORS / "positive_generation.csv"])).rows)
     after = by_name(make_table(entry, read_sources([tmp_path])).rows)
     abc, sparse = ("Positive generation", "abc"), ("Positive generation", "sparse")
@@ -98,7 +106,7 @@ def test_papers_A11_points_beyond_the_first_do_not_count(tmp_path: Path) -> None
         for line in text.splitlines()
     ]
     (tmp_path / "positive_generation.csv").write_text("\n".join(kept) + "\n")
-    entry = find("abc/table1", ("table",))
+    entry = curve_table("abc/table1")
     rows = [
         make_table(entry, read_sources([p])).rows
         for p in (AUTHORS / "positive_generation.csv", tmp_path)
@@ -124,7 +132,7 @@ def small(tmp_path: Path, **more: list[list[float]]) -> Path:
 
 def test_a_table_by_hand(tmp_path: Path) -> None:
     """abc: 2 ± 2·1/√2, t(1) 12.706 · 1; differences 1 and 2.5: 1.75 ± 12.706 · 0.75, t = 7/3."""
-    made = make_table(find("abc/table1", ("table",)), read_sources([small(tmp_path)]))
+    made = make_table(curve_table("abc/table1"), read_sources([small(tmp_path)]))
     row = by_name(made.rows)["Positive generation", "abc"]
     assert row.authors == pytest.approx((2.0, 2 / 2**0.5))
     assert row.interval is not None and row.difference is not None
@@ -133,30 +141,32 @@ def test_a_table_by_hand(tmp_path: Path) -> None:
     assert row.difference.t == pytest.approx(7 / 3)
     empty = by_name(made.rows)["Summarisation", "abc"]
     assert empty.setting is None and empty.paper == [9.18, 0.17]
-    text = render(made, Format.markdown)
+    text = made.text(Format.markdown)
     assert "| no runs |" in text and "9.18 ± 0.17" in text
 
 
 def test_papers_A10_short_and_failed_runs_are_counted_and_not_averaged(tmp_path: Path) -> None:
     path = small(tmp_path, abc=[[9.0] * 100, [9.0] * 50 + [float("nan")] * 51])
-    made = make_table(find("abc/table1", ("table",)), read_sources([path]))
+    made = make_table(curve_table("abc/table1"), read_sources([path]))
     row = by_name(made.rows)["Positive generation", "abc"]
     assert row.n == 2 and row.authors == pytest.approx((2.0, 2 / 2**0.5))
-    text = render(made, Format.markdown)
+    text = made.text(Format.markdown)
     assert "run 10: 100 of 101 points" in text
     assert "run 11: mean_reward is not finite" in text
     (line,) = [
-        r for r in csv.DictReader(io.StringIO(to_csv(made))) if r["method"] == "abc" and r["task"]
+        r
+        for r in csv.DictReader(io.StringIO(made.text(Format.csv)))
+        if r["method"] == "abc" and r["task"]
     ]
     assert (line["n"], line["not_averaged"]) == ("2", "2")
 
 
 def test_a_run_that_ends_below_its_start_is_counted(tmp_path: Path) -> None:
     path = small(tmp_path, sparse=[[5.0] * 5 + [6.0] * 86 + [1.0] * 10])
-    made = make_table(find("abc/table1", ("table",)), read_sources([path]))
+    made = make_table(curve_table("abc/table1"), read_sources([path]))
     row = by_name(made.rows)["Positive generation", "sparse"]
     assert (row.measured.fallen, row.n) == (1, 3)
-    assert "1 of 3" in render(made, Format.markdown)
+    assert "1 of 3" in made.text(Format.markdown)
 
 
 def test_other_settings_are_said_to_be_elsewhere(tmp_path: Path) -> None:
@@ -166,14 +176,14 @@ def test_other_settings_are_said_to_be_elsewhere(tmp_path: Path) -> None:
         lines("abc", 1, [1.0] * 101, beta=0.5),
         lines("dppo", 1, [1.0] * 101),
     )
-    said = make_table(find("abc/table1", ("table",)), read_sources([path])).notes
+    said = make_table(curve_table("abc/table1"), read_sources([path])).notes
     assert "r: not shown: 1 runs of positive_generation, abc, β = 0.5, 8–16 tokens" in said
     assert "r: not shown: 1 runs of positive_generation, dppo, β = 0.8, 8–16 tokens" in said
 
 
 def test_points_can_be_chosen(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "r.csv", lines("abc", 1, [1.0, 2.0, 9.0]))
-    made = make_table(find("abc/table1", ("table",)), read_sources([path]), points=2)
+    made = make_table(curve_table("abc/table1"), read_sources([path]), points=2)
     assert by_name(made.rows)["Positive generation", "abc"].authors == (1.5, 0.0)
 
 
@@ -187,7 +197,7 @@ def test_reward_at_equal_kl_by_hand(tmp_path: Path) -> None:
         lines("abc", 2, flat, kl=flat),
         lines("abc", 3, flat),
     )
-    made = make_table(find("abc/table_kl", ("table",)), read_sources([path]))
+    made = make_table(curve_table("abc/table_kl"), read_sources([path]))
     row = by_name(made.rows)["4 nats", "abc"]
     assert row.measured.values == pytest.approx({1: 8.0})
     assert row.measured.without == [(2, "never reaches 4 nats"), (3, "has no kl column")]
@@ -196,10 +206,10 @@ def test_reward_at_equal_kl_by_hand(tmp_path: Path) -> None:
 def test_two_sources_stand_side_by_side(tmp_path: Path) -> None:
     a = write_csv(tmp_path / "a.csv", lines("abc", 1, [1.0] * 101))
     b = write_csv(tmp_path / "b.csv", lines("abc", 1, [2.0] * 101))
-    made = make_table(find("abc/table1", ("table",)), read_sources([a, b]))
+    made = make_table(curve_table("abc/table1"), read_sources([a, b]))
     rows = [row for row in made.rows if row.n]
     assert [(row.source, row.authors) for row in rows] == [("a", (1.0, 0.0)), ("b", (2.0, 0.0))]
-    assert "runs of" in render(made, Format.markdown).splitlines()[0]
+    assert "runs of" in made.text(Format.markdown).splitlines()[0]
 
 
 def test_every_format_is_written(tmp_path: Path) -> None:
@@ -226,7 +236,7 @@ def test_every_format_is_written(tmp_path: Path) -> None:
 def test_without_a_name_the_catalogue_is_listed() -> None:
     answer = CliRunner().invoke(app, ["table"])
     assert answer.exit_code == 0
-    for name in listing(("table",)):
+    for name in listing("table"):
         assert name in answer.output
     assert "abc/figure3" not in answer.output
     assert "abc/figure3" in CliRunner().invoke(app, ["figure"]).output
@@ -241,7 +251,7 @@ def test_without_a_name_the_catalogue_is_listed() -> None:
 )
 def test_an_unknown_table_is_refused(name: str, named: list[str]) -> None:
     with pytest.raises(UserError) as caught:
-        find(name, ("table",))
+        find_table(name)
     for part in named:
         assert part in str(caught.value)
 
@@ -249,7 +259,9 @@ def test_an_unknown_table_is_refused(name: str, named: list[str]) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ("titel: x", ["titel: unknown key", "Entry has"]),
+        ("titel: x", ["titel: unknown key", "CurveTable has"]),
+        ("kind: curve", ["kind = 'curve': must be one of table, curves", "win_rates"]),
+        ("kind: curves\nbaseline: a", ["baseline: unknown key", "Curves has"]),
         ("statistic: median", ["statistic = 'median'", "at_kl"]),
         ("panels: []", ["panels"]),
         (
@@ -283,10 +295,11 @@ def test_a_table_of_ones_own_is_a_file(tmp_path: Path) -> None:
 
 
 def test_every_entry_of_the_catalogue_reads_and_names_its_source() -> None:
-    entries = listing(("table", "curves", "tradeoff", "by_beta"))
+    entries = {**listing("table"), **listing("figure")}
     assert {"abc/table1", "abc/figure3", "abc/figure4", "abc/figure5", "abc/figure7"} <= set(
         entries
     )
     for name, entry in entries.items():
         assert entry.title and entry.source and entry.methods, name
-        assert not {m for p in entry.panels for m in p.paper} - set(entry.methods), name
+        panels = entry.panels if isinstance(entry, PanelEntry) else []
+        assert not {m for p in panels for m in p.paper} - set(entry.methods), name

@@ -17,12 +17,12 @@ from paper_runs import lines, write_csv
 from tokencredit.cli import app
 from tokencredit.errors import UserError
 from tokencredit.papers.claims import WinClaim, judge_win_claim, read_win_claims
-from tokencredit.papers.entries import WinEntry, find_any
 from tokencredit.papers.formats import Format
+from tokencredit.papers.kinds import find_table
 from tokencredit.papers.page import write_page
 from tokencredit.papers.scores import Line, find_comparisons, read_scores, write_scores
 from tokencredit.papers.verdicts import Verdict
-from tokencredit.papers.win_report import WinTable, make_win_tables, render_wins
+from tokencredit.papers.win_report import WinEntry, WinTable, WinTables, make_win_tables
 
 # papers.md 8: Table 1(a) of the first version; a row beats columns.
 PAPER = {
@@ -41,7 +41,7 @@ SCORES: ByHand = {
 
 
 def entry() -> WinEntry:
-    found = find_any("rto/table1a", ("win_rates",))
+    found = find_table("rto/table1a")
     assert isinstance(found, WinEntry)
     return found
 
@@ -87,7 +87,7 @@ def test_a_matrix_by_hand(tmp_path: Path) -> None:
     assert cell.rate.mean == 11 / 16 and cell.seeds is not None
     assert cell.seeds.mean == 11 / 16 and cell.seeds.n == 2
     assert cell.seeds.high - cell.seeds.mean == pytest.approx(12.7062 / 16, rel=1e-5)
-    text = render_wins([table], Format.markdown)
+    text = WinTables([table]).text(Format.markdown)
     assert "0.688 [-0.107, 1.482] (0.611)" in text
     assert "0.312 [-0.482, 1.107] (0.389)" in text, "the other side mirrors it"
     assert "(0.444)" in text, "a method without runs keeps the paper's number"
@@ -106,7 +106,7 @@ def test_a_model_without_seed_meets_every_seed(tmp_path: Path) -> None:
 def test_a_single_run_has_the_error_over_prompts(tmp_path: Path) -> None:
     one = {name: {0: next(iter(runs.values()))} for name, runs in SCORES.items()}
     (table,) = tables_of(write(tmp_path, one))
-    text = render_wins([table], Format.markdown)
+    text = WinTables([table]).text(Format.markdown)
     # shares 1, ½, 0, 1: deviations 3/8, 1/8, 5/8, 3/8
     assert f"0.625 ± {(44 / 64 / 3 / 4) ** 0.5:.3f} (0.611)" in text
     assert "± the standard error over prompts, where a single pair of models met" in text
@@ -129,7 +129,7 @@ def test_what_is_not_shown_takes_no_seeds_away(tmp_path: Path) -> None:
     assert list(table.notes) == ["not shown: mine"]
     apart = {"rto": SCORES["rto"], "dppo": {5: [1.0] * 4, 6: [1.0] * 4}, "sft": SCORES["sft"]}
     (table,) = tables_of(write(tmp_path, apart))
-    text = render_wins([table], Format.markdown)
+    text = WinTables([table]).text(Format.markdown)
     row = next(line for line in text.splitlines() if line.startswith("| RTO"))
     assert row.split("|")[5].split() == ["(0.600)"] and row.split("|")[6].split() == ["(0.611)"]
     assert "rto, seed 0: dppo has no such seed" in text
@@ -232,7 +232,7 @@ def test_a_matrix_of_ones_own_must_be_square(paper: str, words: str, tmp_path: P
     head = "kind: win_rates\ntitle: t\nsource: s\nmethods: {rto: RTO, dpo: DPO}\n"
     file.write_text(f"{head}paper: {paper}\n")
     with pytest.raises(UserError) as error:
-        find_any(str(file), ("win_rates",))
+        find_table(str(file))
     assert words in str(error.value)
 
 
@@ -296,7 +296,7 @@ def test_claims_of_win_rates_stand_beside_those_of_curves(tmp_path: Path) -> Non
 def test_a_page_shows_the_matrix_and_its_verdicts(tmp_path: Path) -> None:
     folder = tmp_path / "experiments" / "rto"
     folder.mkdir(parents=True)
-    template = '{{ cells() }}\n{{ wins("rto/table1a") }}\n{{ claims("rto") }}\n'
+    template = '{{ cells() }}\n{{ table("rto/table1a") }}\n{{ claims("rto") }}\n'
     (folder / "win_rates.md.j2").write_text(template)
     (page,) = write_page("rto/win_rates", folder.parent)
     assert "(0.611)" in page.read_text() and "no cells yet" in page.read_text()

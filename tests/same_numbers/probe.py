@@ -50,7 +50,7 @@ STANDING_IN = {
 
 
 def modules() -> list[Any]:
-    """Those of the package that are loaded."""
+    """The modules of the package that are loaded."""
     return [module for name, module in list(sys.modules.items()) if name.startswith("tokencredit")]
 
 

@@ -22,7 +22,7 @@ from preferences import BAD, GOOD, furnish_pairs, pair_config, pair_row, with_mo
 from tokencredit.config import Config
 from tokencredit.data.dataset import Dataset
 from tokencredit.data.pairs import Pair, as_rollout, read_pairs
-from tokencredit.data.records import Format, Record
+from tokencredit.data.records import Record
 from tokencredit.data.sources import Source
 from tokencredit.data.splits import Objective
 from tokencredit.errors import UserError
@@ -241,7 +241,7 @@ def test_a_finished_model_needs_no_records_that_say_what_is_better(tmp_path: Pat
         dataset=Dataset(
             source=Source.path,
             path=str(tmp_path / "plain.jsonl"),
-            format=Format.prompt_completion,
+            format="prompt_completion",
             label_column=None,
         ),
         reward_model=RewardModel(train=False, max_length=64),

@@ -15,7 +15,6 @@ from observers import furnish, prompts_of
 from policies import run_config
 from tokencredit.config import Config
 from tokencredit.data.dataset import Dataset, PromptSpec
-from tokencredit.data.records import Format
 from tokencredit.data.sources import Source
 from tokencredit.errors import UserError
 from tokencredit.judges.function import FunctionJudge
@@ -52,7 +51,7 @@ def config_at(place: Path, name: str = "reviews.jsonl", **dataset: Any) -> Confi
 
 def of_pairs(place: Path) -> Config:
     """A run on pairs of answers."""
-    return config_at(place, "pairs.jsonl", format=Format.preference, label_column=None)
+    return config_at(place, "pairs.jsonl", format="preference", label_column=None)
 
 
 @dataclass

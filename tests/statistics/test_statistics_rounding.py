@@ -7,12 +7,11 @@ import re
 from pathlib import Path
 
 from paper_runs import lines, write_csv
-from tokencredit.papers.entries import TABLES, find
-from tokencredit.papers.formats import Format, render
+from tokencredit.papers.formats import Format, Runs
 from tokencredit.papers.frontier import equal_kl_tables
+from tokencredit.papers.kinds import find_table
 from tokencredit.papers.page import held_out_table
 from tokencredit.papers.sources import read_sources
-from tokencredit.papers.tables import make_table
 from tokencredit.papers.verdicts import difference
 from tokencredit.statistics.intervals import Interval
 from tokencredit.statistics.rounding import interval, rounded, with_error, with_interval
@@ -34,13 +33,14 @@ def test_numbers_by_hand() -> None:
 
 def test_a_row_of_a_table_has_one_number_of_decimals(tmp_path: Path) -> None:
     """Tables: four, means and paired differences alike; what is read on pages: three."""
-    runs = [
+    curves = [
         lines(method, run, [run * SIX[run] + start] * 101, kl=[step / 9 for step in range(101)])
         for run in range(3)
         for method, start in (("abc", 0.5), ("sparse", 0.1 * run))
     ]
-    sources = read_sources([write_csv(tmp_path / "r.csv", *runs)])
-    made = render(make_table(find("abc/table1", TABLES), sources), Format.markdown)
+    sources = read_sources([write_csv(tmp_path / "r.csv", *curves)])
+    runs = Runs(lambda _: sources, lambda _: [])
+    made = find_table("abc/table1").made(runs).text(Format.markdown)
     ours = [cell for line in made.splitlines() for cell in line.split("|") if "[" in cell]
     assert len(ours) == 3, "two intervals and a paired difference"
     assert {len(found) for cell in ours for found in re.findall(r"\.(\d+)", cell)} == {4}

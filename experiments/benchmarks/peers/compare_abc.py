@@ -44,11 +44,15 @@ def verdict(played: dict[str, Played]) -> dict[str, Any]:
         if (times := spread(numbers)) is not None
     }
     peaks = [max(column(rounds, "peak_rss_mb"), default=None) for rounds in (abc, sparse)]
-    grown = [memory_over_idle(rounds) for rounds in (abc, sparse)]
-    found["peak_memory"] = peaks[0] / peaks[1] if all(peaks) else None
-    found["memory_over_idle"] = grown[0] / grown[1] if all(grown) else None
+    found["peak_memory"] = quotient(*peaks)
+    found["memory_over_idle"] = quotient(memory_over_idle(abc), memory_over_idle(sparse))
     found["failures"] = {name: done.failures for name, done in played.items()}
     return found
+
+
+def quotient(ours: float | None, theirs: float | None) -> float | None:
+    """`ours` / `theirs`, unless one of them is missing or 0."""
+    return ours / theirs if ours and theirs else None
 
 
 def text(name: str, found: dict[str, Any]) -> str:

@@ -43,7 +43,7 @@ from tokencredit.rl.loop import Learner, RunInputs
 from tokencredit.rollout import Prompts, Rollout
 from tokencredit.stages.catalogue import given_of
 from tokencredit.stages.context import Context
-from tokencredit.train import conf_dir
+from tokencredit.user_code.plugins import conf_dir
 
 STARTED = "TOKENCREDIT_BENCHMARK_STARTED"
 """Set once the process has the environment of a training run."""
@@ -150,7 +150,7 @@ class Peer:
     def __init__(self, setting: Setting, reward: str) -> None:
         """Models go through a folder and the project's own loaders, as in a run."""
         config = configured(setting, reward)
-        world = World(config.hardware, config.algorithm.optimizer.max_grad_norm)
+        world = World(config.hardware, config.policy_algorithm.optimizer.max_grad_norm)
         compute_deterministically()
         self.marks = Marks()
         with tempfile.TemporaryDirectory() as name:
@@ -158,7 +158,8 @@ class Peer:
             write_models(folder)
             actors = load_actors(config, folder / "sft")
             known = scorer.Scorer(load_classifier(folder / "reward", config.model.dtype), PAD)
-        retokenised.open_reader = lambda *_: known  # in place of an artifact of the store
+        # In place of an artifact of the store.
+        vars(retokenised)["open_reader"] = lambda *_: known
         handed = replace(given_of(Context(config)), folder=Path)
         judge = open_panel(config.judge, config.scorer, handed, actors)
         parts = {each.name: getattr(actors, each.name) for each in fields(Actors)}
@@ -166,7 +167,8 @@ class Peer:
         around = RunInputs(stream, stream, Path(tempfile.gettempdir()))
         timed = TimedActors(**parts, marks=self.marks)
         self.learner = Learner(config, timed, judge, around, world)
-        self.learner.updater = TimedUpdater(self.learner.updater, self.marks)
+        timed_updater: Any = TimedUpdater(self.learner.updater, self.marks)
+        self.learner.updater = timed_updater
         actors.policy.train()
         self.watch = Watch(actors.policy.model.transformer.ln_f.weight)
         self.step = 0

@@ -27,14 +27,18 @@ from transformers import (
     PrinterCallback,
     TrainerCallback,
 )
-from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
+from trl.experimental.ppo import (  # type: ignore[import-not-found]  # of an older release
+    PPOConfig,
+    PPOTrainer,
+    ppo_trainer,
+)
 from workload import Setting
 
 UPDATES = 1_000_000
 """More than anybody will ask for."""
 
 
-class Policy(GPT2LMHeadModel):
+class Policy(GPT2LMHeadModel):  # type: ignore[misc]
     """GPT-2 whose `generate` ends each response where the setting says."""
 
     setting: Setting
@@ -50,7 +54,7 @@ class Policy(GPT2LMHeadModel):
         )
 
 
-class Turns(TrainerCallback):
+class Turns(TrainerCallback):  # type: ignore[misc]
     """Waits for a command between two updates, and reports the update that has ended."""
 
     def __init__(self, channel: Channel, watch: Watch) -> None:

@@ -139,3 +139,33 @@ def over_group(
     """Returns to go less the group's baseline, zero where masked."""
     compared = returns[:, :1] if kind is GroupBaseline.total else held(returns, mask)
     return keep(returns - group_mean(compared, groups, others=others), mask)
+
+
+def rloo(
+    rewards: Float[torch.Tensor, "B T"],
+    mask: Bool[torch.Tensor, "B T"],
+    groups: Int[torch.Tensor, "B"],
+    *,
+    gamma: float = 1.0,
+    kind: GroupBaseline = GroupBaseline.to_go,
+) -> Float[torch.Tensor, "B T"]:
+    """Advantages G_t − the mean G_t of the group's other responses (Ahmadian et al. 2024).
+
+    Responses with the same number in `groups` answer the same prompt.
+    """
+    return over_group(to_go(rewards, mask, gamma), mask, groups, kind, others=True)
+
+
+def grpo(
+    rewards: Float[torch.Tensor, "B T"],
+    mask: Bool[torch.Tensor, "B T"],
+    groups: Int[torch.Tensor, "B"],
+    *,
+    gamma: float = 1.0,
+    kind: GroupBaseline = GroupBaseline.to_go,
+    divide_by_sd: bool = True,
+) -> Float[torch.Tensor, "B T"]:
+    """Advantages (G_t − mean_t) / sd of the group (Shao et al. 2024); see `algorithm=grpo`."""
+    returns = to_go(rewards, mask, gamma)
+    advantages = over_group(returns, mask, groups, kind, others=False)
+    return advantages / group_spread(held(returns, mask), groups) if divide_by_sd else advantages

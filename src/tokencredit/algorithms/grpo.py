@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from tokencredit.algorithms.advantages import GroupBaseline, group_spread, held, over_group, to_go
+from tokencredit.algorithms.advantages import GroupBaseline, grpo, to_go
 from tokencredit.algorithms.algorithm import Algorithm, Shaped, State
 from tokencredit.algorithms.kl import Controller, KLPenalty
 from tokencredit.algorithms.losses import Aggregation, Term, log_ratio, outside_by, policy_loss
@@ -59,11 +59,16 @@ class GRPO(Algorithm):
 
     def targets(self, rollout: Rollout, shaped: Shaped) -> Targets:
         """Advantages (whitened if asked), and returns to go for the log."""
-        mask, groups = rollout.response_mask, rollout.groups
+        mask = rollout.response_mask
         returns = to_go(shaped.total, mask, self.gamma)
-        advantages = over_group(returns, mask, groups, self.group_baseline, others=False)
-        if self.divide_by_sd:
-            advantages = advantages / group_spread(held(returns, mask), groups)
+        advantages = grpo(
+            shaped.total,
+            mask,
+            rollout.groups,
+            gamma=self.gamma,
+            kind=self.group_baseline,
+            divide_by_sd=self.divide_by_sd,
+        )
         return Targets(advantages=self.whiten.applied(advantages, mask), returns=returns)
 
     def terms(

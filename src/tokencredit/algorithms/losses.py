@@ -52,24 +52,24 @@ def log_ratio(output: PolicyOutput, rollout: Rollout) -> Float[torch.Tensor, "B 
 
 
 def policy_loss(
-    log_ratio: Float[torch.Tensor, "B T"], advantages: Float[torch.Tensor, "B T"], clip: float
-) -> Float[torch.Tensor, "B T"]:
+    log_ratio: Float[torch.Tensor, "*S"], advantages: Float[torch.Tensor, "*S"], clip: float
+) -> Float[torch.Tensor, "*S"]:
     """−min(ρ A, clip(ρ, 1 ± ε) A) for each token (Schulman et al. 2017, eq. 7)."""
     ratio = log_ratio.exp()
     return torch.maximum(-ratio * advantages, -ratio.clamp(1 - clip, 1 + clip) * advantages)
 
 
-def outside_by(change: Float[torch.Tensor, "B T"], limit: float) -> Float[torch.Tensor, "B T"]:
+def outside_by(change: Float[torch.Tensor, "*S"], limit: float) -> Float[torch.Tensor, "*S"]:
     """1 where |change| > limit, else 0."""
     return (change.detach().abs() > limit).to(change.dtype)
 
 
 def value_loss(
-    values: Float[torch.Tensor, "B T"],
-    old_values: Float[torch.Tensor, "B T"],
-    returns: Float[torch.Tensor, "B T"],
+    values: Float[torch.Tensor, "*S"],
+    old_values: Float[torch.Tensor, "*S"],
+    returns: Float[torch.Tensor, "*S"],
     clip: float | None,
-) -> Float[torch.Tensor, "B T"]:
+) -> Float[torch.Tensor, "*S"]:
     """½ max((V − G)², (V_old + clip(V − V_old, ±ε) − G)²) for each token."""
     loss = (values - returns).square()
     if clip is not None:
@@ -78,11 +78,11 @@ def value_loss(
     return 0.5 * loss
 
 
-def kl_new_old(log_ratio: Float[torch.Tensor, "B T"]) -> Float[torch.Tensor, "B T"]:
+def kl_new_old(log_ratio: Float[torch.Tensor, "*S"]) -> Float[torch.Tensor, "*S"]:
     """ρ log ρ − (ρ − 1): its mean under the old policy is KL(new ‖ old); never negative."""
     return log_ratio.exp() * log_ratio - torch.expm1(log_ratio)
 
 
-def kl_old_new(log_ratio: Float[torch.Tensor, "B T"]) -> Float[torch.Tensor, "B T"]:
+def kl_old_new(log_ratio: Float[torch.Tensor, "*S"]) -> Float[torch.Tensor, "*S"]:
     """(ρ − 1) − log ρ: its mean under the old policy is KL(old ‖ new); never negative."""
     return torch.expm1(log_ratio) - log_ratio

@@ -27,7 +27,7 @@ class Direction(str, Enum):
     old_new = "old_new"
     """KL(π_old ‖ π), as Schulman et al. 2017 do; sampled as (ρ − 1) − log ρ."""
 
-    def per_token(self, log_ratio: Float[torch.Tensor, "B T"]) -> Float[torch.Tensor, "B T"]:
+    def per_token(self, log_ratio: Float[torch.Tensor, "*S"]) -> Float[torch.Tensor, "*S"]:
         """The estimate of each token: never negative, unbiased under the old policy."""
         return kl_new_old(log_ratio) if self is Direction.new_old else kl_old_new(log_ratio)
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from jaxtyping import Float
 
-from tokencredit.algorithms.advantages import GroupBaseline, over_group, to_go
+from tokencredit.algorithms.advantages import GroupBaseline, over_group, rloo, to_go
 from tokencredit.algorithms.algorithm import Algorithm, Shaped, State
 from tokencredit.algorithms.losses import Term
 from tokencredit.errors import require
@@ -152,9 +152,8 @@ class RLOO(PolicyGradient):
 
     def advantages(self, rollout: Rollout, shaped: Shaped) -> Float[torch.Tensor, "B T"]:
         """G_t − b."""
-        mask = rollout.response_mask
-        returns = to_go(shaped.total, mask, self.gamma)
-        return over_group(returns, mask, rollout.groups, self.group_baseline, others=True)
+        mask, groups, kind = rollout.response_mask, rollout.groups, self.group_baseline
+        return rloo(shaped.total, mask, groups, gamma=self.gamma, kind=kind)
 
 
 def check_group(algorithm: Algorithm) -> None:

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -14,12 +15,11 @@ import torch
 import typer
 
 from tokencredit.config import load_plugins
-from tokencredit.console import show
-from tokencredit.errors import UserError
 from tokencredit.rewards.promises import (
     DECLARED,
     FINITE,
     GRADIENT,
+    LENGTHS,
     MASKED,
     MEASURED,
     REMEDIES,
@@ -27,31 +27,21 @@ from tokencredit.rewards.promises import (
     SUM,
     as_declared,
     broken,
+    example,
     unmeasured,
 )
-from tokencredit.rewards.scheme import Evidence, RewardScheme
-from tokencredit.rollout import Judgement, Rollout
+from tokencredit.rewards.scheme import RewardScheme
 from tokencredit.train import named_scheme
-from tokencredit.user_code.guard import guarded
+from tokencredit.user_code import promises
 
-LENGTHS = (1, 3, 6, 4, 2)
 PADDING = 3
 
 
 def check_scheme(scheme: RewardScheme) -> list[str]:
     """The names of the promises that hold; raises `UserError` with all that are broken."""
     found = examine(scheme)
-    broken_promises(scheme, found)
+    promises.require_all(type(scheme).__name__, found)
     return list(found)
-
-
-def broken_promises(scheme: RewardScheme, found: Mapping[str, str]) -> None:
-    """Raise for what `examine` has found broken, one line each."""
-    problems = [f"{name}: {problem}" for name, problem in found.items() if problem]
-    if problems:
-        listed = "".join(f"\n  {problem}" for problem in problems)
-        number = f"{len(problems)} of {len(found)}"
-        raise UserError(f"{type(scheme).__name__}: broken promises ({number}):{listed}")
 
 
 def examine(scheme: RewardScheme) -> dict[str, str]:
@@ -59,55 +49,12 @@ def examine(scheme: RewardScheme) -> dict[str, str]:
 
     What cannot be told, of rewards that have not the right shape or are not there, is left out.
     """
-    found: dict[str, str] = {}
-    for name, promise in PROMISES.items():
-        if name == SUM and not scheme.preserves_sum():
-            continue
-        try:
-            with guarded(type(scheme).__name__):
-                problem = promise(scheme)
-        except UserError as error:
-            raised = str(error).removeprefix(f"{type(scheme).__name__}: ")
-            if raised not in found.values():  # it concerns every promise, and is said once
-                found[name] = raised
-        else:
-            if problem is not None:
-                found[name] = f"{problem}; {REMEDIES[name]}" if problem else ""
-    return found
-
-
-def example(
-    extra: int = 0, evidence: Evidence = Evidence.none, fill: float = 0.0
-) -> tuple[Rollout, Judgement]:
-    """Five responses of 1 to 6 tokens with `extra` columns of padding that holds `fill`."""
-    generator = torch.Generator().manual_seed(0)
-    rows, width = len(LENGTHS), max(LENGTHS)
-    mask = torch.arange(width + extra) < torch.tensor(LENGTHS)[:, None]
-    noise = torch.randn((4, rows, width), generator=generator)
-    padded = torch.cat([noise, torch.full((4, rows, extra), fill)], dim=2)
-    padded = torch.where(mask, padded, fill)
-    weights = padded[3].abs() if evidence is Evidence.nonnegative else padded[3]
-    rollout = Rollout(
-        rows=torch.arange(rows),
-        prompt_ids=torch.ones((rows, 2), dtype=torch.long),
-        prompt_mask=torch.ones((rows, 2), dtype=torch.bool),
-        response_ids=torch.full((rows, width + extra), 5),
-        response_mask=mask,
-        min_new=torch.zeros(rows, dtype=torch.long),
-        finished=torch.tensor([True, False, True, True, False]),
-        stopped=torch.zeros(5, dtype=torch.bool),
-        groups=torch.arange(5),
-        logp=padded[0],
-        ref_logp=padded[1],
-        values=padded[2],
-    )
-    ends = torch.arange(width + extra) % 2 == 0
-    judgement = Judgement(
-        scores=torch.tensor([1.5, -2.0, 0.3, 0.0, 4.0]),
-        evidence=weights,
-        ends=ends.expand(mask.shape) & (mask | bool(fill)),
-    )
-    return rollout, judgement
+    asked = {
+        name: partial(promise, scheme)
+        for name, promise in PROMISES.items()
+        if name != SUM or scheme.preserves_sum()
+    }
+    return promises.examine(type(scheme).__name__, asked, REMEDIES)
 
 
 def _rewards(scheme: RewardScheme, extra: int = 0, fill: float = 0.0) -> torch.Tensor:
@@ -203,8 +150,4 @@ def check(
     """Check that a reward scheme, your own included, keeps the promises that training relies on."""
     load_plugins(plugin or [])
     scheme = named_scheme(name, config_dir or [])
-    found = examine(scheme)
-    for promise, problem in found.items():
-        if not problem:
-            show(f"ok  {promise}")
-    broken_promises(scheme, found)
+    promises.tell(type(scheme).__name__, examine(scheme))

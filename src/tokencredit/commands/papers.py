@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -13,23 +12,13 @@ from tokencredit.config import load_plugins
 from tokencredit.console import say, show
 from tokencredit.errors import UserError, require
 from tokencredit.papers import claims
-from tokencredit.papers.entries import (
-    FIGURES,
-    TABLES,
-    Entry,
-    WinEntry,
-    find,
-    find_any,
-    is_own,
-    listing,
-)
+from tokencredit.papers.entries import PanelEntry
 from tokencredit.papers.figures import write_figure
-from tokencredit.papers.formats import SUFFIX, Format, render
+from tokencredit.papers.formats import SUFFIX, Format, Runs
+from tokencredit.papers.kinds import find_figure, find_table, is_own, listing
 from tokencredit.papers.page import write_page
 from tokencredit.papers.scores import Comparison, find_comparisons
 from tokencredit.papers.sources import Source, read_sources
-from tokencredit.papers.tables import make_table
-from tokencredit.papers.win_report import make_win_tables, render_wins
 from tokencredit.store.files import write_bytes
 
 EXPERIMENTS = Path("experiments")
@@ -37,7 +26,7 @@ EXPERIMENTS = Path("experiments")
 Name = Annotated[
     str | None, typer.Argument(help="PAPER/NAME of the catalogue, or a YAML file of your own.")
 ]
-Runs = Annotated[
+Given = Annotated[
     list[Path] | None,
     typer.Option(
         help="A run CSV, a folder of them, or a folder of runs; repeatable. "
@@ -53,7 +42,7 @@ Form = Annotated[Format, typer.Option("--format", help="What is printed.")]
 
 def table(
     name: Name = None,
-    runs: Runs = None,
+    runs: Given = None,
     out: Out = None,
     points: Points = None,
     form: Form = Format.markdown,
@@ -62,28 +51,34 @@ def table(
     """Print a table of a paper with the numbers of runs; without a name, list the tables."""
     load_plugins(plugin or [])
     if name is None:
-        _list(TABLES)
+        _list("table")
         return
-    text = _made(name, runs, points)
-    show(text(form), end="")
+    made = find_table(name).made(
+        Runs(
+            lambda entry: sources(name, runs, entry),
+            lambda task: comparisons(name, task, runs),
+        ),
+        points,
+    )
+    show(made.text(form), end="")
     if out is not None:
         for other in Format:
             path = out / f"{Path(name).stem}{SUFFIX[other]}"
-            write_bytes(path, text(other).encode())
+            write_bytes(path, made.text(other).encode())
             say(f"wrote {path}")
 
 
 def figure(
     name: Name = None,
-    runs: Runs = None,
+    runs: Given = None,
     out: Out = Path("figures"),
     points: Points = None,
 ) -> None:
     """Draw a figure of a paper from runs as PNG, PDF, and CSV; without a name, list the figures."""
     if name is None:
-        _list(FIGURES)
+        _list("figure")
         return
-    entry = find(name, FIGURES)
+    entry = find_figure(name)
     require(out is not None, "--out", out, "name a folder")
     assert out is not None
     found = sources(name, runs, entry)
@@ -96,7 +91,7 @@ def figure(
 
 def paper_claims(
     paper: Annotated[str | None, typer.Argument(help="A paper of the catalogue, e.g. abc.")] = None,
-    runs: Runs = None,
+    runs: Given = None,
     points: Points = None,
 ) -> None:
     """Say of each claim of a paper whether runs support it; without a name, list the papers."""
@@ -127,7 +122,7 @@ def page(
         show(f"wrote {path}")
 
 
-def sources(name: str, runs: list[Path] | None, entry: Entry | None = None) -> list[Source]:
+def sources(name: str, runs: list[Path] | None, entry: PanelEntry | None = None) -> list[Source]:
     """The runs that are named, or the committed ones of the paper.
 
     A folder of one's own runs may hold others that an entry does not show.
@@ -150,25 +145,14 @@ def sources(name: str, runs: list[Path] | None, entry: Entry | None = None) -> l
     return found
 
 
-def _made(name: str, runs: list[Path] | None, points: int | None) -> Callable[[Format], str]:
-    """The table of that name in any form."""
-    entry = find_any(name, TABLES)
-    if isinstance(entry, WinEntry):
-        require(points is None, "--points", points, "win rates are of answers, not of steps")
-        tables = make_win_tables(entry, comparisons(name, entry.task, runs))
-        return lambda form: render_wins(tables, form)
-    made = make_table(entry, sources(name, runs, entry), points)
-    return lambda form: render(made, form)
-
-
 def comparisons(name: str, task: str, runs: list[Path] | None) -> list[Comparison]:
     """The comparisons that are named, or the committed one of a paper's experiment."""
     folder = EXPERIMENTS / name.partition("/")[0] / task
     return find_comparisons(runs or ([folder] if folder.is_dir() else []))
 
 
-def _list(kinds: tuple[str, ...]) -> None:
-    entries = listing(kinds)
+def _list(command: str) -> None:
+    entries = listing(command)
     width = max(map(len, entries))
     for name, entry in entries.items():
         show(f"{name:<{width}}  {entry.title} ({entry.source}): {', '.join(entry.tasks)}")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import yaml
 from hydra.errors import HydraException
@@ -16,7 +15,7 @@ from omegaconf.errors import (
 
 from tokencredit.composing.helptext import groups
 from tokencredit.config import COMPONENTS, Config, field_names, present_name, unknown_key
-from tokencredit.errors import UserError
+from tokencredit.errors import UserError, nearest
 from tokencredit.machine.faults import chain, fault, users_own
 from tokencredit.user_code.plugins import conf_dir, is_ours
 
@@ -58,7 +57,7 @@ def _missing_option(text: str) -> str | None:
         if wrong is None:
             return None
         names = [*field_names(Config), "experiment", "scale"]
-        return f"{wrong[1]}: there is no such key or group{_nearest(wrong[1], names)}"
+        return f"{wrong[1]}: there is no such key or group{nearest(wrong[1], names)}"
     own = found[1].startswith("hydra/")  # Hydra's groups have a stroke in their names
     group, _, name = found[1].rpartition("/") if own else found[1].partition("/")
     extra = EXTRAS.get(name.partition("_")[0]) if own else None
@@ -68,7 +67,7 @@ def _missing_option(text: str) -> str | None:
         return f"{group} = {name!r}: is called {present_name(group, name)!r} now"
     options = _options_of(group, text)
     known = f"; options: {', '.join(options)}" if options else ""
-    return f"{group} = {name!r}: there is no such option{_nearest(name, options)}{known}"
+    return f"{group} = {name!r}: there is no such option{nearest(name, options)}{known}"
 
 
 def _options_of(group: str, text: str) -> list[str]:
@@ -108,8 +107,3 @@ def _plain(links: Sequence[BaseException]) -> str:
     file = re.search(r"In '([^']+)'", everything)
     place = override[1] if override else getattr(chosen, "full_key", None) or (file and file[1])
     return f"{place}: {message}" if place and not message.startswith(str(place)) else message
-
-
-def _nearest(name: str, options: Iterable[str]) -> str:
-    match = difflib.get_close_matches(name, list(options), n=1)
-    return f", did you mean {match[0]!r}?" if match else ""

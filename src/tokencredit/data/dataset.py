@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from inspect import isabstract
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from tokencredit.data.contents import NO_ANSWER
 from tokencredit.data.files import TRAIN, Row, file_rows, files_below, paths_of
-from tokencredit.data.preferences import TEMPLATE, check_template
-from tokencredit.data.records import COLUMNS, Dropped, Format, Record, require_columns
-from tokencredit.data.rows import NOTHING, records_of
+from tokencredit.data.formats import Format, Holds
+from tokencredit.data.preferences import TEMPLATE, Preference, Ranked, Summaries, check_template
+from tokencredit.data.records import Dropped
+from tokencredit.data.rows import Messages, PromptCompletion, Text, records_of
 from tokencredit.data.sources import Source, hub_rows, packaged_reviews, reviews_file
 from tokencredit.data.splits import Corpus, Splits, split_records
 from tokencredit.data.token_ids import SpecialTokens
-from tokencredit.errors import UserError, require
+from tokencredit.data.transcripts import HH
+from tokencredit.errors import UserError, nearest, require
 from tokencredit.fields import Settings, added, number
+from tokencredit.user_code.guard import SECONDS
+from tokencredit.user_code.plugins import place_of, take_name
 
 MAX_DROPPED = 0.05
 FIRST: Final = 100
@@ -26,6 +30,11 @@ PACKAGED: Final = (None, "stanfordnlp/imdb", "cornell-movie-review-data/rotten_t
 """What the data sets of the package are called on the hub, which their configurations name."""
 OWN: Final = ("file", "pairs")
 """Options for files, which name nothing on the hub."""
+FORMATS: Final[list[type[Format]]] = [
+    *(Text, PromptCompletion, Messages),
+    *(Preference, HH, Summaries, Ranked),
+]
+"""What `dataset.format` may name; `add_format` brings further ones."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -80,10 +89,10 @@ class Dataset(Settings):
     """Folder inside the hub's repository, e.g. harmless-base."""
     max_bytes: int = added(number(2**31, at_least=1))
     """A compressed file that unpacks to more bytes than this is refused; not part of any key."""
-    format: Format = Format.text
+    format: str = "text"
     """text (one column), prompt_completion, messages (chat turns, last one the assistant's); or
     pairs: preference (prompt, chosen, rejected), hh (two transcripts), summaries (of a post),
-    ranked (prompt, answers, and ranks or scores)."""
+    ranked (prompt, answers, and ranks or scores); or one that a plug-in brings."""
     text_column: str = "text"
     """Column of the text (format=text)."""
     label_column: str | None = "label"
@@ -113,6 +122,7 @@ class Dataset(Settings):
     def __post_init__(self) -> None:
         """Check that the source has what it needs, and that what is named is read."""
         Settings.__post_init__(self)
+        self.reader()
         require(
             self.source is not Source.hub or bool(self.hub),
             "dataset.hub",
@@ -152,18 +162,29 @@ class Dataset(Settings):
             named["hub_split"] = None if self.hub_split == TRAIN else self.hub_split
         return named
 
-    def read(self) -> Corpus:
-        """All usable records, split. Raises `UserError` for data that cannot be used."""
-        dropped = Dropped()
-        records: list[Record] = []
-        for row_number, row in enumerate(self._rows()):
-            records += records_of(self, row_number, row, dropped)
+    def reader(self) -> Format:
+        """What makes records of its rows. Raises `UserError` for a format that nobody has."""
+        known = {kind.name(): kind for kind in FORMATS}
+        if self.format not in known:
+            raise UserError(
+                f"dataset.format = {self.format!r}: there is no such format"
+                f"{nearest(self.format, known)}; there are {', '.join(known)}; one of your own "
+                "comes with --plugin FILE"
+            )
+        return known[self.format](self)
+
+    def read(self, seconds: float | None = SECONDS) -> Corpus:
+        """All usable records, split. Raises `UserError` for data that cannot be used.
+
+        A format of the user's own may take so many `seconds` for a thousand rows.
+        """
+        dropped, reader = Dropped(), self.reader()
+        records = records_of(reader, self._rows(), dropped, seconds)
         if any(record.answered for record in records):
             # Among answers a prompt without one is a fault; alone, prompts serve RL.
-            reason = NO_ANSWER if self.format is Format.messages else NOTHING
             for record in records:
                 if not record.answered:
-                    dropped.add(reason, f"row {record.row}")
+                    dropped.add(reader.unanswered, f"row {record.row}")
             records = [record for record in records if record.answered]
         total = len(records) + dropped.counts.total() + dropped.filtered.total()
         self._check_dropped(dropped, total)
@@ -193,7 +214,7 @@ class Dataset(Settings):
         for where, rows in self._tables():
             for place, row in enumerate(rows):
                 if place == 0:
-                    require_columns(row, self._columns(), f"{self.source.value} {where}")
+                    self._check_columns(row, f"{self.source.value} {where}")
                 yield row
 
     def _tables(self) -> Iterator[tuple[str, Iterator[Row]]]:
@@ -209,10 +230,17 @@ class Dataset(Settings):
             for path in paths_of(self.path):
                 yield str(path), file_rows(path, self.max_bytes, self.hub_split)
 
-    def _columns(self) -> list[tuple[str, ...]]:
-        text = self.format is Format.text
-        columns = [(self.text_column,)] if text else COLUMNS[self.format]
-        return [*columns, *([(self.label_column,)] if self.label_column else [])]
+    def _check_columns(self, row: Row, where: str) -> None:
+        """Raise unless every column that is needed stands in `row`, by a name that it may have."""
+        needed = [*self.reader().needed(), *([(self.label_column,)] if self.label_column else [])]
+        missing = [" or ".join(map(repr, names)) for names in needed if not {*names} & {*row}]
+        if missing:
+            formats = " | ".join(kind.name() for kind in FORMATS)
+            raise UserError(
+                f"dataset: {where} has no column {', '.join(missing)}; it has "
+                f"{', '.join(map(repr, row)) or 'none'}. Set dataset.format ({formats}), "
+                "dataset.text_column or dataset.label_column"
+            )
 
     def _check_dropped(self, dropped: Dropped, total: int) -> None:
         count = dropped.counts.total()
@@ -239,3 +267,35 @@ class Dataset(Settings):
                 f"{key} = {self.where()!r}: {count} of {total} records are unusable "
                 f"({dropped.summary()}); {rule}; {remedy}"
             )
+
+
+def add_format(kind: type) -> None:
+    """Make a format, one of a plug-in for instance, one that `dataset.format` may name."""
+    flaw = _flaw(kind)
+    if flaw is not None:
+        raise UserError(f"{kind.__name__} (of {place_of(kind)}): {flaw} to register it as a format")
+    assert issubclass(kind, Format)
+    take_name("format", FORMATS, kind)
+    for other in FORMATS:
+        if other.name() == kind.name() and other is not kind:
+            raise UserError(
+                f"{kind.__name__}: dataset.format would call it {kind.name()!r}, as it does "
+                f"{other.__name__}; give the class another name"
+            )
+    if kind not in FORMATS:
+        FORMATS.append(kind)
+
+
+def _flaw(kind: type) -> str | None:
+    """What is to be done with a class that is no format yet."""
+    if not issubclass(kind, Format):
+        return "derive it from tokencredit.data.formats.Format"
+    if isabstract(kind):
+        return "define records(self, number, row)"
+    columns: object = getattr(kind, "columns", None)
+    names = columns if isinstance(columns, tuple) else (None,)
+    if not all(isinstance(name, str | tuple) for name in names):
+        return f"columns is {columns!r}; give it a tuple of names, e.g. columns = ('question',),"
+    if not isinstance(kind.holds, Holds):
+        return f"holds is {kind.holds!r}; give it one of Holds"
+    return None

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from itertools import product
 from string import Formatter
-from typing import Any, Final
+from typing import Final
 
 from tokencredit.data.contents import (
     NO_ANSWER,
@@ -19,11 +19,13 @@ from tokencredit.data.contents import (
     text_of,
 )
 from tokencredit.data.files import Row
-from tokencredit.data.records import RANKED, RANKS, SCORES, Message, Record, Unusable
+from tokencredit.data.formats import Format, Found, Holds
+from tokencredit.data.records import Message, Record, Unusable
 from tokencredit.errors import require
 
-Found = Record | Unusable
-"""A record, or why there is none."""
+RANKED: Final = ("answers", "responses", "completions")
+RANKS: Final = ("ranks", "rank")
+SCORES: Final = ("scores", "score")
 EMPTY: Final = "empty response"
 SAME: Final = "chosen equals rejected"
 DIFFERENT: Final = "prompts differ"
@@ -50,7 +52,7 @@ def check_answers(number: int, chosen: str, rejected: str) -> None:
         raise Unusable(SAME, f"row {number}")
 
 
-def read_preference(number: int, row: Row) -> list[Found]:
+class Preference(Format):
     """Pairs from the columns prompt, chosen, rejected: strings, or lists of chat messages.
 
     Messages of `chosen` and `rejected` may begin with the conversation (then `prompt` is not
@@ -58,31 +60,72 @@ def read_preference(number: int, row: Row) -> list[Found]:
     Dahoas/full-hh-rlhf, and of TRL's preference data sets in general. Either may be a list of
     answers: then each chosen one is preferred to each rejected one.
     """
-    prompt = said(row.get("prompt"), "prompt")
-    chosen, rejected = (answers(row.get(name), name) for name in ("chosen", "rejected"))
-    return attempt(number, prompt, product(chosen, rejected))
+
+    holds = Holds.pairs
+    columns = ("chosen", "rejected")
+
+    def records(self, number: int, row: Row) -> list[Found]:
+        """A record of each chosen answer with each rejected one."""
+        prompt = said(row.get("prompt"), "prompt")
+        chosen, rejected = (answers(row.get(name), name) for name in ("chosen", "rejected"))
+        return attempt(number, prompt, product(chosen, rejected))
 
 
-def read_ranked(number: int, row: Row) -> list[Found]:
+class Ranked(Format):
     """Every pair of a prompt's answers of which one ranks before the other, the best first.
 
     `ranks` counts from the best; of `scores` the highest is the best.
     """
-    prompt = said(row.get("prompt"), "prompt")
-    given = answers(listed(_first(row, RANKED)), "answers")
-    ranks, scores = (listed(_first(row, names)) for names in (RANKS, SCORES))
-    order = _numbers(ranks) if ranks is not None else [-score for score in _numbers(scores)]
-    if len(order) != len(given):
-        raise Unusable("answers and their ranks differ in number", f"row {number}")
-    pairs = [
-        (given[better], given[worse])
-        for better in sorted(range(len(given)), key=order.__getitem__)
-        for worse in sorted(range(len(given)), key=order.__getitem__)
-        if order[better] < order[worse]
-    ]
-    if not pairs:
-        raise Unusable("no answer ranks before another", f"row {number}")
-    return attempt(number, prompt, pairs)
+
+    holds = Holds.pairs
+    columns = ("prompt", RANKED, (*RANKS, *SCORES))
+
+    def records(self, number: int, row: Row) -> list[Found]:
+        """A record of each pair of different rank."""
+        prompt = said(row.get("prompt"), "prompt")
+        given = answers(listed(_first(row, RANKED)), "answers")
+        ranks, scores = (listed(_first(row, names)) for names in (RANKS, SCORES))
+        order = _numbers(ranks) if ranks is not None else [-score for score in _numbers(scores)]
+        if len(order) != len(given):
+            raise Unusable("answers and their ranks differ in number", f"row {number}")
+        best_first = sorted(range(len(given)), key=order.__getitem__)
+        pairs = [
+            (given[better], given[worse])
+            for better, worse in product(best_first, best_first)
+            if order[better] < order[worse]
+        ]
+        if not pairs:
+            raise Unusable("no answer ranks before another", f"row {number}")
+        return attempt(number, prompt, pairs)
+
+
+class Summaries(Format):
+    """Two summaries of a post, in the layout of openai/summarize_from_feedback.
+
+    `info.post` is the text, `summaries[k].text` the two answers, `choice` the index of the better
+    one. Answers lose the space around them: what stands before an answer is the template's.
+    """
+
+    holds = Holds.pairs
+    columns = ("info", "summaries", "choice")
+
+    def records(self, number: int, row: Row) -> list[Found]:
+        """The pair, behind the post in `dataset.template`."""
+        info, choice = row.get("info"), row.get("choice")
+        found = info if isinstance(info, Mapping) else {}
+        fields = {name: text_of(found.get(name), name).strip() for name in FIELDS}
+        if not fields["post"]:
+            raise Unusable("no post", f"row {number}")
+        summaries = row.get("summaries")
+        texts = [
+            text_of(one.get("text"), "a summary").strip()
+            for one in (summaries if isinstance(summaries, list) else [])
+            if isinstance(one, Mapping)
+        ]
+        if len(texts) != 2 or choice not in (0, 1):
+            raise Unusable("no choice between two summaries", f"row {number}")
+        prompt = self.settings.template.format(**fields)
+        return [pair(number, prompt, texts[int(choice)], texts[1 - int(choice)])]
 
 
 def answers(value: object, name: str) -> list[Said]:
@@ -141,7 +184,7 @@ def whole(prompt: Said, answer: Said) -> tuple[Message, ...]:
     return turns
 
 
-def _first(row: Row, names: Iterable[str]) -> Any:
+def _first(row: Row, names: Iterable[str]) -> object:
     """The value of the first of these columns that there is."""
     return next((row[name] for name in names if row.get(name) is not None), None)
 
@@ -170,28 +213,6 @@ def margin_of(value: object) -> float | None:
     if margin < 0:
         raise Unusable("margin is negative", value)
     return margin
-
-
-def read_summaries(number: int, row: Row, template: str) -> Record:
-    """A pair of summaries of a post, in the layout of openai/summarize_from_feedback.
-
-    `info.post` is the text, `summaries[k].text` the two answers, `choice` the index of the better
-    one. Answers lose the space around them: what stands before an answer is the template's.
-    """
-    info, choice = row.get("info"), row.get("choice")
-    found = info if isinstance(info, Mapping) else {}
-    fields = {name: text_of(found.get(name), name).strip() for name in FIELDS}
-    if not fields["post"]:
-        raise Unusable("no post", f"row {number}")
-    summaries = row.get("summaries")
-    texts = [
-        text_of(one.get("text"), "a summary").strip()
-        for one in (summaries if isinstance(summaries, list) else [])
-        if isinstance(one, Mapping)
-    ]
-    if len(texts) != 2 or choice not in (0, 1):
-        raise Unusable("no choice between two summaries", f"row {number}")
-    return pair(number, template.format(**fields), texts[int(choice)], texts[1 - int(choice)])
 
 
 def check_template(template: str) -> None:

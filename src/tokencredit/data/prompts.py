@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 from tokencredit.data.dataset import MAX_DROPPED, PromptSpec
-from tokencredit.data.records import Format, Record
+from tokencredit.data.records import Record
 from tokencredit.data.token_ids import TokenIds, token_ids
 from tokencredit.errors import UserError, require
 from tokencredit.rollout import Prompts, padded
@@ -136,7 +136,7 @@ def long_texts(records: Sequence[Record], spec: PromptSpec) -> list[Record]:
             "dataset.splits: the split that prompts are taken from is empty; give it a share "
             "above 0"
         )
-    texts = [record for record in records if format_of(record) is Format.text]
+    texts = [record for record in records if record.is_text]
     usable = [record for record in texts if len(record.text) > spec.min_characters]
     require(
         bool(usable) or not texts,
@@ -147,18 +147,11 @@ def long_texts(records: Sequence[Record], spec: PromptSpec) -> list[Record]:
     return usable
 
 
-def format_of(record: Record) -> Format:
-    """How a record names its prompt."""
-    if record.messages is not None:
-        return Format.messages
-    return Format.text if record.prompt is None else Format.prompt_completion
-
-
 def prompt_ids(
     record: Record, tokenizer: PreTrainedTokenizerBase | TokenIds, spec: PromptSpec, key: int
 ) -> list[int]:
     """The ids of a record's prompt: its own, or its first tokens, as many as `key` says."""
     ids = token_ids(tokenizer)
-    if format_of(record) is not Format.text:
+    if not record.is_text:
         return ids.begin(record).ids
     return ids.opened(record.text)[: integer(key, spec.min_tokens, spec.max_tokens)]

@@ -5,42 +5,10 @@ from __future__ import annotations
 import html
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from enum import Enum
-
-from tokencredit.errors import UserError
 
 Message = dict[str, str]
-
-
-class Format(str, Enum):
-    """How the columns of a data set are to be read."""
-
-    text = "text"
-    prompt_completion = "prompt_completion"
-    messages = "messages"
-    preference = "preference"
-    hh = "hh"
-    summaries = "summaries"
-    ranked = "ranked"
-
-
-TURNS = ("messages", "conversations")
-RANKED = ("answers", "responses", "completions")
-RANKS = ("ranks", "rank")
-SCORES = ("scores", "score")
-
-COLUMNS: dict[Format, tuple[tuple[str, ...], ...]] = {
-    Format.text: (("text",),),
-    Format.prompt_completion: (("prompt",),),
-    Format.messages: (TURNS,),
-    Format.preference: (("chosen",), ("rejected",)),
-    Format.hh: (("chosen",), ("rejected",)),
-    Format.summaries: (("info",), ("summaries",), ("choice",)),
-    Format.ranked: (("prompt",), RANKED, (*RANKS, *SCORES)),
-}
-"""The columns that each format needs, with the names that each may have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,11 +33,16 @@ class Record:
     """By how much the answer should beat `rejected`, in score; where the source says so."""
 
     @property
+    def is_text(self) -> bool:
+        """Whether it is a text that names no prompt."""
+        return self.messages is None and self.prompt is None
+
+    @property
     def answered(self) -> bool:
         """Whether it holds an answer, or is a text; else it is a prompt alone."""
         if self.messages is not None:
             return self.messages[-1]["role"] == "assistant"
-        return self.prompt is None or self.completion is not None
+        return self.is_text or self.completion is not None
 
     @property
     def asked(self) -> tuple[Message, ...]:
@@ -151,16 +124,3 @@ def read_label(value: object, positive: Iterable[str], negative: Iterable[str]) 
         if forms & {name.strip().lower() for name in names}:
             return label
     return None
-
-
-def require_columns(
-    row: Mapping[str, object], wanted: Iterable[tuple[str, ...]], where: str
-) -> None:
-    """Raise unless every wanted column stands in `row`, by one of the names it may have."""
-    missing = [" or ".join(map(repr, names)) for names in wanted if not {*names} & {*row}]
-    if missing:
-        raise UserError(
-            f"dataset: {where} has no column {', '.join(missing)}; it has "
-            f"{', '.join(map(repr, row)) or 'none'}. Set dataset.format ({' | '.join(Format)}), "
-            "dataset.text_column or dataset.label_column"
-        )

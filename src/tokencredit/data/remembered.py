@@ -23,6 +23,7 @@ from tokencredit.data.records import Dropped, Record
 from tokencredit.data.splits import Corpus
 from tokencredit.errors import UserError
 from tokencredit.store.files import Damaged, read_json, reading, write_json
+from tokencredit.user_code.plugins import is_ours
 
 FOLDER: Final = "data"
 """Where it lies in the store."""
@@ -83,9 +84,11 @@ def remember(dataset: Dataset, corpus: Corpus, store: Path) -> None:
 def source_files(dataset: Dataset) -> list[Path] | None:
     """The files whose content decides what the records are; None where no list of files does.
 
-    That is so for the hub, whose names are of what lies there today, and for a class of the user's.
+    That is so for the hub, whose names are of what lies there today, and for a data set or a format
+    of the user's own class.
     """
-    return dataset.files() if type(dataset) is Dataset else None
+    ours = type(dataset) is Dataset and is_ours(type(dataset.reader()))
+    return dataset.files() if ours else None
 
 
 def _place(dataset: Dataset, files: list[Path], store: Path) -> tuple[Path, dict[str, object]]:

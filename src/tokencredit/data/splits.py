@@ -86,7 +86,7 @@ class Corpus:
         return Objective.pairs if paired else Objective.labels
 
     def records(self) -> Iterator[Record]:
-        """Those of all splits."""
+        """The records of all splits, one after the other."""
         return (record for part in self.parts.values() for record in part)
 
     def check_answers(self, need: str, remedy: str) -> None:

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from tokencredit.data.contents import text_of
 from tokencredit.data.files import Row
+from tokencredit.data.formats import Format, Found, Holds
 from tokencredit.data.preferences import DIFFERENT, pair
 from tokencredit.data.records import Record, Unusable
 
@@ -48,13 +49,19 @@ def last_answer(transcript: str) -> tuple[str, str]:
     return join(turns[:-1]) + ASSISTANT, turns[-1].said
 
 
-def read_transcripts(number: int, row: Row) -> Record:
-    """A pair of transcripts (`chosen`, `rejected`) with the prompt that they share."""
-    prompt, chosen = last_answer(_transcript(row, "chosen"))
-    other, rejected = last_answer(_transcript(row, "rejected"))
-    if prompt != other:
-        raise Unusable(DIFFERENT, f"row {number}")
-    return pair(number, prompt, chosen, rejected)
+class HH(Format):
+    """A pair of transcripts (`chosen`, `rejected`) behind the prompt that they share."""
+
+    holds = Holds.pairs
+    columns = ("chosen", "rejected")
+
+    def records(self, number: int, row: Row) -> list[Found]:
+        """The pair of their last answers."""
+        prompt, chosen = last_answer(_transcript(row, "chosen"))
+        other, rejected = last_answer(_transcript(row, "rejected"))
+        if prompt != other:
+            raise Unusable(DIFFERENT, f"row {number}")
+        return [pair(number, prompt, chosen, rejected)]
 
 
 def _transcript(row: Row, name: str) -> str:

@@ -55,10 +55,6 @@ class Ensemble(Judge):
         """Ensembles that combine alike have the same scores."""
         return ("ensemble", self.members, self.combine, self.c)
 
-    def passes(self) -> Mapping[str, float]:
-        """One of each member, which are all of one size."""
-        return {"reward_model": float(self.members)}
-
     def artifacts(self) -> Mapping[str, str | type]:
         """A reward model for each member."""
         roles = (member_name(member) for member in range(self.members))

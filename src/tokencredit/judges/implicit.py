@@ -45,6 +45,7 @@ class ImplicitJudge(Judge):
     """
 
     evidence: ClassVar[Evidence] = Evidence.signed
+    causal: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ("dpo", "sft")
 
     reference: Denominator = Denominator.dpo

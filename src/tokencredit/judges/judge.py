@@ -27,6 +27,8 @@ class Judge(Settings, ABC):
     section: ClassVar[str] = "judge"
     evidence: ClassVar[Evidence] = Evidence.none
     """What the numbers of its class mean, unless `gives` says otherwise."""
+    causal: ClassVar[bool] = False
+    """Whether the evidence of a token depends on prompt and response up to that token alone."""
     gives_scores: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ()
     """Names of the artifacts that it reads; two judges that need the reward model alone share a
@@ -79,9 +81,10 @@ class Judge(Settings, ABC):
         """How often a judgement reads prompt and response, by role of the model that reads them.
 
         The roles are those of `artifacts`, and "policy". A backward pass counts as two. Only for
-        `compute/flops`: what is not declared counts nothing.
+        `compute/flops`: what is not declared counts nothing. Once each artifact, unless a judge
+        says otherwise.
         """
-        return dict.fromkeys(self.needs, 1.0)
+        return dict.fromkeys(self.artifacts(), 1.0)
 
     @abstractmethod
     def open(self, given: Given, actors: Live) -> OpenJudge:

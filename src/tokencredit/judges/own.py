@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from tokencredit.ops import keep
 from tokencredit.rewards.scheme import Evidence
 from tokencredit.rollout import Judgement, Notes, Rollout
 from tokencredit.user_code.guard import guarded
+from tokencredit.user_code.plugins import is_ours, place_of
 
 
 def open_judge(
@@ -25,10 +25,9 @@ def open_judge(
     Whatever a class of the user's does or returns, it works, or `UserError` names class and row.
     """
     kind = type(judge)
-    if kind.__module__.startswith("tokencredit."):
+    if is_ours(kind):
         return judge.open(given, actors)
-    file = getattr(sys.modules.get(kind.__module__), "__file__", None) or kind.__module__
-    what = f"{'judge' if evidence else 'scorer'} = {kind.__name__} (of {file})"
+    what = f"{'judge' if evidence else 'scorer'} = {kind.__name__} (of {place_of(kind)})"
     seconds = given.seconds
     with guarded(what, seconds):
         opened: Any = judge.open(given, actors)

@@ -154,7 +154,8 @@ def open_reader(
     own = load_tokenizer(folder)
     classifier = load_classifier(folder, model.dtype).to(device)
     check_readable(classifier)
-    scorer = Scorer(classifier, int(own.pad_token_id), score_at)
+    filler = own.eos_token_id if own.pad_token_id is None else own.pad_token_id  # never looked at
+    scorer = Scorer(classifier, int(filler), score_at)
     scorer.retokeniser = retokeniser_between(tokenizer, own, model.reward_reads, classifier)
     if scorer.retokeniser is None:
         check_context(classifier.config, model.context, of="reward model")

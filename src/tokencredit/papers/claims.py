@@ -8,13 +8,12 @@ from typing import Final
 
 from tokencredit.errors import UserError, require
 from tokencredit.papers.claim_tests import JOINT, SHARES, TESTS
-from tokencredit.papers.entries import FOLDER, STATISTICS, Panel, build
+from tokencredit.papers.entries import FOLDER, STATISTICS, Panel, build, task_of
 from tokencredit.papers.formats import markdown
 from tokencredit.papers.measures import in_words, measure
 from tokencredit.papers.runs import LoggedRun
 from tokencredit.papers.scores import Comparison
 from tokencredit.papers.sources import Source
-from tokencredit.papers.tables import task_of
 from tokencredit.papers.verdicts import (
     DEFINITIONS,
     Evidence,

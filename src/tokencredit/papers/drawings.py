@@ -5,48 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from tokencredit.papers.entries import Entry
-from tokencredit.papers.figure_data import Mark, Shape, as_text
+from tokencredit.papers.figure_data import FigureEntry, Look, Mark, Shape, as_text
 from tokencredit.reports.figures import COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Look = dict[str, Any]
-"""What matplotlib is told of a line."""
 DASHES: Final = ("solid", "solid", "solid", (0, (5, 1.5)), (0, (1.5, 1.2)), "solid", "solid")
 """Methods differ in more than colour where there are many."""
-AXES: Final = {
-    "curves": ("step", "reward"),
-    "tradeoff": ("KL to the reference (nats per response)", "reward"),
-    "frontier": ("KL to the reference (nats per response)", "paid score"),
-    "by_beta": ("β", "mean reward"),
-}
-COLUMNS: Final = {
-    "mean_reward": "reward",
-    "value_loss": "value loss",
-    "kl": "KL (nats)",
-    "implicit_reward": "implicit reward",
-    "oracle": "oracle's rating, held-out prompts",
-}
 MODELS: Final[dict[str, Any]] = {
     "sft": {"color": "#333333", "marker": "D", "markersize": 7, "linestyle": "none"},
     "dpo": {"color": "#333333", "marker": "*", "markersize": 12, "linestyle": "none"},
 }
 """Models that are no run's."""
-GUIDE: Final[dict[str, Any]] = {
-    "color": "#777777",
-    "linestyle": (0, (4, 3)),
-    "linewidth": 1.2,
-}
-"""The line y = guide · x."""
-BANDS: Final = {"sd": "1 standard deviation", "se": "1 standard error"}
 
 
 def fill(
     figure: Figure,
-    entry: Entry,
+    entry: FigureEntry,
     marks: Sequence[Mark],
     sources: Sequence[str],
     titles: Sequence[str],
@@ -63,39 +40,24 @@ def fill(
             heading = " · ".join(filter(None, (title, source if len(sources) > 1 else "")))
             axes.set_title(as_text(heading) if not single or entry.own else "", fontsize=11)
         for axes, title in list(zip(line, titles, strict=True))[: 1 if same else None]:
-            axes.set_ylabel(_height(entry, title))
+            column = next(panel.column for panel in entry.panels if panel.title == title)
+            axes.set_ylabel(entry.height(column))
     for axes in grid[-1]:
-        smoothed = f" (running mean over {entry.smooth})" if entry.smooth > 1 else ""
-        axes.set_xlabel(AXES[entry.kind][0] + (smoothed if entry.kind == "curves" else ""))
+        axes.set_xlabel(entry.across())
     figure.suptitle(_title(entry, marks), fontsize=11.5, x=0.01, ha="left")
     _legend(figure, entry, marks)
 
 
-def _height(entry: Entry, title: str) -> str:
-    """What the y axis of a panel shows."""
-    column = next(panel.column for panel in entry.panels if panel.title == title)
-    if entry.kind == "curves" or column == "oracle":
-        return COLUMNS.get(column, column)
-    return AXES[entry.kind][1]
-
-
-def _title(entry: Entry, marks: Sequence[Mark]) -> str:
+def _title(entry: FigureEntry, marks: Sequence[Mark]) -> str:
     counts = sorted({m.n for m in marks if m.shape in {Shape.line, Shape.point}})
     if not counts:
         return f"{entry.title} · no run has all the points"
     runs = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     noun = "run" if counts[-1] == 1 else "runs"
-    if entry.kind == "tradeoff":
-        return f"{entry.title} · median path of {runs} {noun}"
-    if entry.kind == "frontier":
-        return f"{entry.title} · mean of {runs} {noun} with 95 % t interval"
-    spread = BANDS[entry.band if entry.kind == "curves" else "sd"]
-    return f"{entry.title} · mean of {runs} {noun} ± {spread}"
+    return f"{entry.title} · {entry.spread(f'{runs} {noun}')}"
 
 
-def _panel(axes: Axes, entry: Entry, marks: Sequence[Mark]) -> None:
-    from matplotlib.ticker import MaxNLocator
-
+def _panel(axes: Axes, entry: FigureEntry, marks: Sequence[Mark]) -> None:
     order = list(entry.methods)
     for mark in [mark for mark in marks if mark.shape is Shape.model]:
         axes.plot(mark.x, mark.y, **MODELS[mark.method])
@@ -107,47 +69,7 @@ def _panel(axes: Axes, entry: Entry, marks: Sequence[Mark]) -> None:
         number = sorted(set(names)).index(mark.name) if several else place
         DRAW[mark.shape](axes, mark, COLOURS[number % len(COLOURS)], DASHES[place % len(DASHES)])
     axes.margins(y=0.08)
-    if entry.kind == "curves":
-        axes.set_xlim(0, max(1.0, 1.005 * max(max(mark.x) for mark in marks)))
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    if entry.kind == "tradeoff":
-        _frame(axes, entry, marks)
-
-
-def _frame(axes: Axes, entry: Entry, marks: Sequence[Mark]) -> None:
-    """Limits that show the paths; a run that ended outside is drawn at the edge, with its KL."""
-    low, high = _limits(axes, marks)
-    if entry.guide is not None:
-        ends = [max(0.0, low), high]
-        axes.plot(ends, [entry.guide * x for x in ends], zorder=1, **GUIDE)
-        axes.set_xlim(low, high)
-    for place, method in enumerate(entry.methods):
-        away = [mark for mark in marks if mark.shape is Shape.diverged and mark.method == method]
-        colour = COLOURS[place % len(COLOURS)]
-        _outside(axes, [mark for mark in away if mark.x[0] < low], low, "left", colour)
-        _outside(axes, [mark for mark in away if mark.x[0] > high], high, "right", colour)
-
-
-def _limits(axes: Axes, marks: Sequence[Mark]) -> tuple[float, float]:
-    """Set the limits by the runs that did not diverge, if there are such; those of x."""
-    inside = [mark for mark in marks if mark.shape is not Shape.diverged] or list(marks)
-    xs, ys = [x for m in inside for x in m.x], [y for m in inside for y in m.y]
-    pad_x, pad_y = 0.08 * (max(xs) - min(xs) or 1), 0.1 * (max(ys) - min(ys) or 1)
-    low, high = min(0.0, *xs) - pad_x, max(xs) + pad_x
-    bottom = min([*ys, *(y for m in marks for y in m.y)]) - pad_y
-    axes.set_xlim(low, high)
-    axes.set_ylim(bottom, max(ys) + pad_y)
-    return low, high
-
-
-def _outside(axes: Axes, marks: Sequence[Mark], edge: float, side: str, colour: str) -> None:
-    """Runs that ended beyond an edge, drawn at it with their KL."""
-    if marks:
-        ys = [mark.y[0] for mark in marks]
-        axes.plot([edge] * len(marks), ys, "X", color=colour, clip_on=False, markersize=8)
-        listed = ", ".join(f"{mark.x[0]:.0f}".replace("-", "−") for mark in marks)
-        look: Any = {"color": colour, "ha": side, "va": "bottom", "fontsize": 8.5}
-        axes.text(edge, max(ys), f"  KL {listed}  ", **look)
+    entry.frame(axes, marks)
 
 
 def _line(axes: Axes, mark: Mark, colour: str, dashes: Any) -> None:
@@ -198,7 +120,7 @@ DRAW: Final = {
 }
 
 
-def _legend(figure: Figure, entry: Entry, marks: Sequence[Mark]) -> None:
+def _legend(figure: Figure, entry: FigureEntry, marks: Sequence[Mark]) -> None:
     """One entry a method, and what the other signs mean."""
     from matplotlib.lines import Line2D
 
@@ -208,9 +130,8 @@ def _legend(figure: Figure, entry: Entry, marks: Sequence[Mark]) -> None:
         *_method_looks(entry, marks),
         *((name, MODELS[method]) for method, name in models.items()),
         *_sign_looks(entry, {mark.shape for mark in marks}),
+        *entry.signs(),
     ]
-    if entry.guide is not None:
-        looks.append((f"y = {entry.guide:g} x", GUIDE))
     handles = [Line2D([], [], label=label, **style) for label, style in looks]
     look: Any = {"fontsize": 9.5, "handlelength": 1.8, "columnspacing": 1.4}
     for columns in range(len(handles), 0, -1):  # as wide as the figure has room for
@@ -221,27 +142,23 @@ def _legend(figure: Figure, entry: Entry, marks: Sequence[Mark]) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=1, **look)
 
 
-def _method_looks(entry: Entry, marks: Sequence[Mark]) -> Iterator[tuple[str, Look]]:
+def _method_looks(entry: FigureEntry, marks: Sequence[Mark]) -> Iterator[tuple[str, Look]]:
     """The label of each method, and how it is drawn; several settings of one differ in colour."""
     order, names = list(entry.methods), sorted({mark.name for mark in marks})
     for name, method in dict.fromkeys((mark.name, mark.method) for mark in marks):
         place = order.index(method)
         alone = len({mark.name for mark in marks if mark.method == method}) == 1
         number = place if alone else names.index(name)
-        style: dict[str, Any] = {"linestyle": DASHES[place % len(DASHES)], "linewidth": 2.2}
-        if entry.kind == "by_beta":
-            style = {"linestyle": "none", "marker": "o", "markersize": 7}
+        line = {"linestyle": DASHES[place % len(DASHES)], "linewidth": 2.2}
+        style = entry.legend or line
         yield as_text(name), {**style, "color": COLOURS[number % len(COLOURS)]}
 
 
-def _sign_looks(entry: Entry, shapes: set[Shape]) -> Iterator[tuple[str, Look]]:
+def _sign_looks(entry: FigureEntry, shapes: set[Shape]) -> Iterator[tuple[str, Look]]:
     """What the signs of single runs mean, and how they look."""
     sign: dict[str, Any] = {"color": "#555555", "linestyle": "none"}
     if shapes & {Shape.end, Shape.dot}:
         what = "one run" if Shape.dot in shapes else "end of a run"
         yield what, {"marker": "o", "alpha": 0.5, "markersize": 5, **sign}
     if shapes & {Shape.diverged, Shape.stopped}:
-        what = "stopped early"
-        if entry.kind == "tradeoff":
-            what = "end of a run that stopped, fell, or has KL ≤ 0"
-        yield what, {"marker": "X", "markersize": 7, **sign}
+        yield entry.stopped, {"marker": "X", "markersize": 7, **sign}

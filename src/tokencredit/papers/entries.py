@@ -1,24 +1,32 @@
-"""The catalogue: one YAML file for each table or figure of a paper; another paper is more files."""
+"""Tables and figures of papers as their YAML files say them, and which runs they show.
+
+A kind of them is a class, which reads its entry, makes it of runs, and writes it (kinds.py).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, Self, TypeVar
 
 from tokencredit.errors import UserError, require
 from tokencredit.papers.runs import LoggedRun, Setting
-from tokencredit.store.files import read_yaml, reading
+from tokencredit.papers.sources import Source, label, lengths, notes
 
 FOLDER: Final = Path(__file__).parent / "catalogue"
-FIGURES: Final = ("curves", "tradeoff", "frontier", "by_beta")
-WIN_RATES: Final = "win_rates"
-TABLES: Final = ("table", WIN_RATES)
-KINDS: Final = ("table", *FIGURES)
-STATISTICS: Final = ("mean", "last", "at_kl")
-BANDS: Final = ("sd", "se")
+"""One YAML file for each table or figure of a paper; another paper is more files."""
+STATISTICS: Final = {
+    "mean": "mean of the first points of each run",
+    "last": "mean of the last ten of the first points of each run",
+    "at_kl": "smoothed over ten steps, where each run first comes there",
+}
+"""The numbers that stand for one run, and what they are."""
 Schema = TypeVar("Schema")
+Condition = tuple[str, Callable[[Setting], bool], Callable[[Setting], str]]
+"""A condition as it stands in the entry, whether a setting meets it, and what the setting has."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -60,49 +68,66 @@ class Panel:
 
 
 @dataclass(slots=True, kw_only=True)
-class Entry:
-    """A table or figure of a paper."""
+class Entry(ABC):
+    """A table or figure of a paper. A subclass is a kind of them."""
 
-    kind: str
-    """table, curves, tradeoff, frontier, or by_beta."""
+    kind: ClassVar[str]
+    """What its YAML file calls the kind."""
+    command: ClassVar[str]
+    """The command that makes it: table or figure."""
+
     title: str
     """What it shows."""
     source: str
     """Where the paper has it, and where its numbers are from."""
     methods: dict[str, str]
     """The methods shown, in this order, and what the paper calls them."""
-    panels: list[Panel]
-    """The parts of the table or figure."""
-    statistic: str = "mean"
-    """Of a table: the number of one run. mean of the first points, mean of the last of them, or the
-    value where the KL divergence first reaches a level."""
-    baseline: str | None = None
-    """Of a table: the method that the others are compared with, run by run."""
-    digits: int = 2
-    """Of a table: how many decimals the paper's numbers have."""
-    band: str = "sd"
-    """Of curves: sd, the spread over runs (ddof 0), or se, the standard error of the mean."""
-    smooth: int = 1
-    """Of curves and trade-offs: the width of a running mean over what is drawn."""
-    individual: list[str] = field(default_factory=list)
-    """Of curves: methods of which every run is drawn."""
-    guide: float | None = None
-    """Of a trade-off: the slope of a dashed line."""
     own: bool = field(default=False, init=False)
     """Whether it is a file of one's own, whose names are shown as they are."""
 
     def __post_init__(self) -> None:
-        """Check the names."""
-        known = ", ".join((*KINDS, WIN_RATES))
-        require(self.kind in KINDS, "kind", self.kind, f"must be one of {known}")
-        known = ", ".join(STATISTICS)
-        require(
-            self.statistic in STATISTICS, "statistic", self.statistic, f"must be one of {known}"
-        )
-        require(self.band in BANDS, "band", self.band, f"must be one of {', '.join(BANDS)}")
-        require(self.smooth >= 1, "smooth", self.smooth, "must be >= 1 step")
+        """Check the methods."""
+        methods: object = self.methods
+        named = isinstance(methods, dict) and all(isinstance(x, str) for x in methods.values())
+        rule = "must name each method and what it is called, e.g. {abc: ABC, sparse: Sparse}"
+        require(named and bool(methods), "methods", methods, rule)
+
+    @classmethod
+    def read(cls, tree: Mapping[str, object], path: Path) -> Self:
+        """The entry in a YAML file, whose content is `tree`."""
+        return build(cls, tree, path)
+
+    @property
+    @abstractmethod
+    def tasks(self) -> list[str]:
+        """The names of the experiments that it is about."""
+
+    def of_task(self, task: str) -> Self:
+        """The part of it that is about one experiment."""
+        del task
+        return self
+
+
+@dataclass(slots=True, kw_only=True)
+class PanelEntry(Entry):
+    """One that is made from the curves of runs, panel by panel."""
+
+    panels: list[Panel]
+    """The parts of the table or figure."""
+
+    def __post_init__(self) -> None:
+        """Check the panels."""
+        Entry.__post_init__(self)
         require(bool(self.panels), "panels", self.panels, "must not be empty")
-        _check_methods(self.methods)
+
+    @classmethod
+    def read(cls, tree: Mapping[str, object], path: Path) -> Self:
+        """The entry in a YAML file; a panel is a mapping of its own."""
+        panels = tree.get("panels")
+        if not isinstance(panels, list):
+            raise UserError(f"{path}: panels: must be a list")
+        built = [build(Panel, panel, path) for panel in panels]
+        return build(cls, {**tree, "panels": built}, path)
 
     @property
     def has_paper(self) -> bool:
@@ -120,102 +145,13 @@ class Entry:
         """The first name of every task, once."""
         return list(dict.fromkeys(panel.tasks[0] for panel in self.panels))
 
+    def of_task(self, task: str) -> Self:
+        """Its panels of this task alone."""
+        return replace(self, panels=[panel for panel in self.panels if panel.tasks[0] == task])
 
-@dataclass(slots=True, kw_only=True)
-class WinEntry:
-    """A matrix of win rates of a paper."""
-
-    kind: str
-    """win_rates."""
-    title: str
-    """What it shows."""
-    source: str
-    """Where the paper has it."""
-    methods: dict[str, str]
-    """The methods shown, in this order, and what the paper calls them."""
-    task: str = WIN_RATES
-    """The experiment with the comparison."""
-    paper: dict[str, list[float]] = field(default_factory=dict)
-    """The paper's rows; a row beats columns, which are in the order of the rows."""
-    digits: int = 3
-    """How many decimals are shown."""
-
-    def __post_init__(self) -> None:
-        """The paper's rows must make a square whose names are those of methods."""
-        _check_methods(self.methods)
-        unknown = [name for name in self.paper if name not in self.methods]
-        require(not unknown, "paper", unknown, "each row must be one of methods")
-        for name, row in self.paper.items():
-            rule = f"must have {len(self.paper)} numbers, a column for each row"
-            require(len(row) == len(self.paper), f"paper.{name}", row, rule)
-
-    @property
-    def tasks(self) -> list[str]:
-        """The name of its task."""
-        return [self.task]
-
-    def rate(self, row: str, column: str) -> float | None:
-        """The paper's rate; None where it has none."""
-        if row not in self.paper or column not in self.paper:
-            return None
-        return self.paper[row][list(self.paper).index(column)]
-
-
-def _check_methods(methods: object) -> None:
-    named = isinstance(methods, dict) and all(isinstance(x, str) for x in methods.values())
-    rule = "must name each method and what it is called, e.g. {abc: ABC, sparse: Sparse}"
-    require(named and bool(methods), "methods", methods, rule)
-
-
-def find(name: str, kinds: tuple[str, ...]) -> Entry:
-    """The entry of that name, of kinds that are made from the curves of runs."""
-    entry = find_any(name, kinds)
-    assert isinstance(entry, Entry)
-    return entry
-
-
-def find_any(name: str, kinds: tuple[str, ...]) -> Entry | WinEntry:
-    """The entry of that name in the catalogue, or in a YAML file of one's own."""
-    path = Path(name) if is_own(name) else FOLDER / f"{name}.yaml"
-    named = listing(kinds)
-    if not path.is_file():
-        raise UserError(f"{name}: there is no such entry; there are {', '.join(named)}")
-    entry = read_entry(path)
-    if entry.kind not in kinds:
-        what = "figure" if entry.kind in FIGURES else "table"
-        raise UserError(f"{name}: is a {what}; `tokencredit {what} {name}` makes it")
-    if isinstance(entry, Entry):
-        entry.own = is_own(name)
-    return entry
-
-
-def is_own(name: str) -> bool:
-    """Whether a name is that of a file of one's own, not of the catalogue."""
-    return name.endswith((".yaml", ".yml"))
-
-
-def listing(kinds: tuple[str, ...]) -> dict[str, Entry | WinEntry]:
-    """The entries of these kinds, by name."""
-    paths = sorted(FOLDER.glob("*/*.yaml"))
-    entries = {
-        path.relative_to(FOLDER).with_suffix("").as_posix(): read_entry(path)
-        for path in paths
-        if path.stem != "claims"
-    }
-    return {name: entry for name, entry in entries.items() if entry.kind in kinds}
-
-
-def read_entry(path: Path) -> Entry | WinEntry:
-    """The entry in a YAML file; a key that it cannot have, or lacks, is an error."""
-    tree = read_yaml(path)
-    with reading(path):
-        if tree.get("kind") == WIN_RATES:
-            return build(WinEntry, tree, path)
-        panels = tree.get("panels")
-        if not isinstance(panels, list):
-            raise UserError(f"{path}: panels: must be a list")
-        built = [build(Panel, panel, path) for panel in panels]
-        return build(Entry, {**tree, "panels": built}, path)
+    def with_points(self, points: int | None) -> list[Panel]:
+        """Its panels; of so many first steps of each run, if that is said."""
+        return [replace(p, points=points) if points is not None else p for p in self.panels]
 
 
 def build(schema: type[Schema], given: Mapping[str, Any], path: Path) -> Schema:
@@ -235,3 +171,107 @@ def build(schema: type[Schema], given: Mapping[str, Any], path: Path) -> Schema:
         return schema(**given)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def said_of(source: Source, entry: PanelEntry) -> list[str]:
+    """What must be said of a source beside an entry: its own notes, and runs that are not shown."""
+    tasks = {task_of(panel, source): None for panel in entry.panels}
+    own = [f"{source.name}: {text}" for text in notes(source, tasks)]
+    return own + left_out(source, entry)
+
+
+def left_out(source: Source, entry: PanelEntry) -> list[str]:
+    """Runs of the entry's tasks that none of its panels shows."""
+    found = []
+    for task in dict.fromkeys(task_of(panel, source) for panel in entry.panels):
+        for setting, runs in source.of(task).items():
+            if not entry.shows(setting):
+                found.append(f"{source.name}: not shown: {len(runs)} runs of {label(setting)}")
+    return found
+
+
+def settings_of(panel: Panel, source: Source, method: str) -> dict[Setting, list[LoggedRun]]:
+    """The runs of a method that belong to a panel."""
+    return {
+        setting: runs
+        for setting, runs in source.of(task_of(panel, source), method).items()
+        if panel.takes(setting)
+    }
+
+
+def task_of(panel: Panel, source: Source) -> str:
+    """The first name of a panel's task under which there are runs for it."""
+    present = (task for task in panel.tasks if any(map(panel.takes, source.of(task))))
+    return next(present, panel.tasks[0])
+
+
+def name_of(
+    entry: PanelEntry, method: str, setting: Setting | None = None, among: Sequence[Setting] = ()
+) -> str:
+    """A method's name, the paper's name for it, and what sets it apart from others of its name.
+
+    In an entry of one's own it is the name that stands there.
+    """
+    called = entry.methods[method]
+    name = method if called.lower() == method else f"{method} ({called})"
+    name = called if entry.own else name
+    return name if setting is None or len(among) < 2 else f"{name}, {_apart(setting, among)}"
+
+
+def _apart(setting: Setting, all_settings: Sequence[Setting]) -> str:
+    """What distinguishes a setting from the others of its method."""
+    parts = []
+    if len({other.beta for other in all_settings}) > 1 and setting.beta is not None:
+        parts.append(f"β = {setting.beta:g}")
+    if len({other.lengths for other in all_settings}) > 1:
+        parts.append(f"{lengths(setting)} tokens")
+    return ", ".join(parts or [setting.task])
+
+
+def missing(entry: PanelEntry, panel: Panel, sources: Sequence[Source]) -> list[str]:
+    """What must be said of a panel of which some methods, or all, have no runs."""
+    settings = [run.setting for source in sources for run in source.runs]
+    without = [
+        method
+        for method in entry.methods
+        if not any(_fits(setting, _conditions(panel, [method])) for setting in settings)
+    ]
+    where = panel.title or panel.tasks[0]
+    if len(without) == len(entry.methods):
+        return [f"{where}: {_excluded(settings, _conditions(panel, without))}"]
+    return [
+        f"{where}, {entry.methods[method]}: {_excluded(settings, _conditions(panel, [method]))}"
+        for method in without
+    ]
+
+
+def _conditions(panel: Panel, methods: Sequence[str]) -> list[Condition]:
+    """The panel's conditions on settings, in the order in which they are asked."""
+    found: list[Condition] = [
+        (f"task {' or '.join(panel.tasks)}", lambda s: s.task in panel.tasks, lambda s: s.task),
+        (f"method {' or '.join(methods)}", lambda s: s.method in methods, lambda s: s.method),
+    ]
+    if panel.lengths is not None:
+        wanted = tuple(panel.lengths)
+        text = f"lengths {'–'.join(map(str, wanted))}"
+        found.append((text, lambda s: s.lengths == wanted, lengths))
+    if panel.beta is not None:
+        text = f"beta {panel.beta:g}"
+        found.append((text, lambda s: s.beta in {None, panel.beta}, lambda s: f"{s.beta:g}"))
+    return found
+
+
+def _fits(setting: Setting, conditions: Sequence[Condition]) -> bool:
+    return all(meets(setting) for _, meets, _ in conditions)
+
+
+def _excluded(settings: Sequence[Setting], conditions: Sequence[Condition]) -> str:
+    """Of so many runs, how many each condition excluded of those that met the ones before it."""
+    parts, left = [], list(settings)
+    for text, meets, of in conditions:
+        out = Counter(of(setting) for setting in left if not meets(setting))
+        left = [setting for setting in left if meets(setting)]
+        if out:
+            theirs = ", ".join(f"{name}: {count}" for name, count in sorted(out.items()))
+            parts.append(f"{text} excludes {out.total()} ({theirs})")
+    return f"no runs: of {len(settings)}, {', then '.join(parts)}"

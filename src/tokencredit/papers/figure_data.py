@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-import numpy as np
-
-from tokencredit.errors import UserError
-from tokencredit.papers.entries import Entry, Panel
-from tokencredit.papers.frontier import HELD_OUT, frontier, held_out, other_models
-from tokencredit.papers.measures import LAST, curves, fell, in_words, lacking, measure
+from tokencredit.errors import UserError, require
+from tokencredit.papers.entries import (
+    Panel,
+    PanelEntry,
+    missing,
+    name_of,
+    said_of,
+    settings_of,
+)
+from tokencredit.papers.frontier import HELD_OUT
+from tokencredit.papers.measures import in_words, lacking
 from tokencredit.papers.runs import LoggedRun, Setting
 from tokencredit.papers.sources import Source
-from tokencredit.papers.tables import missing, name_of, said_of, settings_of
-from tokencredit.statistics.curves import mean, running_mean
-from tokencredit.store.run_folder import COMPLETE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+Look = Mapping[str, Any]
+"""What matplotlib is told of a line."""
 
 
 class Shape(str, Enum):
@@ -68,15 +77,20 @@ def as_text(name: str) -> str:
     return f" {shown}" if shown.startswith("_") else shown
 
 
-BY_KL: Final = ("tradeoff", "frontier")
-"""Figures whose x is a distance."""
+COLUMNS: Final = {
+    "mean_reward": "reward",
+    "value_loss": "value loss",
+    "kl": "KL (nats)",
+    "implicit_reward": "implicit reward",
+    "oracle": "oracle's rating, held-out prompts",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
     """Runs of one setting in one panel."""
 
-    entry: Entry
+    entry: FigureEntry
     panel: Panel
     source: str
     setting: Setting
@@ -102,11 +116,66 @@ class Group:
         return Mark(*where, shape, what, x, y, spread, n)
 
 
+@dataclass(slots=True, kw_only=True)
+class FigureEntry(PanelEntry):
+    """A kind of figures: which marks it draws of runs, and how it looks."""
+
+    command: ClassVar[str] = "figure"
+    axes: ClassVar[tuple[str, str]]
+    """What x and y show."""
+    tells_settings_apart: ClassVar[bool] = True
+    """Whether several settings of a method have names of their own."""
+    legend: ClassVar[Look] = {}
+    """How the legend shows a method, where it is not by a line."""
+    stopped: ClassVar[str] = "stopped early"
+    """What the sign of a run that is not in the mean says."""
+
+    smooth: int = 1
+    """Of curves and trade-offs: the width of a running mean over what is drawn."""
+
+    def __post_init__(self) -> None:
+        """Check the width."""
+        PanelEntry.__post_init__(self)
+        require(self.smooth >= 1, "smooth", self.smooth, "must be >= 1 step")
+
+    @abstractmethod
+    def marks(self, group: Group) -> Iterator[Mark]:
+        """What is drawn of runs of one setting in one panel."""
+
+    def beside(self, groups: Sequence[Group]) -> Iterator[Mark]:
+        """What is drawn beside the runs of all groups."""
+        del groups
+        return iter(())
+
+    def columns(self, panel: Panel) -> list[str]:
+        """The columns that runs of a panel must have."""
+        return [panel.column]
+
+    @abstractmethod
+    def spread(self, runs: str) -> str:
+        """What the middle of so many runs is, and what is drawn around it."""
+
+    def across(self) -> str:
+        """What the x axis says."""
+        return self.axes[0]
+
+    def height(self, column: str) -> str:
+        """What the y axis of a panel of this column says."""
+        return COLUMNS[column] if column == HELD_OUT else self.axes[1]
+
+    def frame(self, axes: Axes, marks: Sequence[Mark]) -> None:
+        """Set what a drawn panel shows."""
+
+    def signs(self) -> Iterator[tuple[str, Look]]:
+        """Further signs for the legend, each with how it looks."""
+        return iter(())
+
+
 def figure_marks(
-    entry: Entry, sources: Sequence[Source], points: int | None = None
+    entry: FigureEntry, sources: Sequence[Source], points: int | None = None
 ) -> tuple[list[Mark], list[str]]:
     """Everything that a figure shows, and what must be said beside it."""
-    panels = [replace(p, points=points) if points is not None else p for p in entry.panels]
+    panels = entry.with_points(points)
     lost = [text for panel in panels for text in missing(entry, panel, sources)]
     groups = [g for source in sources for panel in panels for g in _groups(entry, panel, source)]
     if not groups:
@@ -115,19 +184,15 @@ def figure_marks(
     if all(lacking_column(group) for group in groups):
         raise UserError(f"{entry.title}: {lacking_column(groups[0])}; nothing can be drawn")
     said = list(dict.fromkeys([*(lost if entry.own else []), *_remarks(entry, sources, groups)]))
-    marks = _marks(entry, groups)
+    marks = [mark for group in groups for mark in entry.marks(group)]
     if not marks:
         raise UserError(f"{entry.title}: nothing can be drawn: {'; '.join(said)}")
-    return marks, said
+    return [*marks, *entry.beside(groups)], said
 
 
-def _marks(entry: Entry, groups: Sequence[Group]) -> list[Mark]:
-    """What is drawn of each group; in a frontier with runs, the models that are no run's, too."""
-    marks = [mark for group in groups for mark in MARKS[entry.kind](group)]
-    return [*marks, *_model_marks(groups)] if entry.kind == "frontier" and marks else marks
-
-
-def _remarks(entry: Entry, sources: Sequence[Source], groups: Sequence[Group]) -> Iterator[str]:
+def _remarks(
+    entry: FigureEntry, sources: Sequence[Source], groups: Sequence[Group]
+) -> Iterator[str]:
     """Runs that are not in a mean, and what of each source is not shown."""
     for group in groups:
         yield from _said(group)
@@ -135,7 +200,7 @@ def _remarks(entry: Entry, sources: Sequence[Source], groups: Sequence[Group]) -
         yield from _said_of_source(entry, source, groups)
 
 
-def _said_of_source(entry: Entry, source: Source, groups: Sequence[Group]) -> Iterator[str]:
+def _said_of_source(entry: FigureEntry, source: Source, groups: Sequence[Group]) -> Iterator[str]:
     """What of a source is not shown, and why."""
     yield from said_of(source, entry)
     shown = {group.panel.title for group in groups if group.source == source.name}
@@ -146,23 +211,17 @@ def _said_of_source(entry: Entry, source: Source, groups: Sequence[Group]) -> It
 
 def lacking_column(group: Group) -> str:
     """Which column none of the runs has; empty if there is nothing amiss."""
-    for column in _columns(group):
+    for column in group.entry.columns(group.panel):
         if all(column not in run.columns for run in group.runs):
             return f"the runs of {group.source} have no {column} column"
     return ""
 
 
-def _columns(group: Group) -> list[str]:
-    if group.panel.column == HELD_OUT:
-        return ["mean_reward"]
-    return ["mean_reward", "kl"] if group.entry.kind in BY_KL else [group.panel.column]
-
-
-def _groups(entry: Entry, panel: Panel, source: Source) -> Iterator[Group]:
+def _groups(entry: FigureEntry, panel: Panel, source: Source) -> Iterator[Group]:
     for method in entry.methods:
         settings = settings_of(panel, source, method)
         for setting, runs in settings.items():
-            among = [] if entry.kind == "by_beta" else list(settings)
+            among = list(settings) if entry.tells_settings_apart else []
             name = name_of(entry, method, setting, among)
             yield Group(entry, panel, source.name, setting, name, runs)
 
@@ -174,103 +233,12 @@ def _said(group: Group) -> list[str]:
         for run in group.runs
         if (
             reason := next(
-                filter(None, (lacking(run, group.points, c) for c in _columns(group))), ""
+                filter(
+                    None, (lacking(run, group.points, c) for c in group.entry.columns(group.panel))
+                ),
+                "",
             )
         )
     ]
     name = ", ".join(filter(None, (group.source, group.panel.title, group.name)))
     return [f"{name}, not in the mean: {text}" for text in in_words(without)]
-
-
-def _curve_marks(group: Group) -> Iterator[Mark]:
-    """Mean and spread over runs, and the runs that must be seen by themselves."""
-    column = group.panel.column
-    seeds = curves(group.runs, group.points, column)
-    smooth = group.entry.smooth
-    steps = list(range(group.points))
-    if len(seeds):
-        spread = seeds.std(axis=0, ddof=0)
-        if group.entry.band == "se":
-            spread = seeds.std(axis=0, ddof=1 if len(seeds) > 1 else 0) / np.sqrt(len(seeds))
-        middle = running_mean(seeds.mean(axis=0).tolist(), smooth)
-        band = running_mean(spread.tolist(), smooth)
-        yield group.mark(Shape.line, "mean", steps, middle, band, len(seeds))
-    for run in group.runs:
-        values = run.columns.get(column, ())[: group.points]
-        whole = run.first(group.points, column) is not None
-        if values and (not whole or group.setting.method in group.entry.individual):
-            shape = Shape.run if whole else Shape.stopped
-            x = list(range(len(values)))
-            yield group.mark(shape, f"run {run.run}", x, running_mean(values, smooth))
-
-
-def _tradeoff_marks(group: Group) -> Iterator[Mark]:
-    """The median path of reward over KL, and where every single run ended."""
-    points, smooth = group.points, group.entry.smooth
-    whole = [
-        run for run in group.runs if not lacking(run, points) and not lacking(run, points, "kl")
-    ]
-    if whole:
-        middle = [
-            running_mean(np.median(curves(whole, points, column), axis=0).tolist(), smooth)
-            for column in ("kl", "mean_reward")
-        ]
-        yield group.mark(Shape.line, "median", middle[0], middle[1], n=len(whole))
-    for run in group.runs:
-        if "kl" not in run.columns:
-            continue
-        kl, reward = (run.columns[column][:points] for column in ("kl", "mean_reward"))
-        if not kl or not math.isfinite(mean(kl[-LAST:]) + mean(reward[-LAST:])):
-            continue  # said among the runs that are not in the median
-        bad = run not in whole or kl[-1] <= 0 or fell(run, points) or run.status != COMPLETE
-        shape = Shape.diverged if bad else Shape.end
-        yield group.mark(shape, f"run {run.run}", [mean(kl[-LAST:])], [mean(reward[-LAST:])])
-
-
-def _frontier_marks(group: Group) -> Iterator[Mark]:
-    """Mean paid score at each distance with its 95 % t interval; or the oracle's, a point a run."""
-    if group.panel.column == HELD_OUT:
-        for run in group.runs:
-            x, y = held_out(run, "policy/kl"), held_out(run, "policy/oracle")
-            if x is not None and y is not None:
-                yield group.mark(Shape.dot, f"run {run.run}", [x], [y])
-        return
-    levels, there = frontier(group.runs)
-    if levels:
-        half = [x.high - x.mean for x in there]
-        yield group.mark(Shape.line, "mean", levels, [x.mean for x in there], half, there[0].n)
-
-
-def _model_marks(groups: Sequence[Group]) -> Iterator[Mark]:
-    """SFT and DPO models in each panel of a frontier, as the runs' evaluations have them."""
-    for source, panel in dict.fromkeys((g.source, g.panel.title) for g in groups):
-        own = [g for g in groups if (g.source, g.panel.title) == (source, panel)]
-        name = HELD_OUT if own[0].panel.column == HELD_OUT else "score"
-        for model, x, y, n in other_models([run for g in own for run in g.runs], name):
-            yield Mark(source, panel, model, model.upper(), Shape.model, "mean", [x], [y], (), n)
-
-
-def _beta_marks(group: Group) -> Iterator[Mark]:
-    """The mean of a run's first points at its β: every run, and their mean and spread."""
-    if group.setting.beta is None:
-        return
-    x = [group.setting.beta]
-    values = measure(group.runs, group.panel).values
-    for run in group.runs:
-        logged = run.columns.get(group.panel.column, ())[: group.points]
-        value = values.get(run.run, mean(logged) if logged else math.nan)
-        if math.isfinite(value):
-            shape = Shape.dot if run.run in values else Shape.diverged
-            yield group.mark(shape, f"run {run.run}", x, [value])
-    if values:
-        found = np.array(list(values.values()))
-        spread = [float(found.std(ddof=0))]
-        yield group.mark(Shape.point, "mean", x, [float(found.mean())], spread, len(found))
-
-
-MARKS: Final[Mapping[str, Callable[[Group], Iterator[Mark]]]] = {
-    "curves": _curve_marks,
-    "tradeoff": _tradeoff_marks,
-    "frontier": _frontier_marks,
-    "by_beta": _beta_marks,
-}

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tokencredit.papers.drawings import fill
-from tokencredit.papers.entries import Entry
-from tokencredit.papers.figure_data import Mark, figure_marks
+from tokencredit.papers.figure_data import FigureEntry, Mark, figure_marks
 from tokencredit.papers.sources import Source
 from tokencredit.reports.figures import STYLE
 from tokencredit.store.files import write_bytes
@@ -21,7 +20,7 @@ NOTHING: Final[Any] = {"Creator": None, "Producer": None, "CreationDate": None}
 
 
 def write_figure(
-    entry: Entry, sources: Sequence[Source], out: Path, stem: str, points: int | None = None
+    entry: FigureEntry, sources: Sequence[Source], out: Path, stem: str, points: int | None = None
 ) -> tuple[list[Path], list[str]]:
     """Write `stem`.png, .pdf, and .csv to `out`; their paths, and what must be said beside it."""
     marks, notes = figure_marks(entry, sources, points)
@@ -45,7 +44,7 @@ def to_csv(marks: Sequence[Mark]) -> str:
     return csv_text(rows)
 
 
-def pictures(entry: Entry, marks: Sequence[Mark]) -> tuple[bytes, bytes]:
+def pictures(entry: FigureEntry, marks: Sequence[Mark]) -> tuple[bytes, bytes]:
     """The picture as PNG and as PDF; equal marks give equal bytes."""
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg

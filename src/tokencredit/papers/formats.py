@@ -1,34 +1,17 @@
-"""A table as Markdown, LaTeX, or CSV."""
+"""A table as Markdown, LaTeX, or CSV, whatever it shows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import Enum
-from itertools import compress
-from typing import Final
+from typing import ClassVar, Final
 
-from tokencredit.papers.entries import Entry
-from tokencredit.papers.sources import lengths
-from tokencredit.papers.tables import Row, Table
-from tokencredit.statistics.rounding import interval, rounded, with_error, with_interval
-from tokencredit.store.sheets import csv_text
+from tokencredit.papers.entries import Entry, PanelEntry
+from tokencredit.papers.scores import Comparison
+from tokencredit.papers.sources import Source
 
-DIGITS: Final = 4
-"""As authors' runs are told apart."""
-AUTHORS: Final = "mean ± 2 sd/√n"
-T_INTERVAL: Final = "95 % t interval"
-STATISTICS: Final = {
-    "mean": "mean of the first points of each run",
-    "last": "mean of the last ten of the first points of each run",
-    "at_kl": "smoothed over ten steps, where each run first comes there",
-}
-PAPER_COLUMNS: Final = ("paper_mean", "paper_half")
-CSV_COLUMNS: Final = (
-    *("panel", "source", "task", "method", "beta", "min_new_tokens", "max_new_tokens", "points"),
-    *("n", "mean", "authors_half", "t_low", "t_high", "sd", *PAPER_COLUMNS),
-    *("paired_difference", "paired_low", "paired_high", "paired_p", "pairs"),
-    *("ended_below_start", "not_averaged"),
-)
 GREEK: Final = {
     "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "varepsilon", "η": "eta",
     "θ": "theta", "κ": "kappa", "λ": "lambda", "μ": "mu", "π": "pi", "ρ": "rho", "σ": "sigma",
@@ -56,11 +39,37 @@ class Format(str, Enum):
 SUFFIX: Final = {Format.markdown: ".md", Format.latex: ".tex", Format.csv: ".csv"}
 
 
-def render(table: Table, form: Format) -> str:
-    """The table in that form; notes follow it, except in CSV."""
-    if form is Format.csv:
-        return to_csv(table)
-    return with_remarks(*cells(table), remarks(table), form)
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """What a table may be made of; it asks for what it needs."""
+
+    sources: Callable[[PanelEntry], Sequence[Source]]
+    """The runs that an entry is about."""
+    comparisons: Callable[[str], Sequence[Comparison]]
+    """The comparisons of a task's models."""
+
+
+class Made(ABC):
+    """A table with the numbers of runs."""
+
+    @abstractmethod
+    def text(self, form: Format) -> str:
+        """The table in that form; what must be said of it follows, except in CSV."""
+
+    @abstractmethod
+    def on_page(self) -> str:
+        """Markdown for the page of an experiment, which says what is the same for all of it."""
+
+
+class TableEntry(Entry):
+    """A kind of tables."""
+
+    __slots__ = ()
+    command: ClassVar[str] = "table"
+
+    @abstractmethod
+    def made(self, runs: Runs, points: int | None = None) -> Made:
+        """The table of these runs; `points` overrides how many first steps are used."""
 
 
 def with_remarks(
@@ -70,81 +79,6 @@ def with_remarks(
     text = markdown(head, rows) if form is Format.markdown else _latex(head, rows)
     mark = "" if form is Format.markdown else "% "
     return "\n".join([text, "", *(f"{mark}{line}" for line in said)]).rstrip() + "\n"
-
-
-def remarks(table: Table) -> list[str]:
-    """What the numbers are, where the runs are from, and everything a reader must know."""
-    entry = table.entry
-    whose = "Source" if entry.own and not entry.has_paper else "Paper"
-    lines = [f"{entry.title}: {STATISTICS[entry.statistic]}. {whose}: {entry.source}."]
-    if any(row.paper and row.n and not row.comparable for row in table.rows):
-        lines.append("At scale cpu models and rewards are others than the paper's: no difference.")
-    for source in table.sources:
-        about = source.about()
-        lines.append(f"Runs: {source.name}{f' ({about})' if about else ''}.")
-    return [*lines, *(f"Note: {note}." for note in table.notes)]
-
-
-def cells(table: Table) -> tuple[list[str], list[list[str]]]:
-    """Head and rows as text."""
-    entry, several = table.entry, len(table.sources) > 1
-    head = ["", "method", *(["runs of"] if several else []), "n", "points", AUTHORS, T_INTERVAL]
-    head += ["paper", "minus paper"] if entry.has_paper else []
-    head += [f"minus {_baseline(entry)}, paired", "p"] if entry.baseline else []
-    head += ["ended below start"]
-    rows, before = [], None
-    for row in table.rows:
-        block = row.panel if row.panel != before else ""
-        before = row.panel
-        beside = [row.source] if several else []
-        rows.append([block, row.method, *beside, *_numbers(row, entry)])
-    return head, rows
-
-
-def _baseline(entry: Entry) -> str:
-    """What the baseline is called in the head of a table."""
-    name = str(entry.baseline)
-    return entry.methods.get(name, name) if entry.own else name
-
-
-def _numbers(row: Row, entry: Entry) -> list[str]:
-    paired = bool(entry.baseline)
-    paper = " ± ".join(f"{value:.{entry.digits}f}" for value in row.paper)
-    authors, interval = row.authors, row.interval
-    if authors is None or interval is None:
-        state = "no runs" if row.setting is None else "0"
-        empty = [""] * (3 if paired else 1)
-        theirs = [paper, ""] if entry.has_paper else []
-        return [state, str(row.points), "", "", *theirs, *empty]
-    apart = (
-        rounded(authors[0] - row.paper[0], DIGITS, signed=True)
-        if row.paper and row.comparable
-        else ""
-    )
-    test = ["", ""]
-    if row.difference is not None:
-        d = row.difference.difference
-        test = [with_interval(d, DIGITS, signed=True), _p(row.difference.p)]
-    return [
-        str(row.n),
-        str(row.points),
-        with_error(*authors, DIGITS),
-        _interval(row),
-        *([paper, apart] if entry.has_paper else []),
-        *(test if paired else []),
-        f"{row.measured.fallen} of {row.n}",
-    ]
-
-
-def _interval(row: Row) -> str:
-    x = row.interval
-    if x is None or x.n == 1:
-        return "unknown (n = 1)"
-    return f"± {rounded((x.high - x.low) / 2, DIGITS)} {interval(x.low, x.high, DIGITS)}"
-
-
-def _p(p: float) -> str:
-    return "< 0.0001" if p < 1e-4 else f"{p:.4f}"
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -177,30 +111,3 @@ def _protected(line: str) -> str:
 
 def _escape(text: str) -> str:
     return "".join(LATEX.get(letter, letter) for letter in text)
-
-
-def to_csv(table: Table) -> str:
-    """Every number at full precision, one line a row; paired differences are to the baseline."""
-    kept = [table.entry.has_paper or name not in PAPER_COLUMNS for name in CSV_COLUMNS]
-    rows = [[row.panel, row.source, *_identity(row), *_values(row)] for row in table.rows]
-    return csv_text([list(compress(line, kept)) for line in [CSV_COLUMNS, *rows]])
-
-
-def _identity(row: Row) -> list[object]:
-    s = row.setting
-    if s is None:
-        return ["", row.key, "", "", "", row.points, 0]
-    low, high = lengths(s).split("–")
-    return [s.task, s.method, "" if s.beta is None else s.beta, low, high, row.points, row.n]
-
-
-def _values(row: Row) -> list[object]:
-    interval, authors, test = row.interval, row.authors, row.difference
-    ours: list[object] = [""] * 5
-    if interval is not None and authors is not None:
-        sd = interval.se * interval.n**0.5
-        ours = [*authors, interval.low, interval.high, sd]
-    paper = [*row.paper, "", ""][:2]
-    d = test.difference if test else None
-    paired = [d.mean, d.low, d.high, test.p, test.n] if d and test else [""] * 5
-    return [*ours, *paper, *paired, row.measured.fallen, len(row.measured.without)]

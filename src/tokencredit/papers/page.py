@@ -20,16 +20,14 @@ from tokencredit.papers.claims import (
     read_win_claims,
     unused,
 )
-from tokencredit.papers.entries import FIGURES, WIN_RATES, Entry, WinEntry, find, find_any
 from tokencredit.papers.figure_data import figure_marks
 from tokencredit.papers.figures import pictures
-from tokencredit.papers.formats import cells, markdown, remarks
+from tokencredit.papers.formats import Runs, markdown
 from tokencredit.papers.frontier import DASH, equal_kl_tables, named_cells
+from tokencredit.papers.kinds import find_figure, find_table
 from tokencredit.papers.runs import LoggedRun, Setting, holds_runs
 from tokencredit.papers.scores import find_comparisons
 from tokencredit.papers.sources import Source, lengths, read_sources
-from tokencredit.papers.tables import make_table
-from tokencredit.papers.win_report import make_win_tables, win_cells, win_remarks
 from tokencredit.statistics.curves import mean
 from tokencredit.statistics.intervals import mean_ci
 from tokencredit.statistics.rounding import interval, rounded, with_error, with_interval
@@ -88,7 +86,6 @@ class Page:
             "held_out": self.held_out,
             "conduct": self.conduct,
             "equal_kl": self.equal_kl,
-            "wins": self.wins,
         }
         return environment.from_string(template).render()
 
@@ -103,17 +100,15 @@ class Page:
         return f"{len(runs)} cells: {listed}. {about[:1].upper()}{about[1:]}."
 
     def table(self, name: str, points: int | None = None) -> str:
-        """A table of the catalogue, its blocks of this experiment, with everything to be said."""
-        made = make_table(self._own(find(name, ("table",))), self.sources, points)
-        text = markdown(*cells(made))
-        said = [f"*{note}*" for note in remarks(made) if note.startswith(("Note", "At scale"))]
-        return "\n\n".join([text, *said])
+        """A table of the catalogue: what is of this experiment, with everything to be said."""
+        runs = Runs(lambda _: self.sources, lambda _: self.comparisons)
+        return find_table(name).of_task(self.task).made(runs, points).on_page()
 
     def figure(
         self, name: str, file: str, points: int | None = None, smooth: int | None = None
     ) -> str:
         """A figure of the catalogue in docs/images, and the Markdown that shows it."""
-        entry = self._own(find(name, FIGURES))
+        entry = find_figure(name).of_task(self.task)
         entry = replace(entry, smooth=entry.smooth if smooth is None else smooth)
         if not self.sources:
             return f"*{entry.title}: no figure before there are cells.*"
@@ -124,15 +119,6 @@ class Page:
         here = (self.experiments / self.name).parent
         link = f"![{entry.title}]({Path(os.path.relpath(path, here)).as_posix()})"
         return "\n\n".join([link, *(f"*Note: {note}.*" for note in notes)])
-
-    def wins(self, name: str) -> str:
-        """A matrix of win rates of the catalogue, beside that of the comparison kept here."""
-        entry = find_any(name, (WIN_RATES,))
-        assert isinstance(entry, WinEntry)
-        parts = []
-        for table in make_win_tables(entry, self.comparisons):
-            parts += [markdown(*win_cells(table)), *(f"*{line}*" for line in win_remarks(table))]
-        return "\n\n".join(parts)
 
     def claims(self, paper: str, points: int | None = None) -> str:
         """The claims of a paper that are about this experiment, judged."""
@@ -163,11 +149,6 @@ class Page:
         if not self.sources:
             return "*No cells yet.*"
         return equal_kl_tables(self.sources[0], self.task, baseline, beta)
-
-    def _own(self, entry: Entry) -> Entry:
-        """The panels of an entry that are about this experiment."""
-        panels = [panel for panel in entry.panels if self.task == panel.tasks[0]]
-        return replace(entry, panels=panels)
 
     def _of_claim(self, claim: Claim) -> Claim:
         return replace(claim, panels=[p for p in claim.panels if self.task == p.tasks[0]])

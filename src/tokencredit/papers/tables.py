@@ -1,16 +1,26 @@
-"""The rows of a table, of each setting the numbers with intervals; and why rows are missing."""
+"""Tables of runs' numbers with their intervals: the rows, and the text of them."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import compress
+from typing import ClassVar, Final
 
-from tokencredit.errors import UserError
-from tokencredit.papers.entries import Entry, Panel
+from tokencredit.errors import UserError, require
+from tokencredit.papers.entries import (
+    STATISTICS,
+    Panel,
+    PanelEntry,
+    missing,
+    name_of,
+    said_of,
+    settings_of,
+)
+from tokencredit.papers.formats import Format, Made, Runs, TableEntry, markdown, with_remarks
 from tokencredit.papers.measures import Measured, in_words, measure
-from tokencredit.papers.runs import LoggedRun, Setting
-from tokencredit.papers.sources import Source, label, lengths, notes
+from tokencredit.papers.runs import Setting
+from tokencredit.papers.sources import Source, lengths
 from tokencredit.statistics.intervals import (
     Interval,
     PairedTest,
@@ -18,9 +28,45 @@ from tokencredit.statistics.intervals import (
     mean_ci,
     paired_difference,
 )
+from tokencredit.statistics.rounding import interval, rounded, with_error, with_interval
+from tokencredit.store.sheets import csv_text
 
-Condition = tuple[str, Callable[[Setting], bool], Callable[[Setting], str]]
-"""A condition as it stands in the entry, whether a setting meets it, and what the setting has."""
+DIGITS: Final = 4
+"""As authors' runs are told apart."""
+AUTHORS: Final = "mean ± 2 sd/√n"
+T_INTERVAL: Final = "95 % t interval"
+PAPER_COLUMNS: Final = ("paper_mean", "paper_half")
+CSV_COLUMNS: Final = (
+    *("panel", "source", "task", "method", "beta", "min_new_tokens", "max_new_tokens", "points"),
+    *("n", "mean", "authors_half", "t_low", "t_high", "sd", *PAPER_COLUMNS),
+    *("paired_difference", "paired_low", "paired_high", "paired_p", "pairs"),
+    *("ended_below_start", "not_averaged"),
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class CurveTable(PanelEntry, TableEntry):
+    """A number of the curve of each run, by method and panel, beside the paper's."""
+
+    kind: ClassVar[str] = "table"
+
+    statistic: str = "mean"
+    """The number of one run. mean of the first points, mean of the last of them, or the value where
+    the KL divergence first reaches a level."""
+    baseline: str | None = None
+    """The method that the others are compared with, run by run."""
+    digits: int = 2
+    """How many decimals the paper's numbers have."""
+
+    def __post_init__(self) -> None:
+        """Check the statistic."""
+        PanelEntry.__post_init__(self)
+        rule = f"must be one of {', '.join(STATISTICS)}"
+        require(self.statistic in STATISTICS, "statistic", self.statistic, rule)
+
+    def made(self, runs: Runs, points: int | None = None) -> Table:
+        """Its rows, from the curves of runs."""
+        return make_table(self, runs.sources(self), points)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +108,29 @@ class Row:
 
 
 @dataclass(slots=True)
-class Table:
+class Table(Made):
     """A table of the catalogue with the numbers of some runs."""
 
-    entry: Entry
+    entry: CurveTable
     rows: list[Row]
     sources: list[Source]
     notes: list[str]
 
+    def text(self, form: Format) -> str:
+        """The table in that form; notes follow it, except in CSV."""
+        if form is Format.csv:
+            return to_csv(self)
+        return with_remarks(*cells(self), remarks(self), form)
 
-def make_table(entry: Entry, sources: Sequence[Source], points: int | None = None) -> Table:
+    def on_page(self) -> str:
+        """The table, with its notes; the page says where its runs are from."""
+        said = [f"*{note}*" for note in remarks(self) if note.startswith(("Note", "At scale"))]
+        return "\n\n".join([markdown(*cells(self)), *said])
+
+
+def make_table(entry: CurveTable, sources: Sequence[Source], points: int | None = None) -> Table:
     """The table of an entry; `points` overrides how many first steps are used."""
-    panels = [replace(p, points=points) if points is not None else p for p in entry.panels]
+    panels = entry.with_points(points)
     rows = [row for panel in panels for row in _rows(entry, panel, sources)]
     unsaid = entry.own or not rows
     lacking = [text for p in panels if unsaid for text in missing(entry, p, sources)]
@@ -89,24 +146,7 @@ def make_table(entry: Entry, sources: Sequence[Source], points: int | None = Non
     return Table(entry, rows, list(sources), list(dict.fromkeys(said)))
 
 
-def said_of(source: Source, entry: Entry) -> list[str]:
-    """What must be said of a source beside an entry: its own notes, and runs that are not shown."""
-    tasks = {task_of(panel, source): None for panel in entry.panels}
-    own = [f"{source.name}: {text}" for text in notes(source, tasks)]
-    return own + left_out(source, entry)
-
-
-def left_out(source: Source, entry: Entry) -> list[str]:
-    """Runs of the entry's tasks that none of its panels shows."""
-    found = []
-    for task in dict.fromkeys(task_of(panel, source) for panel in entry.panels):
-        for setting, runs in source.of(task).items():
-            if not entry.shows(setting):
-                found.append(f"{source.name}: not shown: {len(runs)} runs of {label(setting)}")
-    return found
-
-
-def _rows(entry: Entry, panel: Panel, sources: Sequence[Source]) -> Iterator[Row]:
+def _rows(entry: CurveTable, panel: Panel, sources: Sequence[Source]) -> Iterator[Row]:
     """The rows of a panel: methods in the entry's order, sources within them."""
     for method in entry.methods:
         paper = panel.paper.get(method, [])
@@ -118,7 +158,7 @@ def _rows(entry: Entry, panel: Panel, sources: Sequence[Source]) -> Iterator[Row
             yield Row("", panel.title, name_of(entry, method), None, base, paper, key=method)
 
 
-def _of_source(entry: Entry, panel: Panel, source: Source, method: str) -> Iterator[Row]:
+def _of_source(entry: CurveTable, panel: Panel, source: Source, method: str) -> Iterator[Row]:
     settings = settings_of(panel, source, method)
     baseline = _baseline(entry, panel, source)
     for setting, runs in settings.items():
@@ -137,45 +177,7 @@ def _of_source(entry: Entry, panel: Panel, source: Source, method: str) -> Itera
         )
 
 
-def settings_of(panel: Panel, source: Source, method: str) -> dict[Setting, list[LoggedRun]]:
-    """The runs of a method that belong to a panel."""
-    return {
-        setting: runs
-        for setting, runs in source.of(task_of(panel, source), method).items()
-        if panel.takes(setting)
-    }
-
-
-def task_of(panel: Panel, source: Source) -> str:
-    """The first name of a panel's task under which there are runs for it."""
-    present = (task for task in panel.tasks if any(map(panel.takes, source.of(task))))
-    return next(present, panel.tasks[0])
-
-
-def name_of(
-    entry: Entry, method: str, setting: Setting | None = None, among: Sequence[Setting] = ()
-) -> str:
-    """A method's name, the paper's name for it, and what sets it apart from others of its name.
-
-    In an entry of one's own it is the name that stands there.
-    """
-    called = entry.methods[method]
-    name = method if called.lower() == method else f"{method} ({called})"
-    name = called if entry.own else name
-    return name if setting is None or len(among) < 2 else f"{name}, {_apart(setting, among)}"
-
-
-def _apart(setting: Setting, all_settings: Sequence[Setting]) -> str:
-    """What distinguishes a setting from the others of its method."""
-    parts = []
-    if len({other.beta for other in all_settings}) > 1 and setting.beta is not None:
-        parts.append(f"β = {setting.beta:g}")
-    if len({other.lengths for other in all_settings}) > 1:
-        parts.append(f"{lengths(setting)} tokens")
-    return ", ".join(parts or [setting.task])
-
-
-def _baseline(entry: Entry, panel: Panel, source: Source) -> Mapping[int, float]:
+def _baseline(entry: CurveTable, panel: Panel, source: Source) -> Mapping[int, float]:
     """The baseline's number of each run; none if it has several settings in the panel."""
     if entry.baseline is None:
         return {}
@@ -190,50 +192,103 @@ def _paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> Paire
     return paired_difference([values[run] for run in common], [baseline[run] for run in common])
 
 
-def missing(entry: Entry, panel: Panel, sources: Sequence[Source]) -> list[str]:
-    """What must be said of a panel of which some methods, or all, have no runs."""
-    settings = [run.setting for source in sources for run in source.runs]
-    without = [
-        method
-        for method in entry.methods
-        if not any(_fits(setting, _conditions(panel, [method])) for setting in settings)
-    ]
-    where = panel.title or panel.tasks[0]
-    if len(without) == len(entry.methods):
-        return [f"{where}: {_excluded(settings, _conditions(panel, without))}"]
+def remarks(table: Table) -> list[str]:
+    """What the numbers are, where the runs are from, and everything a reader must know."""
+    entry = table.entry
+    whose = "Source" if entry.own and not entry.has_paper else "Paper"
+    lines = [f"{entry.title}: {STATISTICS[entry.statistic]}. {whose}: {entry.source}."]
+    if any(row.paper and row.n and not row.comparable for row in table.rows):
+        lines.append("At scale cpu models and rewards are others than the paper's: no difference.")
+    for source in table.sources:
+        about = source.about()
+        lines.append(f"Runs: {source.name}{f' ({about})' if about else ''}.")
+    return [*lines, *(f"Note: {note}." for note in table.notes)]
+
+
+def cells(table: Table) -> tuple[list[str], list[list[str]]]:
+    """Head and rows as text."""
+    entry, several = table.entry, len(table.sources) > 1
+    head = ["", "method", *(["runs of"] if several else []), "n", "points", AUTHORS, T_INTERVAL]
+    head += ["paper", "minus paper"] if entry.has_paper else []
+    head += [f"minus {_baseline_called(entry)}, paired", "p"] if entry.baseline else []
+    head += ["ended below start"]
+    rows, before = [], None
+    for row in table.rows:
+        block = row.panel if row.panel != before else ""
+        before = row.panel
+        beside = [row.source] if several else []
+        rows.append([block, row.method, *beside, *_numbers(row, entry)])
+    return head, rows
+
+
+def _baseline_called(entry: CurveTable) -> str:
+    """What the baseline is called in the head of a table."""
+    name = str(entry.baseline)
+    return entry.methods.get(name, name) if entry.own else name
+
+
+def _numbers(row: Row, entry: CurveTable) -> list[str]:
+    paired = bool(entry.baseline)
+    paper = " ± ".join(f"{value:.{entry.digits}f}" for value in row.paper)
+    authors, interval = row.authors, row.interval
+    if authors is None or interval is None:
+        state = "no runs" if row.setting is None else "0"
+        empty = [""] * (3 if paired else 1)
+        theirs = [paper, ""] if entry.has_paper else []
+        return [state, str(row.points), "", "", *theirs, *empty]
+    apart = (
+        rounded(authors[0] - row.paper[0], DIGITS, signed=True)
+        if row.paper and row.comparable
+        else ""
+    )
+    test = ["", ""]
+    if row.difference is not None:
+        d = row.difference.difference
+        test = [with_interval(d, DIGITS, signed=True), _p(row.difference.p)]
     return [
-        f"{where}, {entry.methods[method]}: {_excluded(settings, _conditions(panel, [method]))}"
-        for method in without
+        str(row.n),
+        str(row.points),
+        with_error(*authors, DIGITS),
+        _interval(row),
+        *([paper, apart] if entry.has_paper else []),
+        *(test if paired else []),
+        f"{row.measured.fallen} of {row.n}",
     ]
 
 
-def _conditions(panel: Panel, methods: Sequence[str]) -> list[Condition]:
-    """The panel's conditions on settings, in the order in which they are asked."""
-    found: list[Condition] = [
-        (f"task {' or '.join(panel.tasks)}", lambda s: s.task in panel.tasks, lambda s: s.task),
-        (f"method {' or '.join(methods)}", lambda s: s.method in methods, lambda s: s.method),
-    ]
-    if panel.lengths is not None:
-        wanted = tuple(panel.lengths)
-        text = f"lengths {'–'.join(map(str, wanted))}"
-        found.append((text, lambda s: s.lengths == wanted, lengths))
-    if panel.beta is not None:
-        text = f"beta {panel.beta:g}"
-        found.append((text, lambda s: s.beta in {None, panel.beta}, lambda s: f"{s.beta:g}"))
-    return found
+def _interval(row: Row) -> str:
+    x = row.interval
+    if x is None or x.n == 1:
+        return "unknown (n = 1)"
+    return f"± {rounded((x.high - x.low) / 2, DIGITS)} {interval(x.low, x.high, DIGITS)}"
 
 
-def _fits(setting: Setting, conditions: Sequence[Condition]) -> bool:
-    return all(meets(setting) for _, meets, _ in conditions)
+def _p(p: float) -> str:
+    return "< 0.0001" if p < 1e-4 else f"{p:.4f}"
 
 
-def _excluded(settings: Sequence[Setting], conditions: Sequence[Condition]) -> str:
-    """Of so many runs, how many each condition excluded of those that met the ones before it."""
-    parts, left = [], list(settings)
-    for text, meets, of in conditions:
-        out = Counter(of(setting) for setting in left if not meets(setting))
-        left = [setting for setting in left if meets(setting)]
-        if out:
-            theirs = ", ".join(f"{name}: {count}" for name, count in sorted(out.items()))
-            parts.append(f"{text} excludes {out.total()} ({theirs})")
-    return f"no runs: of {len(settings)}, {', then '.join(parts)}"
+def to_csv(table: Table) -> str:
+    """Every number at full precision, one line a row; paired differences are to the baseline."""
+    kept = [table.entry.has_paper or name not in PAPER_COLUMNS for name in CSV_COLUMNS]
+    rows = [[row.panel, row.source, *_identity(row), *_values(row)] for row in table.rows]
+    return csv_text([list(compress(line, kept)) for line in [CSV_COLUMNS, *rows]])
+
+
+def _identity(row: Row) -> list[object]:
+    s = row.setting
+    if s is None:
+        return ["", row.key, "", "", "", row.points, 0]
+    low, high = lengths(s).split("–")
+    return [s.task, s.method, "" if s.beta is None else s.beta, low, high, row.points, row.n]
+
+
+def _values(row: Row) -> list[object]:
+    interval, authors, test = row.interval, row.authors, row.difference
+    ours: list[object] = [""] * 5
+    if interval is not None and authors is not None:
+        sd = interval.se * interval.n**0.5
+        ours = [*authors, interval.low, interval.high, sd]
+    paper = [*row.paper, "", ""][:2]
+    d = test.difference if test else None
+    paired = [d.mean, d.low, d.high, test.p, test.n] if d and test else [""] * 5
+    return [*ours, *paper, *paired, row.measured.fallen, len(row.measured.without)]

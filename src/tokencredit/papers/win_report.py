@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import ClassVar, Final
 
-from tokencredit.papers.entries import WinEntry
-from tokencredit.papers.formats import Format, with_remarks
+from tokencredit.errors import require
+from tokencredit.papers.entries import Entry
+from tokencredit.papers.formats import Format, Made, Runs, TableEntry, markdown, with_remarks
 from tokencredit.papers.runs import holds_runs, read_csv
 from tokencredit.papers.scores import Comparison
 from tokencredit.statistics.rounding import interval, rounded
@@ -21,6 +22,45 @@ CSV_COLUMNS: Final = (
     *("comparison", "row", "column", "rate", "seeds", "seed_low", "seed_high"),
     *("prompts", "prompt_se", "wins", "draws", "losses", "paper"),
 )
+
+
+@dataclass(slots=True, kw_only=True)
+class WinEntry(TableEntry):
+    """A matrix of win rates of a paper."""
+
+    kind: ClassVar[str] = "win_rates"
+
+    task: str = "win_rates"
+    """The experiment with the comparison."""
+    paper: dict[str, list[float]] = field(default_factory=dict)
+    """The paper's rows; a row beats columns, which are in the order of the rows."""
+    digits: int = 3
+    """How many decimals are shown."""
+
+    def __post_init__(self) -> None:
+        """The paper's rows must make a square whose names are those of methods."""
+        Entry.__post_init__(self)
+        unknown = [name for name in self.paper if name not in self.methods]
+        require(not unknown, "paper", unknown, "each row must be one of methods")
+        for name, row in self.paper.items():
+            rule = f"must have {len(self.paper)} numbers, a column for each row"
+            require(len(row) == len(self.paper), f"paper.{name}", row, rule)
+
+    @property
+    def tasks(self) -> list[str]:
+        """The name of its task."""
+        return [self.task]
+
+    def made(self, runs: Runs, points: int | None = None) -> WinTables:
+        """The matrix of each comparison."""
+        require(points is None, "--points", points, "win rates are of answers, not of steps")
+        return WinTables(make_win_tables(self, runs.comparisons(self.task)))
+
+    def rate(self, row: str, column: str) -> float | None:
+        """The paper's rate; None where it has none."""
+        if row not in self.paper or column not in self.paper:
+            return None
+        return self.paper[row][list(self.paper).index(column)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +106,24 @@ def unfinished(comparison: Comparison) -> list[str]:
     ]
 
 
-def render_wins(tables: Sequence[WinTable], form: Format) -> str:
-    """The matrices in that form."""
-    if form is Format.csv:
-        return _csv(tables)
-    return "\n".join(with_remarks(*win_cells(t), win_remarks(t), form) for t in tables)
+@dataclass(frozen=True, slots=True)
+class WinTables(Made):
+    """The matrices of an entry, one for each comparison."""
+
+    tables: Sequence[WinTable]
+
+    def text(self, form: Format) -> str:
+        """The matrices in that form."""
+        if form is Format.csv:
+            return _csv(self.tables)
+        return "\n".join(with_remarks(*win_cells(t), win_remarks(t), form) for t in self.tables)
+
+    def on_page(self) -> str:
+        """The matrices, each with what must be said of it."""
+        parts = []
+        for table in self.tables:
+            parts += [markdown(*win_cells(table)), *(f"*{line}*" for line in win_remarks(table))]
+        return "\n\n".join(parts)
 
 
 def win_cells(table: WinTable) -> tuple[list[str], list[list[str]]]:

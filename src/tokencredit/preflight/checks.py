@@ -7,7 +7,6 @@ A new one is a function that raises `UserError`, listed in `CHECKS`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -106,12 +105,13 @@ def check_records(context: Context, stages: Sequence[Stage]) -> None:
         say(f"dataset: {count} unusable records are left out ({corpus.dropped.summary()})")
     if stages[-1].is_run:
         for split in ("rl", "eval"):
-            question = f"texts of {split} of more than {spec.min_characters} characters"
-            corpus.ask(question, partial(_count_texts, corpus, split, spec))
+            _count_long(corpus, split, spec)
 
 
-def _count_texts(corpus: Corpus, split: str, spec: PromptSpec) -> int:
-    return len(long_texts(corpus.parts[split], spec))
+def _count_long(corpus: Corpus, split: str, spec: PromptSpec) -> int:
+    """Texts of a split that prompts can be cut from; raises `UserError` where there is none."""
+    question = f"texts of {split} of more than {spec.min_characters} characters"
+    return corpus.ask(question, lambda: len(long_texts(corpus.parts[split], spec)))
 
 
 CHECKS: Final[tuple[Check, ...]] = (

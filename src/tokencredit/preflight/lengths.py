@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from tokencredit.console import say
+from tokencredit.data.formats import Holds
 from tokencredit.data.pairs import read_pairs
 from tokencredit.data.prompts import TOO_LONG
-from tokencredit.data.records import Format, Record
+from tokencredit.data.records import Record
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.errors import UserError
 from tokencredit.models.loading.model import Pretrained, load_tokenizer
@@ -32,7 +33,7 @@ FIRST: Final = 100
 
 def check_lengths(context: Context, stages: Sequence[Stage]) -> None:
     """Prompts leave room for responses, and demonstrations and pairs fit the lengths of stages."""
-    if context.config.dataset.format is Format.text:
+    if context.config.dataset.reader().holds is Holds.texts:
         return  # texts are cut wherever they are used
     for stage in stages:
         if stage.is_there():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.style import Style
 from rich.table import Table
+from rich.terminal_theme import DEFAULT_TERMINAL_THEME
 from rich.text import Text
 
 from tokencredit.console import aligned, visible
@@ -23,7 +25,7 @@ Row = Mapping[str, Any]
 # Blue for credit, vermilion for blame: told apart with every common colour blindness.
 _CREDIT = (0, 114, 178)
 _BLAME = (213, 94, 0)
-_COLUMNS = ("rewards", "shaped", "kl", "values", "advantages")
+_COLUMNS = ("rewards", "shaped", "kl", "values", "advantages", "evidence")
 _DARK_ENOUGH = 0.55
 MODELS: Final = {"sft": "SFT", "policy": "policy"}
 OPINIONS: Final = {"score": "score", "oracle": "oracle"}
@@ -33,6 +35,22 @@ LONGEST: Final = 600
 """Characters of a text on a terminal."""
 WIDTH: Final = 120
 """Columns of what is printed into a file or a pipe."""
+_SVG: Final = """\
+<svg viewBox="0 0 {terminal_width} {terminal_height}" xmlns="http://www.w3.org/2000/svg">
+<style>
+.{unique_id}-matrix {{ font: {char_height}px/{line_height}px monospace; }}
+{styles}
+</style>
+<defs>
+{lines}
+</defs>
+<rect width="100%" height="100%" fill="#ffffff"/>
+{backgrounds}
+<g class="{unique_id}-matrix">
+{matrix}
+</g>
+</svg>
+"""
 
 
 def render_samples(rows: Sequence[Row], limit: int) -> Table:
@@ -44,7 +62,8 @@ def render_samples(rows: Sequence[Row], limit: int) -> Table:
     chosen = rows[-limit:] if limit > 0 else []
     scale = _largest_reward(chosen)
     table = Table(show_lines=True, expand=True)
-    table.add_column("step", justify="right")
+    place = "step" if all("step" in row for row in chosen) else "row"
+    table.add_column(place, justify="right")
     table.add_column("score", justify="right")
     table.add_column("prompt → response, shaded by token reward", ratio=1)
     for row in chosen:
@@ -52,16 +71,28 @@ def render_samples(rows: Sequence[Row], limit: int) -> Table:
         text = Text().append(_printable(row["prompt"]), style="dim")
         for token, reward in zip(row["tokens"], row["rewards"], strict=True):
             text.append(_printable(token), style=_shade(reward / scale))
-        table.add_row(str(row["step"]), f"{row['score']:+.2f}", text)
+        table.add_row(str(row[place]), f"{row['score']:+.2f}", text)
     return table
 
 
-def samples_html(rows: Sequence[Row]) -> str:
+def samples_html(rows: Sequence[Row], title: str = "Samples") -> str:
     """Return a page that needs no other file: tokens shaded by reward, their numbers on hover.
 
     All text is escaped, and the page's own policy forbids scripts and anything from elsewhere.
     """
-    return render("samples.html", title="Samples", samples=sample_views(rows))
+    return render("samples.html", title=title, samples=sample_views(rows))
+
+
+def samples_fragment(rows: Sequence[Row]) -> str:
+    """Return the same as a part of somebody else's page, whose looks it leaves alone."""
+    return render("fragment.html", samples=sample_views(rows))
+
+
+def samples_svg(rows: Sequence[Row]) -> str:
+    """Return the terminal's table as a picture that needs no other file."""
+    console = Console(record=True, file=io.StringIO(), width=WIDTH)
+    console.print(render_samples(rows, len(rows)))
+    return console.export_svg(theme=DEFAULT_TERMINAL_THEME, code_format=_SVG, unique_id="samples")
 
 
 def sample_views(rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -69,9 +100,11 @@ def sample_views(rows: Sequence[Row]) -> list[dict[str, Any]]:
     scale = _largest_reward(rows)
     return [
         {
-            "step": row["step"],
-            "row": row["row"],
-            "score": f"{row['score']:+.3f}",
+            "about": [
+                *([f"step {row['step']}"] if "step" in row else []),
+                f"row {row['row']}",
+                f"score {row['score']:+.3f}",
+            ],
             "prompt": visible(row["prompt"]),
             "tokens": [
                 {

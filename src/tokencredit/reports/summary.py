@@ -35,7 +35,7 @@ def closing_summary(run_dir: str | Path) -> str:
     Raises UserError where the folder holds no step.
     """
     run = RunFolder.logged(run_dir)
-    parts = [_headline(run)]
+    parts = ["\n".join(filter(None, [_headline(run), _horizon(run)]))]
     parts.append(columns([*score_ends(run), [gain(run)]]))
     table = evaluation_table(run)
     if table:
@@ -68,6 +68,7 @@ def write_report(run_dir: str | Path) -> Path:
         "report.html",
         title=f"{run.scheme} · {run.path.resolve().name}",
         lead=_headline(run),
+        horizon=_horizon(run),
         ends=score_ends(run),
         gain=gain(run),
         figures=embedded(drawn),
@@ -156,6 +157,11 @@ def _headline(run: RunFolder) -> str:
             f"{duration(results['wall_seconds'])} of RL" if "wall_seconds" in results else "",
         ]
     return ", ".join(fact for fact in facts if fact)
+
+
+def _horizon(run: RunFolder) -> str:
+    """Whether token rewards look ahead; empty for a run that does not say."""
+    return str(run.manifest().get("horizon", ""))
 
 
 def _ends(run: RunFolder, metric: str) -> tuple[Interval | None, Interval | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from numbers import Real
 from typing import Any, Final, Self
 
@@ -12,12 +12,14 @@ import torch
 from jaxtyping import Float
 
 from tokencredit.errors import UserError
-from tokencredit.ops import keep
+from tokencredit.ops import keep, last_token
 from tokencredit.rewards.scheme import Evidence, RewardScheme
 from tokencredit.rollout import Judgement, Rollout
 
 ROUNDING: Final = 1e-5
 """By how much of what is paid in all a sum may miss the score."""
+LENGTHS: Final = (1, 3, 6, 4, 2)
+"""Tokens of the made-up responses."""
 SHAPE: Final = "returns float32 of shape (B, T)"
 MASKED: Final = "pays nothing where masked"
 FINITE: Final = "pays finite rewards, for one token too"
@@ -62,6 +64,60 @@ class ScoresAlone(Judgement):
         values = {item.name: object.__getattribute__(self, item.name) for item in fields(self)}
         parts: dict[str, Any] = {n: None if v is None else change(v) for n, v in values.items()}
         return type(self)(**parts)
+
+
+def example(
+    extra: int = 0, evidence: Evidence = Evidence.none, fill: float = 0.0
+) -> tuple[Rollout, Judgement]:
+    """Five responses of 1 to 6 tokens with `extra` columns of padding that holds `fill`."""
+    generator = torch.Generator().manual_seed(0)
+    rows, width = len(LENGTHS), max(LENGTHS)
+    mask = torch.arange(width + extra) < torch.tensor(LENGTHS)[:, None]
+    noise = torch.randn((4, rows, width), generator=generator)
+    padded = torch.cat([noise, torch.full((4, rows, extra), fill)], dim=2)
+    padded = torch.where(mask, padded, fill)
+    weights = padded[3].abs() if evidence is Evidence.nonnegative else padded[3]
+    rollout = Rollout(
+        rows=torch.arange(rows),
+        prompt_ids=torch.ones((rows, 2), dtype=torch.long),
+        prompt_mask=torch.ones((rows, 2), dtype=torch.bool),
+        response_ids=torch.full((rows, width + extra), 5),
+        response_mask=mask,
+        min_new=torch.zeros(rows, dtype=torch.long),
+        finished=torch.tensor([True, False, True, True, False]),
+        stopped=torch.zeros(5, dtype=torch.bool),
+        groups=torch.arange(5),
+        logp=padded[0],
+        ref_logp=padded[1],
+        values=padded[2],
+    )
+    ends = torch.arange(width + extra) % 2 == 0
+    judgement = Judgement(
+        scores=torch.tensor([1.5, -2.0, 0.3, 0.0, 4.0]),
+        evidence=weights,
+        ends=ends.expand(mask.shape) & (mask | bool(fill)),
+    )
+    return rollout, judgement
+
+
+def looks_ahead(scheme: RewardScheme) -> tuple[bool, bool]:
+    """Of the rewards before the last token of a response: whether they depend on evidence, and
+    whether on that of later tokens or on the score. Found out on the made-up responses."""
+    rollout, told = example(evidence=scheme.evidence)
+    mask = rollout.response_mask
+    places, early = torch.arange(mask.shape[1]), mask & ~last_token(mask)
+
+    def moved(others: torch.Tensor, scores: torch.Tensor, seen: torch.Tensor) -> bool:
+        """Whether rewards that are `seen` differ with `others`' evidence and those scores."""
+        evidence = torch.where(others, 0.5 * told.evidence + 0.7, told.evidence)
+        paid = scheme.token_rewards(rollout, replace(told, evidence=evidence, scores=scores))
+        return not torch.equal(keep(paid, seen), keep(before, seen))
+
+    before = scheme.token_rewards(rollout, told)
+    later = (
+        moved(mask & (places > t), -0.5 * told.scores + 1, early & (places <= t)) for t in places
+    )
+    return moved(mask, told.scores, early), any(later)
 
 
 def as_declared(scheme: RewardScheme, judgement: Judgement) -> Judgement:

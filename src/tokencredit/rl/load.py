@@ -1,18 +1,24 @@
-"""The live models of a run, from the folders of the stages before it."""
+"""What a run reads of the folders of the stages before it: its live models, and what its judge is
+given."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from tokencredit.config import Config
+from tokencredit.errors import UserError
+from tokencredit.judges.given import Given
 from tokencredit.models.actors import Actors
 from tokencredit.models.adapters.lora import adapted, add_value_adapter
 from tokencredit.models.critic import check_same_ids, load_trunk, start_head
 from tokencredit.models.loading.model import Autocast, load_tokenizer
 from tokencredit.models.loading.weights import load_causal
+from tokencredit.models.log_ratio import ADAPTER
 from tokencredit.models.passes.computation import Computation
 from tokencredit.models.passes.kernels import ready
 from tokencredit.models.tokens.ends import special_ids
@@ -20,7 +26,7 @@ from tokencredit.models.value import ValueInit, ValueKind
 from tokencredit.streams import torch_seed
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def load_actors(config: Config, sft: Path, reward_model: Path | None = None) -> Actors:
@@ -88,3 +94,61 @@ def _load(config: Config, sft: Path) -> PreTrainedModel:
     model = config.model
     quantized = model.quantized(config.hardware.device.value)
     return load_causal(sft, model.dtype, context=model.context, quantized=quantized)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerAlone:
+    """What stands for live models where there are none: judges that read texts work with it."""
+
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def policy(self) -> torch.nn.Module:
+        """There is none."""
+        raise UserError("policy: is missing; the judge reads the live policy, so give one")
+
+
+def open_live(
+    config: Config, tokenizer: PreTrainedTokenizerBase, folders: Mapping[str, Path]
+) -> Actors | TokenizerAlone:
+    """What a judge reads of live models, outside of a run: of those in `folders`, by role.
+
+    The policy is frozen and has no values; without one, the reference ("sft") stands in its place.
+    """
+    from tokencredit.models.policy import PolicyWithValue, Reference
+
+    place = folders.get("policy", folders.get("sft"))
+    if place is None:
+        return TokenizerAlone(tokenizer)
+    device, dpo = config.hardware.device.value, folders.get("dpo")
+    base = load_causal(place, config.model.dtype)
+    special = special_ids(tokenizer, base)
+    # A DPO model that is an adapter is put beside others, on the model that it was trained on.
+    beside = dpo is not None and (dpo / ADAPTER).is_file()
+    model = adapted(base, replace(config.model.lora, enabled=beside)).eval()
+    ready(model)
+    memory = Computation(uses_values=False, logits_memory=config.hardware.logits_memory_mb << 20)
+    policy = PolicyWithValue(model, special, config.rollout, memory).to(device)
+    apart = config.reads_reference() and "policy" in folders
+    frozen = load_causal(folders["sft"], config.model.dtype).to(device) if apart else base
+    return Actors(policy=policy, reference=Reference(policy, frozen), tokenizer=tokenizer)
+
+
+def given_from(
+    config: Config,
+    folder: Callable[[str], Path],
+    column_names: Callable[[], Sequence[str]],
+    columns: Callable[[Sequence[str]], Mapping[str, Sequence[object]]],
+) -> Given:
+    """What judge and scorer of that configuration may read; `folder` finds artifacts by role."""
+    return Given(
+        folder=folder,
+        model=config.model,
+        device=config.hardware.device.value,
+        score_at=config.reward_model.score_at,
+        beta=config.dpo.beta,
+        scheme=config.reward_scheme,
+        seconds=config.run.function_seconds,
+        column_names=column_names,
+        columns=columns,
+    )

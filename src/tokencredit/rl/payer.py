@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from tokencredit.console import say
 from tokencredit.errors import UserError
+from tokencredit.judges.judge import Judge
 from tokencredit.rewards.promises import (
     FINITE,
     MEASURED,
@@ -20,9 +21,11 @@ from tokencredit.rewards.promises import (
     SHAPE,
     as_declared,
     broken,
+    looks_ahead,
     unmeasured,
     vanishing,
 )
+from tokencredit.rewards.scheme import Evidence, RewardScheme
 from tokencredit.rollout import Judgement, Rollout, Targets
 from tokencredit.store.run_folder import RunFolder, State
 from tokencredit.user_code.guard import guarded
@@ -114,3 +117,29 @@ def warn_of_nothing(
         say(f"warning: {text}")
         known = [*known, text]
         run.write(State.running, **{WARNINGS: known})
+
+
+def horizon(judge: Judge, scheme: RewardScheme) -> str:
+    """Whether token rewards depend on later tokens, and what follows for the policy gradient.
+
+    Rewards that do not, whatever they are, have the gradient of their expected sum; a look ahead
+    at a token that is chosen later is paid before it is chosen, and that token's own return lacks
+    it. Empty for a scheme that reads no evidence.
+    """
+    if scheme.evidence is Evidence.none:
+        return ""
+    try:
+        with guarded(type(scheme).__name__):
+            early, later = looks_ahead(scheme)
+    except UserError:  # which is said when it pays
+        return ""
+    ahead = {
+        f"evidence of {type(judge).__name__}": not judge.causal,
+        f"{type(scheme).__name__} weighs evidence by the whole response": later,
+        "where sentences end": scheme.reads_ends,
+    }
+    why = ", ".join(each for each, so in ahead.items() if so)
+    if early and why:
+        return f"look-ahead: rewards depend on later tokens ({why}); the policy gradient is biased"
+    whole = "the score's" if scheme.preserves_sum() else "that of the sum of rewards"
+    return f"causal: no reward depends on later tokens; the policy gradient is {whole}"

@@ -35,7 +35,7 @@ class Totals:
     filled: int = 0
     """Prompt and response tokens that the forward passes read, without padding."""
     slots: float = 0.0
-    """The same with padding."""
+    """Prompt and response tokens that the forward passes read, padding included."""
     sums: dict[str, float] = field(default_factory=dict)
     skipped: int = 0
     stopped: int = 0

@@ -8,8 +8,10 @@ from typing import Final
 from tokencredit.errors import UserError
 from tokencredit.judges.given import Given
 from tokencredit.judges.judge import Judge
+from tokencredit.rl.load import given_from
 from tokencredit.stages.context import Context
 from tokencredit.stages.dpo import DPOStage
+from tokencredit.stages.judge_stage import JudgeStage
 from tokencredit.stages.oracle import OracleStage
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.sampled_pairs import SampledPairsStage
@@ -38,31 +40,43 @@ def stage_named(name: str, context: Context) -> Stage:
 def stages_of(judge: Judge, context: Context) -> dict[str, Stage]:
     """The stages whose artifacts a judge has asked for, by role."""
     judge.check_reward_models(trained=context.config.reward_model.train)
-    return {role: _made_by(made_by, context) for role, made_by in judge.artifacts().items()}
+    return {role: made_by(maker, context, judge) for role, maker in judge.artifacts().items()}
 
 
-def _made_by(maker: str | type, context: Context) -> Stage:
-    if isinstance(maker, str):
-        return stage_named(maker, context)
-    if not issubclass(maker, Stage):
+def made_by(maker: str | type, context: Context, judge: Judge) -> Stage:
+    """The stage that makes an artifact of `judge`: one of that name, or of that class."""
+    kind = STAGES.get(maker) if isinstance(maker, str) else maker
+    if kind is None:
+        return stage_named(str(maker), context)
+    if not issubclass(kind, Stage):
         raise UserError(
-            f"{maker.__name__}: is no stage; name the class of one, of tokencredit.stages.stage"
+            f"{kind.__name__}: is no stage; name the class of one, of tokencredit.stages.stage"
         )
-    return maker(context)
+    return kind(context, judge) if issubclass(kind, JudgeStage) else kind(context)
+
+
+def panel_stages(context: Context) -> dict[str, Stage]:
+    """The stages whose artifacts judge and scorer of a run have asked for, by role.
+
+    Raises `UserError` where the two would train a stage of one role by different settings.
+    """
+    found = stages_of(context.config.judge, context)
+    for role, stage in stages_of(context.config.scorer, context).items():
+        other = found.setdefault(role, stage)
+        if isinstance(stage, JudgeStage) and stage.key != other.key:
+            raise UserError(
+                f"scorer: its stage {stage.name!r} differs from the judge's, and both have the "
+                f"role {role!r}; give both the same settings, or set scorer=judge"
+            )
+    return found
 
 
 def given_of(context: Context) -> Given:
     """What judge and scorer of a run may read."""
     config = context.config
-    stages = stages_of(config.judge, context) | stages_of(config.scorer, context)
-    return Given(
-        folder=lambda role: context.store.get(stages[role]).path,
-        model=config.model,
-        device=config.hardware.device.value,
-        score_at=config.reward_model.score_at,
-        beta=config.dpo.beta,
-        scheme=config.reward_scheme,
-        seconds=config.run.function_seconds,
-        column_names=config.dataset.column_names,
-        columns=context.columns,
+    return given_from(
+        config,
+        lambda role: context.store.get(panel_stages(context)[role]).path,
+        config.dataset.column_names,
+        context.columns,
     )

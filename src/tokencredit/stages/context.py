@@ -35,10 +35,11 @@ class Context:
         """The records, read when the first is asked for; the cells of a sweep share them."""
         dataset = self.config.dataset
         written = stamp(dataset.path) if dataset.source is Source.path else ()
-        key = (digest(dataset), written)
+        key = (digest(dataset), type(dataset.reader()), written)
         if key not in _READ:
             _READ.clear()
-            _READ[key] = recalled(dataset, self.store.root) or dataset.read()
+            kept = recalled(dataset, self.store.root)
+            _READ[key] = kept or dataset.read(self.config.run.function_seconds)
         return _READ[key]
 
     def remember(self) -> None:
@@ -69,5 +70,5 @@ class Context:
         return self.corpus.ask(f"hash of the columns {sorted(names)}", find)
 
 
-_READ: dict[tuple[str, object], Corpus] = {}
+_READ: dict[tuple[object, ...], Corpus] = {}
 """The records that this process has read last."""

@@ -125,7 +125,7 @@ class DPOStage(Stage):
 
     def run(self, out: Path) -> Mapping[str, object]:
         """Write the model, or its adapter, and the tokenizer."""
-        sft = self.context.store.get(self.parents()["sft"]).path
+        sft = self.made("sft")
         if not self.context.config.dpo.train:
             return self._take_over(sft, out)
         tokenizer = load_tokenizer(sft)
@@ -165,7 +165,7 @@ class DPOStage(Stage):
         settings, corpus, limit = self.context.config.dpo, self.context.corpus, self.longest()
         ids = TokenIds(tokenizer, self.context.config.dataset.special_tokens)
         if settings.pairs is PairSource.sampled:
-            folder = self.context.store.get(self.parents()["sampled_pairs"]).path
+            folder = self.made("sampled_pairs")
             pairs, dropped = usable(load_sampled(folder, "train"), limit)
             held_out, _ = usable(load_sampled(folder, "held_out"), limit)
         else:
@@ -233,7 +233,7 @@ def pair_trainer(
     from trl import DPOConfig, DPOTrainer
 
     class OnIds(DPOTrainer):  # type: ignore[misc]
-        """The same loss and collator; the data set holds token ids already."""
+        """TRL's trainer, its loss and collator, on a data set that holds token ids already."""
 
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
             return dataset

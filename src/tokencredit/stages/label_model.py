@@ -13,12 +13,12 @@ from tokencredit.data.token_ids import TokenIds, token_ids
 from tokencredit.models.adapters.lora import adapted, merged
 from tokencredit.models.passes.sequences import ScoreAt
 from tokencredit.models.scorer import score_of_logits
-from tokencredit.stages.trainer import Arguments, SupervisedRun
+from tokencredit.stages.trainer import SupervisedRun
 from tokencredit.store.finite import check_scores
 from tokencredit.streams import integer, permutation, stream_key
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from tokencredit.config import Config
     from tokencredit.settings import RewardModel
@@ -33,37 +33,14 @@ def fit_labels(
     seed: int,
 ) -> tuple[PreTrainedModel, dict[str, object]]:
     """The model after transformers' Trainer, with two outputs and cross-entropy."""
+    from transformers import DataCollatorWithPadding
+
     accepted, noted = ids.accepted(records)
     rows = examples(accepted, ids, config.reward_model, seed, noted)
-    mean_length = sum(len(row["input_ids"]) for row in rows) / len(rows)
     adapters = adapted(model, config.model.lora, "SEQ_CLS")
     run = SupervisedRun.of(config, "reward_model", out, seed)
-    trained, figures = run.fit(
-        run.steps(len(rows), mean_length),
-        lambda common: label_trainer(adapters, ids.tokenizer, rows, common),
-    )
+    trained, figures = run.fit_rows(adapters, rows, DataCollatorWithPadding(ids.tokenizer))
     return merged(trained), figures | ({"noted": dict(noted)} if noted else {})
-
-
-def label_trainer(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: list[dict[str, Any]],
-    common: Arguments,
-) -> Trainer:
-    """transformers' Trainer of a model with two outputs, on tokenised texts."""
-    from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
-
-    return Trainer(
-        model=model,
-        args=TrainingArguments(**common, train_sampling_strategy="group_by_length"),
-        train_dataset=Rows(rows),
-        data_collator=DataCollatorWithPadding(tokenizer),
-    )
-
-
-class Rows(list[dict[str, Any]]):
-    """Tokenised texts, as a map-style dataset."""
 
 
 def examples(

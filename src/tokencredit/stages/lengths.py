@@ -9,7 +9,7 @@ from typing import Final
 
 from tokencredit.config import Config
 from tokencredit.console import say
-from tokencredit.data.records import Format
+from tokencredit.data.formats import Holds
 from tokencredit.data.splits import Corpus
 from tokencredit.models.decoding.sampling import OPEN, Sampling
 from tokencredit.models.loading.model import Model, load_tokenizer
@@ -33,7 +33,7 @@ def fill_lengths(config: Config, corpus: Callable[[], Corpus]) -> None:
     if OPEN not in (low, high):
         return
     usual = Sampling()
-    if config.dataset.format is Format.text:
+    if config.dataset.reader().holds is Holds.texts:
         low = usual.min_new_tokens if low == OPEN else low
         high = usual.max_new_tokens if high == OPEN else high
     if high == OPEN:

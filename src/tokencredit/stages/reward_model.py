@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from tokencredit.data.records import Format, Record
+from tokencredit.data.formats import Holds
+from tokencredit.data.records import Record
 from tokencredit.data.splits import Objective
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.errors import require
@@ -44,7 +45,7 @@ class RewardModelStage(Stage):
         whole = config.reward_model.train and not config.model.lora.enabled
         if whole and base_of(self.context, config.model.reward_source()).adapter() is not None:
             return 5
-        alone = self.context.config.dataset.format in {Format.text, Format.messages}
+        alone = config.dataset.reader().holds in {Holds.texts, Holds.conversations}
         return self.version if alone or self.from_pairs() else 4
 
     def parents(self) -> Mapping[str, Stage]:

@@ -27,7 +27,8 @@ from tokencredit.rl.evaluate import evaluate, report
 from tokencredit.rl.export import export_policy
 from tokencredit.rl.load import load_actors
 from tokencredit.rl.loop import Learner, RunInputs
-from tokencredit.stages.catalogue import given_of, stages_of
+from tokencredit.rl.payer import horizon
+from tokencredit.stages.catalogue import given_of, panel_stages
 from tokencredit.stages.mirrored import (
     facts,
     headline,
@@ -65,8 +66,7 @@ class RLStage(Stage):
         """SFT always; reward model and oracle where they are used."""
         config = self.context.config
         parents: dict[str, Stage] = {"sft": SFTStage(self.context)}
-        for judge in (config.judge, config.scorer):
-            parents |= stages_of(judge, self.context)
+        parents |= panel_stages(self.context)
         if self.values_start_from_reward_model():
             parents["reward_model"] = RewardModelStage(self.context)
         if config.oracle.enabled:
@@ -116,7 +116,7 @@ class RLStage(Stage):
         """What of the configuration may be of the user's own and decides the result."""
         config = self.context.config
         chosen = [config.algorithm, config.reward_scheme, config.judge, config.scorer]
-        return [*chosen, config.dataset, config.model]
+        return [*chosen, config.dataset, config.dataset.reader(), config.model]
 
     @property
     def algorithm(self) -> Algorithm:
@@ -170,7 +170,7 @@ class RLStage(Stage):
         """Complete, or how far the run is."""
         run = RunFolder(self.folder)
         if self.is_done():
-            return Plan(self.name, self.key, hit=True, state=str(self.folder))
+            return self._planned(hit=True, state=str(self.folder))
         state = run.state() if run.manifest().get("key") == self.key else State.absent
         rows = (
             f", {run.rows()} of {self.context.config.steps} steps"
@@ -180,7 +180,11 @@ class RLStage(Stage):
         where = f"{self.folder}: {state.value}{rows}"
         damage = run.damage() if state is not State.absent else None
         reasons = self._nearest() if state is State.absent else (damage,) if damage else ()
-        return Plan(self.name, self.key, hit=False, state=where, reasons=reasons)
+        return self._planned(hit=False, state=where, reasons=tuple(reasons))
+
+    def _planned(self, *, hit: bool, state: str, reasons: tuple[str, ...] = ()) -> Plan:
+        ahead = horizon(self.context.config.judge, self.context.config.reward_scheme)
+        return Plan(self.name, self.key, hit, state, reasons, ahead)
 
     def _nearest(self) -> tuple[str, ...]:
         """The inputs in which the nearest run beside this one differs."""
@@ -301,6 +305,7 @@ class RLStage(Stage):
     def _write_identity(self, run: RunFolder) -> None:
         config = self.context.config
         code = keep_code(config.named_code(), run.path)
+        ahead = horizon(config.judge, config.reward_scheme)
         run.write(
             State.running,
             key=self.key,
@@ -318,11 +323,12 @@ class RLStage(Stage):
             failed=None,
             exports=None,
             **({"code": code} if code else {}),
+            **({"horizon": ahead} if ahead else {}),
         )
         write_text(run.path / CONFIG, dump(config))
 
     def _oracle_folder(self) -> Path:
-        return self.context.store.get(self.parents()["oracle"]).path
+        return self.made("oracle")
 
     def prompts(self, split: str, actors: Actors) -> PromptStream:
         """The prompts of one split of the data, as the policy reads them."""

@@ -63,14 +63,14 @@ class SampledPairsStage(Stage):
 
         A pair of equal responses, or of equal scores, has no order: it is dropped and counted.
         """
-        config, context = self.context.config, self.context
-        sft = context.store.get(self.parents()["sft"]).path
+        config = self.context.config
+        sft = self.made("sft")
         device, models = config.hardware.device.value, config.model
         generator = TextGenerator.load(sft, models.dtype, device=device, context=models.context)
         ready(generator.model)
         tokenizer = generator.tokenizer
         scorer = open_scorer(
-            context.store.get(self.parents()["reward_model"]).path,
+            self.made("reward_model"),
             tokenizer,
             models,
             config.reward_model.score_at,

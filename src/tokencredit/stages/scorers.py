@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 
 from tokencredit.data.pairs import as_rollout
-from tokencredit.data.prompts import PromptStream, format_of
-from tokencredit.data.records import Format, Record
+from tokencredit.data.prompts import PromptStream
+from tokencredit.data.records import Record
 from tokencredit.data.splits import Objective
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.judges.panel import Panel, SameAsJudge
@@ -121,7 +121,7 @@ def _following(
     texts = [record.answer, *([record.rejected or ""] if pairs else [])]
     said = [prompts.token_ids.answer(begun, text).ids for text in texts]
     # A text goes on behind the tokens that were taken from it as the prompt.
-    return [said[0][len(ids) :]] if format_of(record) is Format.text else said
+    return [said[0][len(ids) :]] if record.is_text else said
 
 
 def _rollout(

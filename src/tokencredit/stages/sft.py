@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import torch
 
 from tokencredit.console import say
+from tokencredit.data.formats import Holds
 from tokencredit.data.pairs import read_pairs
-from tokencredit.data.records import Format, Record
+from tokencredit.data.records import Record
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.errors import UserError
 from tokencredit.models.adapters.lora import adapted, merged
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
 
 IGNORED: Final = -100
 """The label of a token that the loss leaves out."""
-OWN_PROMPTS: Final = (Format.messages, Format.prompt_completion)
-"""Formats of one answer behind a prompt."""
 
 
 class SFTStage(Stage):
@@ -58,7 +57,7 @@ class SFTStage(Stage):
         config = self.context.config
         if not config.sft.train:
             return self.version
-        if config.dataset.format in OWN_PROMPTS:
+        if config.dataset.reader().holds in {Holds.answers, Holds.conversations}:
             return 3
         return 2 if config.model.lora.enabled or self._may_only_warm_up() else self.version
 

@@ -63,6 +63,10 @@ class Stage(ABC):
         """The stages whose artifacts this one reads, by role."""
         return {}
 
+    def made(self, role: str) -> Path:
+        """The folder of what the stage before this one has made that has the role in `parents`."""
+        return self.context.store.get(self.parents()[role]).path
+
     @abstractmethod
     def inputs(self) -> Mapping[str, object]:
         """Everything of the configuration and the data that can change the result."""
@@ -98,11 +102,12 @@ class Stage(ABC):
         }
 
     def _code(self) -> dict[str, object]:
-        """What a data set or a model of the user's own class is made of; nothing without one."""
+        """What a data set, a model, or a stage of the user's own class is made of."""
         config = getattr(self.context, "config", None)
         if config is None:  # it stands alone
             return {}
-        code = used_code([config.dataset, config.model], config.plugins)
+        data = [config.dataset, config.dataset.reader()]
+        code = used_code([*data, config.model, self], config.plugins)
         return {"plugins": code} if code else {}
 
     @cached_property

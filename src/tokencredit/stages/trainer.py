@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import atexit
 import math
+import operator
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -23,7 +24,7 @@ from tokencredit.training_settings import Training
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel, Trainer, TrainerCallback
+    from transformers import DataCollator, PreTrainedModel, Trainer, TrainerCallback
 
     from tokencredit.config import Config
 
@@ -46,8 +47,8 @@ class SupervisedRun:
 
     @classmethod
     def of(cls, config: Config, key: str, out: Path, seed: int) -> Self:
-        """The run that the section `key` of a configuration describes."""
-        settings, on_cpu = getattr(config, key), config.hardware.on_cpu()
+        """The run that a section of a configuration describes: "sft", "judge.training"."""
+        settings, on_cpu = operator.attrgetter(key)(config), config.hardware.on_cpu()
         return cls(key=key, settings=settings, out=out, seed=seed, on_cpu=on_cpu)
 
     def steps(self, sequences: int, tokens: float) -> int:
@@ -69,6 +70,28 @@ class SupervisedRun:
         trainer = build(arguments)
         in_float32(trainer.model)
         return trainer.model, {"steps": steps, **(about or {}), **train(trainer, self.key)}
+
+    def fit_rows(
+        self, model: PreTrainedModel, rows: Sequence[Mapping[str, Any]], collator: DataCollator
+    ) -> tuple[PreTrainedModel, dict[str, object]]:
+        """As `fit`, with transformers' Trainer and the loss that the model itself has.
+
+        Each row holds `input_ids` and what the model learns of them, mostly `labels`. Rows of
+        similar length are read together.
+        """
+        from transformers import Trainer, TrainingArguments
+
+        if not rows:
+            raise UserError(f"{self.key}: there is no text to learn from; use other data")
+        return self.fit(
+            self.steps(len(rows), sum(len(row["input_ids"]) for row in rows) / len(rows)),
+            lambda common: Trainer(
+                model=model,
+                args=TrainingArguments(**common, train_sampling_strategy="group_by_length"),
+                train_dataset=rows,
+                data_collator=collator,
+            ),
+        )
 
 
 def seed_generators(seed: int) -> None:
@@ -110,11 +133,13 @@ def trainer_settings(
 
 
 def step_count(training: Training, sequences: int, tokens_per_sequence: float) -> int:
-    """Optimizer steps of a stage: its epochs, cut at `max_tokens`."""
+    """Optimizer steps of a stage: its epochs, cut at `max_tokens` and at `max_steps`."""
     per_epoch = sequences / training.batch_size
     steps = per_epoch * training.epochs
     if training.max_tokens is not None:
         steps = min(steps, training.max_tokens / (training.batch_size * tokens_per_sequence))
+    if training.max_steps is not None:
+        steps = min(steps, training.max_steps)
     return max(1, math.floor(steps))
 
 

@@ -14,13 +14,13 @@ from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
-from tokencredit import __version__
 from tokencredit.canonical import differences, digest, folder_sha256
 from tokencredit.console import say, say_once
 from tokencredit.errors import UserError
 from tokencredit.machine.faults import REMEDIES
 from tokencredit.store.files import Damaged, building, read_json, write_json
 from tokencredit.store.finite import figure_not_finite, first_not_finite, stored_tensors
+from tokencredit.version import __version__
 
 MANIFEST = "manifest.json"
 PROBE = 4096
@@ -65,6 +65,8 @@ class Plan:
     state: str = ""
     reasons: tuple[str, ...] = ()
     """The inputs in which the nearest artifact differs."""
+    remark: str = ""
+    """What is to be known of its result, made or not."""
 
 
 class Store:

@@ -12,10 +12,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from tokencredit import __version__
 from tokencredit.errors import UserError
 from tokencredit.fields import NEUTRAL, default_of, former_names, names_of_retired, retired_fields
 from tokencredit.store.files import REMEDY, Damaged, read_json, read_text, reading
+from tokencredit.version import __version__
 
 
 def load_kept(path: Path) -> DictConfig:

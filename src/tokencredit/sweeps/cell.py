@@ -125,7 +125,7 @@ def print_plans(plans: list[Plan]) -> None:
         print(
             f"{'hit ' if item.hit else 'miss'}  {item.name:<14} {item.key}  {item.state}".rstrip()
         )
-        for reason in item.reasons:
+        for reason in (*item.reasons, *filter(None, [item.remark])):
             print(f"        {reason}")
     hits = sum(item.hit for item in plans)
     print(f"{hits} hits, {len(plans) - hits} misses")

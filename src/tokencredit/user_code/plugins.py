@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from tokencredit.errors import UserError
 from tokencredit.machine.faults import is_users
@@ -17,6 +17,7 @@ from tokencredit.user_code.imports import LOADED, import_file, import_module, na
 
 ENTRY_POINTS = "tokencredit.plugins"
 OURS: Final = "tokencredit"
+Kind = TypeVar("Kind", bound=type)
 REGISTERED: Final[list[tuple[str, type]]] = []
 """The group and class of every registration, in order."""
 NAMED: Final[list[str]] = []
@@ -55,17 +56,17 @@ def import_plugins(plugins: list[str], register: Callable[[str, type], None]) ->
             entry.load()
 
 
-def take_name(group: str, known: list[type], component: type) -> None:
+def take_name(group: str, known: list[Kind], component: Kind) -> None:
     """Note a registration beside the `known` components of its group.
 
     Raises `UserError` for a name that a built-in has; one that a plug-in of an earlier command in
     this process has is taken away from it.
     """
     REGISTERED.append((group, component))
-    name, place = component.__name__, component.__module__
+    name = component.__name__
     if is_ours(component):
         return
-    owner = getattr(sys.modules.get(place), "__file__", None) or place
+    owner = place_of(component)
     option = conf_dir() / group / f"{name}.yaml"
     for other in [other for other in known if other.__name__ == name and other is not component]:
         if is_ours(other):
@@ -81,6 +82,11 @@ def _taken(owner: str, group: str, name: str, by: str) -> str:
         f"{owner}: registers the {group} {name!r}, which is the name of the built-in {by}; give "
         "the class another name"
     )
+
+
+def place_of(kind: type) -> str:
+    """The file of a class, as messages name it; its module where that lies in none."""
+    return getattr(sys.modules.get(kind.__module__), "__file__", None) or kind.__module__
 
 
 def is_ours(component: type) -> bool:
@@ -155,7 +161,7 @@ def _module_identity(name: str) -> object:
 
 
 def _modules_of(plugin: str, names: Iterable[str]) -> set[str]:
-    """Those of the named modules that a plug-in is made of."""
+    """Which of the named modules a plug-in is made of."""
     found = located(plugin)
     if found is None:
         return {plugin} & set(names)

@@ -228,7 +228,7 @@ def from_hub(place: str) -> Path:
     except Exception as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"{place}: cannot be had from the hub, nor its cache ({redacted(said)})"
+            f"{place}: can be loaded neither from the hub nor from its cache ({redacted(said)})"
         ) from error
     check_folder(folder, place)
     return folder

@@ -43,7 +43,7 @@ class Comparison:
 
     scored: Sequence[ScoredAnswers]
     methods: Mapping[str, Mapping[Seed, ScoredAnswers]]
-    """The same models by name and seed."""
+    """The scored answers of every model, by its name and seed."""
     matrix: WinMatrix
     at_equal_length: Mapping[tuple[str, str], AtEqualLength]
     """The win rate of every pair at equal length in characters; of several seeds the means."""

@@ -28,12 +28,12 @@ THOUGHT: Final = re.compile(rf"[<\[◁]{_TAG}[>\]▷].*?[<\[◁]/\1[>\]▷]", re
 THOUGHT_BEFORE: Final = re.compile(
     rf".*(?:[<\[◁]/{_TAG}[>\]▷]|<\|channel\|>final<\|message\|>)", re.IGNORECASE | re.DOTALL
 )
-"""The same where the chat template wrote its beginning, so that the reply holds its end alone."""
+"""A thought that the chat template began, so that the reply holds its end alone."""
 THOUGHT_AFTER: Final = re.compile(
     rf"^\s*(?:[<\[◁]{_TAG}[>\]▷]|<\|channel\|>analysis).*",
     re.IGNORECASE | re.DOTALL | re.MULTILINE,
 )
-"""The same where it begins a line and does not end."""
+"""A thought that begins a line and does not end."""
 REMINDER: Final = (
     "\n\n(This is request {number}: an earlier reply had no verdict that could be read. End with "
     "one line that holds nothing but `Verdict: A` or `Verdict: B`.)"

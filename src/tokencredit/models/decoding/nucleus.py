@@ -76,7 +76,7 @@ class KeptIds:
             self.ids.clear()  # counted to the end all the same, for the message
 
     def finish(self, width: int) -> Kept:
-        """Those of the first `width` positions; `UserError` where there were too many."""
+        """What was kept at the first `width` positions; `UserError` where it was too much."""
         self.sampling.check_kept(self.total)
         return Kept(
             ids=torch.cat(self.ids), starts=self.starts[:, :width], counts=self.counts[:, :width]

@@ -59,6 +59,10 @@ class Part(Enum):
     """A finished classifier, whose head is among the weights."""
     start = "start"
     """A classifier whose head is about to be trained, and may be missing or of another size."""
+    tagger = "AutoModelForTokenClassification"
+    """A finished classifier of tokens."""
+    start_tagger = "start_tagger"
+    """One whose head is about to be trained."""
     trunk = "AutoModel"
     """Hidden states."""
 
@@ -72,8 +76,11 @@ class Part(Enum):
         """The class of transformers that loads it."""
         import transformers
 
-        named = Part.classifier if self is Part.start else self
-        return getattr(transformers, named.value)
+        return getattr(transformers, STARTS.get(self, self).value)
+
+
+STARTS: Final = {Part.start: Part.classifier, Part.start_tagger: Part.tagger}
+"""What begins with a head that may be fresh, and what it becomes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +181,8 @@ def fit(
 
 SPARE: Final = {
     Part.start: (LM_HEAD, OTHER_HEAD),
+    Part.start_tagger: (LM_HEAD, OTHER_HEAD),
+    Part.tagger: (LM_HEAD,),
     Part.classifier: (LM_HEAD,),
     Part.causal: (OTHER_HEAD,),
     Part.trunk: (),
@@ -186,7 +195,7 @@ def find_faults(model: PreTrainedModel, info: Mapping[str, Any], part: Part) -> 
 
     `model` is that of `part`, with or without weights.
     """
-    needed = f"{model.base_model_prefix}." if part is Part.start else ""
+    needed = f"{model.base_model_prefix}." if part in STARTS else ""
     missing = {name for name in info["missing_keys"] if name.startswith(needed)}
     misshaped = {n: (a, b) for n, a, b in info[SIZES] if n.startswith(needed)}
     spare = [BUFFERS, *SPARE[part]]

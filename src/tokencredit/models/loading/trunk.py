@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final, cast
 
 import torch
@@ -91,3 +92,32 @@ def checkpoint(model: torch.nn.Module, contexts: Contexts | None = None) -> None
         settings["context_fn"] = contexts
     name = "activation_checkpointing_enable"  # transformers before 5.23 has the older name only
     (getattr(plain, name, None) or plain.gradient_checkpointing_enable)(settings)
+
+
+@contextmanager
+def count_reads(
+    folders: Mapping[str, str], live: Mapping[torch.nn.Module, str]
+) -> Iterator[Counter[str]]:
+    """How many tokens trunks read until the context ends, by role, padding included.
+
+    A backward pass counts as two. `folders` are the roles of models by where they were loaded from,
+    `live` those of trunks that are known themselves, which comes first.
+    """
+    tokens: Counter[str] = Counter()
+
+    def seen(module: torch.nn.Module, _: object, output: object) -> None:
+        plain, said = cast(Any, module), cast(Any, output)
+        if getattr(module, "base_model", None) is not module:  # no model, or one with a head
+            return
+        states = said.last_hidden_state
+        role, count = live.get(module) or folders.get(plain.name_or_path), states[..., 0].numel()
+        if role is not None:
+            tokens[role] += count
+            if states.requires_grad:
+                states.register_hook(lambda _: tokens.update({role: 2 * count}))
+
+    hook = torch.nn.modules.module.register_module_forward_hook(seen)
+    try:
+        yield tokens
+    finally:
+        hook.remove()

@@ -72,6 +72,18 @@ def load_classifier(
     return model
 
 
+def load_token_classifier(
+    where: str | Path | Place, dtype: Dtype, labels: int | None = None
+) -> PreTrainedModel:
+    """The classifier of tokens at `where`, which brings its head.
+
+    With `labels` it is one to be trained, with so many outputs: a fresh head if it has none yet.
+    """
+    model = _load(Part.tagger if labels is None else Part.start_tagger, where, dtype, {}, labels)
+    _check_finite(model, where)
+    return model
+
+
 def load_folder(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     """A model without a head that was saved as such."""
     return _read(Part.trunk, Place(folder), read_config(Place(folder)), {"dtype": dtype})

@@ -1,4 +1,4 @@
-"""The same function in fewer passes over memory."""
+"""A model that computes what it did, without dropout, in fewer passes over memory."""
 
 from __future__ import annotations
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Final
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from tokencredit.rollout import Rollout
 
@@ -77,3 +77,26 @@ def parts(
         count = max(1, tokens // widths[first])
         yield order[first : first + count], widths[first]
         first += count
+
+
+def read_tokens(
+    rollout: Rollout,
+    read: Callable[[Int[torch.Tensor, "n S"]], Float[torch.Tensor, "n S k"]],
+    filler: int = 0,
+) -> Float[torch.Tensor, "B T+1 k"]:
+    """What a causal model says at the last token of each prompt, and at each response token.
+
+    `read` is given prompts and responses without gaps, right-padded with the id `filler`, some rows
+    at a time, and says k numbers at each place. Slots behind a response hold zeros.
+    """
+    ids, _, start, last = compact(rollout, filler)
+    mask = torch.nn.functional.pad(rollout.response_mask, (1, 0), value=True)
+    columns = (start - 1)[:, None] + torch.arange(mask.shape[1], device=ids.device)
+    found: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for rows, width in parts(last + 1):
+        said = read(ids[rows, :width])
+        place = columns[rows].clamp(min=0, max=width - 1)[..., None]
+        taken = said.gather(1, place.expand(-1, -1, said.shape[2]))
+        found.append((rows, torch.where(mask[rows, :, None], taken, 0.0)))
+    order = torch.cat([rows for rows, _ in found])
+    return torch.cat([taken for _, taken in found])[torch.argsort(order)]

@@ -109,7 +109,7 @@ class Deal:
     givers: Int[ndarray, "K"]
     takers: Int[ndarray, "K"]
     parts: Float[ndarray, "K"]
-    """Those of each giver sum to 1."""
+    """The parts of each giver sum to 1."""
     size: int
     """Number of takers."""
 

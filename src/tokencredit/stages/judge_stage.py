@@ -1,0 +1,97 @@
+"""A stage that a judge brings along: trained by settings of the judge's own, kept as all are."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tokencredit.data.token_ids import TokenIds
+from tokencredit.errors import UserError
+from tokencredit.judges.judge import Judge
+from tokencredit.stages.context import Context
+from tokencredit.stages.sft import SFTStage
+from tokencredit.stages.stage import Stage
+from tokencredit.stages.trainer import SupervisedRun, seed_generators
+from tokencredit.streams import permutation, stream_key
+from tokencredit.training_settings import Training
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+class JudgeStage(Stage):
+    """Trains what one kind of judge reads. The judge names the class in `artifacts`, and has its
+    settings as a field `training: JudgeTraining`.
+
+    A class of its own says `name`, `version`, and `train`. It begins with the SFT model and reads
+    the records of the reward split, unless it says otherwise in `parents` and `inputs`.
+    """
+
+    def __init__(self, context: Context, judge: Judge) -> None:
+        """The stage of `judge`, which is the judge or the scorer of the run."""
+        super().__init__(context)
+        self.judge, self.seed = judge, context.config.stage_seed
+
+    @property
+    def training(self) -> Training:
+        """The settings of its training."""
+        found: object = getattr(self.judge, "training", None)
+        if not isinstance(found, Training):
+            raise UserError(
+                f"{type(self.judge).__name__}: its stage {self.name!r} is trained by a field "
+                "`training: JudgeTraining`, of tokencredit.training_settings; give it one"
+            )
+        return found
+
+    def parents(self) -> Mapping[str, Stage]:
+        """The SFT model."""
+        return {"sft": SFTStage(self.context)}
+
+    def inputs(self) -> Mapping[str, object]:
+        """Its settings, the records to learn and to measure from, number format, and seed."""
+        config, prints = self.context.config, self.context.corpus.fingerprints
+        return {
+            "training": self.training,
+            "data": prints["reward"],
+            "eval": prints["eval"],
+            "format": config.dataset.format,
+            "dtype": config.model.dtype,
+            "stage_seed": self.seed,
+        }
+
+    def run(self, out: Path) -> Mapping[str, object]:
+        """What `train` leaves; the global generators, fresh heads among them, begin at the seed."""
+        seed_generators(self.seed)
+        return self.train(out)
+
+    @abstractmethod
+    def train(self, out: Path) -> Mapping[str, object]:
+        """Learn, write the result into the folder `out`, return figures for the manifest."""
+
+    def supervised(self, out: Path) -> SupervisedRun:
+        """Training by `training`, with a trainer of transformers or TRL."""
+        section = "scorer" if self.judge is self.context.config.scorer else "judge"
+        return SupervisedRun.of(self.context.config, f"{section}.training", out, self.seed)
+
+    def labelled(self, tokenizer: PreTrainedTokenizerBase) -> list[tuple[list[int], int]]:
+        """Ids and label (0 or 1) of the labelled texts to learn from, in a shuffled order.
+
+        Texts, or prompts with their answers, are cut at `training.max_length` ids; there are as
+        many as `training.max_tokens` allows.
+        """
+        corpus, settings = self.context.corpus, self.training
+        ids = TokenIds(tokenizer, self.context.config.dataset.special_tokens)
+        records, _ = ids.accepted(corpus.labelled("reward"))
+        found: list[tuple[list[int], int]] = []
+        left = float("inf") if settings.max_tokens is None else settings.max_tokens
+        for index in permutation(stream_key(self.seed, self.name), len(records)):
+            record = records[int(index)]
+            prompt, answer, _ = ids.example(record)
+            assert record.label is not None
+            found.append(([*prompt, *answer][: settings.max_length], record.label))
+            left -= len(found[-1][0])
+            if left <= 0:
+                break
+        return found

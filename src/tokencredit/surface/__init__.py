@@ -1,0 +1,1 @@
+"""What `import tokencredit` offers: functions for programs and notebooks."""
