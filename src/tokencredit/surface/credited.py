@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import torch
 from jaxtyping import Bool, Float
 from rich.console import Console
-from torch import Tensor
 
 from tokencredit.errors import require
 from tokencredit.models.tokens.texts import decode
@@ -61,7 +61,7 @@ class Credit:
         tokenizer: PreTrainedTokenizerBase,
         rollout: Rollout,
         judgement: Judgement,
-        rewards: Float[Tensor, "B T"],
+        rewards: Float[torch.Tensor, "B T"],
     ) -> Credit:
         """The counting tokens' numbers of a batch."""
         counting = rollout.response_mask
@@ -137,6 +137,6 @@ def check_ending(path: Path) -> None:
     )
 
 
-def _kept(values: Tensor, counting: Bool[Tensor, "B T"]) -> Numbers:
+def _kept(values: torch.Tensor, counting: Bool[torch.Tensor, "B T"]) -> Numbers:
     """Each row's values where a token counts."""
     return [row[mask].tolist() for row, mask in zip(values, counting, strict=True)]
