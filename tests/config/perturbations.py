@@ -121,6 +121,7 @@ TRAINED: dict[str, Any] = {
     "warmup_fraction": 0.5,
     "schedule": "constant",
     "max_grad_norm": 0.5,
+    "max_steps": 1,
     "bf16": True,
     "train": False,
 }

@@ -194,7 +194,7 @@ def judged(config: Config, place: Path) -> Any:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tokencredit.judges.retokenised.open_reader", opened)
-        patch.setattr("tokencredit.judges.implicit.open_log_ratio", lambda *_: two_models())
+        patch.setattr("tokencredit.models.log_ratio.open_log_ratio", lambda *_: two_models())
         handed = replace(given_of(Context(config)), folder=Path)
         panel = open_panel(config.judge, config.scorer, handed, speaking(train_tokenizer()))
         return [plain(panel(rollout)), config.judge.gives().value, len(passes)]
