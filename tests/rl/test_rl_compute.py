@@ -23,7 +23,8 @@ from tokencredit.models.adapters.lora import Lora
 from tokencredit.models.value import Value, ValueKind
 from tokencredit.rl.compute import Compute, stored_parameters
 
-SIZES = {"reward_model": 1000, "dpo": 100, "sft": 10}
+MEMBERS = ("reward_model", "reward_model_1", "reward_model_2")
+SIZES = {**dict.fromkeys(MEMBERS, 1000), "dpo": 100, "sft": 10}
 N = tiny_causal().num_parameters()
 DONE = {"optimizer/steps": 8.0, "ppo/skipped": 0.0, "ppo/stopped": 0.0}
 
