@@ -175,7 +175,9 @@ class Slow(Stage):
         (out / "weights").write_bytes(b"half")
         with open(sys.argv[2], "a") as file:
             file.write("run\\n")
-        time.sleep(float(sys.argv[3]))
+        until = time.monotonic() + float(sys.argv[3])
+        while time.monotonic() < until and not Path(sys.argv[1], "go_on").exists():
+            time.sleep(0.02)
         (out / "weights").write_bytes(b"whole")
         return {}
 
@@ -219,13 +221,15 @@ def test_field_B37_a_killed_build_leaves_no_artifact(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_processes_build_one_stage_once(tmp_path: Path) -> None:
     root, counter = tmp_path / "store", tmp_path / "counter"
-    first = start(root, counter, 3)
+    first = start(root, counter, 60)
     wait_for(counter)
-    second = start(root, counter, 3)
+    second = start(root, counter, 60)
+    assert second.stderr is not None
+    assert "waiting for another process that builds slow" in second.stderr.readline()
+    (root / "go_on").touch()
     answers = [child.communicate(timeout=90) for child in (first, second)]
     assert [out.strip() for out, _ in answers] == ["whole", "whole"]
     assert counter.read_text() == "run\n"
-    assert "waiting for another process that builds slow" in answers[1][1]
 
 
 def test_manifest_holds_what_the_key_is_made_of(store: Store) -> None:
