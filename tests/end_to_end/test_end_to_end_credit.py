@@ -22,7 +22,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "python.md").read_text(encoding="ut
 LINES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[0]
 DPO = ["dpo.pairs=sampled", "dpo.prompts=24", "dpo.held_out=4", "dpo.batch_size=8"]
 FEW = ["steps=1", "run.samples=32", "run.sample_every=1", "evaluation.prompts=4"]
-WORDS = ["sft.max_tokens=100000", "rollout.temperature=0.4"]
+WORDS = ["sft.max_tokens=100000", "sft.epochs=6", "sft.batch_size=16", "sft.learning_rate=5e-3"]
 """A policy that has learnt to write words: single bytes can be told neither from text nor by ids."""
 
 
