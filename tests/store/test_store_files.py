@@ -59,7 +59,8 @@ def test_what_a_killed_writer_left_is_removed_and_a_live_ones_is_not(tmp_path: P
         check=True,
     )
     gone, live = (tmp_path / f".a.json.{pid}.tmp" for pid in (int(ended.stdout), os.getpid()))
-    for path in (gone, live, tmp_path / ".b.tmp", tmp_path / "a.json"):
+    others = [tmp_path / name for name in (".b.tmp", f".c.{10**20}.tmp", "a.json")]
+    for path in (gone, live, *others):
         path.write_text("{}")
     remove_abandoned(tmp_path)
-    assert not gone.exists() and len(list(tmp_path.iterdir())) == 3
+    assert not gone.exists() and set(tmp_path.iterdir()) == {live, *others}

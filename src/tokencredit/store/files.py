@@ -95,8 +95,8 @@ def _is_running(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # somebody else's
-        return True
+    except (PermissionError, OverflowError):  # somebody else's; a number that is no process's
+        pass
     return True
 
 
