@@ -51,6 +51,13 @@ def own_command_line() -> Iterator[None]:
         each[:] = known
 
 
+@pytest.fixture
+def any_types() -> Iterator[None]:
+    """Wrong types and shapes reach the code, as a user's class may hand them."""
+    with shapes.unchecked():
+        yield
+
+
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer with an end token and a pad token of its own."""

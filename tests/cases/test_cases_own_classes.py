@@ -24,6 +24,7 @@ from tokencredit.rl.payer import Payer
 from tokencredit.rollout import Judgement, Notes, Rollout
 from tokencredit.settings import Run
 
+pytestmark = pytest.mark.usefixtures("any_types")
 WORDS = train_tokenizer()
 
 

@@ -98,6 +98,7 @@ def batch() -> tuple[Rollout, Judgement]:
     return rollout, make_judgement(rollout)
 
 
+@pytest.mark.usefixtures("any_types")
 @pytest.mark.parametrize("kind", BROKEN | ONLY_CHECKED)
 def test_schemes_check_names_the_promise_and_its_remedy(kind: str) -> None:
     formula, promise = (BROKEN | ONLY_CHECKED)[kind]
@@ -136,6 +137,7 @@ def test_schemes_check_and_training_name_a_scheme_that_raises(raised: Any) -> No
         payer(scheme).pay(*batch(), 4)
 
 
+@pytest.mark.usefixtures("any_types")
 @pytest.mark.parametrize("kind", BROKEN)
 def test_schemes_training_holds_them_to_their_promises(kind: str) -> None:
     formula, promise = BROKEN[kind]

@@ -14,7 +14,6 @@ import pytest
 
 from case_machine import Place
 from case_plans import small
-from tokencredit import train
 from tokencredit.config import Config
 from tokencredit.errors import UserError
 from tokencredit.pipeline.pipeline import Outcome, all_stages
@@ -64,13 +63,13 @@ def runs(place: Place, monkeypatch: pytest.MonkeyPatch) -> Runs:
 def told(monkeypatch: pytest.MonkeyPatch) -> list[objective.Value]:
     """What the function that Hydra calls returned, cell by cell."""
     found: list[objective.Value] = []
-    run_cell = train.run_cell
+    run_cell = sweep_cell.run_cell
 
     def tell(*arguments: Any) -> objective.Value:
         found.append(run_cell(*arguments))
         return found[-1]
 
-    monkeypatch.setattr(train, "run_cell", tell)
+    monkeypatch.setattr(sweep_cell, "run_cell", tell)
     return found
 
 

@@ -142,9 +142,9 @@ def conversation(
     return Rollout(
         rows=torch.arange(len(prompts)),
         groups=torch.arange(len(prompts)),
-        prompt_ids=torch.tensor(left),
+        prompt_ids=torch.tensor(left, dtype=torch.long),
         prompt_mask=torch.arange(before) >= before - lengths[:, None],
-        response_ids=torch.tensor(right),
+        response_ids=torch.tensor(right, dtype=torch.long),
         response_mask=mask_of([len(ids) for ids in responses], after),
         min_new=torch.zeros(len(prompts), dtype=torch.long),
         finished=torch.tensor(ended, dtype=torch.bool),

@@ -191,6 +191,7 @@ def test_probabilities_of_all_tokens_sum_to_1() -> None:
     first = replace(
         single[torch.zeros(VOCABULARY, dtype=torch.long)],
         response_ids=torch.arange(VOCABULARY)[:, None],
+        **dict.fromkeys(("logp", "ref_logp", "values"), torch.zeros(VOCABULARY, 1)),
         response_mask=torch.ones(VOCABULARY, 1, dtype=torch.bool),
     )
     possible = torch.ones(VOCABULARY, dtype=torch.bool)

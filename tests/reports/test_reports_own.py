@@ -19,8 +19,8 @@ kind: {kind}
 title: Two schemes
 source: my notes
 methods: {methods}
-baseline: sparse
 panels: [{panels}]
+{rest}
 """
 METHODS = '{abc: "Credit <b>", sparse: "_Plain_ $5"}'
 PANEL = "{task: imdb, title: Long & short, points: 30}"
@@ -44,8 +44,9 @@ def made(
 ) -> Result:
     """What `tokencredit table mine.yaml --runs runs`, or `figure`, does."""
     path = runs.parent / "mine.yaml"
-    path.write_text(MINE.format(kind=kind, methods=methods, panels=panels), encoding="utf-8")
-    command = "table" if kind == "table" else "figure"
+    command, rest = ("table", "baseline: sparse") if kind == "table" else ("figure", "")
+    text = MINE.format(kind=kind, methods=methods, panels=panels, rest=rest)
+    path.write_text(text, encoding="utf-8")
     return CliRunner().invoke(app, [command, str(path), *more])
 
 

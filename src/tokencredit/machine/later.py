@@ -74,11 +74,14 @@ class _Later:
 
 
 class _There(Loader):
-    """Loads a module that has been imported while it was looked for: as it is, not once more."""
+    """Loads a module that has been imported while it was looked for: as it is, not once more.
+
+    Python takes the spec of such a module, if it has one, before that which a finder gives.
+    """
 
     def __init__(self, name: str) -> None:
         self.module = sys.modules[name]
-        self.spec = self.module.__spec__
+        self.spec, self.module.__spec__ = self.module.__spec__, None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         return self.module
