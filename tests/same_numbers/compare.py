@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -51,7 +51,10 @@ def compare_runs(name: str, old: Path, new: Path) -> Iterator[Finding]:
     """The logs of two runs byte for byte, what they exported, and what their manifests say."""
     for log in LOGS:
         yield Finding(f"{name} {log}", _lines(old / log, new / log))
-    yield Finding(f"{name} manifest", first_difference(manifest(old), manifest(new)))
+    told = manifest(old), manifest(new)
+    more = sorted(told[1].keys() - told[0].keys())  # a later commit may say more of a run
+    known = {entry: value for entry, value in told[1].items() if entry not in more}
+    yield Finding(with_more(f"{name} manifest", more), first_difference(told[0], known))
     results = [_without(_read(side / "results.json")) for side in (old, new)]
     yield Finding(f"{name} results.json", first_difference(*results))
     yield Finding(f"{name} other files", first_difference(_files(old), _files(new)))
@@ -72,6 +75,22 @@ def manifest(folder: Path) -> dict[str, Any]:
     found = {name: v for name, v in _read(folder / "manifest.json").items() if name not in VOLATILE}
     exports = found.get("exports") or {}
     return found | {"exports": {name: v for name, v in exports.items() if name not in TIMED}}
+
+
+def with_more(what: str, more: Sequence[str]) -> str:
+    """The name of a comparison, with what the new side alone has."""
+    return f"{what} (new: {', '.join(more)})" if more else what
+
+
+def lines_more(old: Sequence[str], new: Sequence[str]) -> list[str] | None:
+    """The lines that `new` has between those of `old`; None unless it has all of these, in order."""
+    more, left = [], list(reversed(old))
+    for line in new:
+        if left and line == left[-1]:
+            left.pop()
+        else:
+            more.append(line)
+    return None if left else more
 
 
 def first_difference(old: object, new: object, path: str = "") -> str | None:

@@ -16,7 +16,9 @@ from same_numbers.compare import (
     compare_places,
     compare_runs,
     first_difference,
+    lines_more,
     run_folders,
+    with_more,
 )
 from same_numbers.sides import Side, Told, Wrong, check_fresh, copied, read, written
 
@@ -117,12 +119,18 @@ class Both:
 
     @staticmethod
     def said(what: str, old: Told, new: Told) -> Finding:
-        """Whether two commands ended alike: exit code, what they printed, and files."""
+        """Whether two commands ended alike: exit code, what they printed, and files.
+
+        The new side may say more: lines between those that the old one printed.
+        """
         first, second = asdict(old), asdict(new)
         for told in (first, second):
             told["out"] = told["out"].splitlines()
             del told["err"]  # where it lies is no result
-        return Finding(what, first_difference(first, second))
+        more = lines_more(first["out"], second["out"]) or []
+        if more:
+            second["out"] = first["out"]
+        return Finding(with_more(what, more), first_difference(first, second))
 
     def experiments(self, _: str) -> Iterator[Finding]:
         """Every cell of every experiment: the same stages, the same inputs, done or not."""

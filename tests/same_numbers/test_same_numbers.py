@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from same_numbers import __main__ as program
-from same_numbers.compare import Finding, compare_places, first_difference
+from same_numbers.compare import Finding, compare_places, first_difference, lines_more
 from same_numbers.jobs import JOBS
 from same_numbers.parts import Both, tasks
 from same_numbers.sides import Side, Told, Wrong, check_fresh
@@ -119,6 +119,23 @@ def test_one_change_by_hand_is_named(
     change(both[1])
     (found,) = differing(both)
     assert found.startswith(line)
+
+
+def test_what_the_new_side_says_beside_is_named_and_no_difference(both: tuple[Path, Path]) -> None:
+    for place, more in zip(both, ({}, {"horizon": "looks ahead"}), strict=True):
+        write(place / RUN / "manifest.json", {"key": "bbbb", **more})
+    found = [finding.line() for finding in compare_places("x", *both)]
+    assert "x manifest (new: horizon): equal" in found
+    write(both[1] / RUN / "manifest.json", {"horizon": "looks ahead"})
+    assert differing(both)[0] == "x manifest (new: horizon): DIFFERS: /key is gone"
+
+
+def test_lines_that_the_new_side_says_between_are_found() -> None:
+    old = ["hit a", "hit b"]
+    assert lines_more(old, ["hit a", "looks ahead", "hit b", "so"]) == ["looks ahead", "so"]
+    assert lines_more(old, old) == []
+    for new in (["hit a"], ["hit b", "hit a"], ["hit a", "miss b"]):
+        assert lines_more(old, new) is None
 
 
 def test_two_empty_sides_are_no_proof(tmp_path: Path) -> None:
