@@ -6,7 +6,8 @@ import ast
 import inspect
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -166,22 +167,22 @@ def test_a_configuration_written_and_read_is_the_same(overrides: list[str], tmp_
 def test_every_scheme_with_every_judge_fits_or_is_refused() -> None:
     from tokencredit.errors import UserError
 
-    schemes = [f.name for f in CHOICES if f.parts[0] == "reward_scheme"]
-    judges = [f.name for f in CHOICES if f.parts[0] == "judge"]
-    seen = set()
-    for scheme in schemes:
-        for judge in judges:
-            extra = ["judge.function=f.py:g"] if judge == "function" else []
-            tree, _ = composed(f"reward_scheme={scheme}", f"judge={judge}", *extra)
-            paid, read = (OmegaConf.to_object(tree[g]) for g in ("reward_scheme", "judge"))
-            ends = read.gives_ends() or not paid.reads_ends
-            fits = ends and paid.evidence in {Evidence.none, read.gives()}
-            seen.add(fits)
-            if fits:
-                assert configuration.load(tree).judge.evidence is not None
-            else:
-                with pytest.raises(UserError, match="judge"):
-                    configuration.load(tree)
+    made: dict[str, list[Any]] = {"reward_scheme": [], "judge": []}
+    for group, found in made.items():
+        for option in (file.name for file in CHOICES if file.parts[0] == group):
+            extra = ["judge.function=f.py:g"] if option == "function" else []
+            tree, _ = composed(f"{group}={option}", *extra)
+            found.append(OmegaConf.to_object(tree[group]))
+    base, seen = load(), set()
+    for paid, read in product(*made.values()):
+        ends = read.gives_ends() or not paid.reads_ends
+        fits = ends and paid.evidence in {Evidence.none, read.gives()}
+        seen.add(fits)
+        if fits:
+            assert replace(base, reward_scheme=paid, judge=read).judge.evidence is not None
+        else:
+            with pytest.raises(UserError, match="judge"):
+                replace(base, reward_scheme=paid, judge=read)
     assert seen == {True, False}
 
 

@@ -198,6 +198,7 @@ def one_step(model: Any, ids: torch.Tensor, lr: float = 1e-4) -> float:
 
 @packaged
 @pytest.mark.slow
+@pytest.mark.xdist_group("smollm2")  # one process, which converts the file once
 class TestPackagedModel:
     """SmolLM2-135M-Instruct, from the file in the package."""
 

@@ -18,6 +18,8 @@ from learning import equal
 from tokencredit.pipeline.process import free_port, rank_environment
 from tokencredit.rl.engine import WEIGHTS
 
+pytestmark = pytest.mark.xdist_group("ranks")  # one process, which starts each kind of ranks once
+
 STEPS = 10
 PROGRAM = Path(__file__).parents[1] / "helpers" / "ranks.py"
 ROLLOUT = ("kl/k1", "score", "tokens")
