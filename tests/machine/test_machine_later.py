@@ -5,7 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,6 +30,7 @@ from tokencredit.cli import main
 main()
 """
 IMPORTED = "import sys, tokencredit; print(*{'torch', 'transformers', 'hydra'} & {*sys.modules})"
+HOUSE, MISSING = "house", "no_such_library"
 LIBRARY = """
 from house import log
 log.append("whole")
@@ -86,8 +89,7 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     monkeypatch.syspath_prepend(tmp_path)
     before = list(sys.meta_path)
     put_off("house")
-    import house
-
+    house: Any = import_module(HOUSE)
     house.log = []
     yield house.log
     sys.meta_path[:] = before
@@ -96,8 +98,7 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 
 def test_importing_reads_nothing_and_a_look_reads_once(log: list[str]) -> None:
-    import house
-
+    house: Any = import_module(HOUSE)
     again = __import__("house")
     assert log == []
     assert house.part is sys.modules["house.part"]
@@ -127,16 +128,15 @@ def test_a_library_is_read_when_it_is_asked_for(log: list[str]) -> None:
 
 
 def test_a_library_that_fails_fails_each_time(log: list[str], tmp_path: Path) -> None:
-    import house
-
+    house: Any = import_module(HOUSE)
     (tmp_path / "house" / "__init__.py").write_text("raise OSError('no such device')")
     with pytest.raises(OSError, match="no such device"):
         _ = house.part
     with pytest.raises(OSError, match="no such device"):
-        import house
+        import_module(HOUSE)
 
 
 def test_a_library_that_is_missing_stays_missing() -> None:
-    put_off("no_such_library")
+    put_off(MISSING)
     with pytest.raises(ModuleNotFoundError):
-        import no_such_library  # noqa: F401
+        import_module(MISSING)
