@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -107,9 +108,15 @@ def _hold(folder: Path) -> int:
 
 
 def _remove(folder: Path) -> None:
+    """Remove a folder, under another name, so that a child that still writes finds it gone."""
+    gone = folder.with_name(f"{folder.name.rpartition('-')[0]}-{secrets.token_hex(4)}")
+    try:
+        folder.rename(gone)
+    except OSError:
+        gone = folder
     for _ in range(ATTEMPTS):
-        shutil.rmtree(folder, ignore_errors=True)
-        if not folder.exists():
+        shutil.rmtree(gone, ignore_errors=True)
+        if not gone.exists():
             return
 
 
