@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -24,6 +25,7 @@ from tokencredit.errors import UserError
 from tokencredit.judges.judge import Judge
 from tokencredit.judges.promises import Trial, examine_judge
 from tokencredit.models.actors import Actors
+from tokencredit.models.loading.fit import quiet
 from tokencredit.models.loading.scratch import scratch_config, train_tokenizer
 from tokencredit.pipeline.worker import hush
 from tokencredit.rewards.attribution import Attribution
@@ -85,6 +87,7 @@ def check(
 ) -> None:
     """Check that a judge, your own included, keeps the promises that training relies on."""
     hush()
+    os.environ["DS_ACCELERATOR"] = "cpu"  # DeepSpeed, which trainers import, would say that it is
     plugins = list(plugin or [])
     name = imported(name, plugins, config_dir or [])
     with TemporaryDirectory(prefix="tokencredit-") as place:
@@ -184,7 +187,8 @@ def write_model(
     torch.manual_seed(torch_seed(stream_key("check-judge", role)))
     scores = role.startswith("reward_model")
     kind = LlamaForSequenceClassification if scores else LlamaForCausalLM
-    kind(settings).save_pretrained(folder)
+    with quiet():
+        kind(settings).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
