@@ -151,7 +151,7 @@ class Both:
     def _probe(self, side: Side) -> dict[str, Any]:
         kept, place = side.root / "cells.jsonl", side.root / EXPERIMENTS
         if not kept.is_file():
-            place.mkdir(exist_ok=True)
+            place.mkdir(parents=True, exist_ok=True)
             ended = side.python(place, str(PROBE), str(side.tree / EXPERIMENTS))
             if ended.returncode != 0:
                 raise Wrong(f"{side.name}: {ended.stderr[-3000:]}")

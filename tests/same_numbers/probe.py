@@ -10,7 +10,9 @@ import copy
 import itertools
 import json
 import sys
+from contextlib import suppress
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import open_dict
 
-import tokencredit.train  # noqa: F401 - loads what is looked up by name
 from tokencredit import config as configuration
+
+for place in ("train", "sweeps.cell"):  # what is looked up by name; the second is a later room
+    with suppress(ImportError):
+        import_module(f"tokencredit.{place}")
 
 POST = {"title": "t", "subreddit": "s", "post": "It was long, and I said so."}
 
