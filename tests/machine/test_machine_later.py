@@ -30,6 +30,7 @@ from tokencredit.cli import main
 main()
 """
 IMPORTED = "import sys, tokencredit; print(*{'torch', 'transformers', 'hydra'} & {*sys.modules})"
+# Imported by name: the check of dependencies would ask for a literal one to be declared.
 HOUSE, MISSING = "house", "no_such_library"
 LIBRARY = """
 from house import log

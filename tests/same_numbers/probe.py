@@ -21,11 +21,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import open_dict
 
+import tokencredit.train  # noqa: F401 - loads what is looked up by name
 from tokencredit import config as configuration
 
-for place in ("train", "sweeps.cell"):  # what is looked up by name; the second is a later room
-    with suppress(ImportError):
-        import_module(f"tokencredit.{place}")
+with suppress(ModuleNotFoundError):  # a later room, which `train` reads when it begins to work
+    import_module("tokencredit.sweeps.cell")
 
 POST = {"title": "t", "subreddit": "s", "post": "It was long, and I said so."}
 

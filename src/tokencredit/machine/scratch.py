@@ -108,7 +108,10 @@ def _hold(folder: Path) -> int:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder, under another name, so that a child that still writes finds it gone."""
+    """Remove a folder, under another name, so that a child that still writes finds it gone.
+
+    The name is of the same kind: what a kill leaves of it goes with the next command too.
+    """
     gone = folder.with_name(f"{folder.name.rpartition('-')[0]}-{secrets.token_hex(4)}")
     try:
         folder.rename(gone)
