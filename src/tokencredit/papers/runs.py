@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tokencredit.errors import UserError
-from tokencredit.papers.cells import COLUMNS, METRICS, NOTED
+from tokencredit.papers.cells import COLUMNS, METRICS, NOTED, on_the_way
 from tokencredit.papers.provenance import Made, made_of
 from tokencredit.store import run_folder
 from tokencredit.store.artifacts import MANIFEST
@@ -59,6 +59,8 @@ class Origin:
     """Accuracy of reward model and oracle at the length of responses, by role."""
     scored: int | None = None
     """Responses that were scored to train it; None where that is unknown."""
+    on_the_way: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Means on held-out prompts during training, by column; empty without evaluations there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +212,7 @@ def _origin_of(path: Path, record: Mapping[str, Any], made: Made) -> Origin:
         evaluation=record.get("evaluation") or {},
         scorers=record.get("scorers") or {},
         scored=record.get("scored_samples"),
+        on_the_way=record.get("on_the_way") or {},
     )
 
 
@@ -238,7 +241,7 @@ def _read_folder(folder: Path) -> list[LoggedRun]:
             for column, metric in {**METRICS, **NOTED}.items()
             if all(metric in row for row in rows)
         },
-        _origin_of(folder, record, made),
+        _origin_of(folder, {**record, "on_the_way": on_the_way(found)}, made),
     )
     return [run]
 
