@@ -201,8 +201,8 @@ class Run(Settings):
     save_every: int = number(25, at_least=1, note="step")
     """Steps between checkpoints."""
     save_minutes: float | None = number(10.0, above=0, null="never", note="minutes")
-    """Minutes between saves of SFT, reward model, and every other stage with a borrowed trainer, from
-    which it goes on after an interruption; null: never, so that it starts over."""
+    """Minutes between saves of a stage with a borrowed trainer (SFT, reward model, DPO), from which
+    it goes on after an interruption; null: never, so that it starts over."""
     sample_every: int = number(20, at_least=1, note="step")
     """Steps between saved samples."""
     samples: int = number(8, at_least=0)
