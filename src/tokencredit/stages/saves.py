@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tokencredit.config import Config
 
 TRAINED: Final = "trained.pt"
+ORDER: Final = "order.pt"
 OPTIMIZER: Final = "optimizer.pt"  # this name and the next two are transformers'
 SCHEDULE: Final = "scheduler.pt"
 TRAINER_STATE: Final = "trainer_state.json"
@@ -130,13 +131,13 @@ class Saves:
             self.first = int(state["step"])
             self._loss, self._seconds = float(state["loss"]), float(state["seconds"])
             self.losses.go_on(state["losses"])
-        self._order = torch.load(save / TRAINED, weights_only=True)["order"]
+        self._order = torch.load(save / ORDER, weights_only=True)
         # Else the trainer would read a whole model, and overlook what is missing in it.
         self.trainer._load_from_checkpoint = self._load_weights  # noqa: SLF001
 
     def _load_weights(self, folder: str, _model: object = None) -> None:
         trained = self._trained()
-        saved = torch.load(Path(folder) / TRAINED, map_location="cpu", weights_only=True)["weights"]
+        saved = torch.load(Path(folder) / TRAINED, map_location="cpu", weights_only=True)
         if {n: t.shape for n, t in trained.items()} != {n: t.shape for n, t in saved.items()}:
             raise UserError(
                 f"{folder}: holds other weights than this stage trains; delete {self.saving.folder}"
@@ -191,7 +192,8 @@ class Saves:
         # Behind the last step of an epoch the next order is drawn, from where the generator stands.
         ended = float(trainer.state.epoch).is_integer()
         order = torch.get_rng_state() if ended else self._order
-        torch.save({"weights": self._trained(), "order": order}, folder / TRAINED)
+        torch.save(order, folder / ORDER)
+        torch.save(self._trained(), folder / TRAINED)
         torch.save(trainer.optimizer.state_dict(), folder / OPTIMIZER)
         torch.save(trainer.lr_scheduler.state_dict(), folder / SCHEDULE)
         trainer._save_rng_state(str(folder))  # noqa: SLF001

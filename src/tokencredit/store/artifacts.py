@@ -151,7 +151,8 @@ class Store:
             key=len,
             default=["no earlier artifact"],
         )
-        return Plan(stage.name, stage.key, hit=False, reasons=tuple(nearest))
+        state = goes_on(self.folder(stage).with_suffix(SAVES))
+        return Plan(stage.name, stage.key, hit=False, state=state, reasons=tuple(nearest))
 
     def _identities(self, name: str) -> Iterator[dict[str, Any]]:
         for manifest in sorted((self.root / name).glob(f"*/{MANIFEST}")):
@@ -173,6 +174,12 @@ def seconds_before(saves: Path) -> float:
         else:
             seconds[training] = max(spent, seconds.get(training, 0.0))
     return sum(seconds.values())
+
+
+def goes_on(saves: Path) -> str:
+    """Where an interrupted stage goes on, as a plan says it; empty without a save."""
+    steps = sorted(path.name for path in saves.glob("*/step-??????"))
+    return f"goes on at step {int(steps[-1].removeprefix('step-'))}" if steps else ""
 
 
 def check_finite(stage: str, made: Path, figures: Mapping[str, object]) -> None:
