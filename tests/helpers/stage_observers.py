@@ -38,7 +38,6 @@ from tokencredit.rollout import Judgement, Rollout
 from tokencredit.stages.base_model import base_of
 from tokencredit.stages.context import Context
 from tokencredit.stages.dpo import DPOStage
-from tokencredit.stages.mirrored import labelled
 from tokencredit.stages.oracle import OracleStage
 from tokencredit.stages.results import write_results
 from tokencredit.stages.reward_model import RewardModelStage
@@ -267,12 +266,6 @@ def resumed(config: Config, place: Path) -> str:
     except UserError:
         return "refused"
     return "allowed"
-
-
-def named(config: Config, place: Path) -> list[Any]:
-    """Under which group and job type W&B is told of a run."""
-    tracking = labelled(config, "rl")
-    return [tracking.group, tracking.job_type]
 
 
 def results(config: Config, place: Path) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from stage_saves import saved, saves
+from stage_saves import START, saved, saves
 from tokencredit.canonical import folder_sha256
 from tokencredit.errors import UserError
 from tokencredit.hardware import Hardware
