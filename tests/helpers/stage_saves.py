@@ -77,7 +77,7 @@ def saving(folder: Path, **other: Any) -> Saving:
 
 
 def saves(folder: Path, start: Mapping[str, object] = START, **other: Any) -> Saves:
-    return Saves(saving(folder, **other), Trainer(), Losses(), start)  # type: ignore[arg-type]
+    return Saves(saving(folder, **other), Trainer(), Losses(), start)
 
 
 def saved(folder: Path, steps: int, **other: Any) -> Saves:
