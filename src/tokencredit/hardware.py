@@ -80,6 +80,10 @@ class Hardware(Settings):
             "logits_memory_mb": self.logits_memory_mb,
         }
 
+    def stage_arithmetic(self) -> dict[str, object]:
+        """Settings that change the last bits of a stage before RL; resuming keeps them."""
+        return {"device": self.device.value, "stage_threads": self.threads_of("sft")}
+
     def processes_of(self, stage: str) -> int:
         """How many processes a stage gets."""
         return self.processes if stage == "rl" else 1

@@ -200,12 +200,15 @@ class Run(Settings):
 
     save_every: int = number(25, at_least=1, note="step")
     """Steps between checkpoints."""
+    save_minutes: float | None = number(10.0, above=0, null="never", note="minutes")
+    """Minutes between saves of a stage with a borrowed trainer (SFT, reward model, DPO), from which
+    it goes on after an interruption; null: never, so that it starts over."""
     sample_every: int = number(20, at_least=1, note="step")
     """Steps between saved samples."""
     samples: int = number(8, at_least=0)
     """Responses saved each time."""
     resume_inexact: bool = False
-    """Continue under other threads than the run began with; the result is marked."""
+    """Continue under other threads than run or stage began with; the result is marked."""
     function_seconds: float | None = number(600.0, above=0, null="as long as it likes")
     """Longest time that one call of your own function or scheme may take; null: as long as it
     likes."""
@@ -217,3 +220,7 @@ class Run(Settings):
     """Filled in: the experiment's scale; null: a run of no experiment."""
     scheme: str = ""
     """Filled in: the reward scheme's name."""
+    job_type: str | None = None
+    """Filled in: what kind of run it is for W&B, such as pilot; null: told by its last stage."""
+    group: str | None = None
+    """Filled in: the W&B group that the cells of a sweep share; null: a run of no sweep."""

@@ -296,6 +296,8 @@ TRIES: dict[str, Try] = {
     "run.experiment": Try(where, "mine/own"),
     "run.scale": Try(results, "cpu"),
     "run.scheme": Try(where, "halves"),
+    "run.job_type": Try(mirrored, "pilot", OFFLINE),
+    "run.group": Try(mirrored, "sweep 2", OFFLINE),
     "steps": loop(3),
     "seed": loop(1),
     "run_dir": Try(where, "elsewhere"),
@@ -310,6 +312,10 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     "hardware.sharding": (
         "takes two processes and DeepSpeed, which need seconds to start",
         "test_zero2_is_deepspeed_and_halves_the_optimizer",
+    ),
+    "run.save_minutes": (
+        "a stage is saved while it trains",
+        "test_saves_are_as_many_minutes_apart_as_the_setting_says",
     ),
     "sweep.objective": (
         "it is what Hydra's sweeper is told of a run",

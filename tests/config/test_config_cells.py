@@ -15,6 +15,7 @@ from tokencredit.config import Config
 from tokencredit.errors import UserError
 from tokencredit.pipeline.pipeline import Outcome
 from tokencredit.pipeline.process import run_stage
+from tokencredit.stages.mirrored import labelled
 from tokencredit.sweeps import cell as sweep_cell
 from tokencredit.sweeps import sweep
 
@@ -64,6 +65,25 @@ def test_field_B40_a_poisoned_cell_is_counted_and_alone_run_again(
     second = entry(*SWEEP)
     assert second.code == 0 and pipeline.ran == [1]
     assert states() == {0: "done before", 1: "done", 2: "done before"}
+
+
+@pytest.mark.parametrize("experiment", [None, "abc/positive_generation"])
+def test_the_cells_of_a_sweep_are_one_group_at_wandb(
+    entry: Command, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, experiment: str | None
+) -> None:
+    """Whatever their schemes are; that of an experiment stays when a sweep is started again."""
+    groups: list[str | None] = []
+
+    def seen(config: Config, overrides: list[str]) -> Outcome:
+        groups.append(labelled(config, "rl").group)
+        return pipeline(config, overrides)
+
+    pipeline.bad = set()
+    monkeypatch.setattr(sweep_cell, "execute_and_keep", seen)
+    chosen = [] if experiment is None else [f"experiment={experiment}", "scale=cpu"]
+    ended = entry("-m", *chosen, "reward_scheme=sparse,uniform", "experiments_dir=null")
+    assert ended.code == 0, ended.err
+    assert len(groups) >= 2 and set(groups) == {experiment or f"sweep {sweep.FOLDERS[-1].name}"}
 
 
 def test_field_B40_a_cell_that_is_not_recorded_would_be_seen(

@@ -127,6 +127,7 @@ RANGES = [
     (["oracle.buckets=0"], ["oracle.buckets", "0"]),
     (["evaluation.prompts=1"], ["evaluation.prompts", "1"]),
     (["run.save_every=0"], ["run.save_every", "0"]),
+    (["run.save_minutes=0"], ["run.save_minutes", "0.0", "null (never)"]),
     (["run.sample_every=0"], ["run.sample_every", "0"]),
     (["run.samples=-1"], ["run.samples", "-1"]),
     (["hardware.threads=0"], ["hardware.threads", "0"]),

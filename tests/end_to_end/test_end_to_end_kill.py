@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import shutil
 import signal
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -188,6 +190,39 @@ def test_a_stage_killed_while_it_is_built_is_built_again(
     fresh.run(*arguments).ok()
     assert [name.partition("/")[0] for name in fresh.artifacts()] == ["base_model", "sft"]
     assert not list(fresh.store.rglob("*.partial"))
+
+
+def test_a_stage_killed_after_two_saves_goes_on_from_the_newest(
+    fresh: Workplace, wait_until: Wait
+) -> None:
+    """The log says from which step, the steps that are left are taken, the bytes are the same."""
+    more = ["sft.batch_size=1", "sft.schedule=linear", "run.save_minutes=1e-9"]
+    sft = fresh.supervised()
+    process = sft.start("train", *sft.base, *more, start_new_session=True)
+    newest = lambda: [int(p.name[5:]) for p in fresh.store.glob("sft/*.saves/*/step-??????")]  # noqa: E731
+    try:
+        assert wait_until(lambda: process.poll() is not None or max(newest(), default=0) >= 2, 90)
+        os.killpg(process.pid, signal.SIGKILL)
+    finally:
+        clean_up(process, [])
+    at = max(newest())
+    assert [name.partition("/")[0] for name in fresh.artifacts()] == ["base_model"]
+    assert f"goes on at step {at}" in sft.plan(*more).out
+    said = sft.train(*more).ok().err
+    uncut = replace(sft, store=fresh.folder / "uncut")
+    uncut.train(*more[:-1], "run.save_minutes=null").ok()
+    manifests = [
+        json.loads(path.read_text())
+        for place in (sft.store, uncut.store)
+        for path in place.glob("sft/*/manifest.json")
+    ]
+    for part in ("key", "sha256", "figures"):
+        assert manifests[0][part] == manifests[1][part], part
+    steps, key = manifests[0]["figures"]["steps"], manifests[0]["key"]
+    assert 2 <= at < steps
+    assert f"sft {key}: continues at step {at} of {steps}\n" in said
+    assert f"sft {key}: continued at step {at}, took {steps - at} of {steps} steps\n" in said
+    assert not list(fresh.store.rglob("*.saves"))
 
 
 @pytest.mark.parametrize("component", ["optimizer-0.pt", "state.json", "trained.safetensors"])

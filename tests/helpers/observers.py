@@ -44,6 +44,7 @@ from tokencredit.rl.loop import Learner, RunInputs
 from tokencredit.rollout import Judgement, Rollout
 from tokencredit.stages.catalogue import given_of
 from tokencredit.stages.context import Context
+from tokencredit.stages.mirrored import labelled
 from tokencredit.tracking.wandb_mirror import WandbMirror
 
 Observer = Callable[[Config, Path], Any]
@@ -296,5 +297,5 @@ def mirrored(config: Config, place: Path) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(wandb, "init", init)
         patch.setattr("tokencredit.tracking.wandb_mirror._quiet_session", lambda: None)
-        WandbMirror.open(config.tracking, place, "key", "name", {})
+        WandbMirror.open(labelled(config, "rl"), place, "key", "name", {})
     return told

@@ -25,6 +25,8 @@ from tokencredit.reports.times import adding_up, budget, stage_times
 from tokencredit.stages.mirrored import facts, headline, labelled, rows_left_out, stage_numbers
 from tokencredit.stages.trainer import POINTS, LossCurve, progress_callback
 from tokencredit.store.run_folder import RunFolder
+from tokencredit.sweeps.sweep import group
+from tokencredit.tracking.tracker import Tracker
 from tokencredit.tracking.tracking import Tracking, WandbMode
 from tokencredit.tracking.wandb_mirror import WandbMirror
 
@@ -146,6 +148,40 @@ def test_runs_at_wandb_are_labelled() -> None:
     assert told["key"] == "some key" and len(told["git_commit"]) == 40 and told["seed"] == 4
 
 
+def test_pilots_and_cells_of_a_sweep_are_labelled_where_nothing_else_is_chosen() -> None:
+    config = configuration.read(StringIO(composed(())))
+    config.run.job_type, config.run.group = "pilot", group(Path("runs/sweeps/tuesday"), None)
+    made = [labelled(config, stage) for stage in ("rl", "sft")]
+    assert [(one.group, one.job_type) for one in made] == [("sweep tuesday", "pilot")] * 2
+    config.run.experiment = "abc/beta_sweep"
+    config.run.group = group(Path("runs/sweeps/tuesday"), config.run.experiment)
+    assert labelled(config, "rl").group == "abc/beta_sweep"
+    config.tracking.group, config.tracking.job_type = "mine", "probe"
+    made = [labelled(config, "rl")]
+    assert [(one.group, one.job_type) for one in made] == [("mine", "probe")]
+
+
+def test_a_pilot_that_goes_on_is_one_run_at_wandb(
+    tmp_path: Path, own_wandb: None, read_offline: Callable[[Path], dict[str, Any]]
+) -> None:
+    """Killed and gone on with, it has the id, the group, and the job type that it began with."""
+    config = configuration.read(StringIO(composed(("tracking=offline",))))
+    config.run.job_type, config.run.group = "pilot", "sweep tuesday"
+    seen, offsets = [], None
+    for first, steps in ((0, 2), (2, 3)):
+        tracker = Tracker(
+            tmp_path, labelled(config, "rl"), "0123456789abcdef", "abc", {}, offsets, steps, first
+        )
+        for step in range(first, steps):
+            tracker.log(step, {"score/mean": step / 2}, {})
+        offsets = tracker.state()
+        tracker.close({})
+        found = read_offline(tmp_path)
+        seen.append((found["id"], found["group"], found["job"]))
+    assert seen == [("0123456789abcdef", "sweep tuesday", "pilot")] * 2
+    assert [row["score/mean"] for row in found["rows"]] == [0.0, 0.5, 1.0]
+
+
 def test_the_summary_at_wandb_has_plain_numbers() -> None:
     measure = {"mean": 1.5, "se": 0.5, "n": 4}
     other = {"mean": 1.0, "se": 0.25, "n": 4}
@@ -242,3 +278,29 @@ def test_a_trainers_progress_is_lines_in_a_file_and_one_line_on_a_terminal(
     else:
         assert shown.splitlines()[0].startswith("sft: step 1/3, ") and shown.count("\n") == 3
         assert "\x1b" not in shown
+
+
+def test_the_time_left_is_told_from_the_step_that_a_stage_goes_on_from(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps 11 and 12 of 20 took 2 s each, so the other 8 take 16 s."""
+    clock = iter([100.0, 102.0, 104.0])
+    monkeypatch.setattr("tokencredit.stages.trainer.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("tokencredit.stages.trainer.Progress", Dark)
+    callback = progress_callback("sft", seconds_between=0.0)
+    state = SimpleNamespace(max_steps=20, global_step=10)
+    callback.on_train_begin(None, state, None)  # type: ignore[arg-type]
+    for step in (11, 12):
+        state.global_step = step
+        callback.on_step_end(None, state, None)  # type: ignore[arg-type]
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["sft: step 11/20, 18 s left", "sft: step 12/20, 16 s left"]
+
+
+class Dark:
+    """A progress display without a terminal."""
+
+    is_live = False
+
+    def __init__(self, *_: object) -> None:
+        """Whatever it is told."""

@@ -21,8 +21,9 @@ KEPT: Final = ("accuracy", "margin", "loss", "held_out_loss", "held_out", "steps
 def labelled(config: Config, stage: str) -> Tracking:
     """The mirror of a run that ends with `stage`: group, job type, and tags, where not chosen.
 
-    Runs of one experiment are a group; others are grouped by scheme, model, and data, so that those
-    of several seeds stand together.
+    Runs of one experiment or of one sweep are a group; others are grouped by scheme, model, and
+    data, so that those of several seeds stand together. A job type that the caller of a run has
+    filled in (a pilot's) stands before that of its last stage.
     """
     tracking, run = config.tracking, config.run
     scheme = run.scheme or type(config.reward_scheme).__name__
@@ -32,8 +33,8 @@ def labelled(config: Config, stage: str) -> Tracking:
     tags = [*tracking.tags, *(name[:LONGEST_TAG] for name in own if name)]
     return replace(
         tracking,
-        group=tracking.group or (run.experiment or " ".join(names))[:LONGEST_NAME],
-        job_type=tracking.job_type or stage,
+        group=tracking.group or (run.group or run.experiment or " ".join(names))[:LONGEST_NAME],
+        job_type=tracking.job_type or run.job_type or stage,
         tags=list(dict.fromkeys(tags)),
     )
 

@@ -18,6 +18,7 @@ from tokencredit.algorithms.optimizer import Schedule
 from tokencredit.console import say
 from tokencredit.errors import UserError
 from tokencredit.models.adapters.lora import in_float32
+from tokencredit.stages.saves import Saves, Saving
 from tokencredit.store.finite import first_not_finite
 from tokencredit.tracking.progress import Progress
 from tokencredit.training_settings import Training
@@ -44,12 +45,15 @@ class SupervisedRun:
     """The stage's folder; the trainer makes one in it and leaves none."""
     seed: int
     on_cpu: bool
+    saving: Saving
+    """Where it is saved on the way, and goes on after an interruption."""
 
     @classmethod
     def of(cls, config: Config, key: str, out: Path, seed: int) -> Self:
         """The run that a section of a configuration describes: "sft", "judge.training"."""
         settings, on_cpu = operator.attrgetter(key)(config), config.hardware.on_cpu()
-        return cls(key=key, settings=settings, out=out, seed=seed, on_cpu=on_cpu)
+        saving = Saving.of(config, out)
+        return cls(key=key, settings=settings, out=out, seed=seed, on_cpu=on_cpu, saving=saving)
 
     def steps(self, sequences: int, tokens: float) -> int:
         """Optimizer steps on so many sequences, of so many tokens each."""
@@ -69,7 +73,11 @@ class SupervisedRun:
         arguments = trainer_settings(self.settings, self.out, self.seed, self.on_cpu, steps)
         trainer = build(arguments)
         in_float32(trainer.model)
-        return trainer.model, {"steps": steps, **(about or {}), **train(trainer, self.key)}
+        return trainer.model, {
+            "steps": steps,
+            **(about or {}),
+            **train(trainer, self.key, self.saving),
+        }
 
     def fit_rows(
         self, model: PreTrainedModel, rows: Sequence[Mapping[str, Any]], collator: DataCollator
@@ -158,9 +166,11 @@ def may_only_warm_up(training: Training, sequences: int, longest: float) -> bool
     return training.schedule is not Schedule.constant and warmup_steps(training, fewest) >= fewest
 
 
-def train(trainer: Trainer, stage: str) -> dict[str, object]:
+def train(trainer: Trainer, stage: str, saving: Saving | None = None) -> dict[str, object]:
     """Run a borrowed trainer without its chatter; its mean `loss`, and the `curve` of it.
 
+    With `saving` it is saved on the way, and goes on from the newest save if there is one; figures
+    then speak of all steps, and `resumed_inexact` marks those that other settings computed in part.
     Raises UserError where loss or weights are not finite afterwards, or no weight has moved.
     """
     from transformers.trainer_callback import PrinterCallback
@@ -169,7 +179,10 @@ def train(trainer: Trainer, stage: str) -> dict[str, object]:
     trainer.add_callback(progress_callback(stage.replace("_", " ")))
     _rise_from_above_zero(trainer)
     before, curve = _bits(trainer.model), LossCurve(trainer)
-    loss = float(trainer.train().metrics["train_loss"])
+    start = {"section": stage, "seed": trainer.args.seed, "steps": trainer.args.max_steps}
+    saves = Saves(saving, trainer, curve, {**start, "bits": before}) if saving else None
+    begin = None if saves is None else saves.attach()
+    loss = float(trainer.train(resume_from_checkpoint=begin).metrics["train_loss"])
     shutil.rmtree(trainer.args.output_dir, ignore_errors=True)  # made, and left empty
     if not math.isfinite(loss):
         raise UserError(f"{stage}: the training loss is {loss}; lower {stage}.learning_rate")
@@ -186,7 +199,8 @@ def train(trainer: Trainer, stage: str) -> dict[str, object]:
             f"model.dtype=bfloat16), raise {stage}.max_tokens or {stage}.epochs, or look for texts "
             "of which nothing is learnt"
         )
-    return {"loss": loss, "curve": curve.points()}
+    marked = {} if saves is None or saves.exact else {"resumed_inexact": True}
+    return {"loss": loss, "curve": curve.points(), **marked}
 
 
 def _rise_from_above_zero(trainer: Trainer) -> None:
@@ -226,7 +240,7 @@ class LossCurve:
 
     def __init__(self, trainer: Any) -> None:
         """Watch `trainer`, which has not begun."""
-        self._losses: dict[int, Tensor] = {}
+        self._losses: dict[int, Tensor | float] = {}
         inner = trainer.training_step
 
         def training_step(*arguments: Any, **options: Any) -> Tensor:
@@ -238,9 +252,17 @@ class LossCurve:
 
         trainer.training_step = training_step
 
+    def so_far(self) -> list[float]:
+        """The loss of each step that was taken."""
+        return [float(self._losses[step]) for step in sorted(self._losses)]
+
+    def go_on(self, losses: list[float]) -> None:
+        """Take over the losses of the steps before, of a training that goes on behind them."""
+        self._losses = dict(enumerate(losses))
+
     def points(self) -> Mapping[str, list[Any]]:
         """`step`, the number of steps done, and `loss`, the mean since the point before."""
-        losses = [float(self._losses[step]) for step in sorted(self._losses)]
+        losses = self.so_far()
         width = -(-len(losses) // POINTS) or 1
         parts = [losses[start : start + width] for start in range(0, len(losses), width)]
         ends = [min((place + 1) * width, len(losses)) for place in range(len(parts))]
@@ -256,11 +278,13 @@ def progress_callback(label: str, seconds_between: float = 5.0) -> TrainerCallba
         """Steps done, of how many, and the time left."""
 
         started = last = 0.0
+        first = 0
         bar: Progress | None = None
 
         def on_train_begin(self, _args: Any, state: Any, _control: Any, **__: Any) -> None:
             self.started = self.last = time.monotonic()
-            bar = Progress(state.max_steps, 0, label)
+            self.first = state.global_step  # above 0 where it goes on from a save
+            bar = Progress(state.max_steps, self.first, label)
             if bar.is_live:
                 self.bar = bar.__enter__()
                 atexit.register(bar.close)  # an error must not leave the terminal without cursor
@@ -273,7 +297,8 @@ def progress_callback(label: str, seconds_between: float = 5.0) -> TrainerCallba
             if now - self.last < seconds_between and state.global_step < state.max_steps:
                 return
             self.last = now
-            left = (now - self.started) / state.global_step * (state.max_steps - state.global_step)
+            each = (now - self.started) / (state.global_step - self.first)
+            left = each * (state.max_steps - state.global_step)
             say(f"{label}: step {state.global_step}/{state.max_steps}, {left:.0f} s left")
 
         def on_train_end(self, *_: Any, **__: Any) -> None:

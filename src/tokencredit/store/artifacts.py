@@ -18,11 +18,15 @@ from tokencredit.canonical import differences, digest, folder_sha256
 from tokencredit.console import say, say_once
 from tokencredit.errors import UserError
 from tokencredit.machine.faults import REMEDIES
-from tokencredit.store.files import Damaged, building, read_json, write_json
+from tokencredit.store.files import Damaged, building, read_json, remove, write_json
 from tokencredit.store.finite import figure_not_finite, first_not_finite, stored_tensors
 from tokencredit.version import __version__
 
 MANIFEST = "manifest.json"
+SAVES = ".saves"
+"""Ending of the folder beside an artifact from which its interrupted stage goes on."""
+SAVE_STATE = "state.json"
+"""What of a save there is to say besides its tensors."""
 PROBE = 4096
 """Bytes that a folder must take to count as one that can be written."""
 LIBRARIES = ("torch", "transformers", "trl", "peft", "tokenizers", "numpy")
@@ -111,24 +115,30 @@ class Store:
         make_folder(folder.parent)
         with wait_for_lock(folder.with_suffix(".lock"), f"{stage.name} {stage.key}"):
             found = self.find(stage)
-            if found is not None:
-                return found
-            with building(folder.with_suffix(".partial"), folder) as partial:
-                started = time.monotonic()
-                figures = dict(stage.run(partial))
-                check_finite(stage.name, partial, figures)
-                manifest = {
-                    "schema_version": 1,
-                    "stage": stage.name,
-                    "key": stage.key,
-                    "identity": stage.identity,
-                    "figures": figures,
-                    "seconds": round(time.monotonic() - started, 3),
-                    "environment": environment(),
-                    "sha256": folder_sha256(partial),
-                }
-                write_json(partial / MANIFEST, manifest)
-            return Artifact(folder, manifest)
+            if found is None:
+                found = self._build(stage, folder)
+            remove(folder.with_suffix(SAVES))
+            return found
+
+    @staticmethod
+    def _build(stage: Buildable, folder: Path) -> Artifact:
+        seconds = seconds_before(folder.with_suffix(SAVES))
+        with building(folder.with_suffix(".partial"), folder) as partial:
+            started = time.monotonic()
+            figures = dict(stage.run(partial))
+            check_finite(stage.name, partial, figures)
+            manifest = {
+                "schema_version": 1,
+                "stage": stage.name,
+                "key": stage.key,
+                "identity": stage.identity,
+                "figures": figures,
+                "seconds": round(seconds + time.monotonic() - started, 3),
+                "environment": environment(),
+                "sha256": folder_sha256(partial),
+            }
+            write_json(partial / MANIFEST, manifest)
+        return Artifact(folder, manifest)
 
     def plan(self, stage: Buildable) -> Plan:
         """Hit or miss, and for a miss the difference to the nearest artifact of that stage."""
@@ -141,7 +151,8 @@ class Store:
             key=len,
             default=["no earlier artifact"],
         )
-        return Plan(stage.name, stage.key, hit=False, reasons=tuple(nearest))
+        state = goes_on(self.folder(stage).with_suffix(SAVES))
+        return Plan(stage.name, stage.key, hit=False, state=state, reasons=tuple(nearest))
 
     def _identities(self, name: str) -> Iterator[dict[str, Any]]:
         for manifest in sorted((self.root / name).glob(f"*/{MANIFEST}")):
@@ -149,6 +160,26 @@ class Store:
                 yield read_json(manifest, identity=dict)["identity"]
             except (OSError, Damaged) as error:
                 say_once(f"{error}; planning goes on without it")
+
+
+def seconds_before(saves: Path) -> float:
+    """The seconds that a stage has trained until the newest of its `saves`; 0 without one."""
+    seconds: dict[Path, float] = {}
+    for state in saves.glob(f"*/step-??????/{SAVE_STATE}"):
+        training = state.parent.parent  # a stage may have several, one after the other
+        try:
+            spent = read_json(state, seconds=float)["seconds"]
+        except (OSError, Damaged) as error:
+            say_once(f"{error}; its seconds are not counted")
+        else:
+            seconds[training] = max(spent, seconds.get(training, 0.0))
+    return sum(seconds.values())
+
+
+def goes_on(saves: Path) -> str:
+    """Where an interrupted stage goes on, as a plan says it; empty without a save."""
+    steps = sorted(path.name for path in saves.glob("*/step-??????"))
+    return f"goes on at step {int(steps[-1].removeprefix('step-'))}" if steps else ""
 
 
 def check_finite(stage: str, made: Path, figures: Mapping[str, object]) -> None:

@@ -52,6 +52,7 @@ def run_cell(
         sweep.check_sweeper(settings, wanted)
         config = load(composed)
         require(config.run_dir is None, "run_dir", config.run_dir, "cannot be set in a sweep")
+        config.run.group = sweep.group(folder, config.run.experiment)
         if request.plan_only:
             kept = committed_cell(config)
             request.plans += plan(config) if kept is None else [kept]

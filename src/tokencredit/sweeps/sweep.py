@@ -99,6 +99,12 @@ def forget(sweep: Path) -> None:
         folder.rmdir()
 
 
+def group(sweep: Path, experiment: str | None) -> str:
+    """The W&B group that all cells share: the experiment, which stays when a sweep is started
+    again; else the sweep's folder, which is named by day and time."""
+    return experiment or f"sweep {sweep.name}"
+
+
 def cells(sweep: Path) -> list[Cell]:
     """Every cell recorded so far, by number."""
     path = sweep / CELLS

@@ -50,10 +50,10 @@ class Tracking:
     """W&B tags of the run; scheme, model, data, algorithm, and experiment are added."""
 
     group: str | None = added(None)
-    """W&B group; null: the experiment, else scheme, model, and data."""
+    """W&B group; null: the experiment, else the sweep, else scheme, model, and data."""
 
     job_type: str | None = added(None)
-    """W&B job type; null: the last stage of the run (rl, dpo, or sft)."""
+    """W&B job type; null: pilot for a pilot, else the last stage of the run (rl, dpo, or sft)."""
 
     def __post_init__(self) -> None:
         """Check every field; raises UserError."""
