@@ -37,7 +37,7 @@ COMPANIONS = {
     "scorer/function": ["scorer.function=f.py:g"],
 }
 EVERY_EXPERIMENT = sized()
-MOST_LEAVES = 226
+MOST_LEAVES = 228
 """A third of them are the numbers of the algorithm and of its optimizers."""
 
 
@@ -45,7 +45,7 @@ def overrides_for(file: Path) -> list[str]:
     """A command line that makes Hydra read this file."""
     group, _, option = file.as_posix().partition("/")
     if group == "method":
-        return ["experiment=rto/win_rates", f"method={option}"]
+        return [f"method={option}"]
     if group == "scaled":
         experiment, _, scale = option.rpartition("_")
         return [f"experiment={experiment}", f"scale={scale}"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,9 +11,12 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 
 from tokencredit import config as configuration
+from tokencredit.composing.arguments import shown_name
 from tokencredit.composing.explain import explain
 from tokencredit.composing.grammar import check_grammar, check_meaning, spelled
 from tokencredit.config import Config
+from tokencredit.errors import require
+from tokencredit.papers.cells import experiments_dir
 from tokencredit.user_code.plugins import check_options, conf_dir
 
 
@@ -37,6 +41,29 @@ def composed(choices: Sequence[str], folders: Sequence[Path] = ()) -> Config:
         if mistake is None or mistake is error:
             raise
         raise mistake from error
+
+
+def name_as_chosen(config: Config, choices: Mapping[str, str], typed: Sequence[str]) -> None:
+    """Fill in what a configuration takes from the options that were chosen, and from the machine.
+
+    `choices` are Hydra's, by group; `typed` the overrides of the run. A scheme that was typed gives
+    the run its name, also where a method has another.
+    """
+    given = {text.partition("=")[0]: text.partition("=")[2] for text in typed}
+    scheme, method = choices["reward_scheme"], choices.get("method")
+    require(
+        not {"method", "reward_scheme"} <= given.keys(),
+        "reward_scheme",
+        scheme,
+        f"method={method} has a scheme; leave one of the two out, or write a method of your own",
+    )
+    config.run.experiment = choices.get("experiment")
+    config.run.scale = choices["scale"] if config.run.experiment else None
+    config.run.scheme = scheme if "reward_scheme" in given else method or scheme
+    config.model.name = shown_name(config.model)
+    if config.store == "store":
+        config.store = os.environ.get("TOKENCREDIT_STORE", "store")
+    config.experiments_dir = experiments_dir(config.experiments_dir)
 
 
 @contextmanager
