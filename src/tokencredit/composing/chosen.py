@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, open_dict
 
 from tokencredit import config as configuration
 from tokencredit.composing.arguments import shown_name
@@ -26,6 +28,31 @@ def composed(choices: Sequence[str], folders: Sequence[Path] = ()) -> Config:
     `folders`: more YAML groups, laid out like conf/. A program that runs under Hydra itself is left
     as it was.
     """
+    return _composed(choices, folders)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A configuration as `train` makes and names it, and what its experiment sweeps."""
+
+    config: Config
+    options: Mapping[str, str]
+    """The option of each group."""
+    swept: Mapping[str, str]
+    """What `hydra.sweeper.params` holds: values with commas, by key."""
+
+
+def chosen(choices: Sequence[str], folders: Sequence[Path] = ()) -> Chosen:
+    """As `composed`, named as a run of these choices is; without plug-ins."""
+    config, settings = _composed(choices, folders)
+    options = dict(settings.runtime.choices)
+    name_as_chosen(config, options, choices)
+    swept = settings.sweeper.get("params") or {}
+    return Chosen(config, options, {str(key): str(value) for key, value in swept.items()})
+
+
+def _composed(choices: Sequence[str], folders: Sequence[Path]) -> tuple[Config, DictConfig]:
+    """The configuration, and Hydra's own settings."""
     configuration.register()
     check_options(folders)
     check_grammar(choices, multirun=False)
@@ -33,9 +60,12 @@ def composed(choices: Sequence[str], folders: Sequence[Path] = ()) -> Config:
     more = ", ".join(f"file://{folder.resolve()}" for folder in folders)
     try:
         with _own_hydra(), hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            tree = hydra.compose("train", [*meant, f"hydra.searchpath=[{more}]"])
+            whole = [*meant, f"hydra.searchpath=[{more}]"]
+            tree = hydra.compose("train", whole, return_hydra_config=True)
+        with open_dict(tree):
+            settings = tree.pop("hydra")
         check_meaning(meant, tree)
-        return configuration.load(tree)
+        return configuration.load(tree), settings
     except Exception as error:
         mistake = explain(error)
         if mistake is None or mistake is error:
