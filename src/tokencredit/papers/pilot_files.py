@@ -90,7 +90,7 @@ def read_terms(path: Path) -> Terms:
 def choice_text(point: Point, source: str) -> str:
     """The YAML of a choice; `source` says from what it was made."""
     head = f"# @package _global_\n# Chosen by `tokencredit tune` from {source}; not to be edited.\n"
-    return head + yaml.safe_dump(nested(point), sort_keys=False)
+    return head + str(yaml.safe_dump(nested(point), sort_keys=False))
 
 
 def _grids(kept: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, Grid]:

@@ -79,6 +79,7 @@ def read_comparison(
     each = {method: chosen([*typed, f"method={method}"], folders) for method in methods}
     terms = _terms(each)
     check_terms(terms)
+    _check_typed(typed, terms)
     folder = base.config.experiments_dir
     if folder is None:
         raise UserError(
@@ -122,6 +123,15 @@ def _terms(each: dict[str, Chosen]) -> Terms:
         steps=first.steps if first else 1,
         kl=first.tuning.kl if first else Tuning().kl,
     )
+
+
+def _check_typed(typed: Sequence[str], terms: Terms) -> None:
+    """Raise for a key that is typed for all runs although a grid varies it."""
+    for text in typed:
+        key, _, value = text.lstrip("+~").partition("=")
+        for method, grid in terms.grids.items():
+            rule = f"is in the grid of method {method}, which tries values of its own; leave it out"
+            require(key not in grid, key, value, rule)
 
 
 def conf_of(comparison: Comparison) -> Path:

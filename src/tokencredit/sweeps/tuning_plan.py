@@ -37,28 +37,34 @@ def plan_text(comparison: Comparison) -> str:
         table.append((method, str(len(points(grid))), str(runs), str(steps), str(done), shown))
     leaders = [(m, f"takes the point of {leader}") for m, leader in terms.follows.items()]
     plain = [(method, "not tuned") for method in comparison.untuned]
-    first, whole = terms.first_steps, terms.steps
-    most = max(map(len, terms.grids.values()))
     lines = [
         *aligned(table),
         *(f"{method}  {what}" for method, what in [*leaders, *plain]),
-        (
-            f"Round 1: every point, seed {terms.seeds[0]}, {first} of {whole} steps. Round 2: the best "
-            f"{FINALISTS}, seeds {', '.join(map(str, terms.seeds))}, {whole} steps; seed "
-            f"{terms.seeds[0]} goes on from step {first}."
-        ),
-        (
-            f"Where a best point of round 1 lies at an edge: up to {most} more of {first} steps for "
-            "every method, as many for each."
-        ),
-        (
-            f"Chosen: the highest rating by the oracle with KL ≤ {terms.kl:g} nats, clipped tokens ≤ "
-            f"{terms.clip_fraction:.0%}, distinct-2 ≥ {terms.distinct_2:g} of SFT's; ties: lower KL."
-        ),
+        *_terms(terms),
         *(f"{method}: {_grid(terms, method)}" for method in terms.grids),
         f"{total:.1f} hours left, one run at a time: {source}" if pace else source,
     ]
     return "\n".join(lines)
+
+
+def _terms(terms: Terms) -> list[str]:
+    """The two rounds, the extension, and the rule of the choice, each a line."""
+    first, whole, start = terms.first_steps, terms.steps, terms.seeds[0]
+    most = max(map(len, terms.grids.values()))
+    rounds = (
+        f"Round 1: every point, seed {start}, {first} of {whole} steps. Round 2: the best "
+        f"{FINALISTS}, seeds {', '.join(map(str, terms.seeds))}, {whole} steps; seed {start} goes "
+        f"on from step {first}."
+    )
+    edge = (
+        f"Where a best point of round 1 lies at an edge: up to {most} more of {first} steps for "
+        "every method, as many for each."
+    )
+    rule = (
+        f"Chosen: the highest rating by the oracle with KL ≤ {terms.kl:g} nats, clipped tokens ≤ "
+        f"{terms.clip_fraction:.0%}, distinct-2 ≥ {terms.distinct_2:g} of SFT's; ties: lower KL."
+    )
+    return [rounds, edge, rule]
 
 
 def _grid(terms: Terms, method: str) -> str:
