@@ -76,16 +76,16 @@ def read_comparison(
             f"experiment = {name!r}: sweeps no methods at scale={base.options['scale']}; list them "
             "in hydra.sweeper.params.method, each a file of conf/method"
         )
-    each = {method: chosen([*typed, f"method={method}"], folders) for method in methods}
-    terms = _terms(each)
-    check_terms(terms)
-    _check_typed(typed, terms)
     folder = base.config.experiments_dir
     if folder is None:
         raise UserError(
             "experiments_dir = None: pilot runs are kept beside the experiment's cells; work in a "
             "clone, or name a folder (experiments_dir=experiments)"
         )
+    each = {method: chosen([*typed, f"method={method}"], folders) for method in methods}
+    terms = _terms(each)
+    check_terms(terms)
+    _check_typed(typed, terms)
     tuned = terms.grids.keys() | terms.follows.keys()
     return Comparison(
         experiment=str(name),
