@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from tokencredit.papers.grids import points
 from tokencredit.papers.pilots import Terms, Trial
 from tokencredit.settings import MOST_POINTS, Tuning
 from tokencredit.store.files import write_text
-from tokencredit.sweeps.tuning import Comparison, conf_of, read_comparison
+from tokencredit.sweeps.tuning import Comparison, check_places, conf_of, read_comparison
 
 from .make_snapshots import composed as snapshot
 from .make_snapshots import load, loaded_files
@@ -95,7 +96,6 @@ def test_sft_and_dpo_are_not_tuned() -> None:
             ["experiment=rto/win_rates", "scale=cpu", "oracle.enabled=false"],
             "oracle.enabled = False: method ppo cannot be tuned",
         ),
-        (["experiment=rto/win_rates", "scale=cpu", "debug=tiny"], "experiments_dir = None"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -127,6 +127,18 @@ def test_a_pilot_run_is_a_whole_run_with_fewer_steps() -> None:
     assert first.policy_algorithm.optimizer.learning_rate == 5e-5
     assert (first.seed, first.stage_seed, first.experiments_dir) == (100, 100, None)
     assert (first.run.experiment, first.run.scheme) == ("abc/positive_generation", "sparse")
+
+
+def test_a_tuning_that_can_keep_nothing_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = Comparison("x", "cpu", [], [tmp_path], [], Terms(grids={}, steps=1), tmp_path)
+    check_places(named)
+    with pytest.raises(UserError, match="experiments_dir = None: pilot runs are kept beside"):
+        check_places(replace(named, keeps=False))
+    with pytest.raises(UserError, match="--config-dir: the choice is a file that the experiment"):
+        monkeypatch.chdir(tmp_path)
+        check_places(replace(named, folders=[]))
 
 
 def test_choices_go_to_the_first_folder_that_is_named(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from tokencredit.store.files import reading
 from tokencredit.store.run_folder import FAILED, RESULTS, RunFolder, git_commit
 from tokencredit.sweeps.tuning import (
     Comparison,
-    conf_of,
+    check_places,
     say_point,
     say_written,
     write_choices,
@@ -37,7 +37,7 @@ def tune(comparison: Comparison, at_once: int = 1) -> list[Pilot]:
 
     A call that ends early goes on with the same command: finished runs are found by their keys.
     """
-    conf_of(comparison)  # before anything is computed
+    check_places(comparison)
     read_now("torch")
     board = Board(comparison)
     board.read()

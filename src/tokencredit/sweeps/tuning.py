@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +15,7 @@ from tokencredit.papers.grids import Point
 from tokencredit.papers.pilot_files import choice_file, choice_text, rows_file
 from tokencredit.papers.pilots import Choice, Terms, Trial, check_terms, chosen_points
 from tokencredit.settings import Tuning
+from tokencredit.store.artifacts import check_writable
 from tokencredit.store.files import read_text, write_text
 
 OWN: Final = ("method", "reward_scheme", "seed", "stage_seed", "run_dir")
@@ -35,8 +36,10 @@ class Comparison:
     terms: Terms
     cells: Path
     """The folder of the experiment's committed cells."""
-    untuned: Sequence[str] = field(default=())
+    untuned: Sequence[str] = ()
     """Methods without a grid that follow none."""
+    keeps: bool = True
+    """Whether there is a folder for rows; without one a tuning can only be planned."""
 
     @property
     def rows(self) -> Path:
@@ -77,11 +80,6 @@ def read_comparison(
             "in hydra.sweeper.params.method, each a file of conf/method"
         )
     folder = base.config.experiments_dir
-    if folder is None:
-        raise UserError(
-            "experiments_dir = None: pilot runs are kept beside the experiment's cells; work in a "
-            "clone, or name a folder (experiments_dir=experiments)"
-        )
     each = {method: chosen([*typed, f"method={method}"], folders) for method in methods}
     terms = _terms(each)
     check_terms(terms)
@@ -94,7 +92,8 @@ def read_comparison(
         folders=tuple(folders),
         plugins=tuple(plugins),
         terms=terms,
-        cells=Path(folder).expanduser() / str(name),
+        cells=Path(folder or "experiments").expanduser() / str(name),
+        keeps=folder is not None,
         untuned=tuple(method for method in methods if method not in tuned),
     )
 
@@ -132,6 +131,17 @@ def _check_typed(typed: Sequence[str], terms: Terms) -> None:
         for method, grid in terms.grids.items():
             rule = f"is in the grid of method {method}, which tries values of its own; leave it out"
             require(key not in grid, key, value, rule)
+
+
+def check_places(comparison: Comparison) -> None:
+    """Raise where rows or choices cannot be written; before anything is computed."""
+    if not comparison.keeps:
+        raise UserError(
+            "experiments_dir = None: pilot runs are kept beside the experiment's cells; work in a "
+            "clone, or name a folder (experiments_dir=experiments)"
+        )
+    check_writable(comparison.rows.parent, "experiments_dir")
+    check_writable(conf_of(comparison), "--config-dir")
 
 
 def conf_of(comparison: Comparison) -> Path:
