@@ -17,6 +17,7 @@ from tokencredit.papers.pilot_files import (
     write_pilots,
     write_terms,
 )
+from tokencredit.papers.pilot_tables import pilots_table, tuning_text
 from tokencredit.papers.pilots import (
     Choice,
     Pilot,
@@ -26,7 +27,6 @@ from tokencredit.papers.pilots import (
     choose,
     chosen_points,
     finalists,
-    pilots_table,
     ranking,
     trials,
 )
@@ -257,3 +257,15 @@ def test_the_table_has_every_point_and_marks_the_choice() -> None:
         "abc", str(LOW), "2", "3", "0.300", "6.00", "10.0%", "0.800", "chosen",
     ]  # fmt: skip
     assert "1.000 (out of bounds)" in lines[-1]
+
+
+def test_a_page_says_terms_controls_and_every_point(tmp_path: Path) -> None:
+    path = tmp_path / "tuning" / "cpu.csv"
+    assert tuning_text(path) == "*No method was tuned: there are no pilot runs.*"
+    rows = [*second(LOW, (0.1, 0.2, 0.6), (5, 6, 7)), *second(HIGH, (1, 1, 1), (20, 20, 20))]
+    write_pilots(path, [*FIRST, *rows])
+    write_terms(path, TERMS, None)
+    text = tuning_text(path)
+    assert "41 of 101 steps" in text and "KL ≤ 15 nats, clipped tokens ≤ 25%" in text
+    assert "shuffled has the point of abc." in text
+    assert text.endswith(pilots_table([*FIRST, *rows], TERMS))

@@ -9,7 +9,7 @@ import typer
 
 from tokencredit.config import load_plugins, register
 from tokencredit.console import show
-from tokencredit.papers.pilots import pilots_table
+from tokencredit.papers.pilot_tables import pilots_table
 from tokencredit.sweeps.pilot_runs import tune as run_pilots
 from tokencredit.sweeps.tuning import read_comparison
 from tokencredit.sweeps.tuning_plan import plan_text

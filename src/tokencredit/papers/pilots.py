@@ -14,14 +14,11 @@ from statistics import fmean
 from typing import Final
 
 from tokencredit.errors import UserError
-from tokencredit.papers.formats import markdown
 from tokencredit.papers.grids import Grid, Point, edges, extension, points
-from tokencredit.statistics.rounding import rounded
 from tokencredit.store.run_folder import COMPLETE, FAILED
 
 FINALISTS: Final = 2
 """Points of a method that go on to the second round."""
-HEAD: Final = ("method", "point", "round", "runs", "oracle", "KL", "clipped", "distinct-2", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,30 +262,3 @@ def chosen_points(choices: Mapping[str, Choice], terms: Terms) -> dict[str, Poin
     """The point of every method that has one: its own, or that of the method it is a control of."""
     own = {method: choice.point for method, choice in choices.items()}
     return own | {control: own[leader] for control, leader in terms.follows.items()}
-
-
-def pilots_table(rows: Sequence[Pilot], terms: Terms) -> str:
-    """Every point of every method in Markdown: means over the seeds of a round, and the choice."""
-    choices = choose(rows, terms)
-    lines = []
-    for method, choice in choices.items():
-        for number in (1, 2):
-            for means in ranking(rows, terms, method, number):
-                final = number == 2 and means.point == choice.point
-                said = "; ".join(filter(None, ["chosen", choice.remark()])) if final else ""
-                lines.append([method, str(means.point), str(number), *_numbers(means), said])
-    return markdown(HEAD, lines)
-
-
-def _numbers(means: Means) -> list[str]:
-    """A point's numbers as a table has them; one outside of the bounds says so."""
-    if math.isnan(means.kl):
-        return [str(means.runs), "failed", "–", "–", "–"]
-    gold = rounded(means.gold) + " (out of bounds)" * (not means.within)
-    return [
-        str(means.runs),
-        gold,
-        rounded(means.kl, 2),
-        f"{means.clip_fraction:.1%}",
-        rounded(means.distinct_2),
-    ]

@@ -10,6 +10,7 @@ from typing import Final
 from tokencredit.console import aligned
 from tokencredit.papers.grids import points
 from tokencredit.papers.pilot_files import read_pilots
+from tokencredit.papers.pilot_tables import terms_text
 from tokencredit.papers.pilots import FINALISTS, Pilot, Terms, trials
 from tokencredit.store.files import read_json, reading
 from tokencredit.store.run_folder import COMPLETE
@@ -40,31 +41,11 @@ def plan_text(comparison: Comparison) -> str:
     lines = [
         *aligned(table),
         *(f"{method}  {what}" for method, what in [*leaders, *plain]),
-        *_terms(terms),
+        *terms_text(terms),
         *(f"{method}: {_grid(terms, method)}" for method in terms.grids),
         f"{total:.1f} hours left, one run at a time: {source}" if pace else source,
     ]
     return "\n".join(lines)
-
-
-def _terms(terms: Terms) -> list[str]:
-    """The two rounds, the extension, and the rule of the choice, each a line."""
-    first, whole, start = terms.first_steps, terms.steps, terms.seeds[0]
-    most = max(map(len, terms.grids.values()))
-    rounds = (
-        f"Round 1: every point, seed {start}, {first} of {whole} steps. Round 2: the best "
-        f"{FINALISTS}, seeds {', '.join(map(str, terms.seeds))}, {whole} steps; seed {start} goes "
-        f"on from step {first}."
-    )
-    edge = (
-        f"Where a best point of round 1 lies at an edge: up to {most} more of {first} steps for "
-        "every method, as many for each."
-    )
-    rule = (
-        f"Chosen: the highest rating by the oracle with KL ≤ {terms.kl:g} nats, clipped tokens ≤ "
-        f"{terms.clip_fraction:.0%}, distinct-2 ≥ {terms.distinct_2:g} of SFT's; ties: lower KL."
-    )
-    return [rounds, edge, rule]
 
 
 def _grid(terms: Terms, method: str) -> str:
