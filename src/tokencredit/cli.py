@@ -20,6 +20,7 @@ from tokencredit.version import __version__
 COMMANDS: Final = {
     "train": "tokencredit.commands.train:train",
     "plan": "tokencredit.commands.train:plan",
+    "tune": "tokencredit.commands.tune:tune",
     "generate": "tokencredit.commands.generate:try_policy",
     "report": "tokencredit.commands.report:report",
     "credit": "tokencredit.commands.credit:credit_texts",
@@ -39,6 +40,9 @@ ABOUT: Final = {
         "Train SFT → reward model → RL from one configuration; `train --help` lists all groups."
     ),
     "plan": "Say which stages of `train` with the same arguments would be reused or run, and why.",
+    "tune": (
+        "Try each method's grid with pilot seeds, and choose its numbers by the oracle's rating."
+    ),
     "generate": "Try a trained policy: continue prompts with it.",
     "report": "Print the summary of a run and draw its figures and report.html again.",
     "credit": "Credit for texts and models of your own: a page with every token in its colour.",

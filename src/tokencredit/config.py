@@ -20,7 +20,7 @@ from tokencredit.algorithms.reinforce import RLOO, Reinforce
 from tokencredit.algorithms.remax import ReMax
 from tokencredit.data.dataset import Dataset, add_format
 from tokencredit.errors import UserError, nearest, require
-from tokencredit.fields import check_all_bounds, former_names, number, what_became_of
+from tokencredit.fields import added, check_all_bounds, former_names, number, what_became_of
 from tokencredit.hardware import Hardware
 from tokencredit.judges.attention import AttentionJudge
 from tokencredit.judges.attribution import AttributionJudge
@@ -40,7 +40,7 @@ from tokencredit.rewards.redistribute import Redistribute
 from tokencredit.rewards.scheme import Evidence, RewardScheme
 from tokencredit.rewards.sparse import Sparse
 from tokencredit.rewards.uniform import Uniform
-from tokencredit.settings import DPO, SFT, Evaluation, Oracle, RewardModel, Run, Sweep
+from tokencredit.settings import DPO, SFT, Evaluation, Oracle, RewardModel, Run, Sweep, Tuning
 from tokencredit.store.files import reading
 from tokencredit.store.finite import check_settings
 from tokencredit.store.versions import bring_up_to_date, load_kept, written_by
@@ -70,6 +70,7 @@ class Config:
     evaluation: Evaluation = field(default_factory=Evaluation)
     run: Run = field(default_factory=Run)
     sweep: Sweep = field(default_factory=Sweep)
+    tuning: Tuning = added(field(default_factory=Tuning))
     steps: int = number(100, at_least=1)
     """RL steps."""
     seed: int = 0
@@ -196,8 +197,7 @@ COMPONENTS: Final[dict[str, list[type]]] = {
 
 def register() -> None:
     """Make every component known to Hydra under the name of its class."""
-    store = ConfigStore.instance()
-    store.store(name="Config", node=Config)
+    ConfigStore.instance().store(name="Config", node=Config)
     for group, components in COMPONENTS.items():
         for component in components:
             register_component(group, component)

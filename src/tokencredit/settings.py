@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, ClassVar
+from itertools import pairwise
+from math import inf, prod
+from typing import Any, ClassVar, Final
 
 from tokencredit.data.splits import Objective
 from tokencredit.errors import require
 from tokencredit.fields import Settings, added, number
 from tokencredit.models.passes.sequences import ScoreAt
 from tokencredit.training_settings import Training
+
+MOST_KEYS: Final = 2
+MOST_POINTS: Final = 6
+"""What `tokencredit tune` tries of one method before its one extension."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -189,6 +195,53 @@ class Sweep(Settings):
             "sweep.objective",
             self.objective,
             "must be null, the name of a number of results.json, or a list of such names",
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class Tuning(Settings):
+    """Where `tokencredit tune` looks for a method's numbers; not part of any key."""
+
+    section: ClassVar[str] = "tuning"
+
+    grid: dict[str, list[float]] = field(default_factory=dict)
+    """Values to try, by dotted key: at most two keys of algorithm or reward_scheme, at most six
+    points in all; empty: the method is not tuned."""
+    follows: str | None = None
+    """The method whose point this one takes, as a control does; null: none."""
+    kl: float = number(15.0, above=0, note="nats a response")
+    """Largest mean KL on held-out prompts with which a point can be chosen."""
+
+    def __post_init__(self) -> None:
+        """Check the shape of the grid, and that it is not given beside another method's point."""
+        Settings.__post_init__(self)
+        keys, points = list(self.grid), prod(map(len, self.grid.values()))
+        require(len(keys) <= MOST_KEYS, "tuning.grid", keys, f"has more than {MOST_KEYS} keys")
+        for key, values in self.grid.items():
+            require(
+                key.startswith(("algorithm.", "reward_scheme.")),
+                "tuning.grid",
+                key,
+                "must be a key of algorithm or reward_scheme, as algorithm.optimizer.learning_rate",
+            )
+            rising = all(0 < low < high < inf for low, high in pairwise(values))
+            require(
+                len(values) > 1 and rising,
+                f"tuning.grid.{key}",
+                list(values),
+                "must be at least two numbers > 0 that rise, so that it can be extended",
+            )
+        require(
+            points <= MOST_POINTS,
+            "tuning.grid",
+            {key: list(values) for key, values in self.grid.items()},
+            f"has {points} points, more than the {MOST_POINTS} that each method may have",
+        )
+        require(
+            not (self.grid and self.follows),
+            "tuning.follows",
+            self.follows,
+            "cannot be set beside tuning.grid: a method has a grid, or takes another's point",
         )
 
 

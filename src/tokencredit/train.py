@@ -23,8 +23,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from tokencredit import config as configuration
-from tokencredit.composing.arguments import Request, shown_name
-from tokencredit.composing.chosen import composed
+from tokencredit.composing.arguments import Request
+from tokencredit.composing.chosen import composed, name_as_chosen
 from tokencredit.composing.explain import explain
 from tokencredit.composing.grammar import check_grammar, check_meaning, class_name, spelled
 from tokencredit.composing.helptext import help_text
@@ -34,7 +34,7 @@ from tokencredit.errors import UserError, require
 from tokencredit.machine.faults import chain, users_own
 from tokencredit.machine.scratch import temporary_folder
 from tokencredit.machine.search_path import isolate_children
-from tokencredit.papers.cells import PLACES, experiments_dir
+from tokencredit.papers.cells import PLACES
 from tokencredit.pipeline.environment import take_over
 from tokencredit.pipeline.process import StageFailed, follow
 from tokencredit.redaction import redacted
@@ -253,15 +253,9 @@ class Task:
     def _load(self, composed: DictConfig) -> Config:
         check_meaning(self.request.overrides, composed)
         config = configuration.load(composed)
-        choices = HydraConfig.get().runtime.choices
-        config.run.experiment = choices.get("experiment")
-        config.run.scale = choices["scale"] if config.run.experiment else None
-        config.run.scheme = choices.get("method") or choices["reward_scheme"]
-        config.model.name = shown_name(config.model)
+        hydra_config = HydraConfig.get()
+        name_as_chosen(config, hydra_config.runtime.choices, hydra_config.overrides.task)
         config.plugins = list(self.request.plugins)
-        if config.store == "store":
-            config.store = os.environ.get("TOKENCREDIT_STORE", "store")
-        config.experiments_dir = experiments_dir(config.experiments_dir)
         objective.check(config)
         return config
 

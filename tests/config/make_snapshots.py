@@ -74,7 +74,7 @@ def load(*overrides: str) -> Config:
     config = configuration.load(tree)
     config.run.experiment = choices["experiment"]
     config.run.scale = choices["scale"] if config.run.experiment else None
-    config.run.scheme = choices["reward_scheme"]
+    config.run.scheme = choices.get("method") or choices["reward_scheme"]
     return config
 
 

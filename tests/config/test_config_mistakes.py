@@ -30,7 +30,7 @@ UNKNOWN = [
     (["+steps=3"], ["steps", "+"]),
 ]
 OPTIONS = [
-    (["algorithm=pop"], ["algorithm", "'pop'", "'ppo'", "ppo, ppo_deepspeed_chat,", "sft"]),
+    (["algorithm=pop"], ["algorithm", "'pop'", "'ppo'", "ppo, ppo_abc_cpu,", "sft"]),
     (["reward_scheme=abd"], ["reward_scheme", "'abd'", "'abc_d'", "abc_d2", "uniform"]),
     (["model=tyni"], ["model", "'tyni'", "gpt2", "scratch", "smollm2_135m", "tiny"]),
     (["dataset=imbd"], ["dataset", "'imbd'", "'imdb'", "file", "rotten_tomatoes"]),

@@ -15,7 +15,7 @@ from .make_snapshots import SCALES, load, sized
 
 CELLS = {
     ("abc/positive_generation", "paper"): 50,
-    ("abc/positive_generation", "cpu"): 50,
+    ("abc/positive_generation", "cpu"): 80,
     ("abc/controls", "paper"): 40,
     ("abc/controls", "cpu"): 20,
     ("abc/beta_sweep", "paper"): 110,

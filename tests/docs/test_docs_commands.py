@@ -114,6 +114,8 @@ def test_a_shown_command_is_accepted(
     words = shlex.split(command)[1:]
     if words[0] == "train" and "--help" not in words:
         words[0] = "plan"
+    if words[0] == "tune" and "--plan" not in words:
+        words.append("--plan")
     answer = run(words, folder)
     if "hydra/sweeper=optuna" in words and find_spec("optuna") is None:
         assert answer.code == 2 and "tokencredit[optuna]" in answer.err

@@ -90,7 +90,10 @@ def _unknown_key(links: Sequence[BaseException], text: str) -> str | None:
             path = getattr(link, "full_key", None) or str(key)
             where = re.search(r"In '([^']+)'", text)
             return unknown_key(path, kind, f" (in conf/{where[1]}.yaml)" if where else "")
-    attached = re.search(r"Could not append to config\. An item is already at '([^']+)'", text)
+    attached = re.search(
+        r"(?:append to config\. An item is already at '|Multiple values for )([\w./]*\w)",
+        text,
+    )
     return f"{attached[1]}: exists already; write it without '+'" if attached else None
 
 

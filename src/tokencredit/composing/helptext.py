@@ -52,7 +52,7 @@ Flags
 """
 SENTENCE_END = re.compile(r"[.?!]\)?$|\w=\S+$")
 """A line ends there with its sentence, or with an example of KEY=VALUE."""
-HIDDEN = {"scaled", "hydra"}
+HIDDEN = {"scaled", "tuned", "hydra"}
 PLAIN_DEFAULT = {"experiment": "null"}
 
 

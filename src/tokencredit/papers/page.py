@@ -25,6 +25,8 @@ from tokencredit.papers.figures import pictures
 from tokencredit.papers.formats import Runs, markdown
 from tokencredit.papers.frontier import DASH, equal_kl_tables, named_cells
 from tokencredit.papers.kinds import find_figure, find_table
+from tokencredit.papers.pilot_files import rows_file
+from tokencredit.papers.pilot_tables import tuning_text
 from tokencredit.papers.runs import LoggedRun, Setting, holds_runs
 from tokencredit.papers.scores import find_comparisons
 from tokencredit.papers.sources import Source, lengths, read_sources
@@ -86,6 +88,7 @@ class Page:
             "held_out": self.held_out,
             "conduct": self.conduct,
             "equal_kl": self.equal_kl,
+            "tuning": self.tuning,
         }
         return environment.from_string(template).render()
 
@@ -149,6 +152,10 @@ class Page:
         if not self.sources:
             return "*No cells yet.*"
         return equal_kl_tables(self.sources[0], self.task, baseline, beta)
+
+    def tuning(self, scale: str = "cpu") -> str:
+        """The terms of the experiment's tuning, every point that was tried, and the choices."""
+        return tuning_text(rows_file(self.folder, scale))
 
     def _of_claim(self, claim: Claim) -> Claim:
         return replace(claim, panels=[p for p in claim.panels if self.task == p.tasks[0]])

@@ -1,0 +1,75 @@
+"""A tuning as people read it: on an experiment's page, and where the command ends."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from tokencredit.papers.formats import markdown
+from tokencredit.papers.pilot_files import read_pilots, read_terms
+from tokencredit.papers.pilots import FINALISTS, Means, Pilot, Terms, choose, ranking
+from tokencredit.statistics.rounding import rounded
+
+HEAD: Final = ("method", "point", "round", "runs", "oracle", "KL", "clipped", "distinct-2", "")
+
+
+def tuning_text(rows: Path) -> str:
+    """Terms and points of the tuning in that file, for a page; that there is none, where it is not.
+
+    Raises `UserError` while the second round is not complete.
+    """
+    if not rows.is_file():
+        return "*No method was tuned: there are no pilot runs.*"
+    found, terms = read_pilots(rows), read_terms(rows)
+    controls = [f"{control} has the point of {leader}" for control, leader in terms.follows.items()]
+    said = " ".join([*terms_text(terms), *([f"{', '.join(controls)}."] if controls else [])])
+    return f"{said}\n\n{pilots_table(found, terms)}"
+
+
+def terms_text(terms: Terms) -> list[str]:
+    """The two rounds, the extension, and the rule of the choice, each a line."""
+    first, whole, start = terms.first_steps, terms.steps, terms.seeds[0]
+    most = max(map(len, terms.grids.values()))
+    rounds = (
+        f"Round 1: every point, seed {start}, {first} of {whole} steps. Round 2: the best "
+        f"{FINALISTS}, seeds {', '.join(map(str, terms.seeds))}, {whole} steps; seed {start} goes "
+        f"on from step {first}."
+    )
+    edge = (
+        f"Where a best point of round 1 lies at an edge: up to {most} more of {first} steps for "
+        "every method, as many for each."
+    )
+    rule = (
+        f"Chosen: the highest rating by the oracle with KL ≤ {terms.kl:g} nats, clipped tokens ≤ "
+        f"{terms.clip_fraction:.0%}, distinct-2 ≥ {terms.distinct_2:g} of SFT's; ties: lower KL."
+    )
+    return [rounds, edge, rule]
+
+
+def pilots_table(rows: Sequence[Pilot], terms: Terms) -> str:
+    """Every point of every method in Markdown: means over the seeds of a round, and the choice."""
+    choices = choose(rows, terms)
+    lines = []
+    for method, choice in choices.items():
+        for number in (1, 2):
+            for means in ranking(rows, terms, method, number):
+                final = number == 2 and means.point == choice.point
+                said = "; ".join(filter(None, ["chosen", choice.remark()])) if final else ""
+                lines.append([method, str(means.point), str(number), *_numbers(means), said])
+    return markdown(HEAD, lines)
+
+
+def _numbers(means: Means) -> list[str]:
+    """A point's numbers as a table has them; one outside of the bounds says so."""
+    if math.isnan(means.kl):
+        return [str(means.runs), "failed", "–", "–", "–"]
+    gold = rounded(means.gold) + " (out of bounds)" * (not means.within)
+    return [
+        str(means.runs),
+        gold,
+        rounded(means.kl, 2),
+        f"{means.clip_fraction:.1%}",
+        rounded(means.distinct_2),
+    ]
