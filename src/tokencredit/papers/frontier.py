@@ -28,6 +28,8 @@ GRID: Final = 60
 DASH: Final = "–"
 HELD_OUT: Final = "oracle"
 """A panel's column of the oracle's ratings on held-out prompts, of which a run has one."""
+GOLD: Final = "gold"
+"""A panel's column of the same ratings in evaluations on the way, at their own KL."""
 MODELS: Final = ("sft", "dpo")
 """Models beside the policy that an evaluation may hold; the first is where KL is 0."""
 

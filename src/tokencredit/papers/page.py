@@ -21,14 +21,18 @@ from tokencredit.papers.claims import (
     unused,
 )
 from tokencredit.papers.conduct import conduct_table, measured
+from tokencredit.papers.fairness import fairness_table
 from tokencredit.papers.figure_data import figure_marks
 from tokencredit.papers.figures import pictures
 from tokencredit.papers.formats import Runs, markdown
 from tokencredit.papers.frontier import DASH, equal_kl_tables, named_cells
 from tokencredit.papers.kinds import find_figure, find_table
+from tokencredit.papers.on_the_way import over_optimisation
+from tokencredit.papers.readings import readings_table
 from tokencredit.papers.runs import LoggedRun, Setting, holds_runs
 from tokencredit.papers.scores import find_comparisons
 from tokencredit.papers.sources import Source, lengths, read_sources
+from tokencredit.papers.win_tables import crossed_markdown
 from tokencredit.statistics.intervals import mean_ci
 from tokencredit.statistics.rounding import interval, with_error, with_interval
 from tokencredit.store.files import write_bytes
@@ -86,6 +90,10 @@ class Page:
             "held_out": self.held_out,
             "conduct": self.conduct,
             "equal_kl": self.equal_kl,
+            "readings": self.readings,
+            "fairness": self.fairness,
+            "over_optimisation": self.over_optimisation,
+            "seeds_and_prompts": self.seeds_and_prompts,
         }
         return environment.from_string(template).render()
 
@@ -112,6 +120,8 @@ class Page:
         entry = replace(entry, smooth=entry.smooth if smooth is None else smooth)
         if not self.sources:
             return f"*{entry.title}: no figure before there are cells.*"
+        if entry.absent(self.sources):
+            return f"*{entry.title}: no figure: {entry.absent(self.sources)}.*"
         marks, notes = figure_marks(entry, self.sources, points)
         path = self.experiments.parent / IMAGES / file
         write_bytes(path, pictures(entry, marks)[0])
@@ -150,8 +160,47 @@ class Page:
             return "*No cells yet.*"
         return equal_kl_tables(self.sources[0], self.task, baseline, beta)
 
+    def readings(self, baseline: str, beta: float | None = None, primary: str | None = None) -> str:
+        """Differences of the gold score to a method at equal steps, KL, samples, and operations.
+
+        `primary`: the method whose comparison was declared before the runs.
+        """
+        if not self.sources:
+            return "*No cells yet.*"
+        return readings_table(self.sources[0], self.task, baseline, beta, primary)
+
+    def fairness(self, baseline: str | None = None) -> str:
+        """Whether methods began with the same and were given the same; the baseline first."""
+        if not self.sources:
+            return "*No cells yet.*"
+        return fairness_table(self.sources[0], self.task, self.folder, baseline)
+
+    def over_optimisation(self) -> str:
+        """When the gold score of each method was highest, and whether the paid one still rose."""
+        if not self.sources:
+            return "*No cells yet.*"
+        said = over_optimisation(self.sources[0], self.task)
+        return said or "*No cell holds evaluations on the way (evaluation.every).*"
+
+    def seeds_and_prompts(self) -> str:
+        """Win rates with intervals over seeds crossed with prompts, of each comparison."""
+        tables = [
+            crossed_markdown(comparison.matrix(list(comparison.methods)))
+            for comparison in self.comparisons
+        ]
+        tables = [table for table in tables if table]
+        return "\n\n".join([CROSSED, *tables]) if tables else "*No comparison of several seeds.*"
+
     def _of_claim(self, claim: Claim) -> Claim:
         return replace(claim, panels=[p for p in claim.panels if self.task == p.tasks[0]])
+
+
+CROSSED: Final = (
+    "Win rates once more, where seeds and prompts both are samples: each verdict is the mean, and "
+    "an effect of the seed, of the prompt, and of the rest (two-way random effects; variances by "
+    "the method of moments, degrees of freedom of Satterthwaite). Last, the shares of a verdict's "
+    "variance."
+)
 
 
 def pages(experiments: Path) -> Sequence[str]:

@@ -66,6 +66,8 @@ class Origin:
     """What training has spent (`rl.compute.spent`); empty where that was not kept."""
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     """Of the data, by what they are for."""
+    processor: str = ""
+    """What computed it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +224,7 @@ def _origin_of(path: Path, record: Mapping[str, Any], kept: Mapping[str, Any]) -
         wall_seconds=record.get("wall_seconds"),
         spent=kept.get("spent") or {},
         fingerprints=kept.get("fingerprints") or {},
+        processor=str(kept.get("processor") or ""),
     )
 
 
