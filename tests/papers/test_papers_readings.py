@@ -77,9 +77,8 @@ def test_by_hand(faster: Path) -> None:
 def test_the_table_says_where_the_readings_disagree(faster: Path) -> None:
     text = readings_table(read_sources([faster])[0], TASK, "sparse")
     assert (
-        "The readings disagree. **abc, β = 0.8, 8–16 tokens: higher at equal steps and equal scored "
-        "samples, lower at equal KL and equal operations; by the primary reading, equal KL, it is "
-        "lower**."
+        "- **The readings disagree on abc**: higher at equal steps and equal scored samples, lower "
+        "at equal KL and equal operations; by the primary reading, equal KL, it is lower."
     ) in text
     assert "**Primary is the reading at equal KL.**" in text
     rows = [line for line in text.splitlines() if line.startswith("| abc")]
@@ -96,7 +95,7 @@ def test_readings_that_agree_are_said_to(tmp_path: Path) -> None:
     cells(tmp_path, "abc", 3.0, 0.45)
     cells(tmp_path, "sparse", 3.0, 0.3)
     text = readings_table(read_sources([tmp_path])[0], TASK, "sparse")
-    assert "agree on abc, β = 0.8, 8–16 tokens (higher)." in text and "disagree" not in text
+    assert "agree on abc (higher)." in text and "disagree" not in text
 
 
 def test_one_that_decides_and_one_that_does_not_disagree(tmp_path: Path) -> None:
@@ -218,11 +217,9 @@ def test_over_optimisation_in_words(tmp_path: Path) -> None:
         )
     said = over_optimisation(read_sources([tmp_path])[0], TASK)
     assert (
-        "- abc, β = 0.8, 8–16 tokens (2 runs): the gold score is highest at step 5 of 10 (1.500; to "
+        "- abc (2 runs): the gold score is highest at step 5 of 10 (1.500; to "
         "the end -0.500 [-6.853, +5.853]), while the paid score still rose (+1.000 [+1.000, +1.000])."
     ) in said
-    assert (
-        "sparse, β = 0.8, 8–16 tokens (2 runs): the gold score is highest at step 10 of 10" in said
-    )
+    assert "- sparse (2 runs): the gold score is highest at step 10 of 10" in said
     assert "its last evaluation (2.000)." in said
     assert "and the paid score did not rise either (-1.000 [-1.000, -1.000])." in said

@@ -12,7 +12,7 @@ from tokencredit.papers.conduct import operations, over, scored, scored_before
 from tokencredit.papers.formats import markdown
 from tokencredit.papers.frontier import DASH
 from tokencredit.papers.runs import LoggedRun, Setting
-from tokencredit.papers.sources import Source, label, notes
+from tokencredit.papers.sources import Source, notes, short_label
 from tokencredit.statistics.curves import mean
 from tokencredit.store.files import Damaged, csv_rows
 
@@ -199,7 +199,7 @@ def fairness_table(source: Source, task: str, folder: Path, baseline: str | None
     rows.append(_row("tuning budget (steps)", cells, differs=len(known) > 1))
     apart += [f"tuning budget ({_by_method(groups, cells)})"] if len(known) > 1 else []
     unknown += [] if known else ["tuning budget"]
-    head = ["", *(_column(setting, groups) for setting in groups)]
+    head = ["", *(short_label(setting, groups) for setting in groups)]
     said = [*_said(apart, unknown), *(f"*Note: {note}.*" for note in notes(source, [task]))]
     return "\n\n".join([LEGEND, markdown(head, rows), *said])
 
@@ -240,18 +240,12 @@ def _row(name: str, cells: Sequence[str], *, differs: bool) -> list[str]:
     return [f"{DIFFERS} {name}" if differs else name, *cells]
 
 
-def _column(setting: Setting, groups: Mapping[Setting, object]) -> str:
-    """The method, or the whole setting where the method has several."""
-    alone = sum(other.method == setting.method for other in groups) == 1
-    return setting.method if alone else label(setting, full=False)
-
-
-def _by_method(groups: Mapping[Setting, object], cells: Sequence[str]) -> str:
+def _by_method(groups: Mapping[Setting, Runs], cells: Sequence[str]) -> str:
     """`abc and sparse 1,616; rto 5,616`: methods by what they had, dashes aside."""
     by_cell: dict[str, list[str]] = {}
     for setting, cell in zip(groups, cells, strict=True):
         if cell != DASH:
-            by_cell.setdefault(cell, []).append(_column(setting, groups))
+            by_cell.setdefault(cell, []).append(short_label(setting, groups))
     return "; ".join(f"{', '.join(names)}: {cell}" for cell, names in by_cell.items())
 
 

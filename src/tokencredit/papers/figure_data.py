@@ -87,7 +87,7 @@ COLUMNS: Final = {
 }
 WAY_COLUMNS: Final = {
     "score": "paid score",
-    "oracle": "gold score: oracle's rating",
+    "oracle": "oracle's rating",
     "kl": "KL (nats)",
     "distinct_2": "distinct-2",
 }

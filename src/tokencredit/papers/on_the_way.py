@@ -10,8 +10,8 @@ from typing import Final
 import numpy as np
 
 from tokencredit.errors import UserError
-from tokencredit.papers.runs import LoggedRun, Setting
-from tokencredit.papers.sources import Source, label
+from tokencredit.papers.runs import LoggedRun
+from tokencredit.papers.sources import Source, short_label
 from tokencredit.statistics.curves import at_level, mean
 from tokencredit.statistics.intervals import mean_ci
 from tokencredit.statistics.rounding import rounded, with_interval
@@ -92,8 +92,11 @@ def together(runs: Sequence[LoggedRun], column: str) -> tuple[list[float], list[
 def over_optimisation(source: Source, task: str) -> str:
     """For every setting in a sentence: when its gold score was highest, and whether the paid score
     still rose from there. Empty where no cell holds evaluations on the way."""
+    groups = source.of(task)
     said = [
-        sentence for setting, runs in source.of(task).items() if (sentence := _peak(setting, runs))
+        sentence
+        for setting, runs in groups.items()
+        if (sentence := _peak(short_label(setting, groups), runs))
     ]
     if not said:
         return ""
@@ -105,7 +108,7 @@ def over_optimisation(source: Source, task: str) -> str:
     return "\n".join([how, "", *(f"- {sentence}" for sentence in said)])
 
 
-def _peak(setting: Setting, runs: Sequence[LoggedRun]) -> str:
+def _peak(name: str, runs: Sequence[LoggedRun]) -> str:
     """Where the mean gold score of a setting is highest, and what came after."""
     known = [run for run in runs if {GOLD, PAID} <= run.origin.on_the_way.keys()]
     (steps, gold), (others, paid) = together(known, GOLD), together(known, PAID)
@@ -113,7 +116,7 @@ def _peak(setting: Setting, runs: Sequence[LoggedRun]) -> str:
         return ""
     heights = [mean([values[place] for values in gold]) for place in range(len(steps))]
     top = max(range(len(steps)), key=lambda place: heights[place])
-    name = f"{label(setting, full=False)} ({len(known)} runs)"
+    name = f"{name} ({len(known)} runs)"
     highest = f"the gold score is highest at step {steps[top]:g} of {steps[-1]:g}"
     if top == len(steps) - 1:
         return f"{name}: {highest}, its last evaluation ({rounded(heights[top])})."

@@ -18,7 +18,7 @@ from tokencredit.papers.formats import markdown
 from tokencredit.papers.frontier import DASH, LEVELS, baseline_of, named_cells, support
 from tokencredit.papers.on_the_way import at_step, gold_at_levels
 from tokencredit.papers.runs import LoggedRun, Setting
-from tokencredit.papers.sources import Source, label
+from tokencredit.papers.sources import Source, short_label
 from tokencredit.statistics.rounding import rounded, with_interval
 from tokencredit.statistics.testing import MOST_SEEDS, Difference, compare, holm
 from tokencredit.store.run_folder import COMPLETE
@@ -29,6 +29,8 @@ SAMPLES: Final = "equal scored samples"
 OPERATIONS: Final = "equal operations"
 READINGS: Final = (STEPS, KL, SAMPLES, OPERATIONS)
 SIDES: Final = {1: "higher", -1: "lower", 0: "not decided"}
+SMALLEST: Final = 1e-4
+"""p-values below are said to be."""
 Runs = Sequence[LoggedRun]
 Spent = Callable[[LoggedRun], Sequence[float] | None]
 """What a run has spent after 0, 1, … steps; None where that is not known."""
@@ -46,13 +48,13 @@ class Reading:
     of: tuple[int, int]
     """Runs of both."""
 
-    def text(self) -> str:
+    def text(self, *, level: bool = True) -> str:
         """The difference with its interval, the level, the correlation, and the runs if not all."""
         x = self.difference
         r = "" if x.correlation is None else f"r = {rounded(x.correlation, 2)}"
         paired = "paired" if x.paired else ""
         few = "" if self.counts == self.of else f"{self.counts[0]} and {self.counts[1]} runs"
-        beside = ", ".join(filter(None, (self.where, paired, r, few)))
+        beside = ", ".join(filter(None, (self.where * level, paired, r, few)))
         return with_interval(x.interval, signed=True) + (f" ({beside})" if beside else "")
 
 
@@ -187,24 +189,23 @@ def disagreement(found: Mapping[Setting, Mapping[str, Reading | None]]) -> str:
 
     Two readings disagree where one decides and the other does not, or does for the other side.
     """
-    apart, agree, single = [], [], []
+    by_sides: dict[tuple[tuple[str, int], ...], list[str]] = {}
     for setting, by_name in found.items():
-        sides = {n: r.difference.decided for n, r in by_name.items() if r is not None}
-        name = label(setting, full=False)
+        sides = tuple((n, r.difference.decided) for n, r in by_name.items() if r is not None)
+        by_sides.setdefault(sides, []).append(short_label(setting, found))
+    said, agree = [], []
+    for sides, methods in by_sides.items():
+        names, words = ", ".join(methods), {word for _, word in sides}
         if len(sides) < 2:
-            single.append(name)
-        elif len(set(sides.values())) == 1:
-            agree.append(f"{name} ({SIDES[next(iter(sides.values()))]})")
+            said.append(f"{names}: fewer than two readings can be made.")
+        elif len(words) == 1:
+            agree.append(f"{names} ({SIDES[sides[0][1]]})")
         else:
-            apart.append(f"{name}: {_by_side(sides)}; {_of_primary(sides)}")
-    said = []
-    if apart:
-        said.append(f"The readings disagree. {' '.join(f'**{x}**.' for x in apart)}")
+            parts = f"{_by_side(dict(sides))}; {_of_primary(dict(sides))}"
+            said.insert(0, f"**The readings disagree on {names}**: {parts}.")
     if agree:
         said.append(f"The readings that there are agree on {'; '.join(agree)}.")
-    if single:
-        said.append(f"Fewer than two readings can be made of {'; '.join(single)}.")
-    return " ".join(said)
+    return "\n".join(f"- {sentence}" for sentence in said)
 
 
 def _by_side(sides: Mapping[str, int]) -> str:
@@ -246,7 +247,8 @@ def _adjusted(
     known = {s: r.difference.p for s, by_name in found.items() if (r := by_name[KL]) is not None}
     rest = [setting for setting in known if setting.method != primary]
     corrected = dict(zip(rest, holm([known[setting] for setting in rest]), strict=True))
-    return {s: f"{corrected.get(s, p):.2g}" for s, p in known.items()}
+    shown = {setting: corrected.get(setting, p) for setting, p in known.items()}
+    return {s: f"{p:.2g}" if p >= SMALLEST else f"< {SMALLEST:g}" for s, p in shown.items()}
 
 
 def _text(reading: Reading | None) -> str:
