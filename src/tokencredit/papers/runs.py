@@ -205,26 +205,26 @@ def _origin(path: Path) -> Origin:
     record = read_json(beside)
     with reading(beside):
         kept = {**record.get("provenance", {}), "seeds": record.get("seeds")}
-        return _origin_of(path, record, kept)
+        return _origin_of(path, {**kept, **record}, made_of(kept))
 
 
-def _origin_of(path: Path, record: Mapping[str, Any], kept: Mapping[str, Any]) -> Origin:
-    """From the record of a run, and what is kept of how it was made."""
+def _origin_of(path: Path, record: Mapping[str, Any], made: Made) -> Origin:
+    """From the record of a run, with what is kept of how it was made."""
     return Origin(
         path=path,
         key=str(record.get("config_hash") or ""),
         scale=str(record.get("scale") or "") if record.get("experiment") else "",
         model=str(record.get("names", {}).get("model") or ""),
         commit=str(record.get("git_commit") or ""),
-        made=made_of(kept),
+        made=made,
         evaluation=record.get("evaluation") or {},
         scorers=record.get("scorers") or {},
         scored=record.get("scored_samples"),
         on_the_way=record.get("on_the_way") or {},
         wall_seconds=record.get("wall_seconds"),
-        spent=kept.get("spent") or {},
-        fingerprints=kept.get("fingerprints") or {},
-        processor=str(kept.get("processor") or ""),
+        spent=record.get("spent") or {},
+        fingerprints=record.get("fingerprints") or {},
+        processor=str(record.get("processor") or ""),
     )
 
 
@@ -241,7 +241,9 @@ def _read_folder(folder: Path) -> list[LoggedRun]:
         raise Damaged(f"{folder / run_folder.METRICS}: {lost}; {REMEDY}")
     _check_steps([row["step"] for row in rows], str(folder))
     with reading(folder / MANIFEST):
-        origin = _origin_of(folder, {**record, "on_the_way": on_the_way(found)}, found.manifest())
+        manifest = found.manifest()
+        kept = {**manifest, **record, "on_the_way": on_the_way(found)}
+        origin = _origin_of(folder, kept, made_of(manifest))
     with reading(folder / CONFIG):
         setting = _setting_of(record, config)
     run = LoggedRun(
