@@ -92,10 +92,27 @@ def write_whole_cell(  # noqa: PLR0913 - what a cell may hold
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{method}{run}.csv"
     path.write_text("\n".join([heads, *rows]) + "\n", encoding="utf-8")
-    parents = {"sft": f"sft{run}", "reward_model": "rm", "oracle": "or"} | dict(parents or {})
-    algorithm = {"class": "PPO", "batch_size": 16, "normalise": "none"}
     last = {"oracle": gold, "score": paid, "kl": kl, "distinct_2": [0.875], "length": [12.0]}
-    record: dict[str, Any] = {
+    record = _record(method, run, task, status, parents or {})
+    record["evaluation"] = {f"policy/{name}": {"mean": x[-1]} for name, x in last.items()}
+    if on_the_way:
+        measured = {"step": [every * k for k in range(len(kl))], "kl": kl, "oracle": gold}
+        record["on_the_way"] = {**measured, "score": paid, "distinct_2": [0.875] * len(kl)}
+        record["scored_samples"] = 16 * steps if scored is None else scored
+        record["provenance"]["spent"] = dict(spent or {})
+    if status != "complete":
+        del record["evaluation"]
+    path.with_suffix(".json").write_text(json.dumps(record))
+    return path
+
+
+def _record(
+    method: str, run: int, task: str, status: str, more: Mapping[str, str]
+) -> dict[str, Any]:
+    """What lies beside a cell, without what was measured; `more` are further hashes by role."""
+    parents = {"sft": f"sft{run}", "reward_model": "rm", "oracle": "or", **more}
+    algorithm = {"class": "PPO", "batch_size": 16, "normalise": "none"}
+    return {
         "config_hash": f"{method}{run}",
         "experiment": f"abc/{task}",
         "scale": "cpu",
@@ -104,7 +121,6 @@ def write_whole_cell(  # noqa: PLR0913 - what a cell may hold
         "seeds": {"seed": run, "stage_seed": run},
         "status": status,
         "wall_seconds": 100.0 + run,
-        "evaluation": {f"policy/{name}": {"mean": values[-1]} for name, values in last.items()},
         "provenance": {
             "fingerprints": {"rl": "prompts", "eval": "held out"},
             "parents": {role: {"key": f"k{sha}", "sha256": sha} for role, sha in parents.items()},
@@ -115,15 +131,6 @@ def write_whole_cell(  # noqa: PLR0913 - what a cell may hold
             "recipes": dict.fromkeys(parents, "r"),
         },
     }
-    if on_the_way:
-        measured = {"step": [every * k for k in range(len(kl))], "kl": kl, "oracle": gold}
-        record["on_the_way"] = {**measured, "score": paid, "distinct_2": [0.875] * len(kl)}
-        record["scored_samples"] = 16 * steps if scored is None else scored
-        record["provenance"]["spent"] = dict(spent or {})
-    if status != "complete":
-        del record["evaluation"]
-    path.with_suffix(".json").write_text(json.dumps(record))
-    return path
 
 
 def write_run_folder(  # noqa: PLR0913 - what a run may be

@@ -61,7 +61,7 @@ def test_methods_that_had_the_same(tmp_path: Path) -> None:
     assert rows["wall time (s)"] == ["100"] * 2, "100 and 101 s are 100.5 s"
     assert rows["peak memory (MiB)"] == ["900"] * 2 and rows["labelled pairs"] == ["0"] * 2
     assert "All that the cells hold is the same for all methods." in text
-    assert "No cell says: processor, tuning budget." in text
+    assert "No cell says: processor, tuning budget (steps)." in text
 
 
 def test_what_differs_is_flagged_and_said(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_the_budget_of_tuning_by_hand(tmp_path: Path) -> None:
     assert tuning_budgets(source.of(TASK), tmp_path) == [240, None, 100]
     rows, text = table(tmp_path)
     assert rows["⚠ tuning budget (steps)"] == ["240", "–", "100"]
-    assert "tuning budget (abc: 240; sparse: 100)" in text
+    assert "tuning budget (steps) (abc: 240; sparse: 100)" in text
     pilots(
         tmp_path,
         "abc,1,100,40",

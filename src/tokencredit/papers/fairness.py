@@ -184,24 +184,52 @@ def fairness_table(source: Source, task: str, folder: Path, baseline: str | None
     if len(groups) < 2:
         return "*There are not yet two methods to compare.*"
     runs = list(groups.values())
-    roles = dict.fromkeys(role for own in runs for run in own for role in run.origin.made.scorers())
-    scorers = [Same(f"weights of {role.replace('_', ' ')}", _weights(role)) for role in roles]
-    quantities: list[Quantity] = [*BEGUN, *scorers, *GIVEN]
-    rows, apart, unknown = [], [], []
-    for quantity in quantities:
-        cells, differs = [quantity.cell(own) for own in runs], quantity.apart(runs)
-        rows.append(_row(quantity.name, cells, differs=differs))
-        apart += [f"{quantity.name} ({_by_method(groups, cells)})"] if differs else []
-        unknown += [quantity.name] if set(cells) == {DASH} else []
-    budgets = tuning_budgets(groups, folder)
-    known = {budget for budget in budgets if budget is not None}
+    lines = [
+        Line(quantity.name, [quantity.cell(own) for own in runs], quantity.apart(runs))
+        for quantity in [*BEGUN, *_scorers(runs), *GIVEN]
+    ]
+    lines.append(_of_tuning(tuning_budgets(groups, folder)))
+    names = [short_label(setting, groups) for setting in groups]
+    table = markdown(["", *names], [line.row() for line in lines])
+    remarks = [f"*Note: {note}.*" for note in notes(source, [task])]
+    return "\n\n".join([LEGEND, table, *_said(lines, names), *remarks])
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A quantity as it is shown: a cell for each method."""
+
+    name: str
+    cells: Sequence[str]
+    apart: bool
+    """Whether methods differ."""
+
+    def row(self) -> list[str]:
+        """The row of the table."""
+        return [f"{DIFFERS} {self.name}" if self.apart else self.name, *self.cells]
+
+    def by_method(self, names: Sequence[str]) -> str:
+        """`scored samples (abc, sparse: 1,616; rto: 5,616)`: methods by what they had."""
+        by_cell: dict[str, list[str]] = {}
+        for name, cell in zip(names, self.cells, strict=True):
+            by_cell.setdefault(cell, []).append(name)
+        by_cell.pop(DASH, None)
+        listed = "; ".join(f"{', '.join(own)}: {cell}" for cell, own in by_cell.items())
+        return f"{self.name} ({listed})"
+
+
+def _scorers(groups: Sequence[Runs]) -> list[Same]:
+    """The weights of whatever rated responses, by role."""
+    roles = [role for runs in groups for run in runs for role in run.origin.made.scorers()]
+    return [
+        Same(f"weights of {role.replace('_', ' ')}", _weights(role))
+        for role in dict.fromkeys(roles)
+    ]
+
+
+def _of_tuning(budgets: Sequence[int | None]) -> Line:
     cells = [DASH if budget is None else f"{budget:,}" for budget in budgets]
-    rows.append(_row("tuning budget (steps)", cells, differs=len(known) > 1))
-    apart += [f"tuning budget ({_by_method(groups, cells)})"] if len(known) > 1 else []
-    unknown += [] if known else ["tuning budget"]
-    head = ["", *(short_label(setting, groups) for setting in groups)]
-    said = [*_said(apart, unknown), *(f"*Note: {note}.*" for note in notes(source, [task]))]
-    return "\n\n".join([LEGEND, markdown(head, rows), *said])
+    return Line("tuning budget (steps)", cells, len(set(cells) - {DASH}) > 1)
 
 
 def tuning_budgets(groups: Mapping[Setting, Runs], folder: Path) -> list[int | None]:
@@ -236,23 +264,11 @@ def _pilot_steps(path: Path) -> dict[str, dict[tuple[str, str], int]]:
     return found
 
 
-def _row(name: str, cells: Sequence[str], *, differs: bool) -> list[str]:
-    return [f"{DIFFERS} {name}" if differs else name, *cells]
-
-
-def _by_method(groups: Mapping[Setting, Runs], cells: Sequence[str]) -> str:
-    """`abc and sparse 1,616; rto 5,616`: methods by what they had, dashes aside."""
-    by_cell: dict[str, list[str]] = {}
-    for setting, cell in zip(groups, cells, strict=True):
-        if cell != DASH:
-            by_cell.setdefault(cell, []).append(short_label(setting, groups))
-    return "; ".join(f"{', '.join(names)}: {cell}" for cell, names in by_cell.items())
-
-
-def _said(apart: Sequence[str], unknown: Sequence[str]) -> list[str]:
+def _said(lines: Sequence[Line], names: Sequence[str]) -> list[str]:
     """What differs, and what no cell says, in words."""
+    apart = "; ".join(line.by_method(names) for line in lines if line.apart)
+    unknown = ", ".join(line.name for line in lines if set(line.cells) == {DASH})
+    said = "All that the cells hold is the same for all methods."
     if apart:
-        said = [f"**Not the same for all methods:** {'; '.join(apart)}."]
-    else:
-        said = ["All that the cells hold is the same for all methods."]
-    return [*said, *([f"No cell says: {', '.join(unknown)}."] if unknown else [])]
+        said = f"**Not the same for all methods:** {apart}."
+    return [said, *([f"No cell says: {unknown}."] if unknown else [])]

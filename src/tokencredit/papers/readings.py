@@ -62,10 +62,10 @@ def readings(own: Runs, other: Runs) -> dict[str, Reading | None]:
     """The four readings of two methods, by name; None where cells do not hold what it needs."""
     levels = [reading for reading in at_equal_kl(own, other) if reading is not None]
     return {
-        STEPS: _at_equal(own, other, lambda run: range(len(run) + 1), "steps"),
+        STEPS: _at_equal(own, other, lambda run: range(len(run) + 1), STEPS),
         KL: levels[-1] if levels else None,
-        SAMPLES: _at_equal(own, other, samples_spent, "samples"),
-        OPERATIONS: _at_equal(own, other, operations_spent, "operations"),
+        SAMPLES: _at_equal(own, other, samples_spent, SAMPLES),
+        OPERATIONS: _at_equal(own, other, operations_spent, OPERATIONS),
     }
 
 
@@ -95,19 +95,27 @@ def operations_spent(run: LoggedRun) -> Sequence[float] | None:
 
 def _at_equal(own: Runs, other: Runs, spent: Spent, unit: str) -> Reading | None:
     """The reading where all have spent as much as the most frugal of the complete runs has."""
-    complete = [[run for run in runs if run.status == COMPLETE] for runs in (own, other)]
-    known = [[s for run in runs if (s := spent(run)) is not None] for runs in complete]
-    if not all(known):
+    totals = [_totals(runs, spent) for runs in (own, other)]
+    if not all(totals):
         return None
-    budget = min(s[-1] for courses in known for s in courses)
-    a, b = (
-        {run.run: x for run in runs if (x := _gold_at(run, spent(run), budget)) is not None}
-        for runs in (own, other)
-    )
-    same = all(s[-1] == budget for courses in known for s in courses)
-    shown = f"{budget:,.0f}" if unit != "operations" else f"{budget:.2g}"
-    where = "" if same and unit == "steps" else f"{shown} {unit}"
-    return _reading(a, b, own, other, where)
+    budget = min(map(min, totals))
+    a, b = (_at_budget(runs, spent, budget) for runs in (own, other))
+    shown = f"{budget:.2g}" if unit == OPERATIONS else f"{budget:,.0f}"
+    if unit == STEPS and max(map(max, totals)) == budget:
+        return _reading(a, b, own, other, "")  # all of them: nothing to be said
+    return _reading(a, b, own, other, f"{shown} {unit.rpartition(' ')[2]}")
+
+
+def _totals(runs: Runs, spent: Spent) -> list[float]:
+    """What each complete run has spent in all, as far as that is known."""
+    courses = [spent(run) for run in runs if run.status == COMPLETE]
+    return [course[-1] for course in courses if course is not None]
+
+
+def _at_budget(runs: Runs, spent: Spent, budget: float) -> dict[int, float]:
+    """The gold scores of runs when they have spent the budget, by run."""
+    found = {run.run: _gold_at(run, spent(run), budget) for run in runs}
+    return {run: x for run, x in found.items() if x is not None}
 
 
 def _gold_at(run: LoggedRun, spent: Sequence[float] | None, budget: float) -> float | None:
