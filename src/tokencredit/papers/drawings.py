@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DASHES: Final = ("solid", "solid", "solid", (0, (5, 1.5)), (0, (1.5, 1.2)), "solid", "solid")
+DASHES: Final = (
+    *("solid", "solid", "solid", (0, (5, 1.5)), (0, (1.5, 1.2)), "solid", "solid"),
+    (0, (5, 1.2, 1.2, 1.2)),
+)
 """Methods differ in more than colour where there are many."""
 MODELS: Final[dict[str, Any]] = {
     "sft": {"color": "#333333", "marker": "D", "markersize": 7, "linestyle": "none"},

@@ -17,7 +17,7 @@ from tokencredit.papers.entries import (
     said_of,
     settings_of,
 )
-from tokencredit.papers.frontier import HELD_OUT
+from tokencredit.papers.frontier import GOLD, HELD_OUT
 from tokencredit.papers.measures import in_words, lacking
 from tokencredit.papers.runs import LoggedRun, Setting
 from tokencredit.papers.sources import Source
@@ -83,7 +83,15 @@ COLUMNS: Final = {
     "kl": "KL (nats)",
     "implicit_reward": "implicit reward",
     "oracle": "oracle's rating, held-out prompts",
+    "gold": "oracle's rating, held-out prompts",
 }
+WAY_COLUMNS: Final = {
+    "score": "paid score",
+    "oracle": "oracle's rating",
+    "kl": "KL (nats)",
+    "distinct_2": "distinct-2",
+}
+"""What evaluations on the way measure, as a figure names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +169,13 @@ class FigureEntry(PanelEntry):
 
     def height(self, column: str) -> str:
         """What the y axis of a panel of this column says."""
-        return COLUMNS[column] if column == HELD_OUT else self.axes[1]
+        return COLUMNS[column] if column in {HELD_OUT, GOLD} else self.axes[1]
+
+    def absent(self, sources: Sequence[Source]) -> str:
+        """Why runs that are there cannot be drawn yet, as those of before there was such a figure;
+        empty where they can."""
+        del sources
+        return ""
 
     def frame(self, axes: Axes, marks: Sequence[Mark]) -> None:
         """Set what a drawn panel shows."""
@@ -181,6 +195,8 @@ def figure_marks(
     if not groups:
         why = "; ".join(lost)
         raise UserError(f"{entry.title}: there is nothing to draw: {why}; give others with --runs")
+    if entry.absent(sources):
+        raise UserError(f"{entry.title}: {entry.absent(sources)}; give others with --runs")
     if all(lacking_column(group) for group in groups):
         raise UserError(f"{entry.title}: {lacking_column(groups[0])}; nothing can be drawn")
     said = list(dict.fromkeys([*(lost if entry.own else []), *_remarks(entry, sources, groups)]))

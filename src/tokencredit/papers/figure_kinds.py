@@ -11,11 +11,22 @@ import numpy as np
 
 from tokencredit.errors import require
 from tokencredit.papers.entries import Panel
-from tokencredit.papers.figure_data import COLUMNS, FigureEntry, Group, Look, Mark, Shape
-from tokencredit.papers.frontier import HELD_OUT, frontier, held_out, other_models
+from tokencredit.papers.figure_data import (
+    COLUMNS,
+    WAY_COLUMNS,
+    FigureEntry,
+    Group,
+    Look,
+    Mark,
+    Shape,
+)
+from tokencredit.papers.frontier import GOLD, HELD_OUT, frontier, held_out, other_models
 from tokencredit.papers.measures import LAST, curves, fell, lacking, measure
+from tokencredit.papers.on_the_way import together
+from tokencredit.papers.sources import Source
 from tokencredit.reports.figures import COLOURS
 from tokencredit.statistics.curves import mean, running_mean
+from tokencredit.statistics.intervals import mean_ci
 from tokencredit.store.run_folder import COMPLETE
 
 if TYPE_CHECKING:
@@ -164,15 +175,15 @@ class Frontier(FigureEntry):
         return columns_by_kl(panel)
 
     def marks(self, group: Group) -> Iterator[Mark]:
-        """Mean paid score at each distance with its 95 % t interval; or the oracle's, a point a
-        run."""
+        """Mean paid or gold score at each distance with its 95 % t interval; or the oracle's at the
+        end, a point a run."""
         if group.panel.column == HELD_OUT:
             for run in group.runs:
                 x, y = held_out(run, "policy/kl"), held_out(run, "policy/oracle")
                 if x is not None and y is not None:
                     yield group.mark(Shape.dot, f"run {run.run}", [x], [y])
             return
-        levels, there = frontier(group.runs)
+        levels, there = frontier(group.runs, gold=group.panel.column == GOLD)
         if levels:
             half = [x.high - x.mean for x in there]
             yield group.mark(Shape.line, "mean", levels, [x.mean for x in there], half, there[0].n)
@@ -181,15 +192,67 @@ class Frontier(FigureEntry):
         """SFT and DPO models in each panel of a frontier, as the runs' evaluations have them."""
         for source, panel in dict.fromkeys((g.source, g.panel.title) for g in groups):
             own = [g for g in groups if (g.source, g.panel.title) == (source, panel)]
-            name = HELD_OUT if own[0].panel.column == HELD_OUT else "score"
+            name = HELD_OUT if own[0].panel.column in {HELD_OUT, GOLD} else "score"
             for model, x, y, n in other_models([run for g in own for run in g.runs], name):
                 yield Mark(
                     source, panel, model, model.upper(), Shape.model, "mean", [x], [y], (), n
                 )
 
+    def absent(self, sources: Sequence[Source]) -> str:
+        """No run has evaluations on the way, and no panel is drawn without them."""
+        alone = all(panel.column == GOLD for panel in self.panels)
+        return without_evaluations(self, sources) if alone else ""
+
     def spread(self, runs: str) -> str:
         """The mean and its interval."""
         return f"mean of {runs} with 95 % t interval"
+
+
+@dataclass(slots=True, kw_only=True)
+class OnTheWay(FigureEntry):
+    """Held-out measures during training over steps: paid score and gold score part company."""
+
+    kind: ClassVar[str] = "on_the_way"
+    axes: ClassVar[tuple[str, str]] = ("step", "held-out prompts")
+
+    def __post_init__(self) -> None:
+        """Check the columns."""
+        FigureEntry.__post_init__(self)
+        for panel in self.panels:
+            known = panel.column in WAY_COLUMNS
+            require(known, "column", panel.column, f"must be one of {', '.join(WAY_COLUMNS)}")
+
+    def columns(self, panel: Panel) -> list[str]:
+        """No column of steps; evaluations are apart from them."""
+        return ["mean_reward"]
+
+    def marks(self, group: Group) -> Iterator[Mark]:
+        """Mean at each evaluation that all runs have, with its 95 % t interval."""
+        steps, values = together(group.runs, group.panel.column)
+        if steps:
+            there = [mean_ci([of_run[place] for of_run in values]) for place in range(len(steps))]
+            half = [x.high - x.mean for x in there]
+            middle = [x.mean for x in there]
+            yield group.mark(Shape.line, "mean", steps, middle, half, len(values))
+
+    def height(self, column: str) -> str:
+        """The measure."""
+        return WAY_COLUMNS[column]
+
+    def absent(self, sources: Sequence[Source]) -> str:
+        """No run has evaluations on the way."""
+        return without_evaluations(self, sources)
+
+    def spread(self, runs: str) -> str:
+        """The mean and its interval."""
+        return f"mean of {runs} with 95 % t interval"
+
+
+def without_evaluations(entry: FigureEntry, sources: Sequence[Source]) -> str:
+    """Whether no run of an entry has evaluations on the way, in words; else empty."""
+    shown = [run for source in sources for run in source.runs if entry.shows(run.setting)]
+    there = any(run.origin.on_the_way for run in shown)
+    return "" if there or not shown else "no cell holds evaluations on the way (evaluation.every)"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -225,7 +288,8 @@ class ByBeta(FigureEntry):
 
 def columns_by_kl(panel: Panel) -> list[str]:
     """What runs of a panel over distance must have; held-out prompts are no column of steps."""
-    return ["mean_reward"] if panel.column == HELD_OUT else ["mean_reward", "kl"]
+    held_out_alone = panel.column in {HELD_OUT, GOLD}
+    return ["mean_reward"] if held_out_alone else ["mean_reward", "kl"]
 
 
 def _limits(axes: Axes, marks: Sequence[Mark]) -> tuple[float, float]:

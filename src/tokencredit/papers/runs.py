@@ -61,6 +61,13 @@ class Origin:
     """Responses that were scored to train it; None where that is unknown."""
     on_the_way: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """Means on held-out prompts during training, by column; empty without evaluations there."""
+    wall_seconds: float | None = None
+    spent: Mapping[str, float | None] = field(default_factory=dict)
+    """What training has spent (`rl.compute.spent`); empty where that was not kept."""
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    """Of the data, by what they are for."""
+    processor: str = ""
+    """What computed it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,10 +205,11 @@ def _origin(path: Path) -> Origin:
     record = read_json(beside)
     with reading(beside):
         kept = {**record.get("provenance", {}), "seeds": record.get("seeds")}
-        return _origin_of(path, record, made_of(kept))
+        return _origin_of(path, {**kept, **record}, made_of(kept))
 
 
 def _origin_of(path: Path, record: Mapping[str, Any], made: Made) -> Origin:
+    """From the record of a run, with what is kept of how it was made."""
     return Origin(
         path=path,
         key=str(record.get("config_hash") or ""),
@@ -213,6 +221,10 @@ def _origin_of(path: Path, record: Mapping[str, Any], made: Made) -> Origin:
         scorers=record.get("scorers") or {},
         scored=record.get("scored_samples"),
         on_the_way=record.get("on_the_way") or {},
+        wall_seconds=record.get("wall_seconds"),
+        spent=record.get("spent") or {},
+        fingerprints=record.get("fingerprints") or {},
+        processor=str(record.get("processor") or ""),
     )
 
 
@@ -229,7 +241,9 @@ def _read_folder(folder: Path) -> list[LoggedRun]:
         raise Damaged(f"{folder / run_folder.METRICS}: {lost}; {REMEDY}")
     _check_steps([row["step"] for row in rows], str(folder))
     with reading(folder / MANIFEST):
-        made = made_of(found.manifest())
+        manifest = found.manifest()
+        kept = {**manifest, **record, "on_the_way": on_the_way(found)}
+        origin = _origin_of(folder, kept, made_of(manifest))
     with reading(folder / CONFIG):
         setting = _setting_of(record, config)
     run = LoggedRun(
@@ -241,7 +255,7 @@ def _read_folder(folder: Path) -> list[LoggedRun]:
             for column, metric in {**METRICS, **NOTED}.items()
             if all(metric in row for row in rows)
         },
-        _origin_of(folder, {**record, "on_the_way": on_the_way(found)}, made),
+        origin,
     )
     return [run]
 

@@ -89,6 +89,12 @@ def label(setting: Setting, *, full: bool = True) -> str:
     return f"{task}{setting.method}{beta}, {lengths(setting)} tokens"
 
 
+def short_label(setting: Setting, among: Iterable[Setting]) -> str:
+    """The method, or the whole setting where several are of its method."""
+    alone = sum(other.method == setting.method for other in among) == 1
+    return setting.method if alone else label(setting, full=False)
+
+
 def lengths(setting: Setting) -> str:
     """The half-open range of a setting's response lengths."""
     return f"{setting.lengths[0]}–{setting.lengths[1]}"

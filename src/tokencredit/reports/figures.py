@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 # Okabe and Ito's palette, told apart with every common colour blindness; yellow is too faint here.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8C6D31")
 _INK = "#333333"
 _FAINT = "#D9D9D9"
 _LABEL_HEIGHT = 0.062  # of the axes, one line of text
