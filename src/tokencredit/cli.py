@@ -30,6 +30,7 @@ COMMANDS: Final = {
     "figure": "tokencredit.commands.papers:figure",
     "claims": "tokencredit.commands.papers:paper_claims",
     "page": "tokencredit.commands.papers:page",
+    "reproduce": "tokencredit.commands.reproduce:reproduce_run",
     "bench": "tokencredit.bench.command:bench",
     "judge": "tokencredit.commands.judge:judge",
 }
@@ -61,6 +62,9 @@ ABOUT: Final = {
         "Say of each claim of a paper whether runs support it; without a name, list the papers."
     ),
     "page": ("Write an experiment's page again, its numbers and figures from the committed cells."),
+    "reproduce": (
+        "Run a recorded run, or a committed cell, again and compare: equal, or the first difference."
+    ),
     "bench": "Time what a run does on this machine.",
     "judge": "Who wins: win rates, strengths, and an LLM as judge.",
 }
