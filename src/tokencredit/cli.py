@@ -63,7 +63,7 @@ ABOUT: Final = {
     ),
     "page": ("Write an experiment's page again, its numbers and figures from the committed cells."),
     "reproduce": (
-        "Run a recorded run, or a committed cell, again and compare: equal, or the first difference."
+        "Run a recorded run, or a committed cell, again: equal, or the first difference."
     ),
     "bench": "Time what a run does on this machine.",
     "judge": "Who wins: win rates, strengths, and an LLM as judge.",

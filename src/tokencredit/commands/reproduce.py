@@ -37,15 +37,15 @@ def reproduce_run(
     ] = None,
     pages: Annotated[
         bool,
-        typer.Option(help="One cell of each page in experiments/; writes REPRODUCED.md there."),
+        typer.Option(help="One cell of each page of experiments/; writes REPRODUCED.md."),
     ] = False,
     plugin: Plugins = None,
 ) -> None:
-    """Run a recorded run, or a committed cell, again and compare: equal, or the first difference.
+    """Run a recorded run, or a committed cell, again: equal, or the first difference.
 
     On the same processor with the same versions and threads all numbers must be equal. Elsewhere
-    keys and prompts must be, mean scores to four standard errors of the difference, and the oracle's
-    rating at the end to its 95 % interval. Exit code 1: something differs.
+    keys and prompts must be, mean scores to four standard errors of the difference, and the
+    oracle's rating at the end to its 95 % interval. Exit code 1: something differs.
     """
     load_plugins(plugin or [])
     named = os.environ.get("TOKENCREDIT_STORE")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import pairwise
 from typing import Final
 
 from tokencredit.canonical import differences
@@ -74,8 +75,9 @@ def compare(
     """Every check of a run made again, whose key is the recorded one.
 
     `deviations`: the standard deviation of the scores of each step of the new run; `batch`:
-    responses of a step. Where machine and versions are the same all numbers must be equal; elsewhere
-    the mean scores to four standard errors, and the oracle's rating at the end to an interval.
+    responses of a step. Where machine and versions are the same all numbers must be equal;
+    elsewhere the mean scores to four standard errors of the difference, and the oracle's rating at
+    the end to an interval.
     """
     other = apart(recorded.machine, again.machine)
     exact = not other
@@ -183,7 +185,7 @@ def residual_error(values: Sequence[float]) -> float:
 
     Used where a step has no spread of scores; 0 with fewer than three steps.
     """
-    steps = [b - a for a, b in zip(values, values[1:], strict=False)]
+    steps = [b - a for a, b in pairwise(values)]
     if len(steps) < 2:
         return 0.0
     mean = sum(steps) / len(steps)
@@ -198,19 +200,18 @@ def _evaluation(recorded: Recorded, again: Recorded, *, exact: bool) -> Check:
     if exact:
         for name, there in recorded.evaluation.items():
             for part, value in there.items():
-                now = again.evaluation.get(name, {}).get(part)
-                if now != value:
-                    said = f"{name}, {part}: {value} recorded, {now} now"
+                found = again.evaluation.get(name, {}).get(part)
+                if found != value:
+                    said = f"{name}, {part}: {value} recorded, {found} now"
                     return Check("evaluation", State.different, said)
         return Check("evaluation", State.same, f"{len(recorded.evaluation)} measures")
-    there, here = (side.evaluation.get(ORACLE) for side in (recorded, again))
-    if not there or not here:
+    before, after = (side.evaluation.get(ORACLE) for side in (recorded, again))
+    if not before or not after:
         return Check("evaluation", State.left_out, f"no {ORACLE}")
-    half = Z * math.sqrt(2) * there["se"]
-    low, high = there["mean"] - half, there["mean"] + half
-    inside = low <= here["mean"] <= high
-    said = f"{ORACLE} {rounded(here['mean'])}, recorded {rounded(there['mean'])} ± {rounded(half)}"
-    said += " (1.96 √2 standard errors of the evaluation)"
+    half = Z * math.sqrt(2) * before["se"]
+    inside = abs(after["mean"] - before["mean"]) <= half
+    was, now = rounded(before["mean"]), rounded(after["mean"])
+    said = f"{ORACLE}: {was} ± {rounded(half)} recorded (1.96 √2 standard errors), {now} now"
     return Check("evaluation", State.within if inside else State.different, said)
 
 

@@ -179,7 +179,8 @@ def cell_choices(record: Mapping[str, object]) -> list[str]:
     """The overrides that compose a cell: those recorded, and what they lack of its experiment,
     scale, and seeds, which stand beside them."""
     made, seeds = record["provenance"], record["seeds"]
-    assert isinstance(made, Mapping) and isinstance(seeds, Mapping)
+    assert isinstance(made, Mapping)
+    assert isinstance(seeds, Mapping)
     choices = [str(choice) for choice in made.get("overrides") or ()]
     given = {choice.lstrip("+~").partition("=")[0] for choice in choices}
     chosen = [f"{name}={record[name]}" for name in CHOSEN if name not in given and record.get(name)]

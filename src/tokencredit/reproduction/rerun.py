@@ -57,8 +57,8 @@ class Outcome:
 def reproduce(path: Path, steps: int | None = None, store: Path | None = None) -> Outcome:
     """Run what a run folder or a committed cell records again, and compare; nothing is changed.
 
-    `steps`: only so many first steps; None: all. `store`: where stages are looked up and kept; None:
-    a folder that is removed at the end. A key that differs from the recorded one ends it before any
+    `steps`: only so many first steps; None: all. `store`: where stages are looked up and kept;
+    None: a folder that is removed at the end. A key that differs from the recorded one ends it before any
     work, since another run would be compared.
     """
     recorded = read_recorded(path)
@@ -84,7 +84,7 @@ def reproduce(path: Path, steps: int | None = None, store: Path | None = None) -
 
 
 def _place(config: Config, place: Path, store: Path, steps: int | None) -> None:
-    """Let a configuration write into a folder of its own, and nowhere else; all of it outside keys."""
+    """Let a configuration write into a folder of its own alone; nothing here is part of a key."""
     config.run_dir, config.runs_dir = None, str(place / "runs")
     config.store, config.experiments_dir = str(store), None
     config.tracking.mode = WandbMode.disabled
