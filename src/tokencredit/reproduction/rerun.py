@@ -58,8 +58,8 @@ def reproduce(path: Path, steps: int | None = None, store: Path | None = None) -
     """Run what a run folder or a committed cell records again, and compare; nothing is changed.
 
     `steps`: only so many first steps; None: all. `store`: where stages are looked up and kept;
-    None: a folder that is removed at the end. A key that differs from the recorded one ends it before any
-    work, since another run would be compared.
+    None: a folder that is removed at the end. A key that differs from the recorded one ends it
+    before any work, since another run would be compared.
     """
     recorded = read_recorded(path)
     require(recorded.steps > 0, str(path), recorded.steps, "has logged no step to compare")
