@@ -23,9 +23,9 @@ INTRODUCTION: Final = """\
 # One cell of each page, made again
 
 `make reproduce` writes this page: it runs the quickest cell of each page again, from what is
-recorded beside it, and [compares](../docs/tables-and-figures.md#reproducing). On the same processor with the same
-versions and threads all numbers must be equal; elsewhere keys must be, the mean score of each step
-to four standard errors, and the oracle's rating at the end to its interval.
+recorded beside it, and [compares](../docs/tables-and-figures.md#reproducing). On the same processor
+with the same versions and threads all numbers must be equal; elsewhere keys must be, the mean score
+of each step to four standard errors, and the oracle's rating at the end to its interval.
 """
 
 
