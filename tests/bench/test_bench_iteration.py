@@ -13,8 +13,9 @@ from tokencredit.algorithms.ppo import PPO
 from tokencredit.bench import iteration
 from tokencredit.bench.configuration import config_of, environment_of
 from tokencredit.bench.iteration import Loop
-from tokencredit.bench.run import Meter, Request, measure, reset_peak, resident_mb
+from tokencredit.bench.run import Meter, Request, measure
 from tokencredit.bench.workload import PHASES, Reward, Work
+from tokencredit.machine.memory import reset_peak, resident_mb
 from tokencredit.models.actors import Actors
 from tokencredit.models.scorer import Scorer
 from tokencredit.rewards.redistribute import Redistribute

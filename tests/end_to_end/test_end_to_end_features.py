@@ -19,8 +19,10 @@ def test_held_out_evaluation_and_the_best_policy(first: Run, own: Workplace) -> 
     assert evaluated == [0, 6, 12]
     scores = {row["step"]: row["eval/score"] for row in rows if "eval/score" in row}
     # Before the first update the policy is the SFT model, on the same prompts with the same noise.
-    sft = first.json("results.json")["evaluation"]["sft/score"]["mean"]
-    assert scores[0] == pytest.approx(sft, abs=1e-6)
+    results = first.json("results.json")["evaluation"]
+    for name in ("score", "oracle", "distinct_2"):
+        assert rows[0][f"eval/{name}"] == pytest.approx(results[f"sft/{name}"]["mean"], abs=1e-6)
+    assert rows[0]["eval/kl"] == pytest.approx(0, abs=1e-5)
     last = next(row for row in rows if row["step"] == 12)
     best = max(scores, key=lambda step: scores[step])
     assert (last["eval/best_step"], last["eval/best_score"]) == (best, scores[best])

@@ -58,6 +58,74 @@ def write_cell_json(path: Path, identity: Mapping[str, Any], key: str = "k" * 16
     path.with_suffix(".json").write_text(json.dumps(record))
 
 
+def write_whole_cell(  # noqa: PLR0913 - what a cell may hold
+    folder: Path,
+    method: str,
+    run: int,
+    *,
+    kl: Sequence[float],
+    gold: Sequence[float],
+    paid: Sequence[float] | None = None,
+    every: int = 5,
+    flops: float = 1e9,
+    scored: int | None = None,
+    spent: Mapping[str, float] | None = None,
+    parents: Mapping[str, str] | None = None,
+    task: str = "positive_generation",
+    on_the_way: bool = True,
+    status: str = "complete",
+) -> Path:
+    """A committed cell whose held-out KL, gold, and paid score are those after 0, `every`, … steps.
+
+    Its steps need `flops` operations each and score 16 responses; `parents` are the hashes of the
+    stages before it, by role. Without `on_the_way` it is as cells were before there were such
+    evaluations: with the last values alone.
+    """
+    steps = every * (len(kl) - 1)
+    paid = paid or gold
+    heads = f"{HEAD},kl,value_loss,seed,status,clip_fraction,flops"
+    fixed = f"{task},{method},0.8,8,16,{run}"
+    rows = [
+        f"{fixed},{step},{paid[step // every]},{kl[step // every]},0.5,{run},{status},0.25,{flops}"
+        for step in range(steps)
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{method}{run}.csv"
+    path.write_text("\n".join([heads, *rows]) + "\n", encoding="utf-8")
+    parents = {"sft": f"sft{run}", "reward_model": "rm", "oracle": "or"} | dict(parents or {})
+    algorithm = {"class": "PPO", "batch_size": 16, "normalise": "none"}
+    last = {"oracle": gold, "score": paid, "kl": kl, "distinct_2": [0.875], "length": [12.0]}
+    record: dict[str, Any] = {
+        "config_hash": f"{method}{run}",
+        "experiment": f"abc/{task}",
+        "scale": "cpu",
+        "names": {"model": "tiny"},
+        "git_commit": "c" * 40,
+        "seeds": {"seed": run, "stage_seed": run},
+        "status": status,
+        "wall_seconds": 100.0 + run,
+        "evaluation": {f"policy/{name}": {"mean": values[-1]} for name, values in last.items()},
+        "provenance": {
+            "fingerprints": {"rl": "prompts", "eval": "held out"},
+            "parents": {role: {"key": f"k{sha}", "sha256": sha} for role, sha in parents.items()},
+            "identity": {
+                "inputs": {"algorithm": algorithm, "seed": run},
+                "parents": dict.fromkeys(parents, "k"),
+            },
+            "recipes": dict.fromkeys(parents, "r"),
+        },
+    }
+    if on_the_way:
+        measured = {"step": [every * k for k in range(len(kl))], "kl": kl, "oracle": gold}
+        record["on_the_way"] = {**measured, "score": paid, "distinct_2": [0.875] * len(kl)}
+        record["scored_samples"] = 16 * steps if scored is None else scored
+        record["provenance"]["spent"] = dict(spent or {})
+    if status != "complete":
+        del record["evaluation"]
+    path.with_suffix(".json").write_text(json.dumps(record))
+    return path
+
+
 def write_run_folder(  # noqa: PLR0913 - what a run may be
     folder: Path,
     rewards: Sequence[float],

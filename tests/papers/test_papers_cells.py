@@ -75,3 +75,36 @@ def test_an_implicit_reward_is_a_column_of_its_own(tmp_path: Path) -> None:
     (cell,) = read_csv(path)
     (folder,) = read_runs(run)
     assert cell.columns["implicit_reward"] == folder.columns["implicit_reward"] == [0.0, 0.25]
+
+
+def test_evaluations_on_the_way_end_with_that_of_the_finished_run(tmp_path: Path) -> None:
+    run = write_run_folder(tmp_path / "run", [1.0, 2.0, 3.0])
+    logged = [
+        {"step": k, "score/mean": 1.0}
+        | ({"eval/score": k / 2, "eval/kl": k + 0.5, "eval/oracle": -k} if k % 2 == 0 else {})
+        for k in range(4)  # the last is beyond what the results speak of
+    ]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in logged))
+    results = json.loads((run / "results.json").read_text())
+    last = {"score": 7.0, "kl": 8.0, "oracle": 9.0}
+    results["evaluation"] = {
+        f"policy/{name}": {"mean": value, "se": 0.0, "n": 2} for name, value in last.items()
+    }
+    (run / "results.json").write_text(json.dumps(results))
+    columns = {
+        "step": [0.0, 2.0, 3.0],
+        "score": [0.0, 1.0, 7.0],
+        "kl": [0.5, 2.5, 8.0],
+        "oracle": [0.0, -2.0, 9.0],
+    }
+    path = write_cell(run, tmp_path / "cells", "task")
+    assert json.loads(path.with_suffix(".json").read_text())["on_the_way"] == columns
+    (cell,), (folder,) = read_csv(path), read_runs(run)
+    assert cell.origin.on_the_way == folder.origin.on_the_way == columns
+
+
+def test_without_evaluations_on_the_way_a_cell_says_nothing_of_them(tmp_path: Path) -> None:
+    path = write_cell(write_run_folder(tmp_path / "run", [1.0]), tmp_path / "cells", "task")
+    assert "on_the_way" not in json.loads(path.with_suffix(".json").read_text())
+    (cell,) = read_csv(path)
+    assert cell.origin.on_the_way == {}

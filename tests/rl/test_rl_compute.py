@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from builders import make_rollout, tiny_actors, tiny_causal
 from policies import run_config
 from tokencredit.algorithms.ppo import PPO
 from tokencredit.algorithms.remax import ReMax
+from tokencredit.algorithms.scores import Normalise
 from tokencredit.config import Config
 from tokencredit.judges.attention import AttentionJudge
 from tokencredit.judges.attribution import AttributionJudge
@@ -21,7 +23,8 @@ from tokencredit.judges.implicit import Denominator, ImplicitJudge
 from tokencredit.judges.policy_attention import PolicyAttentionJudge
 from tokencredit.models.adapters.lora import Lora
 from tokencredit.models.value import Value, ValueKind
-from tokencredit.rl.compute import Compute, stored_parameters
+from tokencredit.rl.compute import Compute, spent, stored_parameters
+from tokencredit.store.run_folder import RunFolder, State
 
 MEMBERS = ("reward_model", "reward_model_1", "reward_model_2")
 SIZES = {**dict.fromkeys(MEMBERS, 1000), "dpo": 100, "sft": 10}
@@ -101,3 +104,51 @@ def test_stored_parameters_are_those_of_the_model(tmp_path: Path) -> None:
     model = tiny_causal()
     model.save_pretrained(tmp_path / "a")
     assert stored_parameters(tmp_path) == N
+
+
+def logged(
+    folder: Path, metrics: list[dict[str, float]], times: list[dict[str, float]]
+) -> RunFolder:
+    """A run with these rows, complete after two steps."""
+    folder.mkdir()
+    for name, rows in (("metrics", metrics), ("timings", times)):
+        lines = [json.dumps({"step": step, **row}) for step, row in enumerate(rows)]
+        (folder / f"{name}.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    run = RunFolder(folder)
+    run.write(State.complete, key="k")
+    results = {"config_hash": "k", "seeds": {}, "steps": 2, "status": "complete"}
+    (folder / "results.json").write_text(json.dumps(results))
+    return run
+
+
+def test_what_a_run_has_spent_by_hand(tmp_path: Path) -> None:
+    """Two steps of eight responses, three rollouts of warm-up, 128 reference scores; a third step
+    that was logged beyond the results counts nothing. The peak is that of any session."""
+    rows = [
+        {"optimizer/steps": n, "length/mean": x}
+        for n, x in ((4.0, 10.25), (3.0, 9.125), (4.0, 9.0))
+    ]
+    times = [{"memory/peak_mb": x} for x in (900.5, 700.0, 2000.0)]
+    run = logged(tmp_path / "run", rows, times)
+    algorithm = PPO(
+        batch_size=8, value_warmup=3, normalise=Normalise.reference, normalise_samples=128
+    )
+    config = replace(run_config(algorithm=algorithm), judge=AttentionJudge())
+    expected = {
+        "optimizer_steps": 7.0,
+        "response_tokens": 82 + 73,
+        "judge_calls": 16 + 24 + 128,
+        "peak_memory_mb": 900.5,
+    }
+    assert spent(config, run) == expected
+    beside = replace(config, algorithm=ReMax(batch_size=8, samples_per_prompt=2))
+    assert spent(beside, run)["judge_calls"] == 2 * (8 + 4)
+    config.judge = ImplicitJudge()
+    assert spent(config, run)["judge_calls"] == 2 * (16 + 24 + 128), "judge and scorer read each"
+
+
+def test_what_was_not_logged_is_not_known(tmp_path: Path) -> None:
+    run = logged(tmp_path / "run", [{"optimizer/steps": 4.0}, {}], [{}, {"memory/peak_mb": 1.0}])
+    found = spent(replace(run_config(algorithm=PPO(batch_size=8)), judge=AttentionJudge()), run)
+    unknown = dict.fromkeys(["optimizer_steps", "response_tokens", "peak_memory_mb"])
+    assert found == {**unknown, "judge_calls": 16}

@@ -11,7 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokencredit.papers.win_tables import long_csv, markdown, plain, seeds_markdown, wide_csv
+from tokencredit.papers.win_tables import (
+    crossed_markdown,
+    long_csv,
+    markdown,
+    plain,
+    seeds_markdown,
+    wide_csv,
+)
 from tokencredit.statistics.win_rates import (
     against,
     left_out,
@@ -169,6 +176,19 @@ def test_a_table_over_seeds() -> None:
     found = seeds_markdown(matrix)
     assert "| ppo" not in found and "| sft against ppo | 2 |" in found
     assert seeds_markdown(win_matrix(SCORES)) == ""
+
+
+def test_a_table_over_seeds_and_prompts() -> None:
+    """Shares 1, 0, 1 and 0, 0, 1: mean ½; prompts alone vary, by 1/6, the rest by 1/6; ± 1.242."""
+    scores = {"a": {0: [1.0, 0.0, 1.0], 1: [0.0, 0.0, 1.0]}, "b": {None: [0.5, 0.5, 0.5]}}
+    matrix = win_matrix(scores)
+    row = crossed_markdown(matrix).splitlines()[-1]
+    assert row == "| a against b | 2 × 3 | 0.500 | [-0.742, 1.742] | 2.0 | 0% | 50% | 50% |"
+    own, other = matrix.cells["a", "b"].both, matrix.cells["b", "a"].both
+    assert own is not None and other is not None
+    assert (other.low, other.high) == pytest.approx((1 - own.high, 1 - own.low))
+    assert crossed_markdown(win_matrix(SCORES)) == ""
+    assert "both" not in plain(matrix)["a"]["b"], "what is written stays as it was"
 
 
 def test_a_single_pair_of_runs_has_no_interval_over_seeds() -> None:

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Final, TextIO
 
 import torch
@@ -21,28 +20,8 @@ from tokencredit.bench.plan import Pass, executed, flops, padding, plan, unpadde
 from tokencredit.bench.workload import Work
 from tokencredit.console import say
 from tokencredit.machine.child import die_with_parent
+from tokencredit.machine.memory import peak_mb, reset_peak, resident_mb
 from tokencredit.pipeline.worker import hush
-
-PROCESS = Path("/proc/self")
-
-
-def resident_mb() -> float | None:
-    """What this process holds now."""
-    return _status("VmRSS")
-
-
-def peak_mb() -> float | None:
-    """The most it has held since `reset_peak`, or since its start where that is refused."""
-    return _status("VmHWM")
-
-
-def reset_peak() -> bool:
-    """Let the peak start again from now; False where the system does not permit it."""
-    try:
-        (PROCESS / "clear_refs").write_text("5", encoding="ascii")
-    except OSError:
-        return False
-    return True
 
 
 def settle() -> None:
@@ -55,15 +34,6 @@ def settle() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
         if trim is not None:
             trim(0)
-
-
-def _status(name: str) -> float | None:
-    try:
-        lines = (PROCESS / "status").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    found = [line.split()[1] for line in lines if line.startswith(f"{name}:")]
-    return int(found[0]) / 1024 if found else None
 
 
 @dataclass(slots=True)

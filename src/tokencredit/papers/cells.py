@@ -42,6 +42,13 @@ NOTED: Final = {
     "flops": "compute/flops",
 }
 """Further columns, of runs that have such a metric."""
+ON_THE_WAY: Final = {
+    "score": "eval/score",
+    "kl": "eval/kl",
+    "oracle": "eval/oracle",
+    "distinct_2": "eval/distinct_2",
+}
+"""What evaluations during training measure, and the metric that holds it."""
 
 
 def experiments_dir(setting: str | None) -> str | None:
@@ -50,6 +57,30 @@ def experiments_dir(setting: str | None) -> str | None:
         return setting
     clone = Path("src/tokencredit").is_dir() and Path("experiments").is_dir()
     return "experiments" if clone else None
+
+
+def on_the_way(run: RunFolder) -> dict[str, list[float]]:
+    """Evaluations on held-out prompts during training as equally long columns; empty without any.
+
+    The value at step s is of the policy after s updates. That of the finished run comes last.
+    """
+    results = run.results
+    rows = [row for row in run.metrics if ON_THE_WAY["score"] in row]
+    rows = rows[: len(rows) if not results else sum(r["step"] < results["steps"] for r in rows)]
+    if not rows:
+        return {}
+    last = results.get("evaluation", {})
+    found = {"step": [float(row["step"]) for row in rows]}
+    found |= {
+        name: [float(row[metric]) for row in rows]
+        for name, metric in ON_THE_WAY.items()
+        if all(metric in row for row in rows)
+    }
+    if all(name == "step" or f"policy/{name}" in last for name in found):
+        end = {name: last[f"policy/{name}"]["mean"] for name in found if name != "step"}
+        for name, value in {"step": float(results["steps"]), **end}.items():
+            found[name].append(float(value))
+    return found
 
 
 def write_cell(
@@ -77,6 +108,8 @@ def write_cell(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{record['config_hash']}.csv"
     write_text(path, csv_text(lines))
-    extra = {} if provenance is None else {"provenance": dict(provenance)}
+    extra: dict[str, object] = {} if provenance is None else {"provenance": dict(provenance)}
+    on_way = on_the_way(made)
+    extra |= {"on_the_way": on_way} if on_way else {}
     write_json(path.with_suffix(".json"), {**record, **extra})
     return path

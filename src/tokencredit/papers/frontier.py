@@ -14,6 +14,7 @@ import numpy as np
 
 from tokencredit.papers.formats import markdown
 from tokencredit.papers.measures import LAST
+from tokencredit.papers.on_the_way import gold_at_levels, gold_reach
 from tokencredit.papers.runs import LoggedRun, Setting
 from tokencredit.papers.sources import Source, lengths
 from tokencredit.statistics.curves import at_level, mean, running_mean
@@ -47,22 +48,31 @@ def at_levels(
     return found
 
 
+def support(runs: Sequence[object]) -> int:
+    """How many of some runs must come to a level for their mean there: half, at least two."""
+    return max(2, math.ceil(len(runs) / 2))
+
+
 def reach(run: LoggedRun) -> float:
     """The highest running mean of a run's KL, in nats; 0 without one."""
     kl = run.columns.get("kl", ())
     return max(0.0, *running_mean(kl, LAST)) if kl and all(map(math.isfinite, kl)) else 0.0
 
 
-def frontier(runs: Sequence[LoggedRun]) -> tuple[list[float], list[Interval]]:
-    """Levels from 0 as far as half of the runs come, at least two, and the mean score at each."""
-    reached = sorted(map(reach, runs), reverse=True)
-    needed = max(2, math.ceil(len(reached) / 2))
+def frontier(
+    runs: Sequence[LoggedRun], *, gold: bool = False
+) -> tuple[list[float], list[Interval]]:
+    """Levels from 0 as far as half of the runs come, at least two, and the mean score at each.
+
+    `gold`: the oracle's rating of held-out responses on the way, in place of the paid score.
+    """
+    reached = sorted(map(gold_reach if gold else reach, runs), reverse=True)
+    needed = support(reached)
     if len(reached) < needed or reached[needed - 1] == 0:
         return [], []
     levels = np.linspace(0, reached[needed - 1], GRID).tolist()
-    there = [
-        mean_ci(list(v.values())) if len(v) >= needed else None for v in at_levels(runs, levels)
-    ]
+    found = gold_at_levels(runs, levels) if gold else at_levels(runs, levels)
+    there = [mean_ci(list(v.values())) if len(v) >= needed else None for v in found]
     kept = [(level, x) for level, x in zip(levels, there, strict=True) if x is not None]
     return [level for level, _ in kept], [x for _, x in kept]
 
@@ -99,7 +109,7 @@ def equal_kl_tables(source: Source, task: str, baseline: str, beta: float | None
         fixed = named_cells(setting)
         n = len(groups[setting])
         rows.append([*fixed, str(n), *(_mean(level, n) for level in values)])
-        other = _baseline(groups, setting, baseline, beta)
+        other = baseline_of(groups, setting, baseline, beta)
         if other is not None and other != setting:
             apart.append(
                 [*fixed, *(_apart(a, b) for a, b in zip(values, there[other], strict=True))]
@@ -124,7 +134,7 @@ def named_cells(setting: Setting) -> list[str]:
     return [setting.method, beta, lengths(setting)]
 
 
-def _baseline(
+def baseline_of(
     groups: Mapping[Setting, object], setting: Setting, name: str, beta: float | None
 ) -> Setting | None:
     """The one setting of the baseline with these lengths; None where there is not exactly one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -20,6 +20,7 @@ from tokencredit.papers.claims import (
     read_win_claims,
     unused,
 )
+from tokencredit.papers.conduct import conduct_table, measured
 from tokencredit.papers.figure_data import figure_marks
 from tokencredit.papers.figures import pictures
 from tokencredit.papers.formats import Runs, markdown
@@ -28,9 +29,8 @@ from tokencredit.papers.kinds import find_figure, find_table
 from tokencredit.papers.runs import LoggedRun, Setting, holds_runs
 from tokencredit.papers.scores import find_comparisons
 from tokencredit.papers.sources import Source, lengths, read_sources
-from tokencredit.statistics.curves import mean
 from tokencredit.statistics.intervals import mean_ci
-from tokencredit.statistics.rounding import interval, rounded, with_error, with_interval
+from tokencredit.statistics.rounding import interval, with_error, with_interval
 from tokencredit.store.files import write_bytes
 
 NAME = "committed cells"
@@ -162,68 +162,6 @@ def pages(experiments: Path) -> Sequence[str]:
     ]
 
 
-MEANS: Final = {
-    "clip_fraction": ("tokens clipped", "{:.0%}"),
-    "explained_variance": ("explained variance", "{:.2f}"),
-    "return_sd": ("sd of returns", "{:.2f}"),
-    "kl_share": ("KL's share of rewards", "{:.0%}"),
-}
-"""Columns of runs whose mean over all steps is shown, their heads, and how they are written."""
-LEGEND: Final = (
-    "Means over all steps of training, then over runs: tokens whose ratio left the clip range; the "
-    "share of the returns' variance that the critic explains; the standard deviation of returns; "
-    "Σ|KL penalty| of all that is paid. Scored samples and operations (2 N for "
-    f"each token that a model of N parameters reads, 6 N where it is trained) are sums. {DASH}: "
-    "the cells do not hold it."
-)
-
-
-def conduct_table(source: Source, task: str) -> str:
-    """Markdown: for every setting how its runs were trained, as far as they say so."""
-    head = ["method", "β", "tokens", "n", *(name for name, _ in MEANS.values())]
-    head += ["scored samples", "operations"]
-    rows = []
-    for setting, runs in source.of(task).items():
-        row = [*named_cells(setting), str(len(runs))]
-        row += [
-            _over(runs, lambda run, column=column: _mean(run, column), form)  # type: ignore[misc]
-            for column, (_, form) in MEANS.items()
-        ]
-        rows.append([*row, _over(runs, scored, "{:,.0f}"), _over(runs, operations, "{:.2g}")])
-    return f"{LEGEND}\n\n{markdown(head, rows)}"
-
-
-def scored(run: LoggedRun) -> float | None:
-    """Responses that were scored to train a run; None where its cell does not say so."""
-    if run.origin.scored is not None:
-        return float(run.origin.scored)
-    identity: Mapping[str, Mapping[str, object]] = run.origin.made.identity or {}
-    algorithm = identity.get("inputs", {}).get("algorithm")
-    if not isinstance(algorithm, Mapping) or "dpo" in identity.get("parents", {}):
-        return None  # a DPO model's pairs were scored too, and how many is not known here
-    if algorithm.get("normalise") != "none" or algorithm.get("class") == "ReMax":
-        return None
-    return float(len(run) * int(algorithm["batch_size"]))
-
-
-def operations(run: LoggedRun) -> float | None:
-    """The operations that all steps of a run needed; None where they were not logged."""
-    logged = run.columns.get("flops", ())
-    return sum(logged) if len(logged) == len(run) > 0 else None
-
-
-def _mean(run: LoggedRun, column: str) -> float | None:
-    logged = run.first(len(run), column)
-    return mean(logged) if logged else None
-
-
-def _over(runs: Sequence[LoggedRun], of: Callable[[LoggedRun], float | None], form: str) -> str:
-    """The mean over the runs that have the number; how many they are, if not all."""
-    known = [value for run in runs if (value := of(run)) is not None]
-    some = f" ({len(known)})" if 0 < len(known) < len(runs) else ""
-    return form.format(mean(known)) + some if known else DASH
-
-
 MEASURES: Final = {
     "score": "score",
     "oracle": "oracle's rating",
@@ -249,9 +187,9 @@ def held_out_table(source: Source, task: str) -> str:
     for setting, runs in groups.items():
         finished = [run for run in runs if run.origin.evaluation]
         fixed = [*named_cells(setting), str(len(finished))]
-        rows.append([*fixed, *(_cell(finished, f"policy/{m}") for m in present)])
+        rows.append([*fixed, *(measured(finished, f"policy/{m}") for m in present)])
     if known:
-        reference = [_cell(known, f"sft/{m}", spread=False) for m in present]
+        reference = [measured(known, f"sft/{m}", spread=False) for m in present]
         rows.append(["SFT", "", "", "", *reference])
     return f"{markdown(head, rows)}\n\n{scorers_line(groups)}"
 
@@ -278,11 +216,3 @@ def _right(runs: Sequence[LoggedRun], role: str) -> str:
         x = found[0]
         return f"{with_error(x['mean'], x['se'])} {interval(x['low'], x['high'])} of {x['n']}"
     return f"{with_interval(mean_ci([x['mean'] for x in found]))} of {len(found)} models"
-
-
-def _cell(runs: Sequence[LoggedRun], name: str, *, spread: bool = True) -> str:
-    values = [r.origin.evaluation[name]["mean"] for r in runs if name in r.origin.evaluation]
-    if not values:
-        return ""
-    x = mean_ci(values)
-    return with_interval(x) if spread and x.n > 1 else rounded(x.mean)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tokencredit.errors import UserError
-from tokencredit.papers.cells import COLUMNS, METRICS, NOTED
+from tokencredit.papers.cells import COLUMNS, METRICS, NOTED, on_the_way
 from tokencredit.papers.provenance import Made, made_of
 from tokencredit.store import run_folder
 from tokencredit.store.artifacts import MANIFEST
@@ -59,6 +59,13 @@ class Origin:
     """Accuracy of reward model and oracle at the length of responses, by role."""
     scored: int | None = None
     """Responses that were scored to train it; None where that is unknown."""
+    on_the_way: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Means on held-out prompts during training, by column; empty without evaluations there."""
+    wall_seconds: float | None = None
+    spent: Mapping[str, float | None] = field(default_factory=dict)
+    """What training has spent (`rl.compute.spent`); empty where that was not kept."""
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    """Of the data, by what they are for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,20 +203,25 @@ def _origin(path: Path) -> Origin:
     record = read_json(beside)
     with reading(beside):
         kept = {**record.get("provenance", {}), "seeds": record.get("seeds")}
-        return _origin_of(path, record, made_of(kept))
+        return _origin_of(path, record, kept)
 
 
-def _origin_of(path: Path, record: Mapping[str, Any], made: Made) -> Origin:
+def _origin_of(path: Path, record: Mapping[str, Any], kept: Mapping[str, Any]) -> Origin:
+    """From the record of a run, and what is kept of how it was made."""
     return Origin(
         path=path,
         key=str(record.get("config_hash") or ""),
         scale=str(record.get("scale") or "") if record.get("experiment") else "",
         model=str(record.get("names", {}).get("model") or ""),
         commit=str(record.get("git_commit") or ""),
-        made=made,
+        made=made_of(kept),
         evaluation=record.get("evaluation") or {},
         scorers=record.get("scorers") or {},
         scored=record.get("scored_samples"),
+        on_the_way=record.get("on_the_way") or {},
+        wall_seconds=record.get("wall_seconds"),
+        spent=kept.get("spent") or {},
+        fingerprints=kept.get("fingerprints") or {},
     )
 
 
@@ -226,7 +238,7 @@ def _read_folder(folder: Path) -> list[LoggedRun]:
         raise Damaged(f"{folder / run_folder.METRICS}: {lost}; {REMEDY}")
     _check_steps([row["step"] for row in rows], str(folder))
     with reading(folder / MANIFEST):
-        made = made_of(found.manifest())
+        origin = _origin_of(folder, {**record, "on_the_way": on_the_way(found)}, found.manifest())
     with reading(folder / CONFIG):
         setting = _setting_of(record, config)
     run = LoggedRun(
@@ -238,7 +250,7 @@ def _read_folder(folder: Path) -> list[LoggedRun]:
             for column, metric in {**METRICS, **NOTED}.items()
             if all(metric in row for row in rows)
         },
-        _origin_of(folder, record, made),
+        origin,
     )
     return [run]
 

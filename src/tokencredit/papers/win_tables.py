@@ -55,6 +55,30 @@ def seeds_markdown(matrix: WinMatrix, digits: int = DIGITS) -> str:
     return table(["over seeds", "pairs", "mean", "95 % t interval"], rows) if rows else ""
 
 
+def crossed_markdown(matrix: WinMatrix, digits: int = DIGITS) -> str:
+    """Mean and interval over seeds crossed with prompts of every pair that has several of both.
+
+    Beside them the parts of the variance of one verdict, in percent: seeds, prompts, and the rest.
+    Empty if there is no such pair.
+    """
+    rows = []
+    for i, row in enumerate(matrix.names):
+        for column in matrix.names[i + 1 :]:
+            both = matrix.cells[row, column].both if (row, column) in matrix.cells else None
+            if both is None:
+                continue
+            parts = both.seed_variance, both.prompt_variance, both.rest_variance
+            shares = [f"{x / sum(parts):.0%}" if sum(parts) else "–" for x in parts]
+            ends = interval(both.low, both.high, digits)
+            counts = f"{both.seeds} × {both.prompts}"
+            mean = rounded(both.mean, digits)
+            rows.append(
+                [f"{row} against {column}", counts, mean, ends, f"{both.degrees:.1f}", *shares]
+            )
+    head = ["seeds × prompts", "n", "mean", "95 % interval", "degrees of freedom"]
+    return table([*head, "seeds", "prompts", "rest"], rows) if rows else ""
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [head, ["---"] * len(head), *rows]

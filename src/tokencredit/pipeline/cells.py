@@ -11,6 +11,7 @@ from tokencredit.console import say
 from tokencredit.errors import UserError
 from tokencredit.papers.cells import PLACES, write_cell
 from tokencredit.pipeline.pipeline import Outcome, all_stages, execute
+from tokencredit.rl.compute import spent
 from tokencredit.stages.context import Context
 from tokencredit.stages.rl import RLStage, is_run
 from tokencredit.store.artifacts import Plan
@@ -70,8 +71,8 @@ def keep(config: Config, stage: RLStage, overrides: Sequence[str], *, anew: bool
 
 def provenance(stage: RLStage, overrides: Sequence[str]) -> dict[str, Any]:
     """What computed a run, from what, and how to compute it again."""
-    manifest = RunFolder(stage.folder).manifest()
-    store = stage.context.store
+    run = RunFolder(stage.folder)
+    manifest, store = run.manifest(), stage.context.store
     return {
         "overrides": [text for text in overrides if not text.lstrip("+~").startswith(PLACES)],
         "environment": manifest.get("environment"),
@@ -84,6 +85,7 @@ def provenance(stage: RLStage, overrides: Sequence[str]) -> dict[str, Any]:
         },
         "identity": manifest.get("identity"),
         "recipes": stage.recipes,
+        "spent": spent(stage.context.config, run),
     }
 
 

@@ -1,5 +1,7 @@
 """How much computing a step needs: counted by a rule, so that it is the same on every machine.
 
+So is what a whole run has spent, but for memory, which is that of the machine.
+
 A pass that reads a token needs 2 N operations, one that trains on it 6 N, with N all parameters of
 the model (Kaplan et al. 2020, §2.1, there without embeddings). Padding needs nothing.
 """
@@ -7,14 +9,16 @@ the model (Kaplan et al. 2020, §2.1, there without embeddings). Padding needs n
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
+from tokencredit.algorithms.scores import Normalise
 from tokencredit.judges.panel import shares_pass
 from tokencredit.models.value import ValueKind
 from tokencredit.rollout import Rollout
+from tokencredit.store.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from tokencredit.config import Config
@@ -77,3 +81,35 @@ def stored_parameters(folder: Path) -> int:
             for name in file.keys():  # noqa: SIM118 - not a mapping
                 total += math.prod(file.get_slice(name).get_shape())
     return total
+
+
+def spent(config: Config, run: RunFolder) -> dict[str, float | None]:
+    """What training has spent, from the logs of a run: right however often it was interrupted.
+
+    Optimizer steps of the policy; response tokens that it was trained on; judge calls, responses
+    that judge and scorer have read for training (once where they share a pass), a value warm-up and
+    reference scores included; the highest memory of the main process, in MiB. None: not logged.
+    """
+    rows, times = (log[: run.record()["steps"]] for log in (run.metrics, run.timings))
+    algorithm, judges = config.policy_algorithm, 1
+    if not shares_pass(config.judge, config.scorer):
+        judges = 2
+    of_step = algorithm.batch_size + algorithm.responses_beside()
+    judged = len(rows) * of_step + algorithm.warmup_rollouts() * algorithm.batch_size
+    if algorithm.normalise is Normalise.reference:
+        judged += algorithm.normalise_samples
+    peaks = _logged(times, "memory/peak_mb")
+    lengths = _logged(rows, "length/mean")  # a mean of float32, so its sum is a whole number nearly
+    tokens = None if lengths is None else sum(round(x * algorithm.batch_size) for x in lengths)
+    steps = _logged(rows, "optimizer/steps")
+    return {
+        "optimizer_steps": None if steps is None else sum(steps),
+        "response_tokens": tokens,
+        "judge_calls": judges * judged,
+        "peak_memory_mb": None if peaks is None else max(peaks),
+    }
+
+
+def _logged(rows: Sequence[Mapping[str, float]], name: str) -> list[float] | None:
+    """A metric of every row; None unless all have it."""
+    return [row[name] for row in rows] if rows and all(name in row for row in rows) else None

@@ -100,6 +100,25 @@ def dpo_answers(
     return {DPO: collector.collect(prompts, speak)}
 
 
+def on_the_way(
+    actors: Actors, rollout: Rollout, judgement: Judgement, oracle: Rater | None
+) -> dict[str, float]:
+    """The means over held-out prompts that are logged during training, by name of the metric.
+
+    They are the numbers that `report` gives of the policy after training: paid score, nats from the
+    reference, distinct-2, and the oracle's rating where there is one.
+    """
+    texts = decode(actors.tokenizer, rollout.response_ids, rollout.response_mask)
+    nats = masked_sum(k1(rollout.logp, rollout.ref_logp), rollout.response_mask)
+    rated = {} if oracle is None else {"eval/oracle": float(oracle.rate(texts).double().mean())}
+    return {
+        "eval/score": float(judgement.scores.double().mean()),
+        "eval/kl": float(nats.mean()),
+        "eval/distinct_2": distinct_n(texts, 2),
+        **rated,
+    }
+
+
 def _kl(rollout: Rollout) -> list[float]:
     """Nats of each response, Σ (log π − log π_ref)."""
     nats: list[float] = masked_sum(

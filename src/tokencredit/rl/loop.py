@@ -20,12 +20,11 @@ from tokencredit.data.prompts import PromptStream
 from tokencredit.errors import UserError
 from tokencredit.judges.judge import OpenJudge
 from tokencredit.models.actors import Actors
-from tokencredit.ops import k1, masked_sum
 from tokencredit.rl.checkpoints import Checkpoints, Progress
 from tokencredit.rl.collector import Collector, Speaker
 from tokencredit.rl.compute import Compute
 from tokencredit.rl.engine import Engine, World
-from tokencredit.rl.evaluate import held_out
+from tokencredit.rl.evaluate import Rater, held_out, on_the_way
 from tokencredit.rl.export import export_policy
 from tokencredit.rl.failed_step import dump, require_finite
 from tokencredit.rl.metrics import explained_variance
@@ -49,6 +48,8 @@ class RunInputs:
     folder: Path
     compute: Compute | None = None
     """What a step needs, where that is to be logged."""
+    oracle: Rater | None = None
+    """What rates held-out responses on the way, where there is one."""
 
 
 @dataclass(slots=True)
@@ -73,7 +74,7 @@ class Learner:
         self.engine = Engine(actors.policy, self.algorithm, world)
         self.updater = Updater(self.engine, self.algorithm, config.seed)
         self.collector = Collector(world, judge, config.rollout.chunk)
-        self.compute = around.compute
+        self.compute, self.oracle = around.compute, around.oracle
         self.state: State = self.algorithm.initial_state()
         self.next_step = 0
         self.best: Best | None = None
@@ -213,14 +214,14 @@ class Learner:
         speak = partial(self.actors.roll_out, stream=stream)
         rollout, judgement = self.collector.collect(batch, speak)
         require_finite(rollout, judgement, None, step)
-        score = float(judgement.scores.double().mean())
+        measured = on_the_way(self.actors, rollout, judgement, self.oracle)
+        score = measured["eval/score"]
         if self.best is None or score > self.best.score:
             self.best = Best(step, score)
             if self.world.is_main:
                 export_policy(self.actors, self.config.model.lora, self.folder, "policy_best")
-        kl = masked_sum(k1(rollout.logp, rollout.ref_logp), rollout.response_mask)
         best = {"eval/best_score": self.best.score, "eval/best_step": float(self.best.step)}
-        return {"eval/score": score, "eval/kl": float(kl.mean()), **best}
+        return {**measured, **best}
 
     @contextmanager
     def _dumping(self, *parts: Batch) -> Iterator[None]:

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 
 from tokencredit.algorithms.algorithm import Algorithm, Shaped, State
+from tokencredit.machine.memory import peak_mb
 from tokencredit.models.tokens.texts import decode
 from tokencredit.ops import k1
 from tokencredit.rl.compute import Compute
@@ -84,6 +85,8 @@ class StepLog:
         described |= {} if self.compute is None else self.compute.measure(rollout, updates)
         if self.tracker is not None:
             other = {"update/padding": updates.pop("update/padding")}
+            peak = peak_mb()
+            other |= {} if peak is None else {"memory/peak_mb": peak}
             if rollout.kept is not None:
                 other["rollout/kept_bytes"] = float(rollout.kept.bytes)
             metrics = {**described, **state, **updates, **made.evaluated}

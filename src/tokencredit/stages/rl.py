@@ -23,7 +23,7 @@ from tokencredit.reports.stage_report import curves_of, left_out
 from tokencredit.rl.checkpoints import Checkpoints
 from tokencredit.rl.compute import Compute, stored_parameters
 from tokencredit.rl.engine import World, compute_deterministically
-from tokencredit.rl.evaluate import evaluate, report
+from tokencredit.rl.evaluate import Rater, evaluate, report
 from tokencredit.rl.export import export_policy
 from tokencredit.rl.load import load_actors
 from tokencredit.rl.loop import Learner, RunInputs
@@ -228,7 +228,8 @@ class RLStage(Stage):
     ) -> Mapping[str, object]:
         config = self.context.config
         started = time.monotonic()
-        learner = self._learner(run, world, newest)
+        oracle = load_oracle(self._oracle_folder()) if config.oracle.enabled else None
+        learner = self._learner(run, world, newest, oracle)
         tracker = self._tracker(run, learner, newest)
         before = seconds_of_steps(run.path) if tracker else 0.0  # of sessions that ended early
         first = learner.next_step
@@ -237,7 +238,6 @@ class RLStage(Stage):
                 learner.train(tracker, Checkpoints(run.path))
             if tracker is not None:
                 run.write(State.trained, prompts_dropped=learner.prompts.dropped)
-            oracle = load_oracle(self._oracle_folder()) if config.oracle.enabled else None
             speakers = learner.actors, learner.collector, oracle, learner.held_out
             rows, right = evaluate(config, *speakers), accuracies(self.context, *speakers)
             if tracker is None:
@@ -258,7 +258,9 @@ class RLStage(Stage):
             tracker.close(headline(results) | stage_numbers(figures) | rows_left_out(lost))
         return results
 
-    def _learner(self, run: RunFolder, world: World, newest: Path | None) -> Learner:
+    def _learner(
+        self, run: RunFolder, world: World, newest: Path | None, oracle: Rater | None
+    ) -> Learner:
         """The learner at the newest checkpoint, or at the start."""
         config, context = self.context.config, self.context
         parents = self.parents()
@@ -276,7 +278,7 @@ class RLStage(Stage):
         }
         prompts, held_out = (self.prompts(split, actors) for split in ("rl", "eval"))
         compute = Compute.of(config, actors, sizes)
-        around = RunInputs(prompts, held_out, run.path, compute)
+        around = RunInputs(prompts, held_out, run.path, compute, oracle)
         learner = Learner(config, actors, judge, around, world)
         if newest is not None:
             learner.resume(newest, Checkpoints.progress(newest))

@@ -1,7 +1,7 @@
 """Win rates: the share of prompts won, a draw half a win. Arithmetic on plain numbers.
 
 Two uncertainties are kept apart. Over prompts: would other prompts say the same of these models?
-Over seeds: would models trained again say the same?
+Over seeds: would models trained again say the same? `crossed` has both at once.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
+from tokencredit.statistics.crossed import Crossed, crossed
 from tokencredit.statistics.intervals import Interval, mean_ci, wilson
 
 Seed = int | None
@@ -76,6 +77,8 @@ class Against:
     """Over prompts; with several seeds, of each prompt's mean share."""
     seeds: Interval | None
     """Over pairs of runs, Student's t; None with a single pair."""
+    both: Crossed | None = None
+    """Over pairs of runs crossed with prompts; None with a single pair or prompt."""
 
     def mirrored(self) -> Against:
         """The comparison from the other side: wins and losses exchanged."""
@@ -93,7 +96,8 @@ class Against:
         if seeds is None:
             return Against(turned, None)
         other = Interval(1 - seeds.mean, 1 - seeds.high, 1 - seeds.low, seeds.se, seeds.n)
-        return Against(turned, other)
+        both = None if self.both is None else self.both.mirrored()
+        return Against(turned, other, both)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +142,8 @@ def against(verdicts: Sequence[Sequence[float] | Shares]) -> Against:
     table = np.asarray(verdicts, dtype=np.float64)
     mean = table.mean(axis=0)
     seeds = mean_ci(table.mean(axis=1).tolist()) if len(table) > 1 else None
-    return Against(win_rate(mean), seeds)
+    both = crossed(table) if min(table.shape) > 1 else None
+    return Against(win_rate(mean), seeds, both)
 
 
 def win_matrix(scores: Mapping[str, Mapping[Seed, Sequence[float]]]) -> WinMatrix:

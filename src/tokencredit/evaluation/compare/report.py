@@ -14,6 +14,7 @@ from tokencredit.evaluation.compare.prompts import Prompting
 from tokencredit.evaluation.compare.scores import Comparison, ScoredAnswers
 from tokencredit.papers.scores import FACTS, SCORES, write_scores
 from tokencredit.papers.win_tables import (
+    crossed_markdown,
     markdown,
     plain,
     seeds_markdown,
@@ -96,6 +97,7 @@ def report(found: Comparison) -> str:
     parts = [
         markdown(found.matrix, errors=True),
         seeds_markdown(found.matrix),
+        crossed_markdown(found.matrix),
         table(head, rows),
         table(["", "win rate", "at equal length"], lengths),
         f"strengths: {found.strengths['none']}" if "none" in found.strengths else "",
