@@ -85,7 +85,6 @@ def provenance(stage: RLStage, overrides: Sequence[str]) -> dict[str, Any]:
         },
         "identity": manifest.get("identity"),
         "recipes": stage.recipes,
-        "primary": stage.context.config.run.primary,
         "spent": spent(stage.context.config, run),
     }
 
