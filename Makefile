@@ -10,7 +10,7 @@ EXPERIMENTS := experiments experiments/base_model experiments/benchmarks experim
 export PYTHON TORCH
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test-fast test test-slow same-numbers files-touched lint type arch ci coverage format docs startup clean
+.PHONY: help setup train test-fast test test-slow reproduce same-numbers files-touched lint type arch ci coverage format docs startup clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ test: setup ## all tests but the slow ones, at most 15 minutes
 
 test-slow: setup ## the rest: real training, packaging
 	@$(PYTEST) -m slow $(ARGS)
+
+reproduce: setup ## one cell of each page again, hours said first, log in experiments/REPRODUCED.md; STEPS=3 for a part
+	@$(BIN)/tokencredit reproduce --pages $(if $(STEPS),--steps $(STEPS)) $(ARGS)
 
 same-numbers: setup ## does the working tree give BASE's numbers? BASE=COMMIT [KEEP=FOLDER] [ONLY=NAME,NAME] [JOBS=2]
 	@PYTHONPATH=tests $(BIN)/python -m same_numbers "$(BASE)" --jobs $(or $(JOBS),2) \

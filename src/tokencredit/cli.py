@@ -31,6 +31,7 @@ COMMANDS: Final = {
     "figure": "tokencredit.commands.papers:figure",
     "claims": "tokencredit.commands.papers:paper_claims",
     "page": "tokencredit.commands.papers:page",
+    "reproduce": "tokencredit.commands.reproduce:reproduce_run",
     "bench": "tokencredit.bench.command:bench",
     "judge": "tokencredit.commands.judge:judge",
 }
@@ -65,6 +66,9 @@ ABOUT: Final = {
         "Say of each claim of a paper whether runs support it; without a name, list the papers."
     ),
     "page": ("Write an experiment's page again, its numbers and figures from the committed cells."),
+    "reproduce": (
+        "Run a recorded run, or a committed cell, again: equal, or the first difference."
+    ),
     "bench": "Time what a run does on this machine.",
     "judge": "Who wins: win rates, strengths, and an LLM as judge.",
 }

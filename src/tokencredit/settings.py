@@ -267,6 +267,9 @@ class Run(Settings):
     likes."""
     figures: bool = True
     """Draw figures and the HTML report at the end."""
+    primary: str | None = added(None)
+    """The one claim of the catalogue that the experiment is run to decide, PAPER/CLAIM, named here
+    before it is run; its other claims are corrected for their number. null: none."""
     experiment: str | None = None
     """Filled in: the experiment's name."""
     scale: str | None = None

@@ -293,6 +293,7 @@ TRIES: dict[str, Try] = {
     "run.resume_inexact": Try(resumed, True),
     "run.function_seconds": Try(limited, 5.0),
     "run.figures": Try(finished, False),
+    "run.primary": Try(results, "abc/higher"),
     "run.experiment": Try(where, "mine/own"),
     "run.scale": Try(results, "cpu"),
     "run.scheme": Try(where, "halves"),

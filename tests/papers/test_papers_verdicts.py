@@ -8,7 +8,15 @@ import pytest
 
 from tokencredit.papers.entries import Panel
 from tokencredit.papers.runs import LoggedRun, Origin, Setting
-from tokencredit.papers.verdicts import Evidence, Finding, Verdict, all_of, higher, judge
+from tokencredit.papers.verdicts import (
+    Evidence,
+    Finding,
+    Verdict,
+    all_of,
+    higher,
+    judge,
+    smaller_spread,
+)
 
 
 @pytest.mark.parametrize("bound", [0.0, 1.0])
@@ -60,3 +68,16 @@ def test_runs_meet_by_their_number_whatever_their_order() -> None:
     assert evidence.pair("abc", "sparse") == ([25.0, 36.0], [20.0, 30.0])
     finding = higher(evidence)
     assert finding.n == 2 and finding.numbers.startswith("abc − sparse = +5.500 [")
+
+
+@pytest.mark.parametrize("factor", [0.2, 0.95, 1.0, 3.0])
+def test_the_p_of_a_spread_agrees_with_its_interval(factor: float) -> None:
+    """Pitman's and Morgan's: p lies below 5 % exactly where the interval excludes 1."""
+    theirs = dict(enumerate([0.0, 5.0, 1.0, 7.0, 2.0, 4.0, 9.0, 3.0]))
+    own = {run: factor * value + (-1) ** run * 0.8 for run, value in theirs.items()}
+    methods = {"abc": runs("abc", own), "sparse": runs("sparse", theirs)}
+    panel = Panel(task="task", points=3)
+    found = smaller_spread(Evidence([panel], [methods], "abc", "sparse", [], "mean", 0.5))
+    assert found.p is not None
+    assert (found.p < 0.05) is (found.verdict is not Verdict.undecided)
+    assert (found.verdict is Verdict.supported) is (factor < 0.5)

@@ -15,6 +15,7 @@ from tokencredit.statistics.intervals import (
     distinct_n_error,
     fisher_exact,
     mean_ci,
+    p_value,
     paired_difference,
     spread_ratio,
     standard_errors_apart,
@@ -188,3 +189,11 @@ def test_the_error_of_distinct_n_is_the_spread_of_corpora() -> None:
     spread = np.std([distinct_n(texts, 2) for texts in corpora], ddof=1)
     error = np.mean([distinct_n_error(texts, 2) for texts in corpora])
     assert 0.8 * spread < error < 1.25 * spread
+
+
+def test_p_of_an_interval_by_hand() -> None:
+    """1, 2, 3 against 0: t = 2 √3 = 3.464 with 2 degrees of freedom, p = .0742; against 2: 1."""
+    x = mean_ci([1.0, 2.0, 3.0])
+    assert p_value(x) == pytest.approx(0.0742, abs=1e-4)
+    assert p_value(x, 2.0) == 1.0
+    assert p_value(mean_ci([1.0])) == 1.0 and p_value(mean_ci([1.0, 1.0])) == 0.0

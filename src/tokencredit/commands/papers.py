@@ -16,6 +16,7 @@ from tokencredit.papers.entries import PanelEntry
 from tokencredit.papers.figures import write_figure
 from tokencredit.papers.formats import SUFFIX, Format, Runs
 from tokencredit.papers.kinds import find_figure, find_table, is_own, listing
+from tokencredit.papers.ledger import write_ledger
 from tokencredit.papers.page import write_page
 from tokencredit.papers.scores import Comparison, find_comparisons
 from tokencredit.papers.sources import Source, read_sources
@@ -93,8 +94,17 @@ def paper_claims(
     paper: Annotated[str | None, typer.Argument(help="A paper of the catalogue, e.g. abc.")] = None,
     runs: Given = None,
     points: Points = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every claim, from the cells; writes CLAIMS.md.")
+    ] = False,
 ) -> None:
     """Say of each claim of a paper whether runs support it; without a name, list the papers."""
+    if everything:
+        given = {"PAPER": paper, "--runs": runs, "--points": points}
+        for name, value in given.items():
+            require(value is None or value == [], name, value, "cannot be given with --all")
+        show(f"wrote {write_ledger(EXPERIMENTS)}")
+        return
     if paper is None:
         show("\n".join(claims.papers()))
         return
@@ -108,7 +118,7 @@ def paper_claims(
             raise
         found = []  # a comparison alone
     judged = claims.judge_claims(claims.read_claims(paper), found, points)
-    show(claims.claims_text([*judged, *won]), end="")
+    show(claims.claims_text(claims.corrected_by_page([*judged, *won])), end="")
     for note in claims.unused(judged, found):
         show(f"Note: {note}")
 

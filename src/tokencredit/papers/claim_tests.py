@@ -10,8 +10,10 @@ import numpy as np
 
 from tokencredit.papers.entries import Panel
 from tokencredit.papers.measures import LAST, collapsed, curves, measure
+from tokencredit.papers.on_the_way import at_kl
 from tokencredit.papers.runs import LoggedRun
 from tokencredit.papers.verdicts import (
+    ALPHA,
     Evidence,
     Finding,
     Verdict,
@@ -20,12 +22,20 @@ from tokencredit.papers.verdicts import (
     higher,
     judge,
     lower,
+    no_data,
     nothing,
     smaller_spread,
 )
 from tokencredit.statistics.curves import at_level, mean, running_mean
-from tokencredit.statistics.intervals import fisher_exact, mean_ci, ratio_of_means
+from tokencredit.statistics.intervals import (
+    fisher_exact,
+    mean_ci,
+    p_value,
+    paired_difference,
+    ratio_of_means,
+)
 from tokencredit.statistics.rounding import rounded, with_interval
+from tokencredit.statistics.testing import welch
 
 
 def share_explained(evidence: Evidence) -> Finding:
@@ -47,17 +57,17 @@ def _of_control(evidence: Evidence, control: str) -> Finding:
     gained, explained = ([values[k][run] - values[2][run] for run in common] for k in (0, 1))
     gain = mean_ci(gained)
     share = ratio_of_means(explained, gained)
+    p = paired_difference(explained, gained).p  # of a share of 1, whose interval Fieller's is
     parts = f"{control} − {baseline} = {difference(mean_ci(explained))}, {method} − {baseline} = "
     parts += difference(gain)
     if share is None:
         return nothing(f"{name}: {parts}, which may be 0", gain.n)
     text = f"{name} = {with_interval(share)}; {parts}"
-    return Finding(judge(share.low, share.high, 1, above=False), text, gain.n)
+    return Finding(judge(share.low, share.high, 1, above=False), text, gain.n, p)
 
 
 RESAMPLES: Final = 2000
 LEVELS: Final = 10
-ALPHA: Final = 0.05
 
 
 def passes_maximum(evidence: Evidence) -> Finding:
@@ -86,7 +96,14 @@ def passes_maximum(evidence: Evidence) -> Finding:
     how = "is never passed" if at is None else f"is passed at step {at} ({100 * share:.0f} %)"
     ends = " to ".join("never" if math.isinf(x) else f"{100 * x:.0f} %" for x in (low, high))
     text = f"{peak}, {how}; resampled runs: {ends}"
-    return Finding(judge(low, high, evidence.share, above=False), text, len(common))
+    verdict = judge(low, high, evidence.share, above=False)
+    return Finding(verdict, text, len(common), _resampled_p(shares, evidence.share))
+
+
+def _resampled_p(shares: Sequence[float], bound: float) -> float:
+    """Two-sided: twice the share of resamples on the smaller side of the bound, and never 0."""
+    below, above = sum(s <= bound for s in shares), sum(s >= bound for s in shares)
+    return min(1.0, 2 * (1 + min(below, above)) / (1 + len(shares)))
 
 
 def _passing(a: np.ndarray, b: np.ndarray) -> tuple[int | None, float]:
@@ -114,7 +131,8 @@ def rises_with_beta(evidence: Evidence) -> Finding:
     left = len(by_run) - len(slopes)
     rest = f"; {left} runs lack some β" if left else ""
     text = f"slope {difference(x)} over {most} values of β{rest}"
-    return Finding(judge(x.low, x.high, 0, above=True, margin=evidence.margin), text, x.n)
+    verdict = judge(x.low, x.high, 0, above=True, margin=evidence.margin)
+    return Finding(verdict, text, x.n, p_value(x))
 
 
 def _slope(values: Mapping[float, float]) -> float:
@@ -150,7 +168,7 @@ def collapses_with_length(evidence: Evidence) -> Finding:
         verdict = Verdict.supported
     elif p < ALPHA and shares[1] < shares[2]:
         verdict = Verdict.contradicted
-    return Finding(verdict, text, long[1])
+    return Finding(verdict, text, long[1], p)
 
 
 def _counts(evidence: Evidence, place: int, methods: Sequence[str]) -> tuple[int, int]:
@@ -171,7 +189,7 @@ def higher_at_equal_kl(evidence: Evidence) -> Finding:
         for method in (evidence.method, evidence.baseline)
     ]
     if not any("kl" in run.columns for group in groups for run in group.values()):
-        return nothing("no kl in these runs")
+        return no_data("no kl in these runs")
     for number in sorted(groups[0].keys() & groups[1].keys()):
         gap = _gap(groups[0][number], groups[1][number], panel)
         lost += gap is None
@@ -181,7 +199,34 @@ def higher_at_equal_kl(evidence: Evidence) -> Finding:
     x = mean_ci(found)
     rest = f"; {lost} pairs have no common range" if lost else ""
     text = f"{evidence.method} − {evidence.baseline} = {difference(x)}{rest}"
-    return Finding(judge(x.low, x.high, 0, above=True, margin=evidence.margin), text, x.n)
+    verdict = judge(x.low, x.high, 0, above=True, margin=evidence.margin)
+    return Finding(verdict, text, x.n, p_value(x))
+
+
+def gold_at_equal_kl(evidence: Evidence) -> Finding:
+    """Welch's t-test of the oracle's ratings where held-out KL first comes to the claim's level.
+
+    One value a run, linear between evaluations; runs that never come there are counted and said.
+    """
+    level = evidence.level
+    assert level is not None
+    groups = {name: evidence.runs[0].get(name, ()) for name in (evidence.method, evidence.baseline)}
+    if not all(any(run.origin.on_the_way for run in runs) for runs in groups.values()):
+        return no_data("no held-out evaluations during training in these runs")
+    found = {
+        name: [gold for run in runs if (gold := at_kl(run, level)) is not None]
+        for name, runs in groups.items()
+    }
+    reach = " and ".join(f"{len(found[name])} of {len(groups[name])} {name}" for name in groups)
+    there = f"{reach} runs come to {level:g} nats"
+    if min(map(len, found.values())) < 2:
+        return nothing(there, min(map(len, found.values())))
+    own, other = groups
+    test = welch(found[own], found[other])
+    x = test.interval
+    text = f"{own} − {other} = {difference(x)}, p = {test.p:.2g}; {there}"
+    verdict = judge(x.low, x.high, 0, above=True, margin=evidence.margin)
+    return Finding(verdict, text, x.n, test.p)
 
 
 def _gap(a: LoggedRun, b: LoggedRun, panel: Panel) -> float | None:
@@ -208,6 +253,7 @@ TESTS: Final[Mapping[str, Callable[[Evidence], Finding]]] = {
     "rises_with_beta": rises_with_beta,
     "collapses_with_length": collapses_with_length,
     "higher_at_equal_kl": higher_at_equal_kl,
+    "gold_at_equal_kl": gold_at_equal_kl,
     "share_explained": share_explained,
 }
 SHARES: Final = ("passes_maximum", "collapses_with_length", "share_explained")

@@ -20,19 +20,23 @@ from tokencredit.papers.verdicts import (
     Finding,
     Verdict,
     all_of,
+    corrected,
     judge,
+    no_data,
     nothing,
 )
+from tokencredit.statistics.intervals import p_value
 from tokencredit.statistics.rounding import rounded, with_interval
 from tokencredit.statistics.win_rates import Against
 from tokencredit.store.files import read_yaml, reading
 
 HALF: Final = 0.5
+GOLD: Final = "gold_at_equal_kl"
 
 
 @dataclass(slots=True, kw_only=True)
-class WinClaim:
-    """That one method wins more than half of the prompts against others."""
+class Stated:
+    """What every claim states before its runs."""
 
     name: str
     """Short name."""
@@ -40,6 +44,16 @@ class WinClaim:
     """The claim."""
     where: str
     """Where the paper has it."""
+    hypothesis: str = ""
+    """The claim as an inequality of numbers."""
+    primary: list[str] = field(default_factory=list)
+    """The experiments, by their names without the paper, whose one primary claim it is."""
+
+
+@dataclass(slots=True, kw_only=True)
+class WinClaim(Stated):
+    """That one method wins more than half of the prompts against others."""
+
     method: str
     """Of whom it is said."""
     others: list[str]
@@ -60,7 +74,7 @@ def judge_wins(claim: WinClaim, comparison: Comparison) -> Finding:
     wanted = [claim.method, *claim.others]
     missing = [name for name in wanted if name not in comparison.methods]
     if missing:
-        return nothing(f"no {', '.join(missing)} in this comparison")
+        return no_data(f"no {', '.join(missing)} in this comparison")
     cells = comparison.matrix(wanted).cells
     return all_of(
         [_over(cells.get((claim.method, other)), other, claim.margin) for other in claim.others]
@@ -76,19 +90,14 @@ def _over(found: Against | None, other: str, margin: float | None) -> Finding:
             Verdict.undecided, f"against {other}: {rounded(found.rate.mean)}, one run", 1
         )
     verdict = judge(seeds.low, seeds.high, HALF, above=True, margin=margin)
-    return Finding(verdict, f"against {other}: {with_interval(seeds)}", seeds.n)
+    text = f"against {other}: {with_interval(seeds)}"
+    return Finding(verdict, text, seeds.n, p_value(seeds, HALF))
 
 
 @dataclass(slots=True, kw_only=True)
-class Claim:
+class Claim(Stated):
     """A sentence of a paper, and the statistic that decides it."""
 
-    name: str
-    """Short name."""
-    says: str
-    """The claim."""
-    where: str
-    """Where the paper has it."""
     test: str
     """Name of the statistic."""
     panels: list[Panel]
@@ -103,11 +112,15 @@ class Claim:
     """The number of one run, as in tables."""
     share: float = 0.5
     """With passes_maximum: the share of steps that is claimed."""
+    level: float | None = None
+    """With gold_at_equal_kl: the distance from the reference, in nats."""
     margin: float | None = None
     """A difference that counts as none, stated before the runs; null: none was."""
 
     def __post_init__(self) -> None:
         """Check the names."""
+        fits = (self.test == GOLD) == (self.level is not None)
+        require(fits, "level", self.level, f"must be nats with test={GOLD}, and null with others")
         require(self.test in TESTS, "test", self.test, f"must be one of {', '.join(TESTS)}")
         known = ", ".join(STATISTICS)
         require(
@@ -127,6 +140,13 @@ class Judged:
     source: str
     about: str
     finding: Finding
+    page: str
+    """The experiment whose claim it is."""
+
+    @property
+    def primary(self) -> bool:
+        """Whether it is the one claim that the experiment was run to decide."""
+        return self.page in self.claim.primary
 
 
 def papers() -> list[str]:
@@ -156,9 +176,11 @@ def read_win_claims(paper: str) -> list[WinClaim]:
 def judge_win_claim(claim: WinClaim, comparisons: Sequence[Comparison]) -> list[Judged]:
     """A claim on win rates against every comparison."""
     judged = [
-        Judged(claim, claim.task, c.place, c.about, judge_wins(claim, c)) for c in comparisons
+        Judged(claim, claim.task, c.place, c.about, judge_wins(claim, c), claim.task)
+        for c in comparisons
     ]
-    return judged or [Judged(claim, claim.task, "", "", nothing("no comparison yet"))]
+    missing = no_data("no comparison yet")
+    return judged or [Judged(claim, claim.task, "", "", missing, claim.task)]
 
 
 def judge_claims(
@@ -170,8 +192,9 @@ def judge_claims(
         panels = [replace(p, points=points) if points is not None else p for p in given.panels]
         claim = replace(given, panels=panels)
         judged = [item for source in sources for item in _judge(claim, source)]
-        missing = nothing("not in these runs")
-        found += judged or [Judged(claim, claim.panels[0].tasks[0], "", "", missing)]
+        task = claim.panels[0].tasks[0]
+        missing = no_data("not in these runs")
+        found += judged or [Judged(claim, task, "", "", missing, task)]
     return found
 
 
@@ -191,14 +214,16 @@ def _judge(claim: Claim, source: Source) -> Iterator[Judged]:
             claim.statistic,
             claim.share,
             claim.margin,
+            claim.level,
         )
         every = [run for group in runs for of_method in group.values() for run in of_method]
         column = panels[0].column
         if all(column not in run.columns for run in every):
-            finding = nothing(f"no {column} in these runs")
+            finding = no_data(f"no {column} in these runs")
         else:
             finding = TESTS[claim.test](evidence)
-        yield Judged(claim, every[0].setting.task, source.name, _scale(every), finding)
+        task, page = every[0].setting.task, panels[0].tasks[0]
+        yield Judged(claim, task, source.name, _scale(every), finding, page)
 
 
 def _by_method(panel: Panel, source: Source) -> dict[str, list[LoggedRun]]:
@@ -235,25 +260,46 @@ def claims_text(judged: Sequence[Judged]) -> str:
         if item.claim is not before and (before is None or item.claim.name != before.name):
             lines += ["", f"{item.claim.says} ({item.claim.where})"]
         before = item.claim
-        lines.append(f"  {item.finding.verdict.value}: {_numbers(item)}")
+        rank = " (primary)" if item.primary else ""
+        lines.append(f"  {item.finding.word}{rank}: {_numbers(item)}")
     return "\n".join([*lines, "", DEFINITIONS.replace("*", "")]).strip() + "\n"
 
 
 def _numbers(item: Judged) -> str:
     finding, where = item.finding, ", ".join(filter(None, (item.task, item.source, item.about)))
     n = f", n = {finding.n}" if finding.n else ""
-    return f"{where}: {finding.numbers}{n}"
+    return f"{where}: {finding.text}{n}"
+
+
+def corrected_by_page(judged: Sequence[Judged]) -> list[Judged]:
+    """All with their p-values corrected for the number of claims of their page, in their order.
+
+    The claims of a page on curves and on win rates are one family; with runs of several sources,
+    which are told apart, those of each source.
+    """
+    curves = {item.source for item in judged if isinstance(item.claim, Claim) and item.source}
+    several = len(curves) > 1
+    families: dict[tuple[str, str], list[int]] = {}
+    for place, item in enumerate(judged):
+        families.setdefault((item.page, item.source if several else ""), []).append(place)
+    found = list(judged)
+    for places in families.values():
+        family = [judged[place] for place in places]
+        findings = corrected([each.finding for each in family], [each.primary for each in family])
+        for place, finding in zip(places, findings, strict=True):
+            found[place] = replace(judged[place], finding=finding)
+    return found
 
 
 def claims_table(judged: Sequence[Judged]) -> str:
     """A Markdown table, for pages, below what its verdicts mean."""
     rows = [
         [
-            f"{item.claim.says} ({item.claim.where})",
-            f"**{item.finding.verdict.value}**",
-            item.finding.numbers,
+            f"{'**Primary:** ' * item.primary}{item.claim.says} ({item.claim.where})",
+            f"**{item.finding.word}**",
+            item.finding.text,
             str(item.finding.n or ""),
         ]
-        for item in judged
+        for item in sorted(judged, key=lambda item: not item.primary)
     ]
     return f"{DEFINITIONS}\n\n{markdown(['claim', 'verdict', 'numbers', 'n'], rows)}"

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Final, Self, TypeVar
 from tokencredit.errors import UserError, require
 from tokencredit.papers.runs import LoggedRun, Setting
 from tokencredit.papers.sources import Source, label, lengths, notes
+from tokencredit.store.files import read_yaml, reading
 
 FOLDER: Final = Path(__file__).parent / "catalogue"
 """One YAML file for each table or figure of a paper; another paper is more files."""
@@ -152,6 +153,17 @@ class PanelEntry(Entry):
     def with_points(self, points: int | None) -> list[Panel]:
         """Its panels; of so many first steps of each run, if that is said."""
         return [replace(p, points=points) if points is not None else p for p in self.panels]
+
+
+def claim_names() -> list[str]:
+    """Every claim of the catalogue as PAPER/CLAIM."""
+    found = []
+    for path in sorted(FOLDER.glob("*/claims.yaml")):
+        with reading(path):
+            tree = read_yaml(path)
+            given = [*tree.get("win_rates", ()), *tree.get("claims", ())]
+            found += [f"{path.parent.name}/{claim['name']}" for claim in given]
+    return found
 
 
 def build(schema: type[Schema], given: Mapping[str, Any], path: Path) -> Schema:

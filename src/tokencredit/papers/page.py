@@ -12,8 +12,9 @@ from typing import Final
 from tokencredit.errors import UserError
 from tokencredit.papers.claims import (
     Claim,
-    WinClaim,
+    Judged,
     claims_table,
+    corrected_by_page,
     judge_claims,
     judge_win_claim,
     read_claims,
@@ -135,15 +136,19 @@ class Page:
 
     def claims(self, paper: str, points: int | None = None) -> str:
         """The claims of a paper that are about this experiment, judged."""
+        judged = self.judged(paper, points)
+        if not self.sources and not self.comparisons:
+            every = [item.claim for item in judged]
+            return "\n".join(f"- {claim.says} ({claim.where}): no cells yet." for claim in every)
+        said = [f"*Note: {note}.*" for note in unused(judged, self.sources)] if not points else []
+        return "\n\n".join([claims_table(judged), *said])
+
+    def judged(self, paper: str, points: int | None = None) -> list[Judged]:
+        """The claims of a paper that are about this experiment, corrected for their number."""
         own = [claim for claim in map(self._of_claim, read_claims(paper)) if claim.panels]
         wins = [claim for claim in read_win_claims(paper) if claim.task == self.task]
-        if not self.sources and not self.comparisons:
-            unknown: list[Claim | WinClaim] = [*wins, *own]
-            return "\n".join(f"- {claim.says} ({claim.where}): no cells yet." for claim in unknown)
         won = [item for claim in wins for item in judge_win_claim(claim, self.comparisons)]
-        judged = judge_claims(own, self.sources, points)
-        said = [f"*Note: {note}.*" for note in unused(judged, self.sources)] if not points else []
-        return "\n\n".join([claims_table([*won, *judged]), *said])
+        return corrected_by_page([*won, *judge_claims(own, self.sources, points)])
 
     def held_out(self) -> str:
         """What the policies came to on held-out prompts."""

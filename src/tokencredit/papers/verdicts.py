@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
@@ -14,6 +14,7 @@ from tokencredit.papers.measures import measure
 from tokencredit.papers.runs import LoggedRun
 from tokencredit.statistics.intervals import Interval, paired_difference, spread_ratio
 from tokencredit.statistics.rounding import rounded, with_interval
+from tokencredit.statistics.testing import correlation, correlation_p, holm
 
 
 class Verdict(str, Enum):
@@ -26,7 +27,7 @@ class Verdict(str, Enum):
     equivalent = "equivalent"
     """The 95 % interval lies within the margin that was stated before the runs."""
     undecided = "cannot be decided"
-    """All else; also where there are no such runs."""
+    """All else."""
 
 
 WORST_FIRST: Final = (
@@ -38,9 +39,12 @@ WORST_FIRST: Final = (
 DEFINITIONS: Final = (
     "Verdicts, from 95 % intervals: *supported*, the interval lies on the claimed side; "
     "*contradicted*, it lies on the other side; *equivalent*, it lies within a margin that was "
-    "stated before the runs; *cannot be decided*, all else. The number of claims is not corrected "
-    "for."
+    "stated before the runs; *cannot be decided*, all else; *no data*, there are no such runs. A "
+    "page has one primary claim, which stands by itself; the p-values of its others are corrected "
+    "for their number (Holm), and a verdict that this takes away stands in brackets."
 )
+ALPHA: Final = 0.05
+NO_DATA: Final = "no data"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,28 @@ class Finding:
     verdict: Verdict
     numbers: str
     n: int = 0
+    p: float | None = None
+    """Two-sided, of the test behind the verdict; None where there is none."""
+    data: bool = True
+    """Whether there were any such runs."""
+    adjusted: float | None = None
+    """p corrected for the number of claims; None where it was not."""
+    alone: Verdict | None = None
+    """The verdict by itself, where the correction took it away."""
+
+    @property
+    def word(self) -> str:
+        """The verdict as it is printed."""
+        if not self.data:
+            return NO_DATA
+        aside = "" if self.alone is None else f" (by itself: {self.alone.value})"
+        return f"{self.verdict.value}{aside}"
+
+    @property
+    def text(self) -> str:
+        """The numbers, with the corrected p."""
+        more = "" if self.adjusted is None else f"; corrected p = {self.adjusted:.2g}"
+        return f"{self.numbers}{more}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +91,8 @@ class Evidence:
     statistic: str
     share: float
     margin: float | None = None
+    level: float | None = None
+    """Nats, with gold_at_equal_kl."""
 
     def values(self, method: str, panel: int = 0) -> dict[int, float]:
         """The statistic of each run of a method, by run."""
@@ -78,15 +106,51 @@ class Evidence:
 
 
 def nothing(why: str, n: int = 0) -> Finding:
-    """The finding where there is nothing to look at, or nothing that can decide."""
+    """The finding where there is nothing that can decide."""
     return Finding(Verdict.undecided, why, n)
 
 
+def no_data(why: str) -> Finding:
+    """The finding where there are no such runs."""
+    return Finding(Verdict.undecided, why, data=False)
+
+
 def all_of(findings: Sequence[Finding]) -> Finding:
-    """The finding on a claim that consists of several: no better than the worst of them."""
+    """The finding on a claim that consists of several: no better than the worst of them.
+
+    All parts must hold, so its p is the largest of theirs; where some contradict it, one is enough,
+    and p is the smallest of those times the number of parts (Bonferroni).
+    """
     verdicts = [finding.verdict for finding in findings]
     worst = min(verdicts, key=WORST_FIRST.index)
-    return Finding(worst, "; ".join(f.numbers for f in findings), min(f.n for f in findings))
+    known = [finding.p for finding in findings if finding.p is not None]
+    against = [f.p for f in findings if f.p is not None and f.verdict is Verdict.contradicted]
+    p = max(known) if len(known) == len(findings) else None
+    if against:
+        p = min(1.0, len(findings) * min(against))
+    data = any(finding.data for finding in findings)
+    numbers = "; ".join(f.numbers for f in findings)
+    return Finding(worst, numbers, min(f.n for f in findings), p, data)
+
+
+def corrected(findings: Sequence[Finding], primary: Sequence[bool]) -> list[Finding]:
+    """The findings of one page with the p-values of all but the primary ones adjusted by Holm.
+
+    A verdict for or against a claim whose adjusted p is 5 % or more becomes *cannot be decided*.
+    An equivalence is not a test of p, and stays; findings without a p are not counted.
+    """
+    places = [k for k, f in enumerate(findings) if f.p is not None and not primary[k]]
+    adjusted = holm([p for k in places if (p := findings[k].p) is not None])
+    found = list(findings)
+    for place, p in zip(places, adjusted, strict=True):
+        before = found[place]
+        decided = before.verdict in {Verdict.supported, Verdict.contradicted}
+        found[place] = replace(before, adjusted=p)
+        if decided and p >= ALPHA:
+            found[place] = replace(
+                before, adjusted=p, verdict=Verdict.undecided, alone=before.verdict
+            )
+    return found
 
 
 def judge(
@@ -130,7 +194,8 @@ def _paired(
         return nothing(f"{name}: {len(a)} pairs of runs")
     test = paired_difference(a, b)
     verdict = judge(test.difference.low, test.difference.high, 0, above=above, margin=margin)
-    return Finding(verdict, f"{name} = {difference(test.difference)}, p = {test.p:.2g}", test.n)
+    text = f"{name} = {difference(test.difference)}, p = {test.p:.2g}"
+    return Finding(verdict, text, test.n, test.p)
 
 
 def difference(x: Interval) -> str:
@@ -147,4 +212,7 @@ def smaller_spread(evidence: Evidence) -> Finding:
     x = spread_ratio(a, b)
     verdict = judge(x.low, x.high, 1, above=False, margin=evidence.margin)
     sds = " / ".join(rounded(float(np.std(values, ddof=1))) for values in (a, b))
-    return Finding(verdict, f"{name} = {sds} = {with_interval(x)}", x.n)
+    pairs = list(zip(a, b, strict=True))
+    r = correlation([s + t for s, t in pairs], [s - t for s, t in pairs])
+    p = 1.0 if r is None else 2 * correlation_p(abs(r), x.n)
+    return Finding(verdict, f"{name} = {sds} = {with_interval(x)}", x.n, p)

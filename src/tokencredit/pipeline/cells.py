@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -77,7 +76,7 @@ def provenance(stage: RLStage, overrides: Sequence[str]) -> dict[str, Any]:
     return {
         "overrides": [text for text in overrides if not text.lstrip("+~").startswith(PLACES)],
         "environment": manifest.get("environment"),
-        "processor": processor(),
+        "processor": manifest.get("processor"),
         "arithmetic": manifest.get("arithmetic"),
         "fingerprints": manifest.get("fingerprints"),
         "parents": {
@@ -88,18 +87,6 @@ def provenance(stage: RLStage, overrides: Sequence[str]) -> dict[str, Any]:
         "recipes": stage.recipes,
         "spent": spent(stage.context.config, run),
     }
-
-
-def processor() -> str:
-    """The processor's name, and its instruction sets, which decide the last bits."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    known = {line.partition(":")[0].strip(): line.partition(":")[2].strip() for line in lines}
-    flags = known.get("flags", "").split()
-    wide = [name for name in ("avx2", "avx512f", "amx_tile") if name in flags]
-    return ", ".join([known.get("model name", platform.machine()), *wide])
 
 
 def _is_done(path: Path, stage: RLStage, config: Config) -> bool:

@@ -14,9 +14,10 @@ from tokencredit.console import say
 from tokencredit.data.dataset import PromptSpec
 from tokencredit.data.prompts import long_texts
 from tokencredit.data.splits import Corpus
-from tokencredit.errors import require
+from tokencredit.errors import nearest, require
 from tokencredit.hardware import Sharding
 from tokencredit.judges.function import FunctionJudge
+from tokencredit.papers.entries import claim_names
 from tokencredit.preflight.lengths import check_lengths
 from tokencredit.preflight.models import check_models, open_run
 from tokencredit.stages.context import Context
@@ -50,6 +51,17 @@ def check_machine(context: Context, stages: Sequence[Stage]) -> None:
         "cannot train the value function alone where the optimizer's state is sharded; use "
         "hardware.sharding=none",
     )
+
+
+def check_primary(context: Context, stages: Sequence[Stage]) -> None:
+    """The claim that the run is for is one of the catalogue."""
+    named = context.config.run.primary
+    if named is not None:
+        known = claim_names()
+        rule = (
+            f"must be null or a claim of the catalogue{nearest(named, known)}: {', '.join(known)}"
+        )
+        require(named in known, "run.primary", named, rule)
 
 
 def check_places(context: Context, stages: Sequence[Stage]) -> None:
@@ -116,6 +128,7 @@ def _count_long(corpus: Corpus, split: str, spec: PromptSpec) -> int:
 
 CHECKS: Final[tuple[Check, ...]] = (
     check_machine,
+    check_primary,
     check_places,
     check_tracking,
     check_judges,

@@ -70,6 +70,7 @@ def write_results(
         "metrics": metrics,
         "evaluation": evaluation,
         "scorers": dict(scorers),
+        **({} if config.run.primary is None else {"primary": config.run.primary}),
     }
     write_json(run.path / RESULTS, results)
     return results

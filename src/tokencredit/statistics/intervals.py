@@ -73,6 +73,15 @@ def paired_difference(a: Sequence[float], b: Sequence[float], level: float = 0.9
     return PairedTest(difference, t, p, difference.n)
 
 
+def p_value(x: Interval, bound: float = 0.0) -> float:
+    """Return the two-sided p of Student's t-test that the mean of an interval is `bound`.
+
+    1 for a single value, whose spread is unknown; without a spread 0, or 1 at the bound itself.
+    """
+    t = _in_standard_errors(x.mean - bound, x.se, x.n)
+    return 2 * float(stdtr(x.n - 1, -abs(t))) if x.n > 1 else 1.0
+
+
 def authors_interval(values: Sequence[float]) -> tuple[float, float]:
     """Return the mean and 2 sd / sqrt(n), sd with ddof 0 (the released code of Chan et al. 2024).
 

@@ -267,3 +267,15 @@ def environment() -> dict[str, str]:
     """Versions of what computed a result."""
     versions = {name: metadata.version(name) for name in LIBRARIES}
     return {"tokencredit": __version__, "python": platform.python_version(), **versions}
+
+
+def processor() -> str:
+    """The processor's name, and its instruction sets, which decide the last bits."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    known = {line.partition(":")[0].strip(): line.partition(":")[2].strip() for line in lines}
+    flags = known.get("flags", "").split()
+    wide = [name for name in ("avx2", "avx512f", "amx_tile") if name in flags]
+    return ", ".join([known.get("model name", platform.machine()), *wide])

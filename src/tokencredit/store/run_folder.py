@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from tokencredit.canonical import differences, file_sha256
 from tokencredit.errors import UserError
-from tokencredit.store.artifacts import MANIFEST, environment, make_folder
+from tokencredit.store.artifacts import MANIFEST, environment, make_folder, processor
 from tokencredit.store.files import (
     check_keys,
     read_json,
@@ -269,7 +269,12 @@ class RunFolder:
 
     def write(self, state: State, **entries: Any) -> None:
         """Set the state and add entries to the manifest."""
-        base = {"schema_version": 1, "environment": environment(), "git_commit": git_commit()}
+        base = {
+            "schema_version": 1,
+            "environment": environment(),
+            "processor": processor(),
+            "git_commit": git_commit(),
+        }
         write_json(
             self.path / MANIFEST, {**base, **self.manifest(), **entries, "state": state.value}
         )

@@ -1,0 +1,1 @@
+"""Recorded runs made again, and compared with their records."""
