@@ -36,6 +36,10 @@ def test_cells_are_kept_and_count_as_done_for_their_experiment(own: Workplace) -
     assert sorted(Path(name).suffix for name in kept) == [".csv", ".csv", ".json", ".json"]
     record = json.loads(next(path.read_text() for path in folder.glob("*.json")))
     assert record["experiment"] == NAME and record["provenance"]["parents"]["sft"]["sha256"]
+    spent = record["provenance"]["spent"]
+    assert spent["judge_calls"] == record["scored_samples"], "one pass rates and judges"
+    assert spent["optimizer_steps"] > 0 and spent["response_tokens"] >= 8 * spent["judge_calls"]
+    assert spent["peak_memory_mb"] > 50
 
     shutil.rmtree(own.folder / "runs")
     again = own.train(*SWEEP, "seed=0,1,2").ok()
