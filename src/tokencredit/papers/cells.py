@@ -65,22 +65,17 @@ def on_the_way(run: RunFolder) -> dict[str, list[float]]:
     The value at step s is of the policy after s updates. That of the finished run comes last.
     """
     results = run.results
-    rows = [row for row in run.metrics if ON_THE_WAY["score"] in row]
-    rows = rows[: len(rows) if not results else sum(r["step"] < results["steps"] for r in rows)]
-    if not rows:
-        return {}
-    last = results.get("evaluation", {})
+    ends = results.get("steps", len(run.metrics))
+    rows = [row for row in run.metrics[:ends] if ON_THE_WAY["score"] in row]
+    names = {name: metric for name, metric in ON_THE_WAY.items() if rows and metric in rows[0]}
     found = {"step": [float(row["step"]) for row in rows]}
-    found |= {
-        name: [float(row[metric]) for row in rows]
-        for name, metric in ON_THE_WAY.items()
-        if all(metric in row for row in rows)
-    }
-    if all(name == "step" or f"policy/{name}" in last for name in found):
-        end = {name: last[f"policy/{name}"]["mean"] for name in found if name != "step"}
-        for name, value in {"step": float(results["steps"]), **end}.items():
-            found[name].append(float(value))
-    return found
+    found |= {name: [float(row[metric]) for row in rows] for name, metric in names.items()}
+    last = results.get("evaluation", {})
+    if rows and all(f"policy/{name}" in last for name in names):
+        found["step"].append(float(ends))
+        for name in names:
+            found[name].append(float(last[f"policy/{name}"]["mean"]))
+    return found if rows else {}
 
 
 def write_cell(

@@ -23,7 +23,7 @@ from tokencredit.reports.stage_report import curves_of, left_out
 from tokencredit.rl.checkpoints import Checkpoints
 from tokencredit.rl.compute import Compute, stored_parameters
 from tokencredit.rl.engine import World, compute_deterministically
-from tokencredit.rl.evaluate import Rater, evaluate, report
+from tokencredit.rl.evaluate import evaluate, report
 from tokencredit.rl.export import export_policy
 from tokencredit.rl.load import load_actors
 from tokencredit.rl.loop import Learner, RunInputs
@@ -228,8 +228,7 @@ class RLStage(Stage):
     ) -> Mapping[str, object]:
         config = self.context.config
         started = time.monotonic()
-        oracle = load_oracle(self._oracle_folder()) if config.oracle.enabled else None
-        learner = self._learner(run, world, newest, oracle)
+        learner = self._learner(run, world, newest)
         tracker = self._tracker(run, learner, newest)
         before = seconds_of_steps(run.path) if tracker else 0.0  # of sessions that ended early
         first = learner.next_step
@@ -238,7 +237,7 @@ class RLStage(Stage):
                 learner.train(tracker, Checkpoints(run.path))
             if tracker is not None:
                 run.write(State.trained, prompts_dropped=learner.prompts.dropped)
-            speakers = learner.actors, learner.collector, oracle, learner.held_out
+            speakers = learner.actors, learner.collector, learner.oracle, learner.held_out
             rows, right = evaluate(config, *speakers), accuracies(self.context, *speakers)
             if tracker is None:
                 return {}
@@ -258,9 +257,7 @@ class RLStage(Stage):
             tracker.close(headline(results) | stage_numbers(figures) | rows_left_out(lost))
         return results
 
-    def _learner(
-        self, run: RunFolder, world: World, newest: Path | None, oracle: Rater | None
-    ) -> Learner:
+    def _learner(self, run: RunFolder, world: World, newest: Path | None) -> Learner:
         """The learner at the newest checkpoint, or at the start."""
         config, context = self.context.config, self.context
         parents = self.parents()
@@ -278,6 +275,7 @@ class RLStage(Stage):
         }
         prompts, held_out = (self.prompts(split, actors) for split in ("rl", "eval"))
         compute = Compute.of(config, actors, sizes)
+        oracle = load_oracle(self.made("oracle")) if config.oracle.enabled else None
         around = RunInputs(prompts, held_out, run.path, compute, oracle)
         learner = Learner(config, actors, judge, around, world)
         if newest is not None:
@@ -328,9 +326,6 @@ class RLStage(Stage):
             **({"horizon": ahead} if ahead else {}),
         )
         write_text(run.path / CONFIG, dump(config))
-
-    def _oracle_folder(self) -> Path:
-        return self.made("oracle")
 
     def prompts(self, split: str, actors: Actors) -> PromptStream:
         """The prompts of one split of the data, as the policy reads them."""
