@@ -37,6 +37,7 @@ from tokencredit.judges.attribution import AttributionJudge
 from tokencredit.judges.ensemble import Ensemble
 from tokencredit.judges.implicit import ImplicitJudge
 from tokencredit.judges.judge import OpenJudge
+from tokencredit.models.bag_of_grams import BagOfGrams
 from tokencredit.models.decoding.sampling import Sampling
 from tokencredit.models.log_ratio import LogRatio, as_it_is
 from tokencredit.models.passes.computation import Computation
@@ -152,7 +153,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
             judge=ImplicitJudge(),
             steps=1,
         )
-        (row,) = learn(config, place).log.rows
+        (row,) = learn(config, place, BagOfGrams(1024)).log.rows
         found[kind.__name__] = set(row) - {"step"}
     rollout = make_rollout([3, 1])
     for scheme in COMPONENTS["reward_scheme"]:

@@ -38,6 +38,7 @@ from tokencredit.models.scorer import Scorer
 from tokencredit.ops import keep, masked_sum
 from tokencredit.rl.compute import Compute
 from tokencredit.rl.engine import Engine, World
+from tokencredit.rl.evaluate import Rater
 from tokencredit.rl.export import export_policy
 from tokencredit.rl.load import load_actors
 from tokencredit.rl.loop import Learner, RunInputs
@@ -242,11 +243,12 @@ class EvenJudge:
         return Judgement(scores=masked_sum(evidence, rollout.response_mask), evidence=evidence + 2)
 
 
-def learn(config: Config, place: Path) -> SimpleNamespace:
+def learn(config: Config, place: Path, oracle: Rater | None = None) -> SimpleNamespace:
     """The RL loop from its first step to its last: log, judge, learner, and forward passes."""
     actors = load_actors(config, place / "model", place / "reward")
     compute = Compute.of(config, actors, dict.fromkeys(("reward_model", "dpo", "sft"), 1000))
-    around = RunInputs(prompts_of(config, "rl"), prompts_of(config, "eval"), place, compute)
+    prompts, held_out = prompts_of(config, "rl"), prompts_of(config, "eval")
+    around = RunInputs(prompts, held_out, place, compute, oracle)
     log, judge, world = Log(), EvenJudge(), World(config.hardware)
     learner = Learner(config, actors, judge, around, world)
     forwards: list[int] = []
