@@ -285,7 +285,7 @@ def test_sft_learns_the_chosen_answer_and_its_end_alone(
 ) -> None:
     seen: list[dict[str, Tensor]] = []
 
-    def look(trainer: Any, _: str) -> dict[str, object]:
+    def look(trainer: Any, *_: object) -> dict[str, object]:
         rows = [trainer.train_dataset[n] for n in range(len(trainer.train_dataset))]
         seen.append(trainer.data_collator(rows))
         return {"loss": 0.0}

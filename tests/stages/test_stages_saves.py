@@ -31,7 +31,6 @@ PASSES: Final = {"batch_size": 4, "micro_batch_size": 2, "epochs": 2.5, "learnin
 """Two passes a step, and epochs that end amid a step."""
 KINDS: Final = (
     "sft",
-    "sft with adapters",
     "reward model of labels",
     "reward model of pairs",
     "dpo",
