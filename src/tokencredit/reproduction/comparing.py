@@ -176,7 +176,7 @@ def _near_steps(recorded: Recorded, again: Recorded, errors: Sequence[float]) ->
             said = f"{before} recorded, {now} now: {away:.1f} standard errors apart"
             return Check("steps", State.different, f"step {step}, {score}: {said}")
         furthest = max(furthest, away)
-    said = f"{score} within {ERRORS:g} standard errors, the furthest {furthest:.1f}"
+    said = f"{score} within {ERRORS:g} standard errors, the furthest {furthest:.2g}"
     return Check("steps", State.within, f"{_count(recorded, again)}, {said}")
 
 
