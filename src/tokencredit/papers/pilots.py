@@ -90,8 +90,8 @@ class Terms:
 
     @property
     def first_steps(self) -> int:
-        """Steps of a run of round 1, rounded up."""
-        return math.ceil(round(self.share * self.steps, 6))
+        """Steps of a run of round 1: the nearest whole number, at least one."""
+        return max(1, round(self.share * self.steps))
 
     def keep(self, kl: float, clip_fraction: float, distinct_2: float, sft: float) -> bool:
         """Whether means lie within the bounds; one that is NaN does not."""
