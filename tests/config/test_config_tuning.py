@@ -127,6 +127,7 @@ def test_a_pilot_run_is_a_whole_run_with_fewer_steps() -> None:
     assert first.policy_algorithm.optimizer.learning_rate == 5e-5
     assert (first.seed, first.stage_seed, first.experiments_dir) == (100, 100, None)
     assert (first.run.experiment, first.run.scheme) == ("abc/positive_generation", "sparse")
+    assert first.run.job_type == "pilot"
 
 
 def test_a_tuning_that_can_keep_nothing_is_refused(

@@ -21,6 +21,9 @@ from tokencredit.store.files import read_text, write_text
 OWN: Final = ("method", "reward_scheme", "seed", "stage_seed", "run_dir")
 """Keys that a tuning sets itself."""
 
+PILOT: Final = "pilot"
+"""The job type of a pilot run at W&B."""
+
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
@@ -57,6 +60,7 @@ class Comparison:
         config.steps = trial.steps
         config.experiments_dir = None
         config.run.figures = False
+        config.run.job_type = PILOT
         return config
 
 
