@@ -88,8 +88,9 @@ def _begin(
         open(number, mode, encoding="utf-8", buffering=1)  # noqa: SIM115, PTH123
         for number, mode in ((0, "r"), (1, "w"), (2, "w"))
     )
+    given = dict(environment)  # which may be os.environ itself
     os.environ.clear()
-    os.environ.update(environment)
+    os.environ.update(given)
     os.chdir(folder)
     sys.path.append(str(folder))
     tempfile.tempdir = None

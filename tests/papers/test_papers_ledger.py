@@ -8,6 +8,8 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -31,6 +33,8 @@ from tokencredit.papers.ledger import LEDGER, ledger, tasks_of, work_of
 from tokencredit.papers.runs import LoggedRun, Origin, Setting
 from tokencredit.papers.sources import read_sources
 from tokencredit.papers.verdicts import Evidence, Finding, Verdict, all_of, corrected, no_data
+from tokencredit.preflight.checks import check_primary
+from tokencredit.settings import Run
 from tokencredit.store.files import read_yaml
 
 EXPERIMENTS = ROOT / "conf" / "experiment"
@@ -203,3 +207,13 @@ def test_all_takes_nothing_else() -> None:
     for extra in (["abc"], ["--points", "3"]):
         ended = CliRunner().invoke(app, ["claims", "--all", *extra])
         assert isinstance(ended.exception, UserError) and "--all" in str(ended.exception)
+
+
+def test_a_run_names_a_claim_that_is_there() -> None:
+    def named(claim: str | None) -> Any:
+        return SimpleNamespace(config=SimpleNamespace(run=Run(primary=claim)))
+
+    for claim in (None, "abc/higher", "rto/best"):
+        check_primary(named(claim), [])
+    with pytest.raises(UserError, match=r"run\.primary = 'abc/highre'.*did you mean 'abc/higher'"):
+        check_primary(named("abc/highre"), [])
