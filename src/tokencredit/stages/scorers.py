@@ -25,8 +25,8 @@ from tokencredit.store.finite import check_scores
 
 if TYPE_CHECKING:
     from tokencredit.models.actors import Actors
-    from tokencredit.models.bag_of_grams import BagOfGrams
     from tokencredit.rl.collector import Collector
+    from tokencredit.rl.evaluate import Rater
     from tokencredit.stages.context import Context
 
 REWARD_MODEL: Final = "reward_model"
@@ -60,7 +60,7 @@ def accuracies(
     context: Context,
     actors: Actors,
     collector: Collector,
-    oracle: BagOfGrams | None,
+    oracle: Rater | None,
     prompts: PromptStream,
 ) -> dict[str, Accuracy]:
     """Accuracy of the paying reward models and of the oracle, each with its uncertainty.
