@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 NAME = "abc/positive_generation"
 SWEEP = [
-    "-m", f"experiment={NAME}", "scale=cpu", "reward_scheme=sparse", "steps=2",
+    "-m", f"experiment={NAME}", "scale=cpu", "method=sparse", "stage_seed=0", "steps=2",
     "experiments_dir=experiments",
 ]  # fmt: skip
 SIDE_BY_SIDE = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
