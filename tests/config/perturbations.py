@@ -43,6 +43,7 @@ from stage_observers import (
 )
 
 from .perturbed_credit import CREDIT
+from .perturbed_reviser import OF_REVISER
 from .tries import HERE, Try
 
 SMALL: dict[str, Any] = {
@@ -61,7 +62,6 @@ SMALL: dict[str, Any] = {
     "oracle.batch_size": 8,
 }
 """What every observation starts from."""
-
 
 LOOP = {
     "algorithm.batch_size": 4,
@@ -332,7 +332,7 @@ ELSEWHERE: dict[str, tuple[str, str]] = {
     ),
 }
 """Keys without an effect that can be seen here: why, and the test that has them."""
-ELSEWHERE |= {
+ELSEWHERE |= OF_REVISER | {
     f"algorithm.{key}": ("formulas alone read it", "test_field_B19_every_key_changes_something")
     for key in OF_ALGORITHMS
     if f"algorithm.{key}" not in TRIES
