@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from built_stages import furnish
 from judge_server import Answer, Behaviour, JudgeServer
 from preferences import furnish_pairs
 from tokencredit.cli import app
@@ -123,3 +124,24 @@ def test_a_mistake_is_one_error(data: Path, tmp_path: Path) -> None:
     assert "reviser.endpoint.base_url" in str(found.exception)
     found = CliRunner().invoke(app, ["revise", "reviser.backnd=file"])
     assert "reviser.backnd: unknown key, did you mean 'backend'?" in str(found.exception)
+
+
+@pytest.mark.slow
+def test_the_stages_before_are_made_in_processes_of_their_own(tmp_path: Path) -> None:
+    place = furnish(tmp_path)
+    model = ["model.policy.source=path", f"model.policy.path={place / 'model'}", "model.context=96"]
+    small = ["reward_model.max_tokens=900", "reward_model.max_length=32", "sft.max_tokens=900"]
+    sampled = ["reviser.pairs=sampled", "dpo.prompts=12", "dpo.held_out=3"]
+    arguments = [
+        "dataset=file",
+        f"dataset.path={place / 'reviews.jsonl'}",
+        "dataset.prompt.min_characters=20",
+        f"store={tmp_path / 'store'}",
+        "reviser.backend=chosen",
+    ]
+    asked = ["revise", *arguments, *model, *small, *sampled, "--show", "2"]
+    found = CliRunner().invoke(app, asked, catch_exceptions=False)
+    assert found.exit_code == 0, found.output
+    assert found.output.count("edits (") == 2
+    kinds = {path.name for path in (tmp_path / "store").iterdir() if path.is_dir()}
+    assert {"sft", "reward_model", "sampled_pairs"} <= kinds and "revisions" not in kinds
