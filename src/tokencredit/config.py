@@ -33,6 +33,7 @@ from tokencredit.judges.policy_attention import PolicyAttentionJudge
 from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.models.decoding.sampling import Sampling
 from tokencredit.models.loading.model import Model
+from tokencredit.reviser_settings import Reviser
 from tokencredit.rewards.attribution import Attribution
 from tokencredit.rewards.controls import CONTROLS
 from tokencredit.rewards.implicit import IMPLICIT
@@ -66,6 +67,7 @@ class Config:
     sft: SFT = field(default_factory=SFT)
     reward_model: RewardModel = field(default_factory=RewardModel)
     dpo: DPO = field(default_factory=DPO)
+    reviser: Reviser = added(field(default_factory=Reviser))
     oracle: Oracle = field(default_factory=Oracle)
     evaluation: Evaluation = field(default_factory=Evaluation)
     run: Run = field(default_factory=Run)
@@ -271,10 +273,7 @@ def _path_of(node: DictConfig, schema: str, key: str, prefix: str = "") -> str |
 def _schemas() -> dict[str, type]:
     """Every dataclass that the configuration may contain, by class name."""
     found: dict[str, type] = {}
-    pending: list[type] = [
-        Config,
-        *(component for group in COMPONENTS.values() for component in group),
-    ]
+    pending: list[type] = [Config, *(kind for kinds in COMPONENTS.values() for kind in kinds)]
     while pending:
         schema = pending.pop()
         found[schema.__name__] = schema

@@ -44,6 +44,7 @@ from stage_observers import (
 
 from .held_elsewhere import HELD_ELSEWHERE
 from .perturbed_credit import CREDIT
+from .perturbed_reviser import OF_REVISER
 from .tries import HERE, Try
 
 SMALL: dict[str, Any] = {
@@ -62,7 +63,6 @@ SMALL: dict[str, Any] = {
     "oracle.batch_size": 8,
 }
 """What every observation starts from."""
-
 
 LOOP = {
     "algorithm.batch_size": 4,
@@ -310,7 +310,7 @@ TRIES: dict[str, Try] = {
     "plugins": Try(loaded, [f"{HERE}/plugin.py"]),
 }
 
-ELSEWHERE = HELD_ELSEWHERE | {
+ELSEWHERE = {**HELD_ELSEWHERE, **OF_REVISER} | {
     f"algorithm.{key}": ("formulas alone read it", "test_field_B19_every_key_changes_something")
     for key in OF_ALGORITHMS
     if f"algorithm.{key}" not in TRIES
