@@ -33,13 +33,8 @@ from tokencredit.judges.policy_attention import PolicyAttentionJudge
 from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.models.decoding.sampling import Sampling
 from tokencredit.models.loading.model import Model
-from tokencredit.rewards.attribution import Attribution
-from tokencredit.rewards.controls import CONTROLS
-from tokencredit.rewards.implicit import IMPLICIT
-from tokencredit.rewards.redistribute import Redistribute
 from tokencredit.rewards.scheme import Evidence, RewardScheme
-from tokencredit.rewards.sparse import Sparse
-from tokencredit.rewards.uniform import Uniform
+from tokencredit.rewards.schemes import SCHEMES
 from tokencredit.settings import DPO, SFT, Evaluation, Oracle, RewardModel, Run, Sweep, Tuning
 from tokencredit.store.files import reading
 from tokencredit.store.finite import check_settings
@@ -188,7 +183,7 @@ COMPONENTS: Final[dict[str, list[type]]] = {
         FunctionJudge,
     ],
     "scorer": [RewardModelJudge, Ensemble, ImplicitJudge, FunctionJudge, SameAsJudge],
-    "reward_scheme": [Sparse, Uniform, *CONTROLS, Redistribute, Attribution, *IMPLICIT],
+    "reward_scheme": [*SCHEMES],
     "algorithm": [PPO, PPOPenalty, Reinforce, RLOO, GRPO, ReMax, SupervisedOnly, PreferenceOnly],
     "hardware": [Hardware],
     "tracking": [Tracking],
