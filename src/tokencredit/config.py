@@ -33,6 +33,9 @@ from tokencredit.judges.policy_attention import PolicyAttentionJudge
 from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.models.decoding.sampling import Sampling
 from tokencredit.models.loading.model import Model
+from tokencredit.reviser_settings import Reviser
+from tokencredit.rewards.scheme import Evidence, RewardScheme
+from tokencredit.rewards.schemes import SCHEMES
 from tokencredit.rewards.scheme import Evidence, RewardScheme
 from tokencredit.rewards.schemes import SCHEMES
 from tokencredit.settings import DPO, SFT, Evaluation, Oracle, RewardModel, Run, Sweep, Tuning
@@ -61,6 +64,7 @@ class Config:
     sft: SFT = field(default_factory=SFT)
     reward_model: RewardModel = field(default_factory=RewardModel)
     dpo: DPO = field(default_factory=DPO)
+    reviser: Reviser = added(field(default_factory=Reviser))
     oracle: Oracle = field(default_factory=Oracle)
     evaluation: Evaluation = field(default_factory=Evaluation)
     run: Run = field(default_factory=Run)

@@ -68,7 +68,7 @@ class Endpoint:
         self._key = os.environ.get(settings.key_variable, "").strip()
         require(
             self._key.isascii() and self._key.isprintable(),
-            "--key-variable",
+            settings.named("key_variable"),
             settings.key_variable,
             "this variable holds characters that no header of a request can; set it again",
         )
@@ -194,14 +194,14 @@ class Endpoint:
         self.stopped.wait(longest * self._jitter.uniform(0.5, 1))
 
     def _where(self) -> str:
-        return f"--base-url = {without_user(self.settings.base_url)!r}"
+        return f"{self.settings.named('base_url')} = {without_user(self.settings.base_url)!r}"
 
     def _refusal(self, status: int, problem: str) -> str:
-        variable = self.settings.key_variable
+        variable, named = self.settings.key_variable, self.settings.named
         held = "is set" if self._key else "is not set"
         remedy = {
             401: f"the key was not accepted; put it into ${variable}, which {held}",
             403: f"the key in ${variable}, which {held}, may not use this model",
-            404: f"check --base-url and --model = {self.settings.model!r}",
+            404: f"check {named('base_url')} and {named('model')} = {self.settings.model!r}",
         }.get(status, "the endpoint does not take such requests")
         return f"{self._where()}: {problem}; {remedy}. What was answered before is kept"

@@ -30,24 +30,36 @@ class EndpointSettings:
     """Seconds before the second attempt; doubled each time, then multiplied by 0.5 to 1."""
     per_minute: float | None = None
     """Most requests begun a minute; None: as many as `concurrency` allows."""
+    section: str = ""
+    """Where a configuration holds these; empty where they are options of a command."""
+
+    def named(self, name: str) -> str:
+        """How whoever set it knows the field `name`: an option, or a key of the configuration."""
+        shown = "requests_per_minute" if name == "per_minute" else name
+        return f"{self.section}.{shown}" if self.section else f"--{shown.replace('_', '-')}"
 
     def __post_init__(self) -> None:
         """Raise `UserError` for numbers out of range."""
         parts = urlsplit(self.base_url)
         require(
             parts.scheme in ("http", "https") and bool(parts.hostname),
-            "--base-url",
+            self.named("base_url"),
             without_user(self.base_url),
             "must be http://… or https://…, up to and including /v1",
         )
-        require(bool(self.model), "--model", self.model, "name the model that judges")
-        require(0 <= self.temperature <= 2, "--temperature", self.temperature, "must be 0 to 2")
-        require(self.max_tokens >= 1, "--max-tokens", self.max_tokens, "must be >= 1")
-        require(self.timeout > 0, "--timeout", self.timeout, "must be > 0 seconds")
-        require(self.retries >= 0, "--retries", self.retries, "must be >= 0")
+        require(bool(self.model), self.named("model"), self.model, "name the model")
+        require(
+            0 <= self.temperature <= 2,
+            self.named("temperature"),
+            self.temperature,
+            "must be 0 to 2",
+        )
+        require(self.max_tokens >= 1, self.named("max_tokens"), self.max_tokens, "must be >= 1")
+        require(self.timeout > 0, self.named("timeout"), self.timeout, "must be > 0 seconds")
+        require(self.retries >= 0, self.named("retries"), self.retries, "must be >= 0")
         require(
             self.per_minute is None or self.per_minute > 0,
-            "--requests-per-minute",
+            self.named("per_minute"),
             self.per_minute,
             "must be > 0",
         )

@@ -13,6 +13,7 @@ from tokencredit.stages.context import Context
 from tokencredit.stages.dpo import DPOStage
 from tokencredit.stages.judge_stage import JudgeStage
 from tokencredit.stages.oracle import OracleStage
+from tokencredit.stages.revisions import RevisionsStage
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.sampled_pairs import SampledPairsStage
 from tokencredit.stages.sft import SFTStage
@@ -20,7 +21,14 @@ from tokencredit.stages.stage import Stage
 
 STAGES: Final[Mapping[str, type[Stage]]] = {
     kind.name: kind
-    for kind in (SFTStage, RewardModelStage, DPOStage, SampledPairsStage, OracleStage)
+    for kind in (
+        SFTStage,
+        RewardModelStage,
+        DPOStage,
+        SampledPairsStage,
+        RevisionsStage,
+        OracleStage,
+    )
 }
 
 
