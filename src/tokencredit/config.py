@@ -24,6 +24,7 @@ from tokencredit.fields import added, check_all_bounds, former_names, number, wh
 from tokencredit.hardware import Hardware
 from tokencredit.judges.attention import AttentionJudge
 from tokencredit.judges.attribution import AttributionJudge
+from tokencredit.judges.discriminator import DiscriminatorJudge
 from tokencredit.judges.ensemble import Ensemble, EnsembleJudge
 from tokencredit.judges.function import FunctionJudge
 from tokencredit.judges.implicit import ImplicitJudge
@@ -34,8 +35,6 @@ from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.models.decoding.sampling import Sampling
 from tokencredit.models.loading.model import Model
 from tokencredit.reviser_settings import Reviser
-from tokencredit.rewards.scheme import Evidence, RewardScheme
-from tokencredit.rewards.schemes import SCHEMES
 from tokencredit.rewards.scheme import Evidence, RewardScheme
 from tokencredit.rewards.schemes import SCHEMES
 from tokencredit.settings import DPO, SFT, Evaluation, Oracle, RewardModel, Run, Sweep, Tuning
@@ -185,6 +184,7 @@ COMPONENTS: Final[dict[str, list[type]]] = {
         EnsembleJudge,
         ImplicitJudge,
         FunctionJudge,
+        DiscriminatorJudge,
     ],
     "scorer": [RewardModelJudge, Ensemble, ImplicitJudge, FunctionJudge, SameAsJudge],
     "reward_scheme": [*SCHEMES],

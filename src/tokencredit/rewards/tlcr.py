@@ -88,10 +88,8 @@ class TokenProbability(RewardScheme):
         }
 
     def _unpaid(self, rollout: Rollout) -> Bool[torch.Tensor, "B T"]:
-        """True at end tokens, and at what `skip_last` says. A stop string is no end token."""
-        ended = rollout.finished & ~rollout.stopped
-        rows = torch.ones_like(ended) if self.skip_last else ended
-        return last_token(rollout.response_mask) & rows[:, None]
+        """True at end tokens, or at every last token."""
+        return last_token(rollout.response_mask) if self.skip_last else end_tokens(rollout)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -129,6 +127,12 @@ class TLCRFixed(TokenProbability):
         sure = log_odds if once else torch.tanh(log_odds / 2)
         least = math.log(self.threshold / (1 - self.threshold))
         return keep(log_odds.sign(), sure.abs() >= least)
+
+
+def end_tokens(rollout: Rollout) -> Bool[torch.Tensor, "B T"]:
+    """True at the end token of each response that has one; a stop string is none."""
+    ended = rollout.finished & ~rollout.stopped
+    return last_token(rollout.response_mask) & ended[:, None]
 
 
 TLCR_SCHEMES: Final = (TLCR, TLCRFixed)
