@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "train": "tokencredit.commands.train:train",
     "plan": "tokencredit.commands.train:plan",
     "tune": "tokencredit.commands.tune:tune",
+    "revise": "tokencredit.commands.revise:revise",
     "generate": "tokencredit.commands.generate:try_policy",
     "report": "tokencredit.commands.report:report",
     "credit": "tokencredit.commands.credit:credit_texts",
@@ -44,6 +45,7 @@ ABOUT: Final = {
     "tune": (
         "Try each method's grid with pilot seeds, and choose its numbers by the oracle's rating."
     ),
+    "revise": "Look at some revisions of rejected answers, or say what all of them would cost.",
     "generate": "Try a trained policy: continue prompts with it.",
     "report": "Print the summary of a run and draw its figures and report.html again.",
     "credit": "Credit for texts and models of your own: a page with every token in its colour.",

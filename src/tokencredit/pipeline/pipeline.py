@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,8 +26,10 @@ GOALS: Final[Mapping[str, type[Stage]]] = {**STAGES, RLStage.name: RLStage}
 """The stages that a run can be for, by name."""
 
 
-def all_stages(context: Context) -> list[Stage]:
-    """Every stage of the run, parents first; the last one is what the run is for."""
+def all_stages(context: Context, goal: str = "") -> list[Stage]:
+    """Every stage of the run, parents first; the last one is what the run is for, or of the name
+    `goal`.
+    """
     ordered: dict[tuple[str, str], Stage] = {}
 
     def visit(stage: Stage) -> None:
@@ -35,7 +37,7 @@ def all_stages(context: Context) -> list[Stage]:
             visit(parent)
         ordered.setdefault((stage.name, stage.key), stage)
 
-    visit(last_stage(context))
+    visit(GOALS[goal](context) if goal else last_stage(context))
     return list(ordered.values())
 
 
@@ -64,16 +66,27 @@ def execute(config: Config) -> Outcome:
     """Build what is missing, each stage in a process of its own."""
     context = Context(config)
     stages = all_stages(context)
-    seconds: dict[str, float] = {}
     checks.check(context, stages)
     context.remember()
+    seconds = make(config, stages)
+    if not stages[-1].is_run:
+        report_stage(stages[-1], anew=stages[-1].name in seconds)
+    return Outcome(stages[-1], seconds)
+
+
+def make(config: Config, stages: Sequence[Stage], goal: str = "") -> dict[str, float]:
+    """Build those of these stages that are missing, in this order; the seconds of each name.
+
+    `goal`: the stage that they are made for, where that is not what the run is for.
+    """
+    seconds: dict[str, float] = {}
     for stage in stages:
         if stage.is_done():
             say(f"{stage.name} {stage.key}: {stage.found()}")
             continue
         say(f"{stage.name} {stage.key}: running")
         started = time.monotonic()
-        code, mistake = run_stage(config, stage.name, stage.key)
+        code, mistake = run_stage(config, stage.name, stage.key, *filter(None, [goal]))
         if mistake:
             raise UserError(mistake)
         if code != 0:
@@ -87,9 +100,7 @@ def execute(config: Config) -> Outcome:
         took = time.monotonic() - started
         seconds[stage.name] = seconds.get(stage.name, 0.0) + took
         say(f"{stage.name} {stage.key}: done in {took:.0f} s")
-    if not stages[-1].is_run:
-        report_stage(stages[-1], anew=stages[-1].name in seconds)
-    return Outcome(stages[-1], seconds)
+    return seconds
 
 
 def spent(outcome: Outcome, total: float) -> str:

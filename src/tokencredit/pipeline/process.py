@@ -56,8 +56,10 @@ def stage_environment(config: Config, stage: str) -> dict[str, str]:
     return {**without_ignored(os.environ), **quiet}
 
 
-def run_stage(config: Config, stage: str, key: str) -> tuple[int, str]:
+def run_stage(config: Config, stage: str, key: str, goal: str = "") -> tuple[int, str]:
     """Run one stage in processes of its own; the exit code, and the user's mistake if any.
+
+    `goal` is the stage that it is made for, where that is not what the run is for.
 
     The configuration goes in through standard input and a mistake comes back through a pipe, so a
     process that is killed leaves no files behind. The first process that fails ends the others.
@@ -71,7 +73,14 @@ def run_stage(config: Config, stage: str, key: str) -> tuple[int, str]:
         LIFELINE: str(lifeline),
         MISTAKE: str(told),
     }
-    command = [sys.executable, "-m", "tokencredit.pipeline.worker", stage, key]
+    command = [
+        sys.executable,
+        "-m",
+        "tokencredit.pipeline.worker",
+        stage,
+        key,
+        *filter(None, [goal]),
+    ]
     text = configuration.dump(config).encode()
     children: list[subprocess.Popen[bytes]] = []
     try:

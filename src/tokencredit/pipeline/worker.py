@@ -1,4 +1,7 @@
-"""The process of one stage: `python -m tokencredit.pipeline.worker STAGE KEY < config.yaml`."""
+"""The process of a stage: `python -m tokencredit.pipeline.worker STAGE KEY [GOAL]`.
+
+The configuration comes through standard input.
+"""
 
 from __future__ import annotations
 
@@ -27,18 +30,21 @@ def main(arguments: list[str]) -> int:
     hush()
     from tokencredit import config as configuration
 
-    name, key = arguments
+    name, key, *goal = arguments
     configuration.register()
     try:
-        run(name, key)
+        run(name, key, *goal)
     except UserError as error:
         tell_parent(str(error))
         return USER_ERROR
     return 0
 
 
-def run(name: str, key: str) -> None:
-    """Build the artifact, or run the RL stage in its folder."""
+def run(name: str, key: str, goal: str = "") -> None:
+    """Build the artifact, or run the RL stage in its folder.
+
+    `goal` is the stage that it is made for; empty: what the run is for.
+    """
     import torch
 
     from tokencredit import config as configuration
@@ -48,7 +54,7 @@ def run(name: str, key: str) -> None:
     config = configuration.read(sys.stdin)
     torch.set_num_threads(config.hardware.threads_of(name))
     context = Context(config)
-    stages = all_stages(context)  # several may have one name: the members of an ensemble
+    stages = all_stages(context, goal)  # several may have one name: the members of an ensemble
     stage = next((s for s in stages if (s.name, s.key) == (name, key)), None)
     if stage is None:
         raise UserError(

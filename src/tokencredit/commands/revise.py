@@ -1,0 +1,187 @@
+"""`tokencredit revise`: some revisions with their edits marked, or what all of them would cost."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from tokencredit.composing.chosen import chosen
+from tokencredit.config import load_plugins
+from tokencredit.console import say, show, visible
+from tokencredit.data.edits import ADDED, KEPT, SUBSTITUTED, align
+from tokencredit.data.revisions import Contest, Flaw, Revision, request, text_edit_ratio
+from tokencredit.pipeline.pipeline import all_stages, make
+from tokencredit.settings import PairSource
+from tokencredit.stages.context import Context
+from tokencredit.stages.revisions import SPLITS, Revising, RevisionsStage
+
+PARTS: Final = re.compile(r"\s+|\w+|[^\w\s]")
+"""What edits are shown in: words, punctuation marks, and the white space between them."""
+PLAIN: Final = (("[-", "-]"), ("{+", "+}"))
+"""Marks around what was taken out and what was put in, as `wdiff` has them."""
+COLOURS: Final = (("\x1b[31;9m", "\x1b[0m"), ("\x1b[32;4m", "\x1b[0m"))
+"""The same on a terminal: red and struck out, green and underlined."""
+LONGEST: Final = 400
+"""Characters of a prompt, its last ones."""
+CHARACTERS: Final = 4
+"""Of a token, about: enough for an estimate."""
+REASON: Final = 60
+"""Tokens of a reason and two markers, about."""
+
+
+def revise(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="As of `train`: GROUP=OPTION and KEY=VALUE.")
+    ] = None,
+    show_first: Annotated[
+        int, typer.Option("--show", min=0, help="Revisions to print, with their edits marked.")
+    ] = 5,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Pairs to revise; left out: those that are shown."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Ask nothing; say how many calls, tokens, and cost.")
+    ] = False,
+    config_dir: Annotated[
+        list[Path] | None,
+        typer.Option(exists=True, file_okay=False, help="More YAML groups, laid out like conf/."),
+    ] = None,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(help="A Python file or module with components of your own; repeatable."),
+    ] = None,
+) -> None:
+    """Look at some revisions of rejected answers, or say what all of them would cost.
+
+    The arguments are those of `train`, `reviser.*` among them. What a model replies is kept in the
+    store, so the training that follows does not ask for it again.
+    """
+    load_plugins(plugin or [])
+    config = chosen(overrides or [], config_dir or []).config
+    config.plugins = list(plugin or [])
+    context = Context(config)
+    stage = RevisionsStage(context)
+    if dry_run:
+        show(estimate(stage, limit))
+        return
+    make(config, all_stages(context, stage.name)[:-1], stage.name)
+    contests = stage.contests("revisions")[: limit or show_first]
+    with stage.open() as reviser:
+        found = reviser.revise(contests, "revise")
+        show(page(contests, found, show_first, colour=sys.stdout.isatty()))
+        say(summary(found, reviser))
+
+
+def page(
+    contests: Sequence[Contest],
+    found: Sequence[Revision | Flaw],
+    most: int,
+    *,
+    colour: bool,
+) -> str:
+    """The first pairs with what became of them."""
+    blocks = []
+    for contest, made in list(zip(contests, found, strict=True))[:most]:
+        asked = contest.prompt.strip()
+        shown = asked if len(asked) <= LONGEST else f"…{asked[-LONGEST:]}"
+        lines = [f"row {contest.row}", f"prompt: {visible(shown)}"]
+        if isinstance(made, Flaw):
+            lines += [f"before: {visible(contest.rejected.strip())}", f"dropped: {made.value}"]
+        else:
+            ratio = text_edit_ratio(contest.rejected, made.text)
+            edits = marked(contest.rejected.strip(), made.text.strip(), colour=colour)
+            lines.append(f"edits ({ratio:.2f}): {edits}")
+            lines += [f"reason: {visible(made.reason)}"] if made.reason else []
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
+
+
+def marked(before: str, after: str, *, colour: bool) -> str:
+    """Both texts in one, with marks around what was taken out and what was put in."""
+    numbers: dict[str, int] = {}
+    old, new = PARTS.findall(before), PARTS.findall(after)
+    ids = [[numbers.setdefault(part, len(numbers)) for part in parts] for parts in (old, new)]
+    left, right = align(*ids)
+    pieces: list[tuple[str, list[str], list[str]]] = []
+    i = j = 0
+    while i < len(left) or j < len(right):
+        if i < len(left) and left[i] == KEPT and (j >= len(right) or right[j] == KEPT):
+            pieces.append((old[i], [], []))
+            i, j = i + 1, j + 1
+            continue
+        out, put = [], []
+        while i < len(left) and left[i] != KEPT:
+            out.append(old[i])
+            i += 1
+        while j < len(right) and right[j] in {ADDED, SUBSTITUTED}:
+            put.append(new[j])
+            j += 1
+        pieces.append(("", out, put))
+    removed, added = COLOURS if colour else PLAIN
+    return "".join(
+        visible(kept) + _between(out, removed) + _between(put, added) for kept, out, put in pieces
+    )
+
+
+def _between(parts: Sequence[str], marks: tuple[str, str]) -> str:
+    return f"{marks[0]}{visible(''.join(parts))}{marks[1]}" if parts else ""
+
+
+def summary(found: Sequence[Revision | Flaw], reviser: Revising) -> str:
+    """How many were kept, why others were dropped, and what was paid now."""
+    flaws = Counter(made.value for made in found if isinstance(made, Flaw))
+    dropped = "".join(f", {count} dropped: {flaw}" for flaw, count in flaws.most_common())
+    cost = "".join(f", {name} {value}" for name, value in reviser.cost().items())
+    return f"{len(found)} pairs, {len(found) - flaws.total()} revised{dropped}{cost}"
+
+
+def estimate(stage: RevisionsStage, limit: int | None) -> str:
+    """Calls that are still to be made, their tokens, and their cost; nothing is asked.
+
+    Of the pairs that the stage revises, held-out ones too, or of the first `limit`.
+    """
+    config = stage.context.config
+    settings = config.reviser
+    if not settings.backend.asks:
+        return f"reviser.backend = {settings.backend.value}: no calls, no tokens, no cost"
+    missing = [each for each in all_stages(stage.context, stage.name)[:-1] if not each.is_there()]
+    if settings.pairs is PairSource.sampled and missing:
+        most = min(config.dpo.prompts, settings.limit or config.dpo.prompts)
+        most += min(config.dpo.held_out, settings.held_out)
+        return (
+            f"at most {min(most, limit or most)} calls; their tokens are known once "
+            f"{', '.join(each.name for each in missing)} {'is' if len(missing) == 1 else 'are'} "
+            "made"
+        )
+    contests = [contest for name in SPLITS for contest in stage.contests(name)]
+    contests = stage.contests("revisions")[:limit] if limit else contests
+    with stage.open() as reviser:
+        assert reviser.asked is not None
+        texts = dict.fromkeys(request(c, reviser.asked.text) for c in contests)
+        unknown = reviser.asked.unknown(contests)
+    asked = sum(map(len, unknown)) // CHARACTERS
+    left = set(unknown)
+    said = sum(
+        min(len(c.rejected) // CHARACTERS + REASON, settings.max_tokens)
+        for c in {request(c, reviser.asked.text): c for c in contests}.values()
+        if request(c, reviser.asked.text) in left
+    )
+    prices = settings.endpoint.prices
+    cost = "cost not known (reviser.endpoint.price_in, price_out)"
+    if settings.backend.value == "local":
+        cost = "no cost"
+    elif prices is not None:
+        cost = f"cost about {(asked * prices[0] + said * prices[1]) / 1e6:.4f}"
+    kept = len(texts) - len(unknown)
+    return (
+        f"{len(unknown)} calls ({kept} of {len(texts)} are answered already), about {asked:,} "
+        f"tokens asked and {said:,} said, {cost}; each reply without a revision is asked for again "
+        f"up to {settings.reminders} times"
+    )
