@@ -91,8 +91,11 @@ class Reviser(Settings):
     rejected, and revised, and perhaps reason."""
     temperature: float = number(0.0, at_least=0, at_most=2)
     """Of a model that revises; 0: always its likeliest token."""
-    max_tokens: int = number(1024, at_least=16)
+    max_tokens: int = number(512, at_least=16)
     """Longest reply of a model, reason and revision."""
+    context: int = number(2048, at_least=64, note="tokens")
+    """Longest request and reply together of a model on this machine; pairs whose request leaves no
+    room for max_tokens are dropped and counted."""
     reminders: int = number(1, at_least=0)
     """How often a model is asked again whose reply holds no revision."""
     chunk: int = number(8, at_least=1)
@@ -113,6 +116,12 @@ class Reviser(Settings):
             "reviser.local.source",
             self.local.source.value,
             "must be a finished chat model: package, hub, or path",
+        )
+        require(
+            self.backend is not Backend.local or self.max_tokens < self.context,
+            "reviser.max_tokens",
+            self.max_tokens,
+            f"must be less than reviser.context = {self.context}, which holds the request too",
         )
         require(
             self.backend is not Backend.file or bool(self.file),

@@ -99,8 +99,7 @@ def _config(architecture: str, seed: int, extra: dict[str, Any]) -> Any:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=96,
-        **shared,
+        **{"max_position_embeddings": 96, **shared},
     )
 
 

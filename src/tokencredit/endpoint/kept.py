@@ -44,7 +44,8 @@ class ReplyFile(Closing):
         self._known: dict[str, Reply] = {}
         try:
             for row in read_jsonl(path):
-                self._known[str(row.pop("key", ""))] = _read(row, path)
+                key = str(row.pop("key", ""))
+                self._known[key] = _read(row, path)
         except UserError:
             self.close()
             raise

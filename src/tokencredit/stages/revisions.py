@@ -201,7 +201,7 @@ class RevisionsStage(Stage):
             self._about_local(),
             folder,
             load=self._load,
-            context=config.model.context,
+            context=settings.context,
             seed=config.stage_seed,
         )
 
@@ -237,7 +237,7 @@ class RevisionsStage(Stage):
         return {
             "local": made["base"].key if made else base.identity(),
             "dtype": config.model.dtype,
-            "context": config.model.context,
+            "context": settings.context,
             "temperature": settings.temperature,
             "max_tokens": settings.max_tokens,
             **({"stage_seed": config.stage_seed} if settings.temperature else {}),
@@ -247,7 +247,7 @@ class RevisionsStage(Stage):
         config = self.context.config
         place = self._base().place()
         tokenizer = load_tokenizer(place.where, place.revision)
-        model = load_causal(place, config.model.dtype, context=config.model.context)
+        model = load_causal(place, config.model.dtype, context=config.reviser.context)
         model = model.eval().to(config.hardware.device.value)
         return TextGenerator(model, tokenizer, special_ids(tokenizer, model))
 
