@@ -34,7 +34,6 @@ APART: Mapping[str, str] = {
     "tokencredit.models.decoding.packed_head": "leans on private operators of torch, named here",
     "tokencredit.models.decoding.cache": "extends classes of transformers, named here",
     "tokencredit.models.loading.architecture": "settings, read beside those of the other models",
-    "tokencredit.rewards.schemes": "the list of schemes: a new one is a line there, none in config",
     "tokencredit.evaluation.llm.run": "the one thing that the command does, without its options",
 }
 """Why a file under 80 lines that one other file imports is a file of its own.
