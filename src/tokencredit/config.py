@@ -35,8 +35,14 @@ from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.models.decoding.sampling import Sampling
 from tokencredit.models.loading.model import Model
 from tokencredit.reviser_settings import Reviser
+from tokencredit.rewards.attribution import Attribution
+from tokencredit.rewards.controls import CONTROLS
+from tokencredit.rewards.implicit import IMPLICIT
+from tokencredit.rewards.redistribute import Redistribute
 from tokencredit.rewards.scheme import Evidence, RewardScheme
-from tokencredit.rewards.schemes import SCHEMES
+from tokencredit.rewards.sparse import Sparse
+from tokencredit.rewards.tlcr import TLCR_SCHEMES
+from tokencredit.rewards.uniform import Uniform
 from tokencredit.settings import DPO, SFT, Evaluation, Oracle, RewardModel, Run, Sweep, Tuning
 from tokencredit.store.files import reading
 from tokencredit.store.finite import check_settings
@@ -138,15 +144,11 @@ class Config:
     def _fill_rates(self) -> None:
         """Set learning rates that are null to the model's, so that `config.yaml` shows numbers."""
         rates = self.model.rates
-        if self.sft.learning_rate is None:
-            self.sft.learning_rate = rates.sft
-        if self.reward_model.learning_rate is None:
-            self.reward_model.learning_rate = rates.reward
-        if self.dpo.learning_rate is None:
-            self.dpo.learning_rate = rates.dpo
-        for training in (*trainings_of(self.judge), *trainings_of(self.scorer)):
+        scored = (self.reward_model, *trainings_of(self.judge), *trainings_of(self.scorer))
+        kinds = [(self.sft, rates.sft), (self.dpo, rates.dpo), *((x, rates.reward) for x in scored)]
+        for training, rate in kinds:
             if training.learning_rate is None:
-                training.learning_rate = rates.reward
+                training.learning_rate = rate
         self.algorithm.fill_rate(rates.rl)
 
 
@@ -177,17 +179,13 @@ COMPONENTS: Final[dict[str, list[type]]] = {
     "model": [Model],
     "dataset": [Dataset],
     "judge": [
-        RewardModelJudge,
-        AttentionJudge,
-        PolicyAttentionJudge,
-        AttributionJudge,
-        EnsembleJudge,
-        ImplicitJudge,
-        FunctionJudge,
-        DiscriminatorJudge,
+        *(RewardModelJudge, AttentionJudge, PolicyAttentionJudge, AttributionJudge),
+        *(EnsembleJudge, ImplicitJudge, FunctionJudge, DiscriminatorJudge),
     ],
     "scorer": [RewardModelJudge, Ensemble, ImplicitJudge, FunctionJudge, SameAsJudge],
-    "reward_scheme": [*SCHEMES],
+    "reward_scheme": [
+        *(Sparse, Uniform, *CONTROLS, Redistribute, Attribution, *IMPLICIT, *TLCR_SCHEMES),
+    ],
     "algorithm": [PPO, PPOPenalty, Reinforce, RLOO, GRPO, ReMax, SupervisedOnly, PreferenceOnly],
     "hardware": [Hardware],
     "tracking": [Tracking],

@@ -238,7 +238,7 @@ def _names(node: ast.AST) -> Iterator[str]:
             yield part.attr
 
 
-# The bounds of files and lines grow with rooms that are added: `reproduction` and the ledger of claims.
+# The bounds of files and lines grow with what is added: `reproduction`, the ledger of claims, revisions.
 MEASURES = (
     Measure("circles", circles, 5, 0, "0"),
     Measure("modules in circles", lambda p: [n for c in circles(p) for n in c], 52, 0, "0"),
@@ -258,8 +258,8 @@ MEASURES = (
     Measure("functions over 15 branches", branched, 9, 0, "0"),
     Measure("isinstance(…, RLStage)", lambda p: asks_for_class(p, "RLStage"), 17, 0, "0"),
     Measure("Any in signatures", anys, 275, 275, "no more"),
-    Measure("files", lambda p: list(p.modules), 290, 340, "no more"),
-    Measure("lines", lines, 35_069, 42_800, "no more"),
+    Measure("files", lambda p: list(p.modules), 290, 345, "no more"),
+    Measure("lines", lines, 35_069, 44_950, "no more"),
 )
 
 

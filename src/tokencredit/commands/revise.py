@@ -12,11 +12,12 @@ from typing import Annotated, Final
 import typer
 
 from tokencredit.composing.chosen import chosen
-from tokencredit.config import load_plugins
+from tokencredit.config import Config, load_plugins
 from tokencredit.console import say, show, visible
-from tokencredit.data.edits import ADDED, KEPT, SUBSTITUTED, align
+from tokencredit.data.edits import KEPT, align
 from tokencredit.data.revisions import Contest, Flaw, Revision, request, text_edit_ratio
 from tokencredit.pipeline.pipeline import all_stages, make
+from tokencredit.reviser_settings import Backend, Reviser
 from tokencredit.settings import PairSource
 from tokencredit.stages.context import Context
 from tokencredit.stages.revisions import SPLITS, Revising, RevisionsStage
@@ -109,29 +110,28 @@ def marked(before: str, after: str, *, colour: bool) -> str:
     old, new = PARTS.findall(before), PARTS.findall(after)
     ids = [[numbers.setdefault(part, len(numbers)) for part in parts] for parts in (old, new)]
     left, right = align(*ids)
-    pieces: list[tuple[str, list[str], list[str]]] = []
-    i = j = 0
-    while i < len(left) or j < len(right):
-        if i < len(left) and left[i] == KEPT and (j >= len(right) or right[j] == KEPT):
-            pieces.append((old[i], [], []))
-            i, j = i + 1, j + 1
-            continue
-        out, put = [], []
-        while i < len(left) and left[i] != KEPT:
-            out.append(old[i])
-            i += 1
-        while j < len(right) and right[j] in {ADDED, SUBSTITUTED}:
-            put.append(new[j])
-            j += 1
-        pieces.append(("", out, put))
-    removed, added = COLOURS if colour else PLAIN
-    return "".join(
-        visible(kept) + _between(out, removed) + _between(put, added) for kept, out, put in pieces
-    )
+    kept, taken = _gaps(old, left)
+    _, put = _gaps(new, right)
+    marks = COLOURS if colour else PLAIN
+    edits = ["".join(map(_between, gap, marks)) for gap in zip(taken, put, strict=True)]
+    pairs = zip(edits, [*map(visible, kept), ""], strict=True)
+    return "".join(edit + part for edit, part in pairs)
 
 
-def _between(parts: Sequence[str], marks: tuple[str, str]) -> str:
-    return f"{marks[0]}{visible(''.join(parts))}{marks[1]}" if parts else ""
+def _gaps(parts: Sequence[str], letters: str) -> tuple[list[str], list[str]]:
+    """What was kept, and what stands before, between, and behind that, one text more."""
+    kept, gaps = [], [""]
+    for part, letter in zip(parts, letters, strict=True):
+        if letter == KEPT:
+            kept.append(part)
+            gaps.append("")
+        else:
+            gaps[-1] += part
+    return kept, gaps
+
+
+def _between(text: str, marks: tuple[str, str]) -> str:
+    return f"{marks[0]}{visible(text)}{marks[1]}" if text else ""
 
 
 def summary(found: Sequence[Revision | Flaw], reviser: Revising) -> str:
@@ -147,41 +147,44 @@ def estimate(stage: RevisionsStage, limit: int | None) -> str:
 
     Of the pairs that the stage revises, held-out ones too, or of the first `limit`.
     """
-    config = stage.context.config
-    settings = config.reviser
+    settings = stage.context.config.reviser
     if not settings.backend.asks:
         return f"reviser.backend = {settings.backend.value}: no calls, no tokens, no cost"
     missing = [each for each in all_stages(stage.context, stage.name)[:-1] if not each.is_there()]
     if settings.pairs is PairSource.sampled and missing:
-        most = min(config.dpo.prompts, settings.limit or config.dpo.prompts)
-        most += min(config.dpo.held_out, settings.held_out)
         return (
-            f"at most {min(most, limit or most)} calls; their tokens are known once "
-            f"{', '.join(each.name for each in missing)} {'is' if len(missing) == 1 else 'are'} "
-            "made"
+            f"at most {_bound(stage.context.config, limit)} calls; their tokens are known once "
+            f"these stages have run: {', '.join(each.name for each in missing)}"
         )
-    contests = [contest for name in SPLITS for contest in stage.contests(name)]
-    contests = stage.contests("revisions")[:limit] if limit else contests
+    names = list(SPLITS)[:1] if limit else SPLITS
+    contests = [contest for name in names for contest in stage.contests(name)[:limit]]
     with stage.open() as reviser:
         assert reviser.asked is not None
-        texts = dict.fromkeys(request(c, reviser.asked.text) for c in contests)
+        texts = {request(c, reviser.asked.text): c for c in contests}
         unknown = reviser.asked.unknown(contests)
     asked = sum(map(len, unknown)) // CHARACTERS
-    left = set(unknown)
-    said = sum(
-        min(len(c.rejected) // CHARACTERS + REASON, settings.max_tokens)
-        for c in {request(c, reviser.asked.text): c for c in contests}.values()
-        if request(c, reviser.asked.text) in left
-    )
-    prices = settings.endpoint.prices
-    cost = "cost not known (reviser.endpoint.price_in, price_out)"
-    if settings.backend.value == "local":
-        cost = "no cost"
-    elif prices is not None:
-        cost = f"cost about {(asked * prices[0] + said * prices[1]) / 1e6:.4f}"
-    kept = len(texts) - len(unknown)
+    replies = (len(texts[text].rejected) // CHARACTERS + REASON for text in unknown)
+    said = sum(min(length, settings.max_tokens) for length in replies)
     return (
-        f"{len(unknown)} calls ({kept} of {len(texts)} are answered already), about {asked:,} "
-        f"tokens asked and {said:,} said, {cost}; each reply without a revision is asked for again "
-        f"up to {settings.reminders} times"
+        f"{len(unknown)} calls ({len(texts) - len(unknown)} of {len(texts)} are answered already), "
+        f"about {asked:,} tokens asked and {said:,} said, {_cost(settings, asked, said)}; a reply "
+        f"without a revision is asked for again, reviser.reminders = {settings.reminders} times at "
+        "most"
     )
+
+
+def _bound(config: Config, limit: int | None) -> int:
+    """The most pairs that can be sampled and are revised then."""
+    train = min(config.dpo.prompts, config.reviser.limit or config.dpo.prompts)
+    most = train + min(config.dpo.held_out, config.reviser.held_out)
+    return min(most, limit or most)
+
+
+def _cost(settings: Reviser, asked: int, said: int) -> str:
+    """What so many tokens cost, as far as prices are known."""
+    if settings.backend is Backend.local:
+        return "no cost"
+    prices = settings.endpoint.prices
+    if prices is None:
+        return "cost not known (reviser.endpoint.price_in, price_out)"
+    return f"cost about {(asked * prices[0] + said * prices[1]) / 1e6:.4f}"

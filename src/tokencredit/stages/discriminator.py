@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import torch
 
@@ -38,11 +38,13 @@ from tokencredit.store.finite import check_scores
 from tokencredit.store.jsonl import read_jsonl
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, Trainer
+
+    from tokencredit.stages.trainer import Arguments
 
 UNJUDGED: Final = -1.0
 """The target of a token that is not learnt from: of a prompt, an end token, or padding."""
-Row = dict[str, Any]
+Row = Mapping[str, list[int] | list[float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,8 +212,8 @@ def batch_loss(model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> tor
 
 
 def edit_trainer(
-    model: PreTrainedModel, pairs: Sequence[Edited], pad: int, common: dict[str, Any]
-) -> Any:
+    model: PreTrainedModel, pairs: Sequence[Edited], pad: int, common: Arguments
+) -> Trainer:
     """transformers' Trainer with the loss of edits, on pairs of a rejected answer and its revision.
 
     Pairs of similar length are read together.
@@ -221,7 +223,9 @@ def edit_trainer(
     class OnEdits(Trainer):  # type: ignore[misc]
         """The trainer, its loss exchanged."""
 
-        def compute_loss(self, model: Any, inputs: Any, **_: Any) -> torch.Tensor:
+        def compute_loss(
+            self, model: torch.nn.Module, inputs: Mapping[str, torch.Tensor], **_: object
+        ) -> torch.Tensor:
             # The head is read below the model's own forward pass, which accelerate would wrap.
             with self.accelerator.autocast():
                 return batch_loss(model, inputs)
