@@ -1,4 +1,6 @@
-"""A discriminator where the truth about every token is known: python experiments/tlcr/known_tokens.py
+"""A discriminator on a task in which the truth about every token is known.
+
+    python experiments/tlcr/known_tokens.py
 
 Every polar word is good after cues of one kind and bad after cues of the other, and the cue stands
 at least three tokens earlier, so no word says by itself what it is worth. Answers that hold bad
@@ -10,7 +12,6 @@ has never seen together, beside a logistic regression on the token and the bag o
 from __future__ import annotations
 
 import argparse
-import random
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ from tokencredit.training_settings import JudgeTraining
 
 CUES: Final = [[f"cue{kind}{n}" for n in range(6)] for kind in "ab"]
 WORDS: Final = [[f"{kind}{n}" for n in range(6)] for kind in ("ruby", "coal")]
-"""Words of the first kind are good after cues of the first kind, those of the second after others."""
+"""A word is good after the cues of its own kind, and bad after the others."""
 FILLERS: Final = [f"filler{n}" for n in range(12)]
 GAP: Final = 3
 """Fillers between the cue and the answer."""
@@ -51,8 +52,12 @@ DELETED: Final = 0.2
 class Task:
     """Draws pairs of one seed: of combinations that are learnt from, or of those held out."""
 
-    dice: random.Random
+    dice: np.random.Generator
     held_out: bool
+
+    def drawn(self, words: list[str], count: int = 1) -> list[str]:
+        """So many of the words."""
+        return [words[int(place)] for place in self.dice.integers(len(words), size=count)]
 
     def words(self, cue: tuple[int, int], kind: int) -> list[str]:
         """The words of that kind that may stand after a cue; one of each kind is held out."""
@@ -61,23 +66,22 @@ class Task:
 
     def record(self, row: int) -> Record:
         """A prompt with its cue, a rejected answer, and what the reviser makes of it."""
-        dice = self.dice
-        cue = dice.randrange(2), dice.randrange(len(CUES[0]))
+        cue = int(self.dice.integers(2)), int(self.dice.integers(len(CUES[0])))
         good, bad = self.words(cue, cue[0]), self.words(cue, 1 - cue[0])
         rejected: list[str] = []
         revised: list[str] = []
         for _ in range(2):  # two polar words
-            fillers = dice.choices(FILLERS, k=dice.randint(1, 3))
-            is_bad = dice.random() < BAD or len(rejected) == 0
-            word = dice.choice(bad if is_bad else good)
+            fillers = self.drawn(FILLERS, int(self.dice.integers(1, 4)))
+            is_bad = not rejected or self.dice.random() < BAD  # one at least
+            (word,) = self.drawn(bad if is_bad else good)
             rejected += [*fillers, word]
             revised += fillers
             if not is_bad:
                 revised.append(word)
-            elif dice.random() >= DELETED:
-                revised.append(dice.choice(good))
-        rest = dice.choices(FILLERS, k=2)
-        prompt = " ".join([CUES[cue[0]][cue[1]], *dice.choices(FILLERS, k=GAP)])
+            elif self.dice.random() >= DELETED:
+                revised += self.drawn(good)
+        rest = self.drawn(FILLERS, 2)
+        prompt = " ".join([CUES[cue[0]][cue[1]], *self.drawn(FILLERS, GAP)])
         before, after = (" " + " ".join([*side, *rest]) for side in (rejected, revised))
         return Record(
             row=row, text=prompt + after, prompt=prompt, completion=after, rejected=before
@@ -86,17 +90,16 @@ class Task:
 
 def tokenizer_of_words() -> PreTrainedTokenizerFast:
     """One token a word."""
-    words = ["<end>", "<pad>", *sum(CUES, []), *sum(WORDS, []), *FILLERS]
+    words = ["<end>", "<pad>", *CUES[0], *CUES[1], *WORDS[0], *WORDS[1], *FILLERS]
     known = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, "<pad>"))
     known.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=known, eos_token="<end>", pad_token="<pad>", unk_token="<pad>"
-    )
+    roles = {"eos_token": "<end>", "pad_token": "<pad>", "unk_token": "<pad>"}
+    return PreTrainedTokenizerFast(tokenizer_object=known, **roles)
 
 
 def pairs_of(seed: int, count: int, ids: TokenIds, *, held_out: bool) -> list[Edited]:
     """So many pairs with labels from their alignment."""
-    task = Task(random.Random(f"{seed} {held_out}"), held_out)
+    task = Task(np.random.default_rng([seed, held_out]), held_out)
     pairs, _ = read_pairs([task.record(row) for row in range(count)], ids, 64)
     return [edited(pair, ids) for pair in pairs]
 
@@ -138,7 +141,7 @@ def discriminator(
 
 
 def features(pairs: Sequence[Edited], size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of each edited token: its word and the words around it, prompt included; whether it is good."""
+    """Of each edited token: its word, all words of prompt and answer, and whether it is good."""
     rows, labels = [], []
     for each in pairs:
         sides = ((each.pair.rejected_ids, each.rejected), (each.pair.chosen_ids, each.revised))
@@ -192,7 +195,7 @@ def paid_and_true(
 
 
 def measure(seed: int, count: int, steps: int) -> dict[str, float]:
-    """One seed: the discriminator's accuracy, the baseline's, and the correlation with the truth."""
+    """Of one seed: accuracies of discriminator and baseline, and the correlation with the truth."""
     tokenizer = tokenizer_of_words()
     ids, pad = TokenIds(tokenizer), int(tokenizer.pad_token_id)
     learnt = pairs_of(seed, count, ids, held_out=False)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from edit_observers import discriminated
 from observers import judged, paid
-from stage_observers import discriminated
 
 from .tries import HERE, Try
 

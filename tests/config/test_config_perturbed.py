@@ -13,6 +13,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from edit_observers import discriminated
 from named_tests import names_of_tests
 from observers import (
     Observer,
@@ -25,7 +26,6 @@ from observers import (
     rolled,
 )
 from stage_observers import (
-    discriminated,
     fine_tuned,
     met,
     preferred,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import signal
 import subprocess
 import sys
@@ -38,7 +37,6 @@ from tokencredit.rl.payer import Payer
 from tokencredit.rollout import Judgement, Rollout
 from tokencredit.stages.base_model import base_of
 from tokencredit.stages.context import Context
-from tokencredit.stages.discriminator import DiscriminatorStage
 from tokencredit.stages.dpo import DPOStage
 from tokencredit.stages.oracle import OracleStage
 from tokencredit.stages.results import write_results
@@ -193,23 +191,6 @@ def preferred(config: Config, place: Path) -> Any:
 
 
 SAMPLED = [Pair(prompt_ids=[5], chosen_ids=[6, 0], rejected_ids=[7, 8, 0])] * 9
-
-
-def discriminated(config: Config, place: Path) -> Any:
-    """What the discriminator asks of its trainer and reports; the SFT model is another than the
-    base, and a word of every answer was revised."""
-    folder = place / "revised"
-    folder.mkdir(exist_ok=True)
-    for name, texts in (("revisions", TEXTS), ("held_out", TEXTS[:3])):
-        with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as lines:
-            for n, text in enumerate(texts):
-                ends = {"rejected": " It was a bad one.", "revised": " It was a good one."}
-                sides = {side: end * (1 + n % 3) for side, end in ends.items()}
-                print(json.dumps({"row": n, "prompt": text, "chosen": "", **sides}), file=lines)
-    folders = {"revisions": folder, "sft": place / "reward"}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Store, "get", lambda _, stage: SimpleNamespace(path=folders[stage.name]))
-        return asked(config, place, DiscriminatorStage)
 
 
 def sampled(config: Config, place: Path) -> Any:

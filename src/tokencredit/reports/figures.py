@@ -235,10 +235,14 @@ def _draw(figure: Figure, numbers: PairNumbers) -> None:
 def _draw_reliability(axes: Axes, bins: Sequence[ReliabilityBin], error: float) -> None:
     """How often choices of each certainty are right, beside the line where both agree."""
     axes.plot([0.5, 1], [0.5, 1], color="#777777", linewidth=1, linestyle=(0, (4, 2)))
-    known = [each for each in bins if each.pairs]
+    known = [
+        (each.confidence, each.accuracy)
+        for each in bins
+        if each.confidence is not None and each.accuracy is not None
+    ]
     axes.plot(
-        [each.confidence for each in known],
-        [each.accuracy for each in known],
+        [confidence for confidence, _ in known],
+        [accuracy for _, accuracy in known],
         color=COLOURS[0],
         marker="o",
         linewidth=1.6,
