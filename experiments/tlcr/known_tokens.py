@@ -44,8 +44,6 @@ GAP: Final = 3
 """Fillers between the cue and the answer."""
 BAD: Final = 0.85
 """Chance that a polar word of a rejected answer is bad."""
-DELETED: Final = 0.2
-"""Chance that the reviser deletes a bad word; else it puts a good one in its place."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +73,8 @@ class Task:
             is_bad = not rejected or self.dice.random() < BAD  # one at least
             (word,) = self.drawn(bad if is_bad else good)
             rejected += [*fillers, word]
-            revised += fillers
-            if not is_bad:
-                revised.append(word)
-            elif self.dice.random() >= DELETED:
-                revised += self.drawn(good)
+            # Never fewer polar words: their number alone would tell a revision from what it revises.
+            revised += [*fillers, *(self.drawn(good) if is_bad else [word])]
         rest = self.drawn(FILLERS, 2)
         prompt = " ".join([CUES[cue[0]][cue[1]], *self.drawn(FILLERS, GAP)])
         before, after = (" " + " ".join([*side, *rest]) for side in (rejected, revised))
