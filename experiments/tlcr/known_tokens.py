@@ -73,7 +73,7 @@ class Task:
             is_bad = not rejected or self.dice.random() < BAD  # one at least
             (word,) = self.drawn(bad if is_bad else good)
             rejected += [*fillers, word]
-            # Never fewer polar words: their number alone would tell a revision from what it revises.
+            # Never fewer polar words: their number alone would tell a revision from its original.
             revised += [*fillers, *(self.drawn(good) if is_bad else [word])]
         rest = self.drawn(FILLERS, 2)
         prompt = " ".join([CUES[cue[0]][cue[1]], *self.drawn(FILLERS, GAP)])

@@ -268,10 +268,7 @@ def _path_of(node: DictConfig, schema: str, key: str, prefix: str = "") -> str |
 def _schemas() -> dict[str, type]:
     """Every dataclass that the configuration may contain, by class name."""
     found: dict[str, type] = {}
-    pending: list[type] = [
-        Config,
-        *(component for group in COMPONENTS.values() for component in group),
-    ]
+    pending: list[type] = [Config, *(kind for kinds in COMPONENTS.values() for kind in kinds)]
     while pending:
         schema = pending.pop()
         found[schema.__name__] = schema

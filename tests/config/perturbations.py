@@ -42,7 +42,9 @@ from stage_observers import (
     where,
 )
 
+from .held_elsewhere import HELD_ELSEWHERE
 from .perturbed_credit import CREDIT
+from .perturbed_reviser import OF_REVISER
 from .tries import HERE, Try
 
 SMALL: dict[str, Any] = {
@@ -61,7 +63,6 @@ SMALL: dict[str, Any] = {
     "oracle.batch_size": 8,
 }
 """What every observation starts from."""
-
 
 LOOP = {
     "algorithm.batch_size": 4,
@@ -309,34 +310,12 @@ TRIES: dict[str, Try] = {
     "plugins": Try(loaded, [f"{HERE}/plugin.py"]),
 }
 
-ELSEWHERE: dict[str, tuple[str, str]] = {
-    "hardware.sharding": (
-        "takes two processes and DeepSpeed, which need seconds to start",
-        "test_zero2_is_deepspeed_and_halves_the_optimizer",
-    ),
-    "run.save_minutes": (
-        "a stage is saved while it trains",
-        "test_saves_are_as_many_minutes_apart_as_the_setting_says",
-    ),
-    "sweep.objective": (
-        "it is what Hydra's sweeper is told of a run",
-        "test_case_16_the_objective_is_returned_and_a_failed_cell_is_nan",
-    ),
-    "scorer.sentence_end": (
-        "only a judge's ends are read; a scorer's are left alone",
-        "test_only_the_judge_says_where_sentences_end",
-    ),
-    "scorer.meaning": (
-        "only a judge's numbers of tokens are read; a scorer's are left alone",
-        "test_a_panel_asks_two_models_where_there_are_two",
-    ),
-}
-"""Keys without an effect that can be seen here: why, and the test that has them."""
-ELSEWHERE |= {
+ELSEWHERE = {**HELD_ELSEWHERE, **OF_REVISER} | {
     f"algorithm.{key}": ("formulas alone read it", "test_field_B19_every_key_changes_something")
     for key in OF_ALGORITHMS
     if f"algorithm.{key}" not in TRIES
 }
+"""Keys without an effect that can be seen here: why, and the test that has them."""
 
 GROUPS: dict[str, tuple[Observer, tuple[str, ...], Mapping[str, Any]]] = {
     "model": (results, ("model=scratch",), {}),

@@ -80,10 +80,22 @@ def test_the_cells_of_a_sweep_are_one_group_at_wandb(
 
     pipeline.bad = set()
     monkeypatch.setattr(sweep_cell, "execute_and_keep", seen)
-    chosen = [] if experiment is None else [f"experiment={experiment}", "scale=cpu"]
-    ended = entry("-m", *chosen, "reward_scheme=sparse,uniform", "experiments_dir=null")
+    swept = ["reward_scheme=sparse,uniform"]
+    if experiment is not None:
+        swept = [f"experiment={experiment}", "scale=cpu", "method=sparse,uniform", "seed=0"]
+    ended = entry("-m", *swept, "experiments_dir=null")
     assert ended.code == 0, ended.err
     assert len(groups) >= 2 and set(groups) == {experiment or f"sweep {sweep.FOLDERS[-1].name}"}
+
+
+def test_schemes_beside_the_methods_of_an_experiment_are_refused_before_the_first_cell(
+    entry: Command, pipeline: Pipeline
+) -> None:
+    chosen = ("experiment=abc/positive_generation", "scale=cpu", "experiments_dir=null")
+    ended = entry("-m", *chosen, "reward_scheme=sparse,uniform")
+    assert ended.code == 2 and pipeline.ran == []
+    (line,) = ended.err.splitlines()
+    assert line.startswith("error: reward_scheme = 'sparse': method=abc has a scheme; leave one")
 
 
 def test_field_B40_a_cell_that_is_not_recorded_would_be_seen(

@@ -130,6 +130,11 @@ def test_a_pilot_run_is_a_whole_run_with_fewer_steps() -> None:
     assert first.run.job_type == "pilot"
 
 
+def test_the_bound_of_kl_is_that_of_the_configuration() -> None:
+    assert comparison("abc/positive_generation").terms.kl == 15
+    assert read_comparison([*ABC, "experiments_dir=kept", "tuning.kl=7"]).terms.kl == 7
+
+
 def test_a_tuning_that_can_keep_nothing_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

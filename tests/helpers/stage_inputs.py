@@ -28,6 +28,7 @@ from tokencredit.models.loading.model import (
 )
 from tokencredit.models.loading.quantization import NF4, Quantization
 from tokencredit.models.value import Value, ValueKind
+from tokencredit.reviser_settings import Backend, Reviser
 from tokencredit.rewards.redistribute import Redistribute
 from tokencredit.rewards.uniform import Uniform
 from tokencredit.settings import DPO, SFT, Evaluation, Oracle, PairSource, RewardModel
@@ -35,6 +36,7 @@ from tokencredit.stages.base_model import base_of
 from tokencredit.stages.context import Context
 from tokencredit.stages.dpo import DPOStage
 from tokencredit.stages.oracle import OracleStage
+from tokencredit.stages.revisions import RevisionsStage
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.rl import RLStage
 from tokencredit.stages.sampled_pairs import SampledPairsStage
@@ -115,6 +117,18 @@ class Case:
     given: Change = same
     elsewhere: tuple[str, ...] = ()
     """Inputs that another test changes."""
+
+
+def revised(**settings: Any) -> Change:
+    """Another reviser."""
+    return lambda c: replace(c, reviser=Reviser(**settings))
+
+
+def own_words(c: Config) -> Path:
+    """A short list of words beside the data."""
+    path = Path(at(c, "words.tsv"))
+    path.write_text("adjective\tbad\tgood\n", encoding="utf-8")
+    return path
 
 
 CASES = {
@@ -229,6 +243,21 @@ CASES = {
             "data": [record_of("rl"), record_of("eval")],
             "stage_seed": [STAGE_SEED],
         },
+    ),
+    "revisions": Case(
+        RevisionsStage,
+        {
+            "backend": [revised(backend=Backend.chosen)],
+            "pairs": [revised(pairs=PairSource.sampled)],
+            "limit": [revised(limit=9)],
+            "held_out": [revised(held_out=9)],
+            "max_edit_ratio": [revised(max_edit_ratio=0.4)],
+            "words": [lambda c: revised(words=str(own_words(c)))(c)],
+            "data": [record_of("reward")],
+            "eval": [record_of("eval")],
+            "format": [revised(pairs=PairSource.sampled)],
+        },
+        given=PAIRS,
     ),
     "scratch": Case(
         lambda context: base_of(context, context.config.model.policy).parents()["base"],

@@ -288,7 +288,6 @@ def finished(config: Config, place: Path) -> list[str]:
             "accuracies",
             "write_rows",
             "export_policy",
-            "load_oracle",
             "report",
         ):
             patch.setattr(here + name, lambda *_: None)
@@ -299,7 +298,6 @@ def finished(config: Config, place: Path) -> list[str]:
         patch.setattr(here + "write_figures", lambda _: drawn.append("figures"))
         patch.setattr(RLStage, "_learner", lambda *_: Anything())
         patch.setattr(RLStage, "_tracker", lambda *_: Anything())
-        patch.setattr(RLStage, "_oracle_folder", lambda *_: place)
         run: Any = SimpleNamespace(path=place, write=lambda *_, **__: None)
         world: Any = Anything()
         RLStage(Context(config))._train_and_evaluate(run, world, None)

@@ -98,7 +98,7 @@ def test_an_extension_is_next_to_the_best_and_as_long_as_is_asked() -> None:
     assert extension(at(2e-4), ONE, 0) == []
 
 
-def test_round_1_has_two_fifths_of_the_steps_rounded_up() -> None:
+def test_round_1_has_two_fifths_of_the_steps_to_the_nearest() -> None:
     assert TERMS.first_steps == 40  # 40.4
     assert replace(TERMS, share=0.55, steps=100).first_steps == 55  # 55.00000000000001
 

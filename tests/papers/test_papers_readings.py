@@ -74,6 +74,18 @@ def test_by_hand(faster: Path) -> None:
     assert not any(x.difference.paired for x in by_name.values() if x is not None)
 
 
+def test_a_level_that_was_named_before_the_runs(faster: Path) -> None:
+    """At 5 nats ABC has 5/6 of its gains, sparse 5/3; to 15 nats sparse never comes."""
+    found, source = groups(faster), read_sources([faster])[0]
+    reading = readings(found["abc"], found["sparse"], 5)[KL]
+    assert reading is not None and reading.where == "5 nats"
+    assert reading.difference.interval.mean == pytest.approx(0.4525 * 5 / 6 - 0.3025 * 5 / 3)
+    assert readings(found["abc"], found["sparse"], 15)[KL] is None
+    assert "has 5 nats, named before the runs" in readings_table(source, TASK, "sparse", level=5)
+    with pytest.raises(UserError, match=r"level = 7: must be one of 2, 5, 10, 15 nats"):
+        readings_table(source, TASK, "sparse", level=7)
+
+
 def test_the_table_says_where_the_readings_disagree(faster: Path) -> None:
     text = readings_table(read_sources([faster])[0], TASK, "sparse")
     assert (

@@ -84,6 +84,29 @@ def test_what_was_answered_is_not_paid_for_twice(serve: Serve, tmp_path: Path) -
     assert len(server.requests) == 9 and figures["requests"] == 1
 
 
+def test_an_endpoint_gets_what_the_settings_say(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTHER_KEY", "another key")
+    server = serve(lambda *_: Answer("It was good."))
+    endpoint = replace(ENDPOINT, key_variable="OTHER_KEY", requests_per_minute=600.0)
+    settings = {"limit": 1, "held_out": 0, "reminders": 2, "temperature": 0.5, "max_tokens": 77}
+    with pytest.raises(UserError, match="'no start marker': 1"):
+        build(asking(tmp_path, server.url, endpoint=endpoint, **settings))
+    asked = [(each["model"], each["temperature"], each["max_tokens"]) for each in server.requests]
+    assert asked == [("reviser-1", 0.5, 77)] * 3
+    assert server.keys == ["Bearer another key"] * 3
+    texts = [each["messages"][0]["content"] for each in server.requests]
+    assert ["This is request" in text for text in texts] == [False, True, True]
+
+
+def test_requests_begin_as_often_as_they_may(serve: Serve, tmp_path: Path) -> None:
+    server = serve(revising)
+    build(asking(tmp_path, server.url, endpoint=replace(ENDPOINT, requests_per_minute=600.0)))
+    begun = sorted(server.times)
+    assert begun[-1] - begun[0] > 0.9 * 0.1 * (6 - 1 + 2 - 1)
+
+
 def test_a_reply_without_markers_is_asked_for_again_and_never_a_revision(
     serve: Serve, tmp_path: Path
 ) -> None:

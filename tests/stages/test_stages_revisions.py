@@ -57,6 +57,18 @@ def test_the_list_makes_bad_answers_good(tmp_path: Path) -> None:
     assert bins == {"0.2-0.3": 12, "0.6-0.7": 12}
 
 
+def test_a_list_of_ones_own_is_read(tmp_path: Path) -> None:
+    words = tmp_path / "words.tsv"
+    words.write_text("# mine\nadjective\tbad\tspeckled\n", encoding="utf-8")
+    artifact = build(context(tmp_path, words=str(words), limit=3))
+    rows = read_jsonl(artifact.path / "revisions.jsonl")
+    assert [row["revised"] for row in rows] == [
+        " speckled and awful",
+        " speckled and awful",
+        " the plot was speckled",
+    ]
+
+
 def test_what_is_over_edited_is_dropped_and_counted(tmp_path: Path) -> None:
     figures = build(context(tmp_path, limit=8)).manifest["figures"]
     assert (figures["revisions/pairs"], figures["revisions/kept"]) == (8, 4)

@@ -17,7 +17,7 @@ from tokencredit.composing.arguments import shown_name
 from tokencredit.composing.explain import explain
 from tokencredit.composing.grammar import check_grammar, check_meaning, spelled
 from tokencredit.config import Config
-from tokencredit.errors import require
+from tokencredit.errors import UserError
 from tokencredit.papers.cells import experiments_dir
 from tokencredit.user_code.plugins import check_options, conf_dir
 
@@ -73,6 +73,10 @@ def _composed(choices: Sequence[str], folders: Sequence[Path]) -> tuple[Config, 
         raise mistake from error
 
 
+class Clash(UserError):
+    """Options that exclude each other: no cell of a sweep over them need be tried."""
+
+
 def name_as_chosen(config: Config, choices: Mapping[str, str], typed: Sequence[str]) -> None:
     """Fill in what a configuration takes from the options that were chosen, and from the machine.
 
@@ -81,12 +85,11 @@ def name_as_chosen(config: Config, choices: Mapping[str, str], typed: Sequence[s
     """
     given = {text.partition("=")[0]: text.partition("=")[2] for text in typed}
     scheme, method = choices["reward_scheme"], choices.get("method")
-    require(
-        not {"method", "reward_scheme"} <= given.keys(),
-        "reward_scheme",
-        scheme,
-        f"method={method} has a scheme; leave one of the two out, or write a method of your own",
-    )
+    if {"method", "reward_scheme"} <= given.keys():
+        raise Clash(
+            f"reward_scheme = {given['reward_scheme']!r}: method={method} has a scheme; leave one "
+            "of the two out (an experiment may sweep methods), or write a method of your own"
+        )
     config.run.experiment = choices.get("experiment")
     config.run.scale = choices["scale"] if config.run.experiment else None
     config.run.scheme = scheme if "reward_scheme" in given else method or scheme

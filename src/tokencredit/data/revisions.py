@@ -143,18 +143,10 @@ def parse(reply: str, *, cut: bool = False) -> Revision | Flaw:
     Nothing but what stands between the two markers, each there once, is ever a revision. `cut`: the
     length limit ended the reply, which is a flaw unless the end marker had been said.
     """
-    if not reply.strip():
-        return Flaw.cut if cut else Flaw.empty
-    begins, ends = reply.count(BEGINS), reply.count(ENDS)
-    if begins > 1 or ends > 1:
-        return Flaw.repeated
-    if cut and not (begins and ends):
-        return Flaw.cut
-    if not begins:
-        return Flaw.reason_alone if HEADING.match(reply) and not ends else Flaw.no_begin
+    flaw = _malformed(reply, cut=cut)
+    if flaw is not None:
+        return flaw
     before, _, after = reply.partition(BEGINS)
-    if ENDS not in after:
-        return Flaw.no_end
     revised = after.partition(ENDS)[0].strip()
     reason = HEADING.sub("", before.strip()).strip() or None
     if not revised:
@@ -162,6 +154,20 @@ def parse(reply: str, *, cut: bool = False) -> Revision | Flaw:
     if HEADING.match(revised) or revised == reason:
         return Flaw.reason_alone
     return Revision(revised, reason)
+
+
+def _malformed(reply: str, *, cut: bool) -> Flaw | None:
+    """Why a reply does not have one end marker behind one start marker; None where it has."""
+    begins, ends = reply.count(BEGINS), reply.count(ENDS)
+    if begins > 1 or ends > 1:
+        return Flaw.repeated
+    if cut and not (begins and ends):
+        return Flaw.cut
+    if not reply.strip():
+        return Flaw.empty
+    if not begins:
+        return Flaw.reason_alone if HEADING.match(reply) and not ends else Flaw.no_begin
+    return Flaw.no_end if reply.find(ENDS) < reply.find(BEGINS) else None
 
 
 def fitted(contest: Contest, revision: Revision) -> Revision:

@@ -172,14 +172,20 @@ class Page:
         """The terms of the experiment's tuning, every point that was tried, and the choices."""
         return tuning_text(rows_file(self.folder, scale))
 
-    def readings(self, baseline: str, beta: float | None = None, primary: str | None = None) -> str:
+    def readings(
+        self,
+        baseline: str,
+        beta: float | None = None,
+        primary: str | None = None,
+        level: float | None = None,
+    ) -> str:
         """Differences of the gold score to a method at equal steps, KL, samples, and operations.
 
-        `primary`: the method whose comparison was declared before the runs.
+        `primary`: the method whose comparison was declared before the runs, `level` the nats.
         """
         if not self.sources:
             return "*No cells yet.*"
-        return readings_table(self.sources[0], self.task, baseline, beta, primary)
+        return readings_table(self.sources[0], self.task, baseline, beta, primary, level)
 
     def fairness(self, baseline: str | None = None) -> str:
         """Whether methods began with the same and were given the same; the baseline first."""

@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 
+from tokencredit.errors import require
 from tokencredit.papers.conduct import operations, scored_before
 from tokencredit.papers.formats import markdown
 from tokencredit.papers.frontier import DASH, LEVELS, baseline_of, named_cells, support
@@ -58,12 +59,17 @@ class Reading:
         return with_interval(x.interval, signed=True) + (f" ({beside})" if beside else "")
 
 
-def readings(own: Runs, other: Runs) -> dict[str, Reading | None]:
-    """The four readings of two methods, by name; None where cells do not hold what it needs."""
-    levels = [reading for reading in at_equal_kl(own, other) if reading is not None]
+def readings(own: Runs, other: Runs, level: float | None = None) -> dict[str, Reading | None]:
+    """The four readings of two methods, by name; None where cells do not hold what it needs.
+
+    That at equal KL is the one at `level`, one of `LEVELS`; None: at the highest that has one.
+    """
+    found = dict(zip(LEVELS, at_equal_kl(own, other), strict=True))
+    there = [reading for reading in found.values() if reading is not None]
+    highest = there[-1] if there else None
     return {
         STEPS: _at_equal(own, other, lambda run: range(len(run) + 1), STEPS),
-        KL: levels[-1] if levels else None,
+        KL: highest if level is None else found[level],
         SAMPLES: _at_equal(own, other, samples_spent, SAMPLES),
         OPERATIONS: _at_equal(own, other, operations_spent, OPERATIONS),
     }
@@ -137,11 +143,12 @@ def _reading(
     return Reading(where, difference, (len(a), len(b)), (len(own), len(other)))
 
 
+HIGHEST: Final = "the highest level to which half of the runs of both come"
 LEGEND: Final = (
     "Gold score (the oracle's rating of held-out responses) minus that of {baseline}, in four "
     "readings: at equal steps; at equal KL to the model both began with, where each first comes "
-    "to 2, 5, 10, or 15 nats (the table has the highest level to which half of the runs of both "
-    "come; all levels below); when as many responses have been scored, labelled pairs included (no "
+    "to 2, 5, 10, or 15 nats (the table has {level}; all levels below); "
+    "when as many responses have been scored, labelled pairs included (no "
     "number where a method labels more before its first step than the other scores in all); "
     "and when as many operations were needed, without the stages before. "
     "**Primary is the reading at equal KL.** 95 % t intervals over seeds: Welch's, or paired where "
@@ -158,16 +165,20 @@ def readings_table(
     baseline: str,
     beta: float | None = None,
     primary: str | None = None,
+    level: float | None = None,
 ) -> str:
     """Markdown: the four readings of every method against a baseline, and where they disagree.
 
-    `primary` names the method of the comparison that was declared before the runs: its p-value is
-    not corrected for those of the others. The baseline of a method has the same range of lengths.
+    `primary` names the method of the comparison that was declared before the runs, `level` its KL
+    in nats, one of `LEVELS`: its p-value is not corrected for those of the others. The baseline of
+    a method has the same range of lengths. Raises `UserError` for another level.
     """
+    known = ", ".join(f"{other:g}" for other in LEVELS)
+    require(level is None or level in LEVELS, "level", level, f"must be one of {known} nats")
     pairs = _pairs(source, task, baseline, beta)
     if not pairs:
         return f"*There is nothing to compare with {baseline} yet.*"
-    found = {setting: readings(own, other) for setting, (own, other) in pairs.items()}
+    found = {setting: readings(own, other, level) for setting, (own, other) in pairs.items()}
     adjusted = _adjusted(found, primary)
     head = ["method", "β", "tokens", "n", *READINGS, "p", "seeds at equal KL", "at equal steps"]
     rows = [
@@ -186,7 +197,8 @@ def readings_table(
         corrected = f"for {primary}, the comparison declared before the runs, as it is, for the "
         corrected += "others corrected for their number by Holm's method"
     name = baseline if beta is None else f"{baseline}, β = {beta:g}"
-    legend = LEGEND.format(baseline=name, corrected=corrected, dash=DASH)
+    shown = HIGHEST if level is None else f"{level:g} nats, named before the runs"
+    legend = LEGEND.format(baseline=name, corrected=corrected, dash=DASH, level=shown)
     levels = [[*named_cells(s), *map(_text, at_equal_kl(*pair))] for s, pair in pairs.items()]
     by_level = markdown([*head[:3], *(f"at {level:g} nats" for level in LEVELS)], levels)
     return "\n\n".join([legend, markdown(head, rows), disagreement(found), by_level])

@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from tokencredit.composing.arguments import Request
+from tokencredit.composing.chosen import Clash
 from tokencredit.composing.explain import explain
 from tokencredit.config import Config
 from tokencredit.console import USER_ERROR, say
@@ -64,7 +65,7 @@ def run_cell(
         known = explain(problem)
         if known is None:
             raise
-        if isinstance(known, objective.Unknown) and not sweep.begun(folder):
+        if isinstance(known, objective.Unknown | Clash) and not sweep.begun(folder):
             raise sweep.Refused(known) from None
         request.mistakes += 1
         say(f"cell {settings.job.num} ({' '.join(overrides)}) failed: {known}")

@@ -1,0 +1,36 @@
+"""Keys of a run whose effect another test sees: why, and its name."""
+
+from __future__ import annotations
+
+from typing import Final
+
+HELD_ELSEWHERE: Final[dict[str, tuple[str, str]]] = {
+    "hardware.sharding": (
+        "takes two processes and DeepSpeed, which need seconds to start",
+        "test_zero2_is_deepspeed_and_halves_the_optimizer",
+    ),
+    "run.save_minutes": (
+        "a stage is saved while it trains",
+        "test_saves_are_as_many_minutes_apart_as_the_setting_says",
+    ),
+    "sweep.objective": (
+        "it is what Hydra's sweeper is told of a run",
+        "test_case_16_the_objective_is_returned_and_a_failed_cell_is_nan",
+    ),
+    "scorer.sentence_end": (
+        "only a judge's ends are read; a scorer's are left alone",
+        "test_only_the_judge_says_where_sentences_end",
+    ),
+    "scorer.meaning": (
+        "only a judge's numbers of tokens are read; a scorer's are left alone",
+        "test_a_panel_asks_two_models_where_there_are_two",
+    ),
+    "tuning.follows": (
+        "`tokencredit tune` reads it",
+        "test_a_control_has_the_point_of_its_method",
+    ),
+    "tuning.kl": (
+        "`tokencredit tune` reads it",
+        "test_the_bound_of_kl_is_that_of_the_configuration",
+    ),
+}
