@@ -210,8 +210,8 @@ def main() -> int:
     """Measure each seed and print the table; 1 where a criterion is not met."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--pairs", type=int, default=3000, help="pairs to learn from")
-    parser.add_argument("--steps", type=int, default=600, help="optimizer steps")
+    parser.add_argument("--pairs", type=int, default=2000, help="pairs to learn from")
+    parser.add_argument("--steps", type=int, default=300, help="optimizer steps")
     parser.add_argument("--out", type=Path, help="write the numbers here, as JSON")
     given = parser.parse_args()
     rows = [measure(seed, given.pairs, given.steps) for seed in range(given.seeds)]

@@ -119,11 +119,7 @@ def _check_reading(context: Context, sights: Sights, run: RLStage | None, *, sam
         )
     if samples:
         check_ids(retokeniser)
-    if (
-        retokeniser is not None
-        and run is not None
-        and run.values_start_from() == RewardModelStage.name
-    ):
+    if retokeniser is not None and run is not None and critic_role(config) == RewardModelStage.name:
         check_same_ids(policy.tokenizer, reward.tokenizer, ValueInit.reward_model)
     if retokeniser is None and reward.config is not None:
         check_context(reward.config, config.model.context, of="reward model")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final, TypedDict
 
 import torch
 
 from tokencredit.console import say
-from tokencredit.data.edits import check_lengths, targets
+from tokencredit.data.edits import check_lengths
+from tokencredit.data.edits import targets as targets_of
 from tokencredit.data.pairs import Pair, as_rollout, read_pairs
 from tokencredit.data.revisions import record_of
 from tokencredit.data.token_ids import TokenIds
@@ -44,7 +45,16 @@ if TYPE_CHECKING:
 
 UNJUDGED: Final = -1.0
 """The target of a token that is not learnt from: of a prompt, an end token, or padding."""
-Row = Mapping[str, list[int] | list[float]]
+
+
+class Row(TypedDict):
+    """Both answers behind their prompt, with a target for each of their tokens but the end."""
+
+    input_ids: list[int]
+    """The prompt and the revised answer; the trainer reads this name for the length."""
+    rejected_ids: list[int]
+    targets: list[float]
+    rejected_targets: list[float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +185,7 @@ def edited(pair: Pair, ids: TokenIds) -> Edited:
     Labels are made of the very ids that are read, so they cannot stand beside the wrong tokens.
     """
     before, after = pair.rejected_ids[:-1], pair.chosen_ids[:-1]
-    found = targets(before, after)
+    found = targets_of(before, after)
     check_lengths(
         found, (before, after), (ids.tokenizer.decode(before), ids.tokenizer.decode(after))
     )
@@ -183,7 +193,7 @@ def edited(pair: Pair, ids: TokenIds) -> Edited:
 
 
 def training_row(each: Edited) -> Row:
-    """Both answers behind their prompt, with a target for each of their tokens but the end."""
+    """What the trainer reads of a pair."""
     pair, begun = each.pair, [UNJUDGED] * len(each.pair.prompt_ids)
     return {
         "input_ids": [*pair.prompt_ids, *pair.chosen_ids],
@@ -195,11 +205,11 @@ def training_row(each: Edited) -> Row:
 
 def batch_of(rows: Sequence[Row], pad: int) -> dict[str, torch.Tensor]:
     """Ids and targets (2n, S) of n pairs, right-padded: the revised answers, then the rejected."""
-    ids, mask = padded([row[k] for k in ("input_ids", "rejected_ids") for row in rows], pad)
+    said = [row["input_ids"] for row in rows] + [row["rejected_ids"] for row in rows]
+    targets = [row["targets"] for row in rows] + [row["rejected_targets"] for row in rows]
+    ids, mask = padded(said, pad)
     wanted = torch.full(ids.shape, UNJUDGED)
-    wanted[mask] = torch.tensor(
-        [x for k in ("targets", "rejected_targets") for row in rows for x in row[k]]
-    )
+    wanted[mask] = torch.tensor([target for row in targets for target in row])
     return {"input_ids": ids, "targets": wanted}
 
 
@@ -268,7 +278,9 @@ def measured(model: Discriminator, pairs: Sequence[Edited], pad: int) -> TokenNu
 
 def headline(numbers: TokenNumbers) -> dict[str, object]:
     """The figures of the manifest: a few of the numbers in evaluation.json."""
-    names = ("accuracy", "accuracy_low", "accuracy_high", "edited", "good_share")
-    names += ("three_class_accuracy", "authors_revised", "authors_rejected", "f1")
-    found = {name: getattr(numbers, name) for name in (*names, "calibration_error")}
-    return {**found, "held_out_loss": numbers.loss}
+    names = [
+        *("accuracy", "accuracy_low", "accuracy_high", "edited", "good_share"),
+        *("three_class_accuracy", "authors_revised", "authors_rejected", "f1"),
+        "calibration_error",
+    ]
+    return {name: getattr(numbers, name) for name in names} | {"held_out_loss": numbers.loss}
