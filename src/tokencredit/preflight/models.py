@@ -16,6 +16,7 @@ from tokencredit.models.tokens.padding import fit_embeddings
 from tokencredit.models.tokens.retokenise import check_ids, retokeniser_between
 from tokencredit.models.value import ValueInit
 from tokencredit.preflight.sight import Sight, Sights
+from tokencredit.stages.catalogue import critic_role
 from tokencredit.stages.context import Context
 from tokencredit.stages.dpo import DPOStage
 from tokencredit.stages.reward_model import RewardModelStage
