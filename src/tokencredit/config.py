@@ -24,6 +24,7 @@ from tokencredit.fields import added, check_all_bounds, former_names, number, wh
 from tokencredit.hardware import Hardware
 from tokencredit.judges.attention import AttentionJudge
 from tokencredit.judges.attribution import AttributionJudge
+from tokencredit.judges.discriminator import DiscriminatorJudge
 from tokencredit.judges.ensemble import Ensemble, EnsembleJudge
 from tokencredit.judges.function import FunctionJudge
 from tokencredit.judges.implicit import ImplicitJudge
@@ -40,6 +41,7 @@ from tokencredit.rewards.implicit import IMPLICIT
 from tokencredit.rewards.redistribute import Redistribute
 from tokencredit.rewards.scheme import Evidence, RewardScheme
 from tokencredit.rewards.sparse import Sparse
+from tokencredit.rewards.tlcr import TLCR_SCHEMES
 from tokencredit.rewards.uniform import Uniform
 from tokencredit.settings import DPO, SFT, Evaluation, Oracle, RewardModel, Run, Sweep, Tuning
 from tokencredit.store.files import reading
@@ -142,15 +144,11 @@ class Config:
     def _fill_rates(self) -> None:
         """Set learning rates that are null to the model's, so that `config.yaml` shows numbers."""
         rates = self.model.rates
-        if self.sft.learning_rate is None:
-            self.sft.learning_rate = rates.sft
-        if self.reward_model.learning_rate is None:
-            self.reward_model.learning_rate = rates.reward
-        if self.dpo.learning_rate is None:
-            self.dpo.learning_rate = rates.dpo
-        for training in (*trainings_of(self.judge), *trainings_of(self.scorer)):
+        scored = (self.reward_model, *trainings_of(self.judge), *trainings_of(self.scorer))
+        kinds = [(self.sft, rates.sft), (self.dpo, rates.dpo), *((x, rates.reward) for x in scored)]
+        for training, rate in kinds:
             if training.learning_rate is None:
-                training.learning_rate = rates.reward
+                training.learning_rate = rate
         self.algorithm.fill_rate(rates.rl)
 
 
@@ -181,16 +179,13 @@ COMPONENTS: Final[dict[str, list[type]]] = {
     "model": [Model],
     "dataset": [Dataset],
     "judge": [
-        RewardModelJudge,
-        AttentionJudge,
-        PolicyAttentionJudge,
-        AttributionJudge,
-        EnsembleJudge,
-        ImplicitJudge,
-        FunctionJudge,
+        *(RewardModelJudge, AttentionJudge, PolicyAttentionJudge, AttributionJudge),
+        *(EnsembleJudge, ImplicitJudge, FunctionJudge, DiscriminatorJudge),
     ],
     "scorer": [RewardModelJudge, Ensemble, ImplicitJudge, FunctionJudge, SameAsJudge],
-    "reward_scheme": [Sparse, Uniform, *CONTROLS, Redistribute, Attribution, *IMPLICIT],
+    "reward_scheme": [
+        *(Sparse, Uniform, *CONTROLS, Redistribute, Attribution, *IMPLICIT, *TLCR_SCHEMES),
+    ],
     "algorithm": [PPO, PPOPenalty, Reinforce, RLOO, GRPO, ReMax, SupervisedOnly, PreferenceOnly],
     "hardware": [Hardware],
     "tracking": [Tracking],

@@ -108,3 +108,28 @@ def pair_loss(
     `margin` is by how much the chosen one should win.
     """
     return -torch.nn.functional.logsigmoid(chosen - rejected - margin).mean()
+
+
+def soft_label_loss(
+    log_odds: Float[torch.Tensor, "B T"],
+    targets: Float[torch.Tensor, "B T"],
+    mask: Bool[torch.Tensor, "B T"],
+) -> Float[torch.Tensor, "B"]:
+    """Mean over the counting tokens of each row of −p log D − (1 − p) log(1 − D), D = σ(log-odds).
+
+    `targets` are the p: 1 for a good token, 0 for a bad one, ½ for one that is neither. It is the
+    cross-entropy of a softmax over two logits whose difference the log-odds are. 0 for a row
+    without counting tokens.
+    """
+    odds, wanted = keep(log_odds, mask), keep(targets, mask)
+    # −log σ(z) = softplus(z) − z and −log σ(−z) = softplus(z): no exponential overflows.
+    losses = torch.nn.functional.softplus(odds) - wanted * odds
+    return masked_sum(losses, mask) / mask.sum(dim=1).clamp(min=1)
+
+
+def edit_loss(
+    revised: Float[torch.Tensor, "B"], rejected: Float[torch.Tensor, "B"]
+) -> Float[torch.Tensor, ""]:
+    """The loss of pairs (Yoon et al. 2024): that of the revised answer plus that of the rejected
+    one (`soft_label_loss`), averaged over the pairs. 2 log 2 where all log-odds are 0."""
+    return (revised + rejected).mean()

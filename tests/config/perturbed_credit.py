@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from edit_observers import discriminated
 from observers import judged, paid
 
 from .tries import HERE, Try
@@ -13,6 +14,21 @@ SCORED = ("reward_scheme=sparse", "scorer=implicit")
 ENSEMBLE = ("judge=ensemble",)
 ENSEMBLE_OF: dict[str, dict[str, dict[str, Any]]] = {
     group: {"c": {f"{group}.combine": "mean_minus_sd"}} for group in ("judge", "scorer")
+}
+TLCR, FIXED = ("reward_scheme=tlcr",), ("reward_scheme=tlcr_fixed",)
+DISCRIMINATING: dict[str, Any] = {
+    "learning_rate": 0.1,
+    "batch_size": 8,
+    "micro_batch_size": 8,
+    "epochs": 9.0,
+    "max_tokens": 2000,
+    "max_length": 48,
+    "weight_decay": 0.3,
+    "warmup_fraction": 0.5,
+    "schedule": "constant",
+    "max_grad_norm": 0.5,
+    "max_steps": 1,
+    "bf16": True,
 }
 ATTRIBUTING = {"method": "gradient_x_input", "baseline": "zero", "steps": 5, "pass_tokens": 40}
 
@@ -59,6 +75,17 @@ CREDIT: dict[str, Try] = {
     "judge.reference": Try(judged, "kl", choices=RTO),
     "judge.sentence_end": Try(judged, "e", choices=RTO),
     "scorer.reference": Try(judged, "kl", choices=SCORED),
+    "judge.init": Try(discriminated, "base", choices=TLCR),
+    **{
+        f"judge.training.{name}": Try(discriminated, value, choices=TLCR)
+        for name, value in DISCRIMINATING.items()
+    },
+    "reward_scheme.signs": Try(paid, "negative", choices=TLCR),
+    "reward_scheme.reward_shift": Try(paid, 1, choices=TLCR),
+    "reward_scheme.skip_last": Try(paid, True, choices=TLCR),
+    "reward_scheme.softmax_twice": Try(paid, True, choices=TLCR),
+    "reward_scheme.threshold": Try(paid, 0.9, choices=FIXED),
+    "reward_scheme.threshold_on": Try(paid, "nothing", choices=FIXED),
     "reward_scheme.beta": Try(paid, 0.5),
     "reward_scheme.half_life": Try(paid, 1.0, choices=("reward_scheme=recency",)),
     "reward_scheme.profile": Try(

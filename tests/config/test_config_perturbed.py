@@ -13,6 +13,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from edit_observers import discriminated
 from named_tests import names_of_tests
 from observers import (
     Observer,
@@ -24,11 +25,19 @@ from observers import (
     prompted,
     rolled,
 )
-from stage_observers import fine_tuned, met, preferred, rated, reward_trained, sampled
+from stage_observers import (
+    fine_tuned,
+    met,
+    preferred,
+    rated,
+    reward_trained,
+    sampled,
+)
 from tokencredit import config as configuration
 from tokencredit.canonical import flatten
 from tokencredit.config import COMPONENTS, Config
 from tokencredit.stages.context import Context
+from tokencredit.stages.discriminator import DiscriminatorStage
 from tokencredit.stages.dpo import DPOStage
 from tokencredit.stages.oracle import OracleStage
 from tokencredit.stages.reward_model import RewardModelStage
@@ -132,11 +141,12 @@ STAGES: dict[Observer, tuple[type[Stage], dict[str, Any]]] = {
     fine_tuned: (SFTStage, {}),
     reward_trained: (RewardModelStage, {}),
     preferred: (DPOStage, PAIRS),
+    discriminated: (DiscriminatorStage, PAIRS),
     sampled: (SampledPairsStage, {}),
     rated: (OracleStage, {}),
     **dict.fromkeys(
         (built, judged, learned, met, paid, prompted, rolled),
-        (RLStage, {"dpo.pairs": "sampled"}),
+        (RLStage, {"dpo.pairs": "sampled", "reviser.pairs": "sampled"}),
     ),
 }
 """Which stage's work an observer sees, and what its inputs need of the data."""

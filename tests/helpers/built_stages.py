@@ -12,17 +12,22 @@ from preferences import furnish_pairs, pair_config, with_model
 from tokencredit.config import Config
 from tokencredit.data.dataset import Dataset, PromptSpec
 from tokencredit.data.sources import Source
+from tokencredit.judges.discriminator import DiscriminatorJudge, Start
 from tokencredit.judges.ensemble import Ensemble
 from tokencredit.judges.implicit import ImplicitJudge
+from tokencredit.judges.panel import SameAsJudge
 from tokencredit.models.adapters.lora import Lora
 from tokencredit.models.loading.architecture import Architecture
 from tokencredit.models.loading.model import ModelSource, Pretrained
 from tokencredit.pipeline.pipeline import all_stages
+from tokencredit.reviser_settings import Backend, Reviser
 from tokencredit.rewards.implicit import RTO
+from tokencredit.rewards.tlcr import TLCR
 from tokencredit.settings import DPO, PairSource, RewardModel
 from tokencredit.stages.context import Context
 from tokencredit.stages.stage import Stage
 from tokencredit.store.artifacts import Artifact
+from tokencredit.training_settings import JudgeTraining
 
 LORA = Lora(enabled=True, r=4, alpha=8)
 Change = Callable[[Config, Path], Config]
@@ -88,6 +93,20 @@ def ensemble(config: Config, place: Path) -> Config:
     return replace(labelled(config, place), judge=Ensemble(members=2), scorer=Ensemble(members=2))
 
 
+def discriminating(config: Config, place: Path) -> Config:
+    """With a discriminator, which learns from the chosen answers as revisions."""
+    training = JudgeTraining(learning_rate=1e-2, batch_size=4, max_length=90)
+    judge = DiscriminatorJudge(training=training)
+    reviser = Reviser(backend=Backend.chosen, held_out=4)
+    return replace(config, judge=judge, scorer=SameAsJudge(), reward_scheme=TLCR(), reviser=reviser)
+
+
+def from_base(config: Config, place: Path) -> Config:
+    """The discriminator begins as what the SFT model was made from."""
+    assert isinstance(config.judge, DiscriminatorJudge)
+    return replace(config, judge=replace(config.judge, init=Start.base))
+
+
 def unchanged(config: Config, place: Path) -> Config:
     """Pairs, whole models."""
     return config
@@ -110,6 +129,9 @@ STAGES: dict[str, tuple[str, tuple[Change, ...]]] = {
     "dpo": ("dpo", (preferring,)),
     "dpo with adapters": ("dpo", (preferring, lora)),
     "dpo of sampled pairs": ("dpo", (sampling,)),
+    "discriminator": ("discriminator", (discriminating,)),
+    "discriminator of the base model": ("discriminator", (discriminating, from_base)),
+    "discriminator with adapters": ("discriminator", (discriminating, lora)),
 }
 """The name of the stage, and what makes a run that has it of the run on pairs."""
 

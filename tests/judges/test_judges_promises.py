@@ -18,6 +18,7 @@ from tokencredit.errors import UserError
 from tokencredit.judges import promises
 from tokencredit.judges.attention import AttentionJudge
 from tokencredit.judges.attribution import AttributionJudge
+from tokencredit.judges.discriminator import DiscriminatorJudge
 from tokencredit.judges.ensemble import EnsembleJudge
 from tokencredit.judges.given import Given, Live
 from tokencredit.judges.implicit import ImplicitJudge
@@ -266,9 +267,10 @@ def test_judges_that_do_not_say_they_are_causal_look_ahead(
     assert list(problems(judge, trial)) == [promises.CAUSAL]
 
 
-def test_the_implicit_judge_is_causal(trial: Trial, tmp_path: Path) -> None:
+def test_the_implicit_judge_is_causal(trial: Trial) -> None:
     assert [kind for kind in COMPONENTS["judge"] if getattr(kind, "causal", False)] == [
-        ImplicitJudge
+        ImplicitJudge,
+        DiscriminatorJudge,  # in a test of its own
     ]
     found = examine_judge(replace(trial, judge=ImplicitJudge()))
     assert promises.CAUSAL in found and not any(found.values())
@@ -278,6 +280,9 @@ def test_the_implicit_judge_is_causal(trial: Trial, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_judge_that_ships_keeps_its_promises(name: str, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(FUNCTION)
-    named = [f"judge.function={tmp_path / 'mine.py'}:score"] if name == "function" else []
-    found = examine_judge(trial_of(name, named, tmp_path))
+    named = {
+        "function": [f"judge.function={tmp_path / 'mine.py'}:score"],
+        "discriminator": ["dataset=pairs", "reviser.backend=chosen"],
+    }
+    found = examine_judge(trial_of(name, named.get(name, []), tmp_path))
     assert not any(found.values()) and len(found) >= 11

@@ -14,13 +14,16 @@ from builders import ARCHITECTURES, tiny_causal, tiny_classifier, train_tokenize
 from policies import LORA, alone, make_policy, rolled, run_config, stir
 from tokencredit.algorithms.reinforce import Reinforce
 from tokencredit.errors import UserError
+from tokencredit.judges.discriminator import DiscriminatorJudge
 from tokencredit.models.adapters.lora import VALUE, Lora, belongs_to_value, using
 from tokencredit.models.critic import restore_value
 from tokencredit.models.loading.model import Model
 from tokencredit.models.policy import PolicyWithValue
 from tokencredit.models.value import Value, ValueHead, ValueInit, ValueKind
+from tokencredit.rewards.tlcr import TLCR
 from tokencredit.rl.export import export_policy
 from tokencredit.rl.load import load_actors
+from tokencredit.stages.catalogue import critic_role
 
 kinds = pytest.mark.parametrize("kind", list(ValueKind), ids=[kind.value for kind in ValueKind])
 architectures = pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -168,6 +171,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 
 SEPARATE = Value(kind=ValueKind.separate)
 FROM_REWARD = Value(kind=ValueKind.separate, init=ValueInit.reward_model)
+FROM_JUDGE = Value(kind=ValueKind.separate, init=ValueInit.judge)
 
 
 @pytest.mark.parametrize("lora", [Lora(), LORA], ids=["full", "lora"])
@@ -207,6 +211,36 @@ def test_field_B5_a_separate_model_starts_from_the_reward_model(
                 score = logits[:, 1] - logits[:, 0]
                 assert torch.allclose(values[row, :length], score, atol=1e-5)
                 assert score.std() > 1e-2
+
+
+def test_papers_4_9_a_separate_model_starts_from_the_discriminator(
+    folders: tuple[Path, Path],
+) -> None:
+    """Its trunk is the discriminator's, its head is fresh."""
+    policy = load_actors(run_config(value=FROM_JUDGE), *folders).policy
+    rollout = rolled()
+    layout = policy.layout(rollout)
+    assert policy.value_trunk is not None
+    with torch.no_grad():
+        assert (policy(rollout).values == 0).all()
+        own = policy.states(policy.value_trunk, layout)
+        discriminators = policy.states(tiny_classifier().base_model, layout)
+        policys = policy.states(policy.model, layout)
+    assert torch.allclose(own, discriminators, atol=1e-6)
+    assert not torch.allclose(own, policys, atol=1e-2)
+    with pytest.raises(UserError, match=r"model\.value\.init = 'judge': this run has no judge"):
+        load_actors(run_config(value=FROM_JUDGE), folders[0])
+
+
+def test_papers_4_9_only_a_judge_with_a_model_of_its_own_gives_a_critic() -> None:
+    config = run_config(value=FROM_JUDGE)
+    with pytest.raises(UserError, match="AttentionJudge trains no model of its own"):
+        critic_role(config)
+    judged = replace(config, judge=DiscriminatorJudge(), reward_scheme=TLCR())
+    assert critic_role(judged) == "discriminator"
+    assert critic_role(replace(judged, algorithm=Reinforce())) is None
+    assert critic_role(run_config(value=FROM_REWARD)) == "reward_model"
+    assert critic_role(run_config(value=SEPARATE)) is None
 
 
 def test_field_B5_one_output_is_the_score_and_three_are_none(tmp_path: Path) -> None:

@@ -19,10 +19,12 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from built_stages import STAGES, build, furnish, stage_of
 from tokencredit.config import Config
+from tokencredit.judges.discriminator import DiscriminatorJudge
 from tokencredit.settings import DPO, SFT, RewardModel
 from tokencredit.stages.context import Context
 from tokencredit.stages.saves import Saves
 from tokencredit.stages.stage import Stage
+from tokencredit.training_settings import JudgeTraining
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("stage saves")]
 
@@ -35,6 +37,7 @@ KINDS: Final = (
     "reward model of pairs",
     "dpo",
     "dpo with adapters",
+    "discriminator",
 )
 
 
@@ -61,6 +64,9 @@ def stage(kind: str, place: Path, store: Path, minutes: float | None) -> Stage:
         dpo=DPO(**PASSES, max_length=90),
         run=replace(config.run, save_minutes=minutes),
     )
+    if isinstance(config.judge, DiscriminatorJudge):
+        training = JudgeTraining(**PASSES, max_length=90)
+        config = replace(config, judge=replace(config.judge, training=training))
     name = STAGES[kind][0]
     found: Stage = {each.name: each for each in _all(config)}[name]
     return found

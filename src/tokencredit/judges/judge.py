@@ -69,6 +69,11 @@ class Judge(Settings, ABC):
         of a stage of one's own. Those of `needs`, unless a judge's settings decide."""
         return {name: name for name in self.needs}
 
+    def critic_from(self) -> str | None:
+        """The role of its own trained model that a value function may start from
+        (model.value.init=judge); None where it has none."""
+        return None
+
     def check_reward_models(self, *, trained: bool) -> None:
         """Raise for reward models that cannot be made; `trained`: the run trains them."""
         return

@@ -31,26 +31,34 @@ KIND: Final = "value.json"
 def load_trunk(
     value: Value,
     sft: Path,
-    reward_model: Path | None,
+    start: Path | None,
     dtype: Dtype,
     context: int,
     quantized: Quantized | None = None,
 ) -> tuple[torch.nn.Module, torch.Tensor | None]:
-    """The second backbone of kind=separate, and the weight (1, d) its head starts from, if any."""
+    """The second backbone of kind=separate, and the weight (1, d) its head starts from, if any.
+
+    `start` is the folder of the classifier that `value.init` names.
+    """
     if value.init is ValueInit.sft:
         return backbone(load_causal(sft, dtype, context=context, quantized=quantized)), None
-    if reward_model is None:
-        raise UserError("model.value.init = 'reward_model': this run has no reward model; use sft")
-    classifier: Any = load_classifier(reward_model, dtype, context=context, quantized=quantized)
+    if start is None:
+        raise UserError(
+            f"model.value.init = {value.init.value!r}: this run has no "
+            f"{value.init.value.replace('_', ' ')} of its own; use sft"
+        )
+    classifier: Any = load_classifier(start, dtype, context=context, quantized=quantized)
     weight = score_weight(classifier) if value.head is ValueHead.keep else None
     return backbone(classifier), weight
 
 
-def check_same_ids(policy: PreTrainedTokenizerBase, reward: PreTrainedTokenizerBase) -> None:
-    """Raise unless a value function that starts from the reward model reads the policy's ids."""
-    if policy.get_vocab() != reward.get_vocab():
+def check_same_ids(
+    policy: PreTrainedTokenizerBase, start: PreTrainedTokenizerBase, init: ValueInit
+) -> None:
+    """Raise unless a value function that starts from another model reads the policy's ids."""
+    if policy.get_vocab() != start.get_vocab():
         raise UserError(
-            "model.value.init = 'reward_model': its vocabulary differs from the policy's, whose "
+            f"model.value.init = {init.value!r}: its vocabulary differs from the policy's, whose "
             "token ids it would read; use sft, or models that share a tokenizer"
         )
 

@@ -26,6 +26,8 @@ class ValueInit(str, Enum):
     """The model that the policy starts from."""
     reward_model = "reward_model"
     """The trained reward model."""
+    judge = "judge"
+    """The model that the judge's own stage has trained (judge=discriminator)."""
 
 
 class ValueHead(str, Enum):
@@ -44,7 +46,7 @@ class Value:
     kind: ValueKind = ValueKind.shared
     """shared, separate, or adapter."""
     init: ValueInit = ValueInit.sft
-    """sft, or reward_model (with kind=separate)."""
+    """sft; or reward_model, or judge (with kind=separate)."""
     head: ValueHead = ValueHead.fresh
     """fresh, or keep (with init=reward_model)."""
 

@@ -14,7 +14,9 @@ from tokencredit.models.loading.weights import check_complete, check_context
 from tokencredit.models.log_ratio import check_same_kind, check_same_vocabulary
 from tokencredit.models.tokens.padding import fit_embeddings
 from tokencredit.models.tokens.retokenise import check_ids, retokeniser_between
+from tokencredit.models.value import ValueInit
 from tokencredit.preflight.sight import Sight, Sights
+from tokencredit.stages.catalogue import critic_role
 from tokencredit.stages.context import Context
 from tokencredit.stages.dpo import DPOStage
 from tokencredit.stages.reward_model import RewardModelStage
@@ -118,7 +120,7 @@ def _check_reading(context: Context, sights: Sights, run: RLStage | None, *, sam
         )
     if samples:
         check_ids(retokeniser)
-    if retokeniser is not None and run is not None and run.values_start_from_reward_model():
-        check_same_ids(policy.tokenizer, reward.tokenizer)
+    if retokeniser is not None and run is not None and critic_role(config) == RewardModelStage.name:
+        check_same_ids(policy.tokenizer, reward.tokenizer, ValueInit.reward_model)
     if retokeniser is None and reward.config is not None:
         check_context(reward.config, config.model.context, of="reward model")

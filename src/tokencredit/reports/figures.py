@@ -11,7 +11,8 @@ import numpy as np
 
 from tokencredit.errors import UserError
 from tokencredit.statistics.curves import WINDOW, running_mean
-from tokencredit.statistics.pair_numbers import PairNumbers
+from tokencredit.statistics.pair_numbers import PairNumbers, ReliabilityBin
+from tokencredit.statistics.token_numbers import TokenNumbers
 from tokencredit.store.files import write_bytes
 from tokencredit.store.run_folder import RunFolder
 
@@ -227,20 +228,52 @@ def _draw(figure: Figure, numbers: PairNumbers) -> None:
     )
     left.set_xlabel("score of chosen − score of rejected")
     left.set_ylabel("pairs")
-    right.plot([0.5, 1], [0.5, 1], color="#777777", linewidth=1, linestyle=(0, (4, 2)))
-    known = [each for each in numbers.reliability if each.pairs]
-    right.plot(
-        [each.confidence for each in known],
-        [each.accuracy for each in known],
+    _draw_reliability(right, numbers.reliability, numbers.calibration_error)
+    right.set_ylabel("share in which it is preferred")
+
+
+def _draw_reliability(axes: Axes, bins: Sequence[ReliabilityBin], error: float) -> None:
+    """How often choices of each certainty are right, beside the line where both agree."""
+    axes.plot([0.5, 1], [0.5, 1], color="#777777", linewidth=1, linestyle=(0, (4, 2)))
+    known = [
+        (each.confidence, each.accuracy)
+        for each in bins
+        if each.confidence is not None and each.accuracy is not None
+    ]
+    axes.plot(
+        [confidence for confidence, _ in known],
+        [accuracy for _, accuracy in known],
         color=COLOURS[0],
         marker="o",
         linewidth=1.6,
     )
-    right.set_xlim(0.5, 1)
-    right.set_ylim(-0.02, 1.02)
-    right.set_title(f"calibration error {numbers.calibration_error:.3f}", fontsize=11)
-    right.set_xlabel("probability of the model's choice")
-    right.set_ylabel("share in which it is preferred")
+    axes.set_xlim(0.5, 1)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_title(f"calibration error {error:.3f}", fontsize=11)
+    axes.set_xlabel("probability of the model's choice")
+
+
+def draw_tokens(numbers: TokenNumbers, path: Path) -> None:
+    """Write the probabilities of good, bad, and neutral tokens beside a reliability diagram."""
+    _save(path, _draw_tokens, numbers)
+
+
+def _draw_tokens(figure: Figure, numbers: TokenNumbers) -> None:
+    left, right = figure.subplots(1, 2)
+    for colour, (name, counts) in zip(COLOURS, numbers.histogram.items(), strict=False):
+        edges = np.linspace(0.0, 1.0, len(counts) + 1)
+        shares = np.asarray(counts) / max(1, sum(counts))
+        left.stairs(shares, edges, color=colour, linewidth=1.8, label=f"{name} ({sum(counts)})")
+    left.set_title(
+        f"{100 * numbers.accuracy:.1f} % of {numbers.edited} edited tokens right\n"
+        f"(95 %: {100 * numbers.accuracy_low:.1f} to {100 * numbers.accuracy_high:.1f} %)",
+        fontsize=11,
+    )
+    left.set_xlabel("D, the probability of being good")
+    left.set_ylabel("share of the tokens of a class")
+    left.legend(loc="best")
+    _draw_reliability(right, numbers.reliability, numbers.calibration_error)
+    right.set_ylabel("share of edited tokens that are right")
 
 
 def draw_losses(curves: Curves, folder: Path) -> list[Path]:

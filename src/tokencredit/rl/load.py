@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def load_actors(config: Config, sft: Path, reward_model: Path | None = None) -> Actors:
+def load_actors(config: Config, sft: Path, start: Path | None = None) -> Actors:
     """Policy, value function, and reference, without dropout, on the configured device.
 
-    `sft` and `reward_model` are the folders of those artifacts; the latter is needed only where the
-    value function starts from it (`model.value.init`).
+    `sft` is the folder of the SFT model, `start` that of the reward model, or the judge's model,
+    where the value function starts from it (`model.value.init`).
     """
     tokenizer = load_tokenizer(sft)
     # LoRA's first factors are drawn from the global generator.
@@ -50,7 +50,7 @@ def load_actors(config: Config, sft: Path, reward_model: Path | None = None) -> 
     if uses_values and value.kind is ValueKind.adapter:
         add_value_adapter(model, lora)
     if uses_values and value.kind is ValueKind.separate:
-        trunk, weight = _load_value_trunk(config, sft, reward_model)
+        trunk, weight = _load_value_trunk(config, sft, start)
     for each in (model, frozen, trunk):
         if each is not None:
             ready(each)
@@ -78,15 +78,13 @@ def load_actors(config: Config, sft: Path, reward_model: Path | None = None) -> 
 
 
 def _load_value_trunk(
-    config: Config, sft: Path, reward_model: Path | None
+    config: Config, sft: Path, start: Path | None
 ) -> tuple[torch.nn.Module, torch.Tensor | None]:
     model = config.model
-    if model.value.init is ValueInit.reward_model and reward_model is not None:
-        check_same_ids(load_tokenizer(sft), load_tokenizer(reward_model))
+    if model.value.init is not ValueInit.sft and start is not None:
+        check_same_ids(load_tokenizer(sft), load_tokenizer(start), model.value.init)
     quantized = model.quantized(config.hardware.device.value)
-    trunk, weight = load_trunk(
-        model.value, sft, reward_model, model.dtype, model.context, quantized
-    )
+    trunk, weight = load_trunk(model.value, sft, start, model.dtype, model.context, quantized)
     return adapted(trunk, model.lora, "FEATURE_EXTRACTION"), weight
 
 

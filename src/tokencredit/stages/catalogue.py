@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from tokencredit.errors import UserError
+from tokencredit.config import Config
+from tokencredit.errors import UserError, require
 from tokencredit.judges.given import Given
 from tokencredit.judges.judge import Judge
+from tokencredit.models.value import ValueInit, ValueKind
 from tokencredit.rl.load import given_from
 from tokencredit.stages.context import Context
+from tokencredit.stages.discriminator import DiscriminatorStage
 from tokencredit.stages.dpo import DPOStage
 from tokencredit.stages.judge_stage import JudgeStage
 from tokencredit.stages.oracle import OracleStage
@@ -27,6 +30,7 @@ STAGES: Final[Mapping[str, type[Stage]]] = {
         DPOStage,
         SampledPairsStage,
         RevisionsStage,
+        DiscriminatorStage,
         OracleStage,
     )
 }
@@ -77,6 +81,25 @@ def panel_stages(context: Context) -> dict[str, Stage]:
                 f"role {role!r}; give both the same settings, or set scorer=judge"
             )
     return found
+
+
+def critic_role(config: Config) -> str | None:
+    """The role of the model whose weights are the value function's at first; None: the SFT model's,
+    or the value function has none of its own.
+
+    Raises `UserError` where it is to be the judge's, and the judge has none.
+    """
+    value, own = config.model.value, config.judge.critic_from()
+    if not config.algorithm.uses_values or value.kind is not ValueKind.separate:
+        return None
+    require(
+        value.init is not ValueInit.judge or own is not None,
+        "model.value.init",
+        value.init.value,
+        f"{type(config.judge).__name__} trains no model of its own; use judge=discriminator, or "
+        "model.value.init=sft",
+    )
+    return {ValueInit.reward_model: RewardModelStage.name, ValueInit.judge: own}.get(value.init)
 
 
 def given_of(context: Context) -> Given:

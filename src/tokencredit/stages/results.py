@@ -77,13 +77,15 @@ def write_results(
 
 
 def scored_samples(config: Config, steps: int) -> int:
-    """Responses that were scored to train the policy, and to label the pairs of its DPO model."""
+    """Responses that were scored to train the policy, and to order the sampled pairs that its DPO
+    model, or its discriminator, has learnt from."""
     algorithm = config.policy_algorithm
     found = steps * (algorithm.batch_size + algorithm.responses_beside())
     if algorithm.normalise is Normalise.reference:
         found += algorithm.normalise_samples
     read = {*config.judge.artifacts(), *config.scorer.artifacts()}
-    if "dpo" in read and config.dpo.train and config.dpo.pairs is PairSource.sampled:
+    by_dpo = "dpo" in read and config.dpo.train and config.dpo.pairs is PairSource.sampled
+    if by_dpo or ("discriminator" in read and config.reviser.pairs is PairSource.sampled):
         found += 2 * config.dpo.prompts
     return found
 

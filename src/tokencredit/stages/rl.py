@@ -18,7 +18,6 @@ from tokencredit.data.token_ids import TokenIds
 from tokencredit.judges.panel import open_panel
 from tokencredit.models.actors import Actors
 from tokencredit.models.loading.model import RewardReads
-from tokencredit.models.value import ValueInit, ValueKind
 from tokencredit.reports.stage_report import curves_of, left_out
 from tokencredit.rl.checkpoints import Checkpoints
 from tokencredit.rl.compute import Compute, stored_parameters
@@ -28,7 +27,7 @@ from tokencredit.rl.export import export_policy
 from tokencredit.rl.load import load_actors
 from tokencredit.rl.loop import Learner, RunInputs
 from tokencredit.rl.payer import horizon
-from tokencredit.stages.catalogue import given_of, panel_stages
+from tokencredit.stages.catalogue import critic_role, given_of, panel_stages
 from tokencredit.stages.mirrored import (
     facts,
     headline,
@@ -67,17 +66,11 @@ class RLStage(Stage):
         config = self.context.config
         parents: dict[str, Stage] = {"sft": SFTStage(self.context)}
         parents |= panel_stages(self.context)
-        if self.values_start_from_reward_model():
-            parents["reward_model"] = RewardModelStage(self.context)
+        if critic_role(config) == RewardModelStage.name:
+            parents[RewardModelStage.name] = RewardModelStage(self.context)
         if config.oracle.enabled:
             parents["oracle"] = OracleStage(self.context)
         return parents
-
-    def values_start_from_reward_model(self) -> bool:
-        """Whether the value function's weights are the reward model's at first."""
-        value, algorithm = self.context.config.model.value, self.context.config.algorithm
-        wanted = value.kind is ValueKind.separate and value.init is ValueInit.reward_model
-        return wanted and algorithm.uses_values
 
     def inputs(self) -> Mapping[str, object]:
         """Everything of the configuration that can change a metric or the evaluation."""
@@ -261,11 +254,11 @@ class RLStage(Stage):
         """The learner at the newest checkpoint, or at the start."""
         config, context = self.context.config, self.context
         parents = self.parents()
-        start = parents["reward_model"] if self.values_start_from_reward_model() else None
+        start = critic_role(config)
         actors = load_actors(
             config,
             context.store.get(parents["sft"]).path,
-            None if start is None else context.store.get(start).path,
+            None if start is None else context.store.get(parents[start]).path,
         )
         judge = open_panel(config.judge, config.scorer, given_of(context), actors)
         read = {role for each in (config.judge, config.scorer) for role in each.passes()}

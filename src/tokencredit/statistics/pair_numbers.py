@@ -19,7 +19,7 @@ BARS: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class ReliabilityBin:
-    """Pairs of which the model is about equally sure."""
+    """Pairs, or tokens, of which the model is about equally sure."""
 
     low: float
     high: float
@@ -65,7 +65,7 @@ def pair_numbers(chosen: Sequence[float], rejected: Sequence[float]) -> PairNumb
     right = np.where(margins == 0, 0.5, margins > 0)
     low, high = wilson(float(right.mean()), len(right))
     counts, edges = np.histogram(margins, bins=BARS, range=_range(margins))
-    reliability = _reliability(margins, right)
+    reliability = reliability_bins(margins, right)
     together = np.concatenate([better, worse])
     return PairNumbers(
         pairs=len(margins),
@@ -77,7 +77,7 @@ def pair_numbers(chosen: Sequence[float], rejected: Sequence[float]) -> PairNumb
         margin_std=float(margins.std()),
         margin_edges=[float(edge) for edge in edges],
         margin_counts=[int(count) for count in counts],
-        calibration_error=_calibration_error(reliability),
+        calibration_error=calibration_error(reliability),
         reliability=reliability,
         score_mean=float(together.mean()),
         score_std=float(together.std()),
@@ -93,7 +93,8 @@ def _range(margins: np.ndarray) -> tuple[float, float]:
     return (-widest, widest) if widest >= np.finfo(np.float64).tiny else (-1.0, 1.0)
 
 
-def _reliability(margins: np.ndarray, right: np.ndarray) -> list[ReliabilityBin]:
+def reliability_bins(margins: np.ndarray, right: np.ndarray) -> list[ReliabilityBin]:
+    """Choices of about equal certainty σ(|margin|) together, and how many of each are `right`."""
     sure = 1 / (1 + np.exp(-np.abs(margins)))
     edges = np.linspace(0.5, 1.0, BINS + 1)
     place = np.clip(np.searchsorted(edges, sure, side="right") - 1, 0, BINS - 1)
@@ -113,7 +114,8 @@ def _reliability(margins: np.ndarray, right: np.ndarray) -> list[ReliabilityBin]
     return bins
 
 
-def _calibration_error(bins: Sequence[ReliabilityBin]) -> float:
+def calibration_error(bins: Sequence[ReliabilityBin]) -> float:
+    """The mean of |accuracy − confidence| over bins, weighted by what each holds."""
     total = sum(each.pairs for each in bins)
     gaps = (
         each.pairs * abs(each.accuracy - each.confidence)

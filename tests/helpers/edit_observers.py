@@ -1,0 +1,32 @@
+"""What can be seen of the settings of the discriminator: see observers.py."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from stage_observers import TEXTS, asked
+from tokencredit.config import Config
+from tokencredit.stages.discriminator import DiscriminatorStage
+from tokencredit.store.artifacts import Store
+
+
+def discriminated(config: Config, place: Path) -> Any:
+    """What the discriminator asks of its trainer and reports; the SFT model is another than the
+    base, and a word of every answer was revised."""
+    folder = place / "revised"
+    folder.mkdir(exist_ok=True)
+    for name, texts in (("revisions", TEXTS), ("held_out", TEXTS[:3])):
+        with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as lines:
+            for n, text in enumerate(texts):
+                ends = {"rejected": " It was a bad one.", "revised": " It was a good one."}
+                sides = {side: end * (1 + n % 3) for side, end in ends.items()}
+                print(json.dumps({"row": n, "prompt": text, "chosen": "", **sides}), file=lines)
+    folders = {"revisions": folder, "sft": place / "reward"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Store, "get", lambda _, stage: SimpleNamespace(path=folders[stage.name]))
+        return asked(config, place, DiscriminatorStage)
