@@ -33,9 +33,16 @@ LOW, HIGH = point_of(f"{RATE}=0.0001"), point_of(f"{RATE}=0.0002")
 
 
 def check_choices(rows: Path, conf: Path, experiment: str) -> None:
-    """Assert that the options of the group `tuned` are what the rows say."""
+    """Assert that the options of the group `tuned` are what the rows say.
+
+    Rows are committed as they are made: of a tuning that goes on there is no option yet.
+    """
     found, terms = read_pilots(rows), read_terms(rows)
-    assert [row.trial for row in found] == trials(found, terms), "a run is missing, or too many"
+    there, wanted = [row.trial for row in found], trials(found, terms)
+    if there != wanted:
+        assert [trial for trial in wanted if trial in there] == there, "a run that was not wanted"
+        assert not choice_file(conf, experiment, rows.stem, "any").parent.exists()
+        return
     for method, point in chosen_points(choose(found, terms), terms).items():
         assert read_yaml(choice_file(conf, experiment, rows.stem, method)) == nested(point), method
 
@@ -55,7 +62,7 @@ def test_every_committed_option_has_its_rows() -> None:
         path.parent.relative_to(conf_dir() / "tuned").as_posix()
         for path in (conf_dir() / "tuned").rglob("*.yaml")
     }
-    assert there == of_rows
+    assert there <= of_rows
 
 
 def tuning(better: float) -> list[Pilot]:
@@ -123,6 +130,9 @@ def test_one_row_changed_is_another_choice_and_another_key(place: Path) -> None:
     rows[number] = replace(rows[number], gold=0.53)  # the mean of 0.49, 0.53, 0.49 is 0.503
     write_pilots(path, rows)
     with pytest.raises(AssertionError):
+        check_choices(path, place, "mine")
+    write_pilots(path, rows[:-1])
+    with pytest.raises(AssertionError):  # options of a tuning that goes on
         check_choices(path, place, "mine")
     write_all(place, rows)
     check_choices(path, place, "mine")
