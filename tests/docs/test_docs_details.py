@@ -34,11 +34,13 @@ from tokencredit.config import COMPONENTS, Config
 from tokencredit.data.dataset import Dataset
 from tokencredit.data.sources import Source
 from tokencredit.judges.attribution import AttributionJudge
+from tokencredit.judges.discriminator import judging
 from tokencredit.judges.ensemble import Ensemble
 from tokencredit.judges.implicit import ImplicitJudge
 from tokencredit.judges.judge import OpenJudge
 from tokencredit.models.bag_of_grams import BagOfGrams
 from tokencredit.models.decoding.sampling import Sampling
+from tokencredit.models.discriminator import Discriminator
 from tokencredit.models.log_ratio import LogRatio, as_it_is
 from tokencredit.models.passes.computation import Computation
 from tokencredit.models.scorer import Scorer
@@ -46,6 +48,7 @@ from tokencredit.rewards.attribution import Attribution
 from tokencredit.rewards.implicit import RTO
 from tokencredit.rewards.scheme import RewardScheme
 from tokencredit.rewards.sparse import Sparse
+from tokencredit.rewards.tlcr import TLCR
 from tokencredit.settings import Evaluation
 from tokencredit.train import conf_dir
 
@@ -174,6 +177,7 @@ def of_judges() -> dict[str, set[str]]:
     pairs: list[tuple[OpenJudge, RewardScheme]] = [
         (AttributionJudge(steps=2).judging(scorer), Attribution()),
         (Ensemble().judging([scorer, scorer]), Sparse()),
+        (judging(Discriminator(tiny_classifier(num_labels=2))), TLCR()),
     ]
     for judge, scheme in pairs:
         said = judge(rollout)

@@ -11,8 +11,10 @@ from tokencredit.algorithms.ppo import PPO
 from tokencredit.config import Config
 from tokencredit.data.dataset import Dataset, PromptSpec
 from tokencredit.data.sources import Source
+from tokencredit.data.token_ids import SpecialTokens
 from tokencredit.hardware import Hardware
 from tokencredit.judges.attention import AttentionJudge
+from tokencredit.judges.discriminator import DiscriminatorJudge, Start
 from tokencredit.judges.function import FunctionJudge
 from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.models.adapters.lora import Lora
@@ -30,10 +32,12 @@ from tokencredit.models.loading.quantization import NF4, Quantization
 from tokencredit.models.value import Value, ValueKind
 from tokencredit.reviser_settings import Backend, Reviser
 from tokencredit.rewards.redistribute import Redistribute
+from tokencredit.rewards.tlcr import TLCR
 from tokencredit.rewards.uniform import Uniform
 from tokencredit.settings import DPO, SFT, Evaluation, Oracle, PairSource, RewardModel
 from tokencredit.stages.base_model import base_of
 from tokencredit.stages.context import Context
+from tokencredit.stages.discriminator import DiscriminatorStage
 from tokencredit.stages.dpo import DPOStage
 from tokencredit.stages.oracle import OracleStage
 from tokencredit.stages.revisions import RevisionsStage
@@ -43,6 +47,7 @@ from tokencredit.stages.sampled_pairs import SampledPairsStage
 from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.stage import Stage
 from tokencredit.tracking.tracking import Tracking
+from tokencredit.training_settings import JudgeTraining
 
 Change = Callable[[Config], Config]
 
@@ -122,6 +127,12 @@ class Case:
 def revised(**settings: Any) -> Change:
     """Another reviser."""
     return lambda c: replace(c, reviser=Reviser(**settings))
+
+
+def discriminated(**settings: Any) -> Change:
+    """The run's judge is a discriminator that learns from revisions of pairs."""
+    judge = DiscriminatorJudge(**settings)
+    return lambda c: replace(PAIRS(c), judge=judge, reward_scheme=TLCR())
 
 
 def own_words(c: Config) -> Path:
@@ -258,6 +269,26 @@ CASES = {
             "format": [revised(pairs=PairSource.sampled)],
         },
         given=PAIRS,
+    ),
+    "discriminator": Case(
+        DiscriminatorStage,
+        {
+            "training": [discriminated(training=JudgeTraining(epochs=7.5))],
+            "init": [discriminated(init=Start.base)],
+            "dtype": [DTYPE],
+            "lora": [LORA],
+            "longest": [CONTEXT, discriminated(training=JudgeTraining(max_length=40))],
+            "special_tokens": [data(special_tokens=SpecialTokens.parse)],
+            "stage_seed": [STAGE_SEED],
+            "nf4": [NF4_ON],
+        },
+        given=discriminated(),
+    ),
+    "discriminator of the base": Case(
+        DiscriminatorStage,
+        {"base": [from_path("policy", "other")], "init": [discriminated()]},
+        given=discriminated(init=Start.base),
+        elsewhere=("training", "longest", "dtype", "lora", "special_tokens", "stage_seed"),
     ),
     "scratch": Case(
         lambda context: base_of(context, context.config.model.policy).parents()["base"],
