@@ -64,5 +64,5 @@ def test_its_relatives_share_the_discriminator_and_a_critic_may_start_from_it(
 
 
 def test_a_critic_cannot_start_from_a_judge_without_a_model(own: Workplace) -> None:
-    said = own.plan("reward_scheme=sparse", *OWN_CRITIC).error()
+    said = own.run("plan", *own.base, "reward_scheme=sparse", *OWN_CRITIC).error()
     assert "model.value.init = 'judge': RewardModelJudge trains no model of its own" in said
