@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -121,8 +122,9 @@ def test_only_numbers_out_of_range_are_a_row(
         raise UserError("stage rl ended")
 
     monkeypatch.setattr(pilot_runs, "execute", execute)
-    monkeypatch.setattr(pilot_runs, "key_of", lambda _: "k")
-    monkeypatch.setattr(pilot_runs, "folder_of", lambda _: tmp_path)
+    monkeypatch.setattr(pilot_runs, "Context", lambda _: None)
+    stage = SimpleNamespace(key="k", folder=tmp_path)
+    monkeypatch.setattr(pilot_runs, "last_stage", lambda _: stage)
     config = Config.__new__(Config)  # nothing of it is looked at
     if failed is None:
         with pytest.raises(UserError, match="stage rl ended"):

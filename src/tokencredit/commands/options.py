@@ -1,4 +1,4 @@
-"""Options that several commands of `tokencredit judge` have."""
+"""Options that several commands have."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ Plugins = Annotated[
         help="A plug-in that a run's config.yaml names: its code is run only if named here, too; "
         "repeatable."
     ),
+]
+
+Components = Annotated[
+    list[str] | None,
+    typer.Option(help="A Python file or module with components of your own; repeatable."),
 ]
 
 

@@ -11,11 +11,13 @@ from typing import Annotated, Final
 
 import typer
 
+from tokencredit.commands.options import Components
 from tokencredit.composing.chosen import chosen
 from tokencredit.config import Config, load_plugins
 from tokencredit.console import say, show, visible
 from tokencredit.data.edits import KEPT, align
 from tokencredit.data.revisions import Contest, Flaw, Revision, request, text_edit_ratio
+from tokencredit.endpoint.messages import price
 from tokencredit.pipeline.pipeline import all_stages, make
 from tokencredit.reviser_settings import Backend, Reviser
 from tokencredit.settings import PairSource
@@ -54,10 +56,7 @@ def revise(
         list[Path] | None,
         typer.Option(exists=True, file_okay=False, help="More YAML groups, laid out like conf/."),
     ] = None,
-    plugin: Annotated[
-        list[str] | None,
-        typer.Option(help="A Python file or module with components of your own; repeatable."),
-    ] = None,
+    plugin: Components = None,
 ) -> None:
     """Look at some revisions of rejected answers, or say what all of them would cost.
 
@@ -184,7 +183,7 @@ def _cost(settings: Reviser, asked: int, said: int) -> str:
     """What so many tokens cost, as far as prices are known."""
     if settings.backend is Backend.local:
         return "no cost"
-    prices = settings.endpoint.prices
-    if prices is None:
+    paid = price(asked, said, settings.endpoint.prices)
+    if paid is None:
         return "cost not known (reviser.endpoint.price_in, price_out)"
-    return f"cost about {(asked * prices[0] + said * prices[1]) / 1e6:.4f}"
+    return f"cost about {paid:.4f}"

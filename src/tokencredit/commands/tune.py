@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tokencredit.commands.options import Components
 from tokencredit.config import load_plugins, register
 from tokencredit.console import show
 from tokencredit.papers.pilot_tables import pilots_table
@@ -32,10 +33,7 @@ def tune(
             "Repeatable.",
         ),
     ] = None,
-    plugin: Annotated[
-        list[str] | None,
-        typer.Option(help="A Python file or module with components of your own; repeatable."),
-    ] = None,
+    plugin: Components = None,
 ) -> None:
     """Try each method's grid with pilot seeds, and choose its numbers by the oracle's rating.
 

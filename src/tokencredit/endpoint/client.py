@@ -100,6 +100,13 @@ class Endpoint:
             "again: nothing is asked twice"
         )
 
+    def reply(self, text: str) -> Reply:
+        """As `ask`; a message that only gets what cannot be read is rejected, as others are."""
+        try:
+            return self.ask(text)
+        except OnlyOdd as error:
+            return Reply(str(error), rejected=200, attempts=error.attempts, odd=error.odd)
+
     def _attempt(self, text: str, course: _Course) -> Reply | None:
         """The reply to one request; None after a failure that may pass, and the pause after it."""
         from openai import APIConnectionError, APIStatusError, OpenAIError

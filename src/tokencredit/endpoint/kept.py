@@ -12,7 +12,7 @@ from typing import Final
 from filelock import FileLock, Timeout
 
 from tokencredit.closing import Closing
-from tokencredit.endpoint.client import Endpoint, EndpointFailed, OnlyOdd
+from tokencredit.endpoint.client import Endpoint, EndpointFailed
 from tokencredit.endpoint.messages import Reply
 from tokencredit.errors import UserError
 from tokencredit.store.artifacts import make_folder
@@ -109,10 +109,7 @@ def ask_all(
 
 
 def _ask(key: str, text: str, endpoint: Endpoint, file: ReplyFile) -> Reply:
-    try:
-        reply = endpoint.ask(text)
-    except OnlyOdd as error:
-        reply = Reply(str(error), rejected=200, attempts=error.attempts, odd=error.odd)
+    reply = endpoint.reply(text)
     file.add(key, reply)
     return reply
 

@@ -78,6 +78,12 @@ class Reply:
     """The endpoint takes no temperature, so none was sent."""
 
 
+def price(asked: int, said: int, prices: tuple[float, float] | None) -> float | None:
+    """What tokens of requests and of replies cost, in the currency of the prices, which are for a
+    million of each; None where they are not known."""
+    return None if prices is None else (asked * prices[0] + said * prices[1]) / 1e6
+
+
 class OddAnswer(ValueError):
     """An answer that is no chat completion."""
 

@@ -13,7 +13,6 @@ from tokencredit.papers.measures import LAST, collapsed, curves, measure
 from tokencredit.papers.on_the_way import at_kl
 from tokencredit.papers.runs import LoggedRun
 from tokencredit.papers.verdicts import (
-    ALPHA,
     Evidence,
     Finding,
     Verdict,
@@ -35,7 +34,7 @@ from tokencredit.statistics.intervals import (
     ratio_of_means,
 )
 from tokencredit.statistics.rounding import rounded, with_interval
-from tokencredit.statistics.testing import welch
+from tokencredit.statistics.testing import ALPHA, welch
 
 
 def share_explained(evidence: Evidence) -> Finding:

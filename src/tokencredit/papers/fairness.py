@@ -11,6 +11,7 @@ from typing import Final
 from tokencredit.papers.conduct import operations, over, scored, scored_before
 from tokencredit.papers.formats import markdown
 from tokencredit.papers.frontier import DASH
+from tokencredit.papers.pilot_files import rows_file
 from tokencredit.papers.runs import LoggedRun, Setting
 from tokencredit.papers.sources import Source, notes, short_label
 from tokencredit.statistics.curves import mean
@@ -22,10 +23,8 @@ NEAR: Final = 0.1
 """Measured amounts differ where means are further apart than this share of the largest."""
 SHOWN: Final = 8
 """Letters of a hash that are shown."""
-TUNING: Final = "tuning"
-"""The folder beside cells with the rows of pilot runs, one file for each scale."""
 PILOT: Final = ("method", "seed", "steps")
-"""Columns of that file which are needed; runs of one `point` and seed continue each other."""
+"""Columns of the rows of pilots that are needed; runs of one `point` and seed are continued."""
 Runs = Sequence[LoggedRun]
 
 
@@ -241,7 +240,7 @@ def tuning_budgets(groups: Mapping[Setting, Runs], folder: Path) -> list[int | N
     found = []
     for setting, runs in groups.items():
         scales = {run.origin.scale for run in runs}
-        path = folder / TUNING / f"{next(iter(scales))}.csv"
+        path = rows_file(folder, next(iter(scales)))
         steps = _pilot_steps(path).get(setting.method) if len(scales) == 1 else None
         found.append(None if steps is None else sum(steps.values()))
     return found

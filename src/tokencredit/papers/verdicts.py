@@ -14,7 +14,7 @@ from tokencredit.papers.measures import measure
 from tokencredit.papers.runs import LoggedRun
 from tokencredit.statistics.intervals import Interval, paired_difference, spread_ratio
 from tokencredit.statistics.rounding import rounded, with_interval
-from tokencredit.statistics.testing import correlation, correlation_p, holm
+from tokencredit.statistics.testing import ALPHA, correlation, correlation_p, holm
 
 
 class Verdict(str, Enum):
@@ -43,7 +43,6 @@ DEFINITIONS: Final = (
     "page has one primary claim, which stands by itself; the p-values of its others are corrected "
     "for their number (Holm), and a verdict that this takes away stands in brackets."
 )
-ALPHA: Final = 0.05
 NO_DATA: Final = "no data"
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
+from statistics import stdev
 from typing import Final
 
 from tokencredit.canonical import differences
@@ -188,8 +189,7 @@ def residual_error(values: Sequence[float]) -> float:
     steps = [b - a for a, b in pairwise(values)]
     if len(steps) < 2:
         return 0.0
-    mean = sum(steps) / len(steps)
-    return math.sqrt(sum((x - mean) ** 2 for x in steps) / (len(steps) - 1) / 2)
+    return stdev(steps) / math.sqrt(2)
 
 
 def _evaluation(recorded: Recorded, again: Recorded, *, exact: bool) -> Check:

@@ -13,11 +13,12 @@ from tokencredit.papers.formats import markdown
 from tokencredit.papers.page import pages
 from tokencredit.papers.runs import holds_runs
 from tokencredit.reproduction.recorded import Recorded, read_recorded
-from tokencredit.reproduction.rerun import HOUR, Outcome, reproduce
+from tokencredit.reproduction.rerun import Outcome, reproduce
 from tokencredit.store.files import write_text
 from tokencredit.store.run_folder import COMPLETE
 
 LOG: Final = "REPRODUCED.md"
+HOUR: Final = 3600.0
 HEAD: Final = ("page", "cell", "steps", "verdict", "first difference", "likely cause", "versions")
 INTRODUCTION: Final = """\
 # One cell of each page, made again

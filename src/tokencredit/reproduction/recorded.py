@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, Self
 
 from tokencredit import config as configuration
 from tokencredit.composing.chosen import composed
@@ -37,6 +37,13 @@ class Machine:
     """Its name and instruction sets; empty where that is not known."""
     arithmetic: Mapping[str, object] = field(default_factory=dict)
     """Threads, processes, and what else changes the order of sums."""
+
+    @classmethod
+    def of(cls, kept: Mapping[str, Any]) -> Self:
+        """That of a manifest, or of a cell's provenance, as far as it says."""
+        names = ("environment", "processor", "arithmetic")
+        versions, processor, arithmetic = (kept.get(name) for name in names)
+        return cls(versions or {}, processor or "", arithmetic or {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +102,7 @@ def _read_cell(path: Path) -> Recorded:
     with reading(beside):
         made = record["provenance"]
         parents = (made.get("parents") or {}).items()
-        machine = Machine(
-            made.get("environment") or {},
-            made.get("processor") or "",
-            made.get("arithmetic") or {},
-        )
+        machine = Machine.of(made)
         return Recorded(
             path=path,
             kind="cell",
@@ -124,11 +127,7 @@ def _read_run(path: Path) -> Recorded:
         raise UserError(f"{path}: is no folder of an RL run (it has no {METRICS} or no {CONFIG})")
     manifest, record = run.manifest(), run.record()
     with reading(path / MANIFEST):
-        machine = Machine(
-            manifest.get("environment") or {},
-            manifest.get("processor") or "",
-            manifest.get("arithmetic") or {},
-        )
+        machine = Machine.of(manifest)
         said = [(row["step"], row["prompt"]) for row in run.samples]
         held_out = [(row["row"], row["prompt"]) for row in run.evaluation]
         return Recorded(

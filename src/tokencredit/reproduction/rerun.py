@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from tokencredit.config import Config
 from tokencredit.console import say
@@ -33,8 +32,6 @@ from tokencredit.stages.rl import RLStage, is_run
 from tokencredit.store.artifacts import environment, processor
 from tokencredit.store.run_folder import FAILED, RunFolder, git_commit
 from tokencredit.tracking.tracking import WandbMode
-
-HOUR: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from tokencredit.rollout import Rollout
 from tokencredit.store.run_folder import RunFolder
 
 if TYPE_CHECKING:
+    from tokencredit.algorithms.algorithm import Algorithm
     from tokencredit.config import Config
     from tokencredit.models.actors import Actors
 
@@ -83,6 +84,14 @@ def stored_parameters(folder: Path) -> int:
     return total
 
 
+def scored_responses(algorithm: Algorithm, steps: int) -> int:
+    """Responses that are scored in so many steps, those of the reference in normalisation too."""
+    found = steps * (algorithm.batch_size + algorithm.responses_beside())
+    if algorithm.normalise is Normalise.reference:
+        found += algorithm.normalise_samples
+    return found
+
+
 def spent(config: Config, run: RunFolder) -> dict[str, float | None]:
     """What training has spent, from the logs of a run: right however often it was interrupted.
 
@@ -94,10 +103,8 @@ def spent(config: Config, run: RunFolder) -> dict[str, float | None]:
     algorithm, judges = config.policy_algorithm, 1
     if not shares_pass(config.judge, config.scorer):
         judges = 2
-    of_step = algorithm.batch_size + algorithm.responses_beside()
-    judged = len(rows) * of_step + algorithm.warmup_rollouts() * algorithm.batch_size
-    if algorithm.normalise is Normalise.reference:
-        judged += algorithm.normalise_samples
+    warmup = algorithm.warmup_rollouts() * algorithm.batch_size
+    judged = scored_responses(algorithm, len(rows)) + warmup
     peaks = _logged(times, "memory/peak_mb")
     lengths = _logged(rows, "length/mean")  # a mean of float32, so its sum is a whole number nearly
     tokens = None if lengths is None else sum(round(x * algorithm.batch_size) for x in lengths)

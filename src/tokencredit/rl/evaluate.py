@@ -66,7 +66,7 @@ def evaluate(
     columns: dict[str, list[Any]] = {
         "row": batch.rows.tolist(),
         "prompt": decode(actors.tokenizer, batch.ids, batch.mask),
-        **{f"{name}/kl": _kl(said[name][0]) for name in said if name != "sft"},
+        **{f"{name}/kl": _kl(said[name][0]).tolist() for name in said if name != "sft"},
     }
     for name, (rollout, judgement) in said.items():
         texts = decode(actors.tokenizer, rollout.response_ids, rollout.response_mask)
@@ -109,22 +109,18 @@ def on_the_way(
     reference, distinct-2, and the oracle's rating where there is one.
     """
     texts = decode(actors.tokenizer, rollout.response_ids, rollout.response_mask)
-    nats = masked_sum(k1(rollout.logp, rollout.ref_logp), rollout.response_mask)
     rated = {} if oracle is None else {"eval/oracle": float(oracle.rate(texts).double().mean())}
     return {
         "eval/score": float(judgement.scores.double().mean()),
-        "eval/kl": float(nats.mean()),
+        "eval/kl": float(_kl(rollout).mean()),
         "eval/distinct_2": distinct_n(texts, 2),
         **rated,
     }
 
 
-def _kl(rollout: Rollout) -> list[float]:
+def _kl(rollout: Rollout) -> Float[torch.Tensor, "B"]:
     """Nats of each response, Σ (log π − log π_ref)."""
-    nats: list[float] = masked_sum(
-        k1(rollout.logp, rollout.ref_logp), rollout.response_mask
-    ).tolist()
-    return nats
+    return masked_sum(k1(rollout.logp, rollout.ref_logp), rollout.response_mask)
 
 
 def held_out(settings: Evaluation, prompts: PromptStream) -> tuple[Prompts, Stream]:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tokencredit.algorithms.scores import Normalise
 from tokencredit.console import say
 from tokencredit.errors import UserError
 from tokencredit.reports.summary import write_report
+from tokencredit.rl.compute import scored_responses
 from tokencredit.rl.evaluate import HEADLINE, Measure, summarise
 from tokencredit.rl.update import NotFinite
 from tokencredit.settings import PairSource
@@ -79,10 +79,7 @@ def write_results(
 def scored_samples(config: Config, steps: int) -> int:
     """Responses that were scored to train the policy, and to order the sampled pairs that its DPO
     model, or its discriminator, has learnt from."""
-    algorithm = config.policy_algorithm
-    found = steps * (algorithm.batch_size + algorithm.responses_beside())
-    if algorithm.normalise is Normalise.reference:
-        found += algorithm.normalise_samples
+    found = scored_responses(config.policy_algorithm, steps)
     read = {*config.judge.artifacts(), *config.scorer.artifacts()}
     by_dpo = "dpo" in read and config.dpo.train and config.dpo.pairs is PairSource.sampled
     if by_dpo or ("discriminator" in read and config.reviser.pairs is PairSource.sampled):

@@ -59,12 +59,6 @@ class Spent:
         self.prompt_tokens += reply.prompt_tokens
         self.completion_tokens += reply.completion_tokens
 
-    def price(self, prices: tuple[float, float] | None) -> float | None:
-        """In the currency of the prices, which are for a million tokens asked and said."""
-        if prices is None:
-            return None
-        return (self.prompt_tokens * prices[0] + self.completion_tokens * prices[1]) / 1e6
-
 
 @dataclass(slots=True)
 class Asked(Closing):

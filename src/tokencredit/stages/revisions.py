@@ -22,6 +22,7 @@ from tokencredit.data.revisions import (
     row_of,
     text_edit_ratio,
 )
+from tokencredit.endpoint.messages import price
 from tokencredit.errors import UserError, require
 from tokencredit.models.decoding.text_generator import TextGenerator
 from tokencredit.models.loading.model import load_tokenizer
@@ -83,12 +84,12 @@ class Revising(Closing):
         if self.asked is None:
             return {}
         spent = self.asked.spent
-        price = spent.price(self.prices)
+        paid = price(spent.prompt_tokens, spent.completion_tokens, self.prices)
         return {
             "requests": spent.requests,
             "prompt_tokens": spent.prompt_tokens,
             "completion_tokens": spent.completion_tokens,
-            **({} if price is None else {"price": price}),
+            **({} if paid is None else {"price": paid}),
         }
 
     def close(self) -> None:

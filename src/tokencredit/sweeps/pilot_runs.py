@@ -20,7 +20,7 @@ from tokencredit.pipeline.pipeline import execute, last_stage
 from tokencredit.reports.times import duration
 from tokencredit.stages.context import Context
 from tokencredit.store.files import reading
-from tokencredit.store.run_folder import FAILED, RESULTS, RunFolder, git_commit
+from tokencredit.store.run_folder import COMPLETE, FAILED, RESULTS, RunFolder, git_commit
 from tokencredit.sweeps.tuning import (
     Comparison,
     check_places,
@@ -127,7 +127,8 @@ def pilot(config: Config, trial: Trial) -> Pilot:
 
     A run whose numbers went out of range is a row too; what else it ends with is raised.
     """
-    folder, key = folder_of(config), key_of(config)
+    stage = last_stage(Context(config))
+    folder, key = stage.folder, stage.key
     try:
         execute(config)
     except UserError:
@@ -167,7 +168,7 @@ def measured(folder: Path, trial: Trial, key: str) -> Pilot:
     )
 
 
-def _row(trial: Trial, key: str, status: str = "complete", **numbers: float) -> Pilot:
+def _row(trial: Trial, key: str, status: str = COMPLETE, **numbers: float) -> Pilot:
     return Pilot(
         method=trial.method,
         point=trial.point,
@@ -183,8 +184,3 @@ def _row(trial: Trial, key: str, status: str = "complete", **numbers: float) -> 
 def key_of(config: Config) -> str:
     """The key of the run of a configuration."""
     return last_stage(Context(config)).key
-
-
-def folder_of(config: Config) -> Path:
-    """The folder of its run."""
-    return last_stage(Context(config)).folder

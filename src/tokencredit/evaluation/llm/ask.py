@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 
-from tokencredit.endpoint.client import Endpoint, OnlyOdd
+from tokencredit.endpoint.client import Endpoint
 from tokencredit.endpoint.messages import Reply
 from tokencredit.endpoint.settings import without_user
 from tokencredit.errors import UserError
@@ -65,7 +65,7 @@ def _ask(question: Question, asking: Asking, endpoint: Endpoint, file: VerdictFi
     while len(replies) <= asking.parse_retries and outcome is Outcome.unparsable:
         number = before + len(replies) + 1
         again = REMINDER.format(number=number) if number > 1 else ""
-        reply = _reply(question.text + again, endpoint)
+        reply = endpoint.reply(question.text + again)
         if reply.rejected is not None and replies:  # what was paid for counts
             break
         replies.append(reply)
@@ -91,14 +91,6 @@ def _ask(question: Question, asking: Asking, endpoint: Endpoint, file: VerdictFi
     )
     file.add(verdict)
     return verdict
-
-
-def _reply(text: str, endpoint: Endpoint) -> Reply:
-    """The reply to a request; one that only gets what cannot be read is turned down like others."""
-    try:
-        return endpoint.ask(text)
-    except OnlyOdd as error:
-        return Reply(str(error), rejected=200, attempts=error.attempts, odd=error.odd)
 
 
 def _outcome(reply: Reply) -> Outcome:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
 
+from tokencredit.endpoint.messages import price
 from tokencredit.errors import UserError
 from tokencredit.evaluation.formats import Answers, matched
 from tokencredit.evaluation.llm.prompt import Outcome
@@ -89,8 +90,7 @@ class Cost:
         """The cost of verdicts; prices are for a million tokens of requests and of replies."""
         rows = {v.key: v for v in verdicts}.values()
         asked, said = sum(v.prompt_tokens for v in rows), sum(v.completion_tokens for v in rows)
-        price = None if prices is None else (asked * prices[0] + said * prices[1]) / 1e6
-        return cls(sum(v.requests for v in rows), asked, said, price)
+        return cls(sum(v.requests for v in rows), asked, said, price(asked, said, prices))
 
     def text(self) -> str:
         """In one line."""
