@@ -105,7 +105,7 @@ def test_round_1_has_two_fifths_of_the_steps_to_the_nearest() -> None:
 
 def test_the_best_two_go_on_and_those_out_of_bounds_come_last() -> None:
     assert finalists(FIRST, TERMS) == {"abc": [LOW, HIGH]}
-    wild = [FIRST[0], row(LOW, 0.9, kl=15.01), FIRST[2]]
+    wild = [FIRST[0], row(LOW, 0.9, kl=5.95), FIRST[2]]  # more than 15 × 40 / 101
     assert finalists(wild, TERMS)["abc"] == [HIGH, at(1e-4)]
     failed = [row(at(1e-4), math.nan, math.nan, status=FAILED), row(LOW, 1.0, kl=20.0), FIRST[2]]
     assert [means.point for means in ranking(failed, TERMS, "abc", 1)] == [HIGH, LOW, at(1e-4)]
@@ -124,8 +124,15 @@ def test_the_best_two_go_on_and_those_out_of_bounds_come_last() -> None:
     ],
 )
 def test_bounds_are_inclusive(changed: dict[str, float], within: bool) -> None:
-    (means,) = ranking([replace(row(LOW, 1.0), **changed)], TERMS, "abc", 1)
+    (means,) = ranking([replace(row(LOW, 1.0, round=2), **changed)], TERMS, "abc", 2)
     assert means.within is within
+
+
+def test_the_bound_of_kl_in_round_1_is_in_proportion_to_its_steps() -> None:
+    assert TERMS.largest_kl(1) == pytest.approx(5.9406, abs=1e-4) and TERMS.largest_kl(2) == 15
+    for kl, within in ((5.94, True), (5.95, False)):
+        (means,) = ranking([row(LOW, 1.0, kl=kl)], TERMS, "abc", 1)
+        assert means.within is within
 
 
 def chosen(rows: list[Pilot]) -> Choice:
@@ -266,6 +273,9 @@ def test_a_page_says_terms_controls_and_every_point(tmp_path: Path) -> None:
     write_pilots(path, [*FIRST, *rows])
     write_terms(path, TERMS, None)
     text = tuning_text(path)
-    assert "40 of 101 steps" in text and "KL ≤ 15 nats, clipped tokens ≤ 25%" in text
+    assert (
+        "40 of 101 steps" in text
+        and "KL ≤ 15 nats (round 1: 5.94, in proportion to its steps), clipped tokens ≤ 25%" in text
+    )
     assert "shuffled has the point of abc." in text
     assert text.endswith(pilots_table([*FIRST, *rows], TERMS))

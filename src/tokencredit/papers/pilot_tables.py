@@ -42,7 +42,8 @@ def terms_text(terms: Terms) -> list[str]:
         "every method, as many for each."
     )
     rule = (
-        f"Chosen: the highest rating by the oracle with KL ≤ {terms.kl:g} nats, clipped tokens ≤ "
+        f"Chosen: the highest rating by the oracle with KL ≤ {terms.kl:g} nats (round 1: "
+        f"{terms.largest_kl(1):.3g}, in proportion to its steps), clipped tokens ≤ "
         f"{terms.clip_fraction:.0%}, distinct-2 ≥ {terms.distinct_2:g} of SFT's; ties: lower KL."
     )
     return [rounds, edge, rule]

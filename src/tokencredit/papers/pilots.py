@@ -78,7 +78,7 @@ class Terms:
     steps: int
     """RL steps of a whole run."""
     kl: float = 15.0
-    """Largest mean KL, in nats a response."""
+    """Largest mean KL of a whole run, in nats a response."""
     clip_fraction: float = 0.25
     """Largest share of clipped tokens."""
     distinct_2: float = 0.7
@@ -93,10 +93,20 @@ class Terms:
         """Steps of a run of round 1: the nearest whole number, at least one."""
         return max(1, round(self.share * self.steps))
 
-    def keep(self, kl: float, clip_fraction: float, distinct_2: float, sft: float) -> bool:
-        """Whether means lie within the bounds; one that is NaN does not."""
+    def largest_kl(self, number: int) -> float:
+        """Largest mean KL of a run of that round, in nats a response: in proportion to its steps.
+
+        KL grows for as long as a policy trains, so a point that has just kept the whole bound after
+        a share of the steps is far beyond it at the end.
+        """
+        return self.kl * self.first_steps / self.steps if number == 1 else self.kl
+
+    def keep(
+        self, number: int, kl: float, clip_fraction: float, distinct_2: float, sft: float
+    ) -> bool:
+        """Whether means of round `number` lie within the bounds; one that is NaN does not."""
         return (
-            kl <= self.kl
+            kl <= self.largest_kl(number)
             and clip_fraction <= self.clip_fraction
             and distinct_2 >= self.distinct_2 * sft
         )
@@ -164,7 +174,7 @@ def ranking(rows: Sequence[Pilot], terms: Terms, method: str, number: int) -> li
     lower KL, and those with a failed run last.
     """
     own = [row for row in rows if row.method == method and row.round == number]
-    found = [_means(own, terms, point) for point in dict.fromkeys(row.point for row in own)]
+    found = [_means(own, terms, point, number) for point in dict.fromkeys(row.point for row in own)]
 
     def place(means: Means) -> tuple[bool, float, float]:
         kl = math.inf if math.isnan(means.kl) else means.kl
@@ -173,7 +183,7 @@ def ranking(rows: Sequence[Pilot], terms: Terms, method: str, number: int) -> li
     return sorted(found, key=place)
 
 
-def _means(rows: Sequence[Pilot], terms: Terms, point: Point) -> Means:
+def _means(rows: Sequence[Pilot], terms: Terms, point: Point, number: int) -> Means:
     own = [row for row in rows if row.point == point]
     failed = any(row.status == FAILED for row in own)
 
@@ -181,7 +191,7 @@ def _means(rows: Sequence[Pilot], terms: Terms, point: Point) -> Means:
         return math.nan if failed else fmean(getattr(row, column) for row in own)
 
     kl, clipped, distinct = mean("kl"), mean("clip_fraction"), mean("distinct_2")
-    within = not failed and terms.keep(kl, clipped, distinct, mean("sft_distinct_2"))
+    within = not failed and terms.keep(number, kl, clipped, distinct, mean("sft_distinct_2"))
     return Means(
         point=point,
         runs=len(own),
