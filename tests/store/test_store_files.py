@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,14 @@ def test_a_failing_write_keeps_the_old_file(
     with pytest.raises(OSError, match="No space"):
         write_json(target, {"step": 2})
     assert read_json(target) == {"step": 1}
+
+
+def test_threads_that_write_one_file_do_not_take_it_from_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: write_json(path, {"number": number}), range(400)))
+    assert 0 <= read_json(path)["number"] < 400
+    assert [each.name for each in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_json_refuses_what_is_no_number(tmp_path: Path) -> None:

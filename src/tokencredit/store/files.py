@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import dropwhile
@@ -66,7 +67,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 
     Whatever fails, the file of before stays, and nothing else.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    writer = f"{threading.get_native_id()}.{os.getpid()}"  # two threads may write one file
+    temporary = path.with_name(f".{path.name}.{writer}.tmp")
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
