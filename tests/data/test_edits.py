@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rapidfuzz.distance import Levenshtein
 
-from tokencredit.data.edits import align, check_lengths, distance, edit_ratio, targets
+from tokencredit.data.edits import align, check_lengths, edit_ratio, targets
 from tokencredit.errors import UserError
 
 CASES = [  # papers.md §4.3: rejected, revised, distance, letters of each
@@ -37,7 +35,7 @@ def test_the_cases_of_the_paper(
     rejected: str, revised: str, least: int, before: str, after: str
 ) -> None:
     assert align(ids(rejected), ids(revised)) == (before, after)
-    assert distance(ids(rejected), ids(revised)) == least
+    assert Levenshtein.distance(ids(rejected), ids(revised)) == least
 
 
 @given(IDS, IDS)
@@ -46,34 +44,13 @@ def test_the_letters_count_what_they_must(rejected: list[int], revised: list[int
     assert (len(before), len(after)) == (len(rejected), len(revised))
     assert before.count("S") == after.count("S")
     assert len(rejected) - before.count("D") == len(revised) - after.count("A")
-    assert distance(rejected, revised) == before.count("D") + after.count("A") + after.count("S")
+    edits = before.count("D") + after.count("A") + after.count("S")
+    assert edits == Levenshtein.distance(rejected, revised)
     kept = [
         [t for t, o in zip(side, letters, strict=True) if o == "U"]
         for side, letters in ((rejected, before), (revised, after))
     ]
     assert kept[0] == kept[1]
-
-
-def slow_distance(a: list[int], b: list[int]) -> int:
-    """The textbook recursion, one cell at a time."""
-    row = list(range(len(b) + 1))
-    for i, x in enumerate(a, start=1):
-        diagonal, row[0] = row[0], i
-        for j, y in enumerate(b, start=1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (x != y))
-    return row[-1]
-
-
-@given(IDS, IDS)
-def test_the_distance_is_levenshtein(rejected: list[int], revised: list[int]) -> None:
-    assert distance(rejected, revised) == slow_distance(rejected, revised)
-
-
-@pytest.mark.skipif(importlib.util.find_spec("rapidfuzz") is None, reason="needs rapidfuzz")
-@given(IDS, IDS)
-def test_the_distance_is_that_of_rapidfuzz(rejected: list[int], revised: list[int]) -> None:
-    rapidfuzz = importlib.import_module("rapidfuzz.distance.Levenshtein")
-    assert distance(rejected, revised) == rapidfuzz.distance(rejected, revised)
 
 
 def test_targets_of_a_substitution_and_an_addition() -> None:

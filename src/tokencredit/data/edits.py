@@ -11,6 +11,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from rapidfuzz.distance import Levenshtein
 
 from tokencredit.errors import UserError
 
@@ -38,12 +39,6 @@ def table_of(rejected: Sequence[int], revised: Sequence[int]) -> npt.NDArray[np.
         np.minimum(table[i, 1:], above[:-1] + (target != token), out=table[i, 1:])
         table[i] = np.minimum.accumulate(table[i] - steps) + steps
     return table
-
-
-def distance(rejected: Sequence[int], revised: Sequence[int]) -> int:
-    """The fewest deletions, additions, and substitutions of one token that lead from one sequence
-    of ids to the other (Levenshtein 1966)."""
-    return int(table_of(rejected, revised)[-1, -1])
 
 
 def align(rejected: Sequence[int], revised: Sequence[int]) -> tuple[str, str]:
@@ -106,4 +101,4 @@ def edit_ratio(rejected: Sequence[int], revised: Sequence[int]) -> float:
     """The distance as a share of the longer of the two: 0 where nothing changed, 1 where all did.
 
     Two empty sequences have ratio 0."""
-    return distance(rejected, revised) / max(len(rejected), len(revised), 1)
+    return Levenshtein.distance(rejected, revised) / max(len(rejected), len(revised), 1)
