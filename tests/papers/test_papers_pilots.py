@@ -26,7 +26,7 @@ from tokencredit.papers.pilots import (
     check_terms,
     choose,
     chosen_points,
-    finalists,
+    leaders,
     ranking,
     trials,
 )
@@ -104,9 +104,9 @@ def test_round_1_has_two_fifths_of_the_steps_to_the_nearest() -> None:
 
 
 def test_the_best_two_go_on_and_those_out_of_bounds_come_last() -> None:
-    assert finalists(FIRST, TERMS) == {"abc": [LOW, HIGH]}
+    assert leaders(FIRST, TERMS, 1, 2) == {"abc": [LOW, HIGH]}
     wild = [FIRST[0], row(LOW, 0.9, kl=5.95), FIRST[2]]  # more than 15 × 40 / 101
-    assert finalists(wild, TERMS)["abc"] == [HIGH, at(1e-4)]
+    assert leaders(wild, TERMS, 1, 2)["abc"] == [HIGH, at(1e-4)]
     failed = [row(at(1e-4), math.nan, math.nan, status=FAILED), row(LOW, 1.0, kl=20.0), FIRST[2]]
     assert [means.point for means in ranking(failed, TERMS, "abc", 1)] == [HIGH, LOW, at(1e-4)]
 
@@ -124,7 +124,7 @@ def test_the_best_two_go_on_and_those_out_of_bounds_come_last() -> None:
     ],
 )
 def test_bounds_are_inclusive(changed: dict[str, float], within: bool) -> None:
-    (means,) = ranking([replace(row(LOW, 1.0, round=2), **changed)], TERMS, "abc", 2)
+    (means,) = ranking([row(LOW, 1.0, round=2, **changed)], TERMS, "abc", 2)
     assert means.within is within
 
 
@@ -207,18 +207,60 @@ def test_every_method_gets_the_same_number_of_runs_at_every_stage() -> None:
     assert trials(done(start[:-1]), terms) == start, "the extension waits for the whole round"
     extended = trials(done(start), terms)
     assert [(t.method, t.point) for t in extended[6:]] == [("abc", at(8e-4)), ("sparse", at(8e-4))]
-    whole = trials(done(extended), terms)
-    assert [(t.method, t.point.value(RATE), t.seed) for t in whole[8:]] == [
-        *[("abc", rate, seed) for rate in (4e-4, 2e-4) for seed in (100, 101, 102)],
-        *[("sparse", rate, seed) for rate in (2e-4, 1e-4) for seed in (100, 101, 102)],
+    ends = trials(done(extended), terms)
+    assert [(t.method, t.point.value(RATE), t.seed) for t in ends[8:]] == [
+        ("abc", 4e-4, 100), ("abc", 2e-4, 100), ("sparse", 2e-4, 100), ("sparse", 1e-4, 100),
+    ]  # fmt: skip
+    whole = trials(done(ends), terms)
+    assert whole[:12] == ends
+    assert [(t.method, t.point.value(RATE), t.seed) for t in whole[12:]] == [
+        *[("abc", rate, seed) for rate in (4e-4, 2e-4) for seed in (101, 102)],
+        *[("sparse", rate, seed) for rate in (2e-4, 1e-4) for seed in (101, 102)],
     ]
     assert {t.steps for t in whole[8:]} == {10}
     assert trials(done(whole), terms) == whole
 
 
+def test_points_that_leave_the_bounds_are_replaced_by_as_many_for_every_method() -> None:
+    """The two best of one method end out of bounds, those of the other do not."""
+    grid = {RATE: [5e-5, 1e-4, 2e-4, 4e-4, 8e-4]}
+    terms = Terms(grids={"abc": grid, "sparse": grid}, steps=10)
+    wild = {("abc", 2e-4), ("abc", 4e-4)}
+
+    def done(some: list[Trial]) -> list[Pilot]:
+        return [
+            row(
+                t.point, -abs(math.log(t.point.value(RATE) / 3e-4)), method=t.method, round=t.round,
+                seed=t.seed, steps=t.steps,
+                kl=30.0 if (t.method, t.point.value(RATE)) in wild and t.round == 2 else 3.0,
+            )
+            for t in some
+        ]  # fmt: skip
+
+    def rates(some: list[Trial], method: str, seed: int) -> list[float]:
+        return [
+            t.point.value(RATE) for t in some if (t.method, t.seed, t.round) == (method, seed, 2)
+        ]
+
+    rows: list[Pilot] = []
+    lengths = []
+    while len(found := trials(rows, terms)) > len(rows):
+        lengths.append(len(found))
+        rows = done(found)
+    # five points each; two to the end; a third and a fourth; two with two more seeds
+    assert lengths == [10, 14, 16, 18, 26]
+    for method in ("abc", "sparse"):
+        assert rates(found, method, 100) == [4e-4, 2e-4, 8e-4, 1e-4]
+    assert rates(found, "abc", 101) == [8e-4, 1e-4]
+    assert rates(found, "sparse", 102) == [4e-4, 2e-4]
+    choices = choose(rows, terms)
+    assert choices["abc"].point == at(8e-4) and choices["abc"].means.within
+    assert choices["sparse"].point == at(4e-4)
+
+
 def test_no_extension_where_no_best_point_lies_at_an_edge() -> None:
     found = trials(FIRST, TERMS)
-    assert [t.round for t in found] == [1] * 3 + [2] * 6
+    assert [t.round for t in found] == [1] * 3 + [2] * 2
 
 
 def test_methods_with_other_budgets_are_refused() -> None:

@@ -9,7 +9,7 @@ from typing import Final
 
 from tokencredit.papers.formats import markdown
 from tokencredit.papers.pilot_files import read_pilots, read_terms
-from tokencredit.papers.pilots import FINALISTS, Means, Pilot, Terms, choose, ranking
+from tokencredit.papers.pilots import FINALISTS, MOST_WHOLE, Means, Pilot, Terms, choose, ranking
 from tokencredit.statistics.rounding import rounded
 
 HEAD: Final = ("method", "point", "round", "runs", "oracle", "KL", "clipped", "distinct-2", "")
@@ -32,10 +32,12 @@ def terms_text(terms: Terms) -> list[str]:
     """The two rounds, the extension, and the rule of the choice, each a line."""
     first, whole, start = terms.first_steps, terms.steps, terms.seeds[0]
     most = max(map(len, terms.grids.values()))
+    others = " and ".join(map(str, terms.seeds[1:]))
     rounds = (
         f"Round 1: every point, seed {start}, {first} of {whole} steps. Round 2: the best "
-        f"{FINALISTS}, seeds {', '.join(map(str, terms.seeds))}, {whole} steps; seed {start} goes "
-        f"on from step {first}."
+        f"{FINALISTS} go on to step {whole}; where fewer than {FINALISTS} of any method keep the "
+        f"bounds there, the next best of every method too, {MOST_WHOLE} points at most; then the "
+        f"best {FINALISTS} with seeds {others}, {whole} steps."
     )
     edge = (
         f"Where a best point of round 1 lies at an edge: up to {most} more of {first} steps for "

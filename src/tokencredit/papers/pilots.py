@@ -1,8 +1,9 @@
 """Pilot runs, and the choice of each method's numbers from them (equal tuning).
 
-Round 1 tries every point of every method's grid with one seed and a share of the steps, round 2 the
-best two with all pilot seeds and all steps. A point can be chosen whose means over the seeds keep
-the bounds; of these the one with the highest rating by the run's oracle is.
+Round 1 tries every point of every method's grid with one seed and a share of the steps. Round 2
+lets the best of them run to the end, and the best two of those with the other pilot seeds too. A
+point can be chosen whose means over the seeds keep the bounds; of these the one with the highest
+rating by the run's oracle is.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from tokencredit.papers.grids import Grid, Point, edges, extension, points
 from tokencredit.store.run_folder import COMPLETE, FAILED
 
 FINALISTS: Final = 2
-"""Points of a method that go on to the second round."""
+"""Points of a method that are run with all seeds."""
+MOST_WHOLE: Final = 4
+"""Most points of a method that are run to the end with the first seed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,28 +209,53 @@ def _means(rows: Sequence[Pilot], terms: Terms, point: Point, number: int) -> Me
 def trials(rows: Sequence[Pilot], terms: Terms) -> list[Trial]:
     """Every pilot run that is known to be needed by the rows so far, in the order of the rounds.
 
-    The extension is known once round 1 is there, round 2 once the extension is.
+    The extension is known once round 1 is there, the points that are run to the end once the
+    extension is, and the two that are run with the other seeds once enough of these are.
     """
     there = {row.trial: row for row in rows}
 
     def first(method: str, point: Point) -> Trial:
         return Trial(method, point, 1, terms.seeds[0], terms.first_steps)
 
+    def whole(method: str, point: Point, seeds: Sequence[int]) -> list[Trial]:
+        return [Trial(method, point, 2, seed, terms.steps) for seed in seeds]
+
+    def done() -> list[Pilot] | None:
+        return [there[t] for t in found] if all(trial in there for trial in found) else None
+
     found = [first(m, point) for m, grid in terms.grids.items() for point in points(grid)]
-    for step in (extensions, finalists):
-        if not all(trial in there for trial in found):
+    if (own := done()) is None:
+        return found
+    found += [first(m, point) for m, more in extensions(own, terms).items() for point in more]
+    tried = len(found)
+    for count in range(FINALISTS, MOST_WHOLE + 1):
+        if (own := done()) is None:
             return found
-        own = [there[trial] for trial in found]
-        for method, further in step(own, terms).items():
-            if step is extensions:
-                found += [first(method, point) for point in further]
-            else:
-                found += [
-                    Trial(method, point, 2, seed, terms.steps)
-                    for point in further
-                    for seed in terms.seeds
-                ]
-    return found
+        if count > FINALISTS and _enough(own, terms):
+            break
+        best = leaders(own, terms, 1, count)
+        found = found[:tried] + [
+            trial
+            for m, some in best.items()
+            for p in some
+            for trial in whole(m, p, terms.seeds[:1])
+        ]
+    if (own := done()) is None:
+        return found
+    return found + [
+        trial
+        for method, some in leaders(own, terms, 2, FINALISTS).items()
+        for point in some
+        for trial in whole(method, point, terms.seeds[1:])
+    ]
+
+
+def _enough(rows: Sequence[Pilot], terms: Terms) -> bool:
+    """Whether of every method as many points keep the bounds to the end as have all seeds."""
+    return all(
+        sum(means.within for means in ranking(rows, terms, method, 2)) >= FINALISTS
+        for method in terms.grids
+    )
 
 
 def extensions(rows: Sequence[Pilot], terms: Terms) -> dict[str, list[Point]]:
@@ -243,24 +271,23 @@ def extensions(rows: Sequence[Pilot], terms: Terms) -> dict[str, list[Point]]:
     return {method: extension(best[method], grid, count) for method, grid in terms.grids.items()}
 
 
-def finalists(rows: Sequence[Pilot], terms: Terms) -> dict[str, list[Point]]:
-    """The best two points of each method by round 1, its extension with it."""
+def leaders(rows: Sequence[Pilot], terms: Terms, number: int, count: int) -> dict[str, list[Point]]:
+    """The best points of each method by the runs of one round, `count` at most."""
     return {
-        method: [means.point for means in ranking(rows, terms, method, 1)[:FINALISTS]]
+        method: [means.point for means in ranking(rows, terms, method, number)[:count]]
         for method in terms.grids
     }
 
 
 def choose(rows: Sequence[Pilot], terms: Terms) -> dict[str, Choice]:
-    """The choice of each tuned method by its runs of round 2.
+    """The choice of each tuned method among the points that were run with all seeds.
 
     Raises `UserError` where one of them is not there yet.
     """
     chosen = {}
     for method in terms.grids:
-        ranked = ranking(rows, terms, method, 2)
-        missing = [means for means in ranked if means.runs != len(terms.seeds)]
-        if len(ranked) < FINALISTS or missing:
+        ranked = [m for m in ranking(rows, terms, method, 2) if m.runs == len(terms.seeds)]
+        if len(ranked) < FINALISTS:
             raise UserError(f"method {method}: round 2 is not complete; run `tokencredit tune`")
         tried = [row.point for row in rows if row.method == method and row.round == 1]
         at = tuple(edges(ranked[0].point, tried))

@@ -17,7 +17,7 @@ from tokencredit.store.run_folder import COMPLETE
 from tokencredit.sweeps.tuning import Comparison
 
 HOUR: Final = 3600
-HEAD: Final = ("method", "points", "runs", "steps", "runs done", "hours left")
+HEAD: Final = ("method", "points", "least runs", "steps", "runs done", "hours left")
 
 
 def plan_text(comparison: Comparison) -> str:
@@ -62,7 +62,9 @@ def _progress(terms: Terms, rows: Sequence[Pilot], method: str) -> tuple[int, in
     there = {row.trial for row in rows}
     first = [trial for trial in own if trial.round == 1]
     again = terms.steps - terms.first_steps  # the first seed's run is there as far as that
-    second = FINALISTS * (again + (len(terms.seeds) - 1) * terms.steps)
+    ends = sum(trial.round == 2 and trial.seed == terms.seeds[0] for trial in own)
+    others = FINALISTS * (len(terms.seeds) - 1) * terms.steps
+    second = max(FINALISTS, ends) * again + others
     spent = sum(_anew(trial.seed, trial.round, terms) for trial in own if trial in there)
     steps = len(first) * terms.first_steps + second
     return steps, sum(trial in there for trial in own), steps - spent
