@@ -172,6 +172,9 @@ class Evaluation(Settings):
     in policy_best/; null: none."""
     stream: int = 0
     """Names the random numbers of the evaluation; the same for every `seed`, so runs are paired."""
+    perplexity: bool = added(False)
+    """Whether perplexities are measured too: of the data's answers behind these prompts under the
+    policy, and of the policy's responses under the SFT model; and, on the way, their length."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -288,6 +288,7 @@ TRIES: dict[str, Try] = {
     "evaluation.prompts": loop(4),
     "evaluation.every": loop(1),
     "evaluation.stream": loop(1),
+    "evaluation.perplexity": loop(True),
     "run.save_every": loop(1),
     "run.sample_every": loop(1),
     "run.samples": loop(1),

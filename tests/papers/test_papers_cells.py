@@ -7,7 +7,9 @@ import json
 from pathlib import Path
 
 from paper_runs import write_run_folder
-from tokencredit.papers.cells import COLUMNS, write_cell
+from tokencredit.papers.cells import COLUMNS, ON_THE_WAY, write_cell
+from tokencredit.papers.figure_data import WAY_COLUMNS
+from tokencredit.papers.on_the_way import course
 from tokencredit.papers.runs import read_csv, read_runs
 from tokencredit.store.run_folder import RunFolder
 
@@ -101,6 +103,23 @@ def test_evaluations_on_the_way_end_with_that_of_the_finished_run(tmp_path: Path
     assert json.loads(path.with_suffix(".json").read_text())["on_the_way"] == columns
     (cell,), (folder,) = read_csv(path), read_runs(run)
     assert cell.origin.on_the_way == folder.origin.on_the_way == columns
+
+
+def test_perplexities_on_the_way_are_columns_of_cells(tmp_path: Path) -> None:
+    """Where runs have them; `course` gives them to figures, and nothing to those without."""
+    run = write_run_folder(tmp_path / "run", [1.0, 2.0])
+    own = {"score/mean": 1.0, "eval/score": 1.0, "eval/length": 9.0, "eval/perplexity": 4.0}
+    logged = [{"step": k, **own, "policy/perplexity_sft": 3.0 + k} for k in range(2)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in logged))
+    results = json.loads((run / "results.json").read_text())
+    last = {"score": 7.0, "length": 8.0, "perplexity": 5.0, "perplexity_sft": 6.0}
+    results["evaluation"] = {f"policy/{name}": {"mean": value} for name, value in last.items()}
+    (run / "results.json").write_text(json.dumps(results))
+    (cell,) = read_csv(write_cell(run, tmp_path / "cells", "task"))
+    assert cell.origin.on_the_way["perplexity"] == [4.0, 4.0, 5.0]
+    assert course(cell, "perplexity_sft") == ([0.0, 1.0, 2.0], [3.0, 4.0, 6.0])
+    assert course(cell, "length")[1] == [9.0, 9.0, 8.0] and course(cell, "oracle") == ([], [])
+    assert set(ON_THE_WAY) == set(WAY_COLUMNS), "a figure can show each of them"
 
 
 def test_without_evaluations_on_the_way_a_cell_says_nothing_of_them(tmp_path: Path) -> None:

@@ -126,6 +126,14 @@ class PolicyWithValue(torch.nn.Module):
             kept=kept,
         )
 
+    def own_logp(self, model: torch.nn.Module, rollout: Rollout) -> Float[torch.Tensor, "B T"]:
+        """log π of the response tokens in `model`'s own distribution, whatever was sampled from."""
+        layout, computation = self.layout(rollout), self.computation
+        states = computation.narrow(self.states(model, layout))
+        choices = Choices(ids=rollout.response_ids[rollout.response_mask])
+        logp, _ = token_logp(states, head_of(model), choices, computation.logits_memory)
+        return layout.spread(logp)
+
     def eos_banned(self, rollout: Rollout) -> Bool[torch.Tensor, "B T"]:
         """Where every end token was impossible when the response was sampled."""
         shape = rollout.response_ids.shape

@@ -47,6 +47,9 @@ ON_THE_WAY: Final = {
     "kl": "eval/kl",
     "oracle": "eval/oracle",
     "distinct_2": "eval/distinct_2",
+    "length": "eval/length",
+    "perplexity": "eval/perplexity",
+    "perplexity_sft": "policy/perplexity_sft",
 }
 """What evaluations during training measure, and the metric that holds it."""
 

@@ -90,6 +90,9 @@ WAY_COLUMNS: Final = {
     "oracle": "oracle's rating",
     "kl": "KL (nats)",
     "distinct_2": "distinct-2",
+    "length": "length (tokens)",
+    "perplexity": "perplexity of the data's answers",
+    "perplexity_sft": "perplexity under the SFT model",
 }
 """What evaluations on the way measure, as a figure names it."""
 

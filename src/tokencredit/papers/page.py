@@ -235,6 +235,8 @@ MEASURES: Final = {
     "kl": "KL (nats)",
     "distinct_2": "distinct-2",
     "length": "length",
+    "perplexity": "perplexity",
+    "perplexity_sft": "perplexity under SFT",
 }
 
 ROLES: Final = {"reward_model": "reward model", "oracle": "oracle"}

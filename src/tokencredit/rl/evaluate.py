@@ -20,6 +20,7 @@ from tokencredit.models.tokens.texts import decode
 from tokencredit.ops import k1, masked_sum
 from tokencredit.rl.collector import Collector
 from tokencredit.rl.failed_step import require_finite
+from tokencredit.rl.perplexity import OWN, PARTS, Perplexities, measures
 from tokencredit.statistics.intervals import distinct_n, distinct_n_error
 
 if TYPE_CHECKING:
@@ -75,6 +76,9 @@ def evaluate(
         columns[f"{name}/length"] = rollout.lengths.tolist()
         if oracle is not None:  # sees the responses alone
             columns[f"{name}/oracle"] = oracle.rate(texts).tolist()
+    perplexities = Perplexities.of(config, actors, collector.world, prompts)
+    if perplexities is not None:
+        columns |= perplexities.columns({name: rollout for name, (rollout, _) in said.items()})
     return [
         dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
     ]
@@ -130,29 +134,31 @@ def held_out(settings: Evaluation, prompts: PromptStream) -> tuple[Prompts, Stre
     return batch, ("evaluation", settings.stream)
 
 
-def names(*, oracle: bool, dpo: bool) -> list[str]:
-    """The numbers of a `report`, with an oracle and a DPO model or without."""
+def names(*, oracle: bool, dpo: bool, perplexity: bool = False) -> list[str]:
+    """The numbers of a `report`, with an oracle, a DPO model, and perplexities, or without."""
     rated = ("score", "length", "oracle") if oracle else ("score", "length")
     models = (*MODELS, DPO) if dpo else MODELS
     moved = [f"{model}/kl" for model in models if model != "sft"]
     own = [f"{model}/{what}" for model in models for what in rated]
-    return [*moved, *own, *(f"{model}/distinct_2" for model in models)]
+    distinct = [f"{model}/distinct_2" for model in models]
+    return [*moved, *own, *distinct, *(PARTS if perplexity else ())]
 
 
 def report(rows: list[Row]) -> dict[str, Measure]:
     """Mean and standard error of every number, and distinct-2 of each model's responses.
 
-    The standard error of distinct-2 is the jackknife's over responses.
+    The standard error of distinct-2 is the jackknife's over responses; those of perplexities, where
+    rows hold their parts, are of a ratio.
     """
-    measures: dict[str, Measure] = {}
+    found: dict[str, Measure] = {}
     for key, value in rows[0].items():
-        if "/" in key and not isinstance(value, str):
-            measures[key] = summarise(torch.tensor([float(row[key]) for row in rows]))
+        if "/" in key and key not in OWN and not isinstance(value, str):
+            found[key] = summarise(torch.tensor([float(row[key]) for row in rows]))
     for name in (model for model in (*MODELS, DPO) if f"{model}/response" in rows[0]):
         texts = [row[f"{name}/response"] for row in rows]
         error = distinct_n_error(texts, 2)
-        measures[f"{name}/distinct_2"] = {"mean": distinct_n(texts, 2), "se": error, "n": len(rows)}
-    return measures
+        found[f"{name}/distinct_2"] = {"mean": distinct_n(texts, 2), "se": error, "n": len(rows)}
+    return found | measures(rows)
 
 
 def summarise(values: torch.Tensor) -> Measure:

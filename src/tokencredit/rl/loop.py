@@ -29,6 +29,7 @@ from tokencredit.rl.export import export_policy
 from tokencredit.rl.failed_step import dump, require_finite
 from tokencredit.rl.metrics import explained_variance
 from tokencredit.rl.payer import Payer, warn_of_nothing
+from tokencredit.rl.perplexity import Perplexities
 from tokencredit.rl.step_log import Clock, Made, StepLog
 from tokencredit.rl.update import NotFinite, Updater
 from tokencredit.rollout import Batch, Judgement, Prompts, Rollout, Targets
@@ -75,6 +76,7 @@ class Learner:
         self.updater = Updater(self.engine, self.algorithm, config.seed)
         self.collector = Collector(world, judge, config.rollout.chunk)
         self.compute, self.oracle = around.compute, around.oracle
+        self.perplexities = Perplexities.of(config, actors, world, around.held_out)
         self.state: State = self.algorithm.initial_state()
         self.next_step = 0
         self.best: Best | None = None
@@ -215,6 +217,8 @@ class Learner:
         rollout, judgement = self.collector.collect(batch, speak)
         require_finite(rollout, judgement, None, step)
         measured = on_the_way(self.actors, rollout, judgement, self.oracle)
+        if self.perplexities is not None:
+            measured |= self.perplexities.on_the_way(rollout)
         score = measured["eval/score"]
         if self.best is None or score > self.best.score:
             self.best = Best(step, score)

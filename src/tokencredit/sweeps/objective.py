@@ -64,7 +64,9 @@ def names(config: Config) -> list[str]:
     valued = config.algorithm.uses_values
     last = [name for name in evaluate.HEADLINE if valued or name != VALUE_LOSS]
     dpo = any(isinstance(each, ImplicitJudge) for each in (config.judge, config.scorer))
-    return [*evaluate.names(oracle=config.oracle.enabled, dpo=dpo), *last, *WHOLE]
+    rated, perplexity = config.oracle.enabled, config.evaluation.perplexity
+    own = evaluate.names(oracle=rated, dpo=dpo, perplexity=perplexity)
+    return [*own, *last, *WHOLE]
 
 
 def check(config: Config) -> None:
