@@ -74,11 +74,12 @@ def write_whole_cell(  # noqa: PLR0913 - what a cell may hold
     task: str = "positive_generation",
     on_the_way: bool = True,
     status: str = "complete",
+    ends: Mapping[str, float] | None = None,
 ) -> Path:
     """A committed cell whose held-out KL, gold, and paid score are those after 0, `every`, … steps.
 
     Its steps need `flops` operations each and score 16 responses; `parents` are the hashes of the
-    stages before it, by role. Without `on_the_way` it is as cells were before there were such
+    stages before it, by role. `ends` are further measures of the evaluation. Without `on_the_way` it is as cells were before there were such
     evaluations: with the last values alone.
     """
     steps = every * (len(kl) - 1)
@@ -95,6 +96,7 @@ def write_whole_cell(  # noqa: PLR0913 - what a cell may hold
     last = {"oracle": gold, "score": paid, "kl": kl, "distinct_2": [0.875], "length": [12.0]}
     record = _record(method, run, task, status, parents or {})
     record["evaluation"] = {f"policy/{name}": {"mean": x[-1]} for name, x in last.items()}
+    record["evaluation"] |= {name: {"mean": x} for name, x in (ends or {}).items()}
     if on_the_way:
         measured = {"step": [every * k for k in range(len(kl))], "kl": kl, "oracle": gold}
         record["on_the_way"] = {**measured, "score": paid, "distinct_2": [0.875] * len(kl)}

@@ -21,7 +21,7 @@ from tokencredit.models.passes.computation import Computation
 from tokencredit.ops import k1, masked_sum
 from tokencredit.rl.collector import Collector
 from tokencredit.rl.engine import World
-from tokencredit.rl.evaluate import dpo_answers, dpo_models, names, report
+from tokencredit.rl.evaluate import dpo_answers, dpo_models, names, report, wins
 
 RATED = ("score", "length", "oracle")
 STREAM = ("evaluation", 0)
@@ -99,6 +99,11 @@ def test_the_report_has_its_numbers_where_there_are_any() -> None:
 def test_all_of_its_numbers_can_be_named() -> None:
     row = {f"{model}/{what}": 1.0 for model in ("policy", "sft", "dpo") for what in RATED}
     said = {f"{model}/response": "a b" for model in ("policy", "sft", "dpo")}
-    full = report([row | said | {"policy/kl": 1.0, "dpo/kl": 2.0}])
+    moved = {f"{model}/{what}": 0.5 for model in ("policy", "dpo") for what in ("kl", "win_rate")}
+    full = report([row | said | moved])
     assert set(full) == set(names(oracle=True, dpo=True))
     assert {n for n in full if "dpo" not in n} == set(names(oracle=True, dpo=False))
+
+
+def test_a_prompt_is_won_lost_or_drawn() -> None:
+    assert wins([2.0, 1.0, -1.0], [1.0, 1.0, 0.0]) == [1.0, 0.5, 0.0]

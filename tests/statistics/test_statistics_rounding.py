@@ -9,8 +9,8 @@ from pathlib import Path
 from paper_runs import lines, write_csv
 from tokencredit.papers.formats import Format, Runs
 from tokencredit.papers.frontier import equal_kl_tables
+from tokencredit.papers.held_out import held_out_table
 from tokencredit.papers.kinds import find_table
-from tokencredit.papers.page import held_out_table
 from tokencredit.papers.sources import read_sources
 from tokencredit.papers.verdicts import difference
 from tokencredit.statistics.intervals import Interval

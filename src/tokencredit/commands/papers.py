@@ -18,6 +18,7 @@ from tokencredit.papers.formats import SUFFIX, Format, Runs
 from tokencredit.papers.kinds import find_figure, find_table, is_own, listing
 from tokencredit.papers.ledger import write_ledger
 from tokencredit.papers.page import write_page
+from tokencredit.papers.runs import holds_runs
 from tokencredit.papers.scores import Comparison, find_comparisons
 from tokencredit.papers.sources import Source, read_sources
 from tokencredit.store.files import write_bytes
@@ -150,6 +151,9 @@ def sources(name: str, runs: list[Path] | None, entry: PanelEntry | None = None)
             f"--runs: there are no committed cells here ({folder} is no folder); "
             "name a run CSV, a folder of them, or a folder of runs"
         )
+    if not any(map(holds_runs, folder.rglob("*.csv"))):
+        say(f"{folder}: no cell is committed yet")
+        return []
     found = read_sources([folder])
     found[0].name = folder.as_posix()
     return found

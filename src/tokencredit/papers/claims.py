@@ -10,7 +10,7 @@ from tokencredit.errors import UserError, require
 from tokencredit.papers.claim_tests import JOINT, SHARES, TESTS
 from tokencredit.papers.entries import FOLDER, STATISTICS, Panel, build, task_of
 from tokencredit.papers.formats import markdown
-from tokencredit.papers.measures import in_words, measure
+from tokencredit.papers.measures import holds, in_words, measure
 from tokencredit.papers.runs import LoggedRun
 from tokencredit.papers.scores import Comparison
 from tokencredit.papers.sources import Source
@@ -218,7 +218,7 @@ def _judge(claim: Claim, source: Source) -> Iterator[Judged]:
         )
         every = [run for group in runs for of_method in group.values() for run in of_method]
         column = panels[0].column
-        if all(column not in run.columns for run in every):
+        if not any(holds(run, column, claim.statistic) for run in every):
             finding = no_data(f"no {column} in these runs")
         else:
             finding = TESTS[claim.test](evidence)

@@ -23,6 +23,7 @@ STATISTICS: Final = {
     "mean": "mean of the first points of each run",
     "last": "mean of the last ten of the first points of each run",
     "at_kl": "smoothed over ten steps, where each run first comes there",
+    "held_out": "on held-out prompts after training",
 }
 """The numbers that stand for one run, and what they are."""
 Schema = TypeVar("Schema")
@@ -279,6 +280,8 @@ def _fits(setting: Setting, conditions: Sequence[Condition]) -> bool:
 
 def _excluded(settings: Sequence[Setting], conditions: Sequence[Condition]) -> str:
     """Of so many runs, how many each condition excluded of those that met the ones before it."""
+    if not settings:
+        return "there are no runs"
     parts, left = [], list(settings)
     for text, meets, of in conditions:
         out = Counter(of(setting) for setting in left if not meets(setting))

@@ -20,8 +20,8 @@ from tokencredit.papers.figure_data import (
     Mark,
     Shape,
 )
-from tokencredit.papers.frontier import GOLD, HELD_OUT, frontier, held_out, other_models
-from tokencredit.papers.measures import LAST, curves, fell, lacking, measure
+from tokencredit.papers.frontier import GOLD, HELD_OUT, frontier, other_models
+from tokencredit.papers.measures import LAST, curves, fell, held_out, lacking, measure
 from tokencredit.papers.on_the_way import together
 from tokencredit.papers.sources import Source
 from tokencredit.reports.figures import COLOURS

@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 
 from tokencredit.papers.formats import markdown
-from tokencredit.papers.measures import LAST
+from tokencredit.papers.measures import LAST, held_out
 from tokencredit.papers.on_the_way import gold_at_levels, gold_reach
 from tokencredit.papers.runs import LoggedRun, Setting
 from tokencredit.papers.sources import Source, lengths
@@ -89,12 +89,6 @@ def other_models(runs: Sequence[LoggedRun], name: str) -> Iterator[tuple[str, fl
         if known:
             kl, value = (mean([pair[k] for pair in known]) for k in (0, 1))
             yield model, kl, value, len(known)
-
-
-def held_out(run: LoggedRun, name: str) -> float | None:
-    """The mean of a measure on held-out prompts; None without one."""
-    found = run.origin.evaluation.get(name)
-    return None if found is None else float(found["mean"])
 
 
 def equal_kl_tables(source: Source, task: str, baseline: str, beta: float | None = None) -> str:

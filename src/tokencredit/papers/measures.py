@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -16,6 +17,10 @@ LAST: Final = 10
 """Points that are the end of a run."""
 START: Final = 5
 """Points that are its beginning."""
+
+
+HELD_OUT: Final = "held_out"
+"""The statistic of a measure on held-out prompts after training, which has no steps."""
 
 
 @dataclass(slots=True)
@@ -33,6 +38,13 @@ def measure(runs: Iterable[LoggedRun], panel: Panel, statistic: str = "mean") ->
     """The statistic of each run over exactly its first points; no run is left out unsaid."""
     found = Measured()
     for run in runs:
+        if statistic == HELD_OUT:
+            value = held_out(run, f"policy/{panel.column}")
+            if value is None:
+                found.without.append((run.run, f"has no {panel.column} on held-out prompts"))
+            else:
+                found.values[run.run] = value
+            continue
         points = panel.points_of(run)
         needed = [panel.column, *(["kl"] if statistic == "at_kl" else [])]
         reason = next(filter(None, (lacking(run, points, column) for column in needed)), "")
@@ -43,6 +55,20 @@ def measure(runs: Iterable[LoggedRun], panel: Panel, statistic: str = "mean") ->
         found.values[run.run] = value
         found.fallen += fell(run, points)
     return found
+
+
+def held_out(run: LoggedRun, name: str) -> float | None:
+    """The mean of a measure on held-out prompts; None without one, or where it is no number."""
+    found = run.origin.evaluation.get(name)
+    value = None if found is None else float(found["mean"])
+    return value if value is not None and math.isfinite(value) else None
+
+
+def holds(run: LoggedRun, column: str, statistic: str) -> bool:
+    """Whether a run has a column that a statistic is of."""
+    if statistic == HELD_OUT:
+        return f"policy/{column}" in run.origin.evaluation
+    return column in run.columns
 
 
 def lacking(run: LoggedRun, points: int, column: str = "mean_reward") -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -21,23 +21,22 @@ from tokencredit.papers.claims import (
     read_win_claims,
     unused,
 )
-from tokencredit.papers.conduct import conduct_table, measured
+from tokencredit.papers.conduct import conduct_table
 from tokencredit.papers.fairness import fairness_table
 from tokencredit.papers.figure_data import figure_marks
 from tokencredit.papers.figures import pictures
-from tokencredit.papers.formats import Runs, markdown
-from tokencredit.papers.frontier import DASH, equal_kl_tables, named_cells
+from tokencredit.papers.formats import Runs
+from tokencredit.papers.frontier import equal_kl_tables
+from tokencredit.papers.held_out import held_out_table
 from tokencredit.papers.kinds import find_figure, find_table
 from tokencredit.papers.on_the_way import over_optimisation
 from tokencredit.papers.pilot_files import rows_file
 from tokencredit.papers.pilot_tables import tuning_text
 from tokencredit.papers.readings import readings_table
-from tokencredit.papers.runs import LoggedRun, Setting, holds_runs
+from tokencredit.papers.runs import holds_runs
 from tokencredit.papers.scores import find_comparisons
-from tokencredit.papers.sources import Source, lengths, read_sources
+from tokencredit.papers.sources import Source, read_sources
 from tokencredit.papers.win_tables import crossed_markdown
-from tokencredit.statistics.intervals import mean_ci
-from tokencredit.statistics.rounding import interval, with_error, with_interval
 from tokencredit.store.files import write_bytes
 
 NAME = "committed cells"
@@ -227,61 +226,3 @@ def pages(experiments: Path) -> Sequence[str]:
         path.relative_to(experiments).as_posix().removesuffix(".md.j2")
         for path in sorted(experiments.rglob("*.md.j2"))
     ]
-
-
-MEASURES: Final = {
-    "score": "score",
-    "oracle": "oracle's rating",
-    "kl": "KL (nats)",
-    "distinct_2": "distinct-2",
-    "length": "length",
-    "perplexity": "perplexity",
-    "perplexity_sft": "perplexity under SFT",
-}
-
-ROLES: Final = {"reward_model": "reward model", "oracle": "oracle"}
-ACCURACY: Final = (
-    "Accuracy on held-out texts or pairs, cut to the length of responses (ties count half; "
-    f"{DASH}: not measured with these cells), at"
-)
-
-
-def held_out_table(source: Source, task: str) -> str:
-    """Markdown: mean over runs of each measure with its 95 % t interval; SFT's mean below."""
-    groups = source.of(task)
-    known = [r for runs in groups.values() for r in runs if r.origin.evaluation]
-    present = [m for m in MEASURES if any(f"policy/{m}" in r.origin.evaluation for r in known)]
-    head = ["method", "β", "tokens", "n", *(MEASURES[m] for m in present)]
-    rows = []
-    for setting, runs in groups.items():
-        finished = [run for run in runs if run.origin.evaluation]
-        fixed = [*named_cells(setting), str(len(finished))]
-        rows.append([*fixed, *(measured(finished, f"policy/{m}") for m in present)])
-    if known:
-        reference = [measured(known, f"sft/{m}", spread=False) for m in present]
-        rows.append(["SFT", "", "", "", *reference])
-    return f"{markdown(head, rows)}\n\n{scorers_line(groups)}"
-
-
-def scorers_line(groups: Mapping[Setting, Sequence[LoggedRun]]) -> str:
-    """How often the scorers of runs are right of texts as short as responses, by their lengths."""
-    by_length: dict[str, list[LoggedRun]] = {}
-    for setting, runs in groups.items():
-        by_length.setdefault(lengths(setting), []).extend(runs)
-    parts = []
-    for tokens, runs in by_length.items():
-        said = ", ".join(f"{name} {_right(runs, role)}" for role, name in ROLES.items())
-        parts.append(f"{tokens} tokens: {said}")
-    return f"{ACCURACY} {'; '.join(parts)}."
-
-
-def _right(runs: Sequence[LoggedRun], role: str) -> str:
-    """The accuracy of one scorer with Wilson's interval; of several the mean, with Student's."""
-    origins = [run.origin for run in runs if role in run.origin.scorers]
-    found = list({origin.made.stage_seed: origin.scorers[role] for origin in origins}.values())
-    if not found:
-        return DASH
-    if len(found) == 1:
-        x = found[0]
-        return f"{with_error(x['mean'], x['se'])} {interval(x['low'], x['high'])} of {x['n']}"
-    return f"{with_interval(mean_ci([x['mean'] for x in found]))} of {len(found)} models"

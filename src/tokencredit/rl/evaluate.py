@@ -76,12 +76,23 @@ def evaluate(
         columns[f"{name}/length"] = rollout.lengths.tolist()
         if oracle is not None:  # sees the responses alone
             columns[f"{name}/oracle"] = oracle.rate(texts).tolist()
+    if oracle is not None:
+        columns |= {
+            f"{name}/win_rate": wins(columns[f"{name}/oracle"], columns["sft/oracle"])
+            for name in said
+            if name != "sft"
+        }
     perplexities = Perplexities.of(config, actors, collector.world, prompts)
     if perplexities is not None:
         columns |= perplexities.columns({name: rollout for name, (rollout, _) in said.items()})
     return [
         dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
     ]
+
+
+def wins(own: Sequence[float], others: Sequence[float]) -> list[float]:
+    """1 where the first of two ratings is higher, 0 where it is lower, ½ where they are equal."""
+    return [(1 + (a > b) - (a < b)) / 2 for a, b in zip(own, others, strict=True)]
 
 
 def dpo_answers(
@@ -138,7 +149,8 @@ def names(*, oracle: bool, dpo: bool, perplexity: bool = False) -> list[str]:
     """The numbers of a `report`, with an oracle, a DPO model, and perplexities, or without."""
     rated = ("score", "length", "oracle") if oracle else ("score", "length")
     models = (*MODELS, DPO) if dpo else MODELS
-    moved = [f"{model}/kl" for model in models if model != "sft"]
+    against = ("kl", "win_rate") if oracle else ("kl",)
+    moved = [f"{model}/{what}" for model in models if model != "sft" for what in against]
     own = [f"{model}/{what}" for model in models for what in rated]
     distinct = [f"{model}/distinct_2" for model in models]
     return [*moved, *own, *distinct, *(PARTS if perplexity else ())]
