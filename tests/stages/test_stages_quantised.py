@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,19 +12,23 @@ import torch
 from safetensors.torch import load_file
 
 from builders import tiny_causal, tiny_classifier, train_tokenizer, write_reviews
+from built_stages import build, furnish, stage_of
 from preferences import furnish_pairs, pair_config
 from quantised import ON_CPU, QLORA, qlora_config
 from tokencredit.canonical import canonical
 from tokencredit.config import Config
 from tokencredit.data.dataset import Dataset, PromptSpec
 from tokencredit.data.sources import Source
+from tokencredit.judges.discriminator import DiscriminatorJudge
 from tokencredit.models.adapters.lora import adapted, merged
 from tokencredit.models.loading.model import Dtype, ModelSource, Pretrained
 from tokencredit.models.loading.quantization import NF4, Quantization
 from tokencredit.models.loading.weights import load_causal, load_classifier
 from tokencredit.settings import DPO, SFT, RewardModel
+from tokencredit.stages import discriminator as discriminator_module
 from tokencredit.stages import dpo as dpo_module
 from tokencredit.stages.context import Context
+from tokencredit.stages.discriminator import DiscriminatorStage
 from tokencredit.stages.dpo import DPOStage
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.rl import RLStage
@@ -159,3 +164,31 @@ def test_dpo_trains_an_adapter_of_the_four_bit_weights(
     plain = paired(tmp_path)
     plain.model = config_of(tmp_path, quantization=Quantization.none).model
     assert DPOStage(context).key != DPOStage(Context(plain)).key
+
+
+def test_a_discriminator_learns_on_four_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = stage_of("discriminator", furnish(tmp_path), tmp_path / "store").context.config
+    judge = config.judge
+    assert isinstance(judge, DiscriminatorJudge)
+    training = replace(judge.training, learning_rate=1e-2, epochs=4.0)
+    model = replace(config.model, quantization=Quantization.nf4, lora=QLORA)
+    config = replace(config, judge=replace(judge, training=training), model=model)
+    read: list[bool] = []
+    real = discriminator_module.load_classifier
+
+    def noted(*args: Any, **options: Any) -> Any:
+        read.append(args[4] is not None)
+        return real(*args, **options)
+
+    monkeypatch.setattr(discriminator_module, "load_classifier", noted)
+    stage = DiscriminatorStage(Context(config))
+    figures = build(stage).manifest["figures"]
+    assert read == [True]
+    assert figures["curve"]["loss"][-1] < 2 * math.log(2)  # all logits 0: ln 2 an answer
+    found = load_file(stage.folder / "model.safetensors")
+    assert {p.dtype for p in found.values()} == {torch.float32}
+    assert not any("lora" in name for name in found)
+    plain = replace(config, model=replace(model, quantization=Quantization.none))
+    assert DiscriminatorStage(Context(plain)).key != stage.key
