@@ -1,0 +1,75 @@
+"""Faults that are put into answers by rule, and what a discriminator pays to them."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from built_stages import build, furnish, stage_of
+from tokencredit.surface.credited import Credit
+
+SCRIPT = Path(__file__).parents[2] / "experiments" / "tlcr" / "heat_maps.py"
+TEXT = " saw the movie in 1994 with Elvis and it was a joy"
+OTHERS = [TEXT, " then Robert came in 2001 and sang"]
+
+
+@pytest.fixture(scope="module")
+def maps() -> Any:
+    spec = importlib.util.spec_from_file_location("heat_maps", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules["heat_maps"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def words(text: str, span: tuple[int, int]) -> str:
+    return text[slice(*span)]
+
+
+def test_a_misspelling_exchanges_two_inner_letters(maps: Any) -> None:
+    made = maps.misspelt(TEXT, OTHERS)
+    before, after = words(TEXT, made.before), words(made.text, made.after)
+    assert before in {"movie", "Elvis"} and before != after
+    assert sorted(before) == sorted(after) and before[0] == after[0] and before[-1] == after[-1]
+    assert made.text.replace(after, before) == TEXT
+    assert maps.misspelt(" so bad a sea", OTHERS) is None
+
+
+def test_a_repetition_says_two_words_twice(maps: Any) -> None:
+    made = maps.repeated(TEXT, OTHERS)
+    twice = words(made.text, made.after)
+    assert twice == words(TEXT, made.before) and len(twice.split()) == 2
+    assert made.text.replace(f"{twice} {twice}", twice) == TEXT
+    assert maps.repeated(" alone", OTHERS) is None
+
+
+def test_a_wrong_fact_is_a_name_or_number_of_another_text(maps: Any) -> None:
+    made = maps.wrong_fact(TEXT, OTHERS)
+    assert (words(TEXT, made.before), words(made.text, made.after)) == ("Elvis", "Robert")
+    made = maps.wrong_fact(" was made in 1994 or so", OTHERS)
+    assert words(made.text, made.after) == "2001"
+    assert maps.wrong_fact(" nothing in it", OTHERS) is None
+
+
+def test_a_span_has_the_mean_reward_of_the_tokens_that_reach_into_it(maps: Any) -> None:
+    credit = Credit(
+        prompts=["a"], ids=[[1, 2, 3]], tokens=[[" ab", "cd", " e"]], rewards=[[1.0, 2.0, 4.0]],
+        evidence=[[0.0] * 3], scores=[0.0], finished=[True], notes={},
+    )  # fmt: skip
+    assert maps.reward_of(credit, 0, (1, 3)) == 1  # " ab" ends at 3
+    assert maps.reward_of(credit, 0, (2, 4)) == 1.5
+    assert maps.reward_of(credit, 0, (5, 7)) == 4
+
+
+def test_a_trained_discriminator_is_read(maps: Any, tmp_path: Path) -> None:
+    furnish(tmp_path)
+    folder = build(stage_of("discriminator", tmp_path, tmp_path / "store")).path
+    credit = maps.judged([" the film", " it"], [" was bad", " was a good one"], folder)
+    assert len(credit) == 2 and all(-1 <= x <= 1 for row in credit.rewards for x in row)
+    assert "".join(credit.tokens[0]).removesuffix("<|endoftext|>") == " was bad"
+    span = (len(" was "), len(" was bad"))
+    assert -1 < maps.reward_of(credit, 0, span) < 1
