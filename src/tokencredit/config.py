@@ -24,6 +24,7 @@ from tokencredit.fields import added, check_all_bounds, former_names, number, wh
 from tokencredit.hardware import Hardware
 from tokencredit.judges.attention import AttentionJudge
 from tokencredit.judges.attribution import AttributionJudge
+from tokencredit.judges.bradley_terry import BradleyTerryJudge
 from tokencredit.judges.discriminator import DiscriminatorJudge
 from tokencredit.judges.ensemble import Ensemble, EnsembleJudge
 from tokencredit.judges.function import FunctionJudge
@@ -180,7 +181,7 @@ COMPONENTS: Final[dict[str, list[type]]] = {
     "dataset": [Dataset],
     "judge": [
         *(RewardModelJudge, AttentionJudge, PolicyAttentionJudge, AttributionJudge),
-        *(EnsembleJudge, ImplicitJudge, FunctionJudge, DiscriminatorJudge),
+        *(EnsembleJudge, ImplicitJudge, FunctionJudge, DiscriminatorJudge, BradleyTerryJudge),
     ],
     "scorer": [RewardModelJudge, Ensemble, ImplicitJudge, FunctionJudge, SameAsJudge],
     "reward_scheme": [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, is_dataclass
+from enum import Enum
 from typing import ClassVar
 
 from tokencredit.algorithms.optimizer import Schedule
@@ -63,6 +64,15 @@ def trainings_of(component: object) -> list[Training]:
     assert is_dataclass(component)
     found = (getattr(component, item.name) for item in fields(component))
     return [part for part in found if isinstance(part, Training)]
+
+
+class Start(str, Enum):
+    """What the model of a judge's own stage starts from."""
+
+    sft = "sft"
+    """The SFT model."""
+    base = "base"
+    """What the SFT model was made from (model.policy)."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -43,7 +43,7 @@ from stage_observers import (
 )
 
 from .held_elsewhere import HELD_ELSEWHERE
-from .perturbed_credit import CREDIT
+from .perturbed_credit import CREDIT, PAIRS
 from .perturbed_reviser import OF_REVISER
 from .tries import HERE, Try
 
@@ -95,7 +95,6 @@ STRANGER = {
     "reward_model.held_out": 8,
 }
 OFFLINE = {"tracking.mode": "offline"}
-PAIRS = {"dataset.path": f"{HERE}/pairs.jsonl", "dataset.format": "preference"}
 KEPT = {"experiments_dir": f"{HERE}/kept", "run.experiment": "mine/own"}
 
 

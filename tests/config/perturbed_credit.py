@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edit_observers import discriminated
+from edit_observers import discriminated, preferring
 from observers import judged, paid
 
 from .tries import HERE, Try
@@ -16,6 +16,8 @@ ENSEMBLE_OF: dict[str, dict[str, dict[str, Any]]] = {
     group: {"c": {f"{group}.combine": "mean_minus_sd"}} for group in ("judge", "scorer")
 }
 TLCR, FIXED = ("reward_scheme=tlcr",), ("reward_scheme=tlcr_fixed",)
+BY_PAIRS = ("judge=bradley_terry", "reward_scheme=sparse")
+PAIRS = {"dataset.path": f"{HERE}/pairs.jsonl", "dataset.format": "preference"}
 DISCRIMINATING: dict[str, Any] = {
     "learning_rate": 0.1,
     "batch_size": 8,
@@ -75,6 +77,7 @@ CREDIT: dict[str, Try] = {
     "judge.reference": Try(judged, "kl", choices=RTO),
     "judge.sentence_end": Try(judged, "e", choices=RTO),
     "scorer.reference": Try(judged, "kl", choices=SCORED),
+    "judge.pairs": Try(preferring, "revised", PAIRS, BY_PAIRS),
     "judge.init": Try(discriminated, "base", choices=TLCR),
     **{
         f"judge.training.{name}": Try(discriminated, value, choices=TLCR)

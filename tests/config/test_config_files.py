@@ -30,6 +30,7 @@ COMPANIONS = {
     "dataset/file": ["dataset.path=reviews.jsonl"],
     "dataset/pairs": ["dataset.path=pairs.jsonl"],
     "judge/attribution": ["reward_scheme=attribution"],
+    "judge/bradley_terry": ["reward_scheme=sparse"],
     "judge/discriminator": ["reward_scheme=tlcr"],
     "judge/function": ["judge.function=f.py:g", "reward_scheme=sparse"],
     "judge/reward_model": ["reward_scheme=sparse"],

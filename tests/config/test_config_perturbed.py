@@ -13,7 +13,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from edit_observers import discriminated
+from edit_observers import discriminated, preferring
 from named_tests import names_of_tests
 from observers import (
     Observer,
@@ -36,6 +36,7 @@ from stage_observers import (
 from tokencredit import config as configuration
 from tokencredit.canonical import flatten
 from tokencredit.config import COMPONENTS, Config
+from tokencredit.stages.bradley_terry import BradleyTerryStage
 from tokencredit.stages.context import Context
 from tokencredit.stages.discriminator import DiscriminatorStage
 from tokencredit.stages.dpo import DPOStage
@@ -142,6 +143,7 @@ STAGES: dict[Observer, tuple[type[Stage], dict[str, Any]]] = {
     reward_trained: (RewardModelStage, {}),
     preferred: (DPOStage, PAIRS),
     discriminated: (DiscriminatorStage, PAIRS),
+    preferring: (BradleyTerryStage, PAIRS),
     sampled: (SampledPairsStage, {}),
     rated: (OracleStage, {}),
     **dict.fromkeys(

@@ -12,7 +12,8 @@ from preferences import furnish_pairs, pair_config, with_model
 from tokencredit.config import Config
 from tokencredit.data.dataset import Dataset, PromptSpec
 from tokencredit.data.sources import Source
-from tokencredit.judges.discriminator import DiscriminatorJudge, Start
+from tokencredit.judges.bradley_terry import BradleyTerryJudge, Preference
+from tokencredit.judges.discriminator import DiscriminatorJudge
 from tokencredit.judges.ensemble import Ensemble
 from tokencredit.judges.implicit import ImplicitJudge
 from tokencredit.judges.panel import SameAsJudge
@@ -22,12 +23,13 @@ from tokencredit.models.loading.model import ModelSource, Pretrained
 from tokencredit.pipeline.pipeline import all_stages
 from tokencredit.reviser_settings import Backend, Reviser
 from tokencredit.rewards.implicit import RTO
+from tokencredit.rewards.sparse import Sparse
 from tokencredit.rewards.tlcr import TLCR
 from tokencredit.settings import DPO, PairSource, RewardModel
 from tokencredit.stages.context import Context
 from tokencredit.stages.stage import Stage
 from tokencredit.store.artifacts import Artifact
-from tokencredit.training_settings import JudgeTraining
+from tokencredit.training_settings import JudgeTraining, Start
 
 LORA = Lora(enabled=True, r=4, alpha=8)
 Change = Callable[[Config, Path], Config]
@@ -107,6 +109,24 @@ def from_base(config: Config, place: Path) -> Config:
     return replace(config, judge=replace(config.judge, init=Start.base))
 
 
+def by_pairs(config: Config, place: Path) -> Config:
+    """With a reward model of the data's own pairs as the judge."""
+    training = JudgeTraining(learning_rate=1e-2, batch_size=4, max_length=90)
+    reviser = Reviser(backend=Backend.chosen, held_out=4)
+    judge = BradleyTerryJudge(training=training)
+    scheme = Sparse()
+    return replace(config, judge=judge, scorer=SameAsJudge(), reward_scheme=scheme, reviser=reviser)
+
+
+def by_revisions(config: Config, place: Path) -> Config:
+    """With one of revised over rejected answers, where what was sampled is revised."""
+    found = by_pairs(sampling(config, place), place)
+    assert isinstance(found.judge, BradleyTerryJudge)
+    judge = replace(found.judge, pairs=Preference.revised)
+    reviser = replace(found.reviser, pairs=PairSource.sampled)
+    return replace(found, judge=judge, reviser=reviser)
+
+
 def unchanged(config: Config, place: Path) -> Config:
     """Pairs, whole models."""
     return config
@@ -132,6 +152,8 @@ STAGES: dict[str, tuple[str, tuple[Change, ...]]] = {
     "discriminator": ("discriminator", (discriminating,)),
     "discriminator of the base model": ("discriminator", (discriminating, from_base)),
     "discriminator with adapters": ("discriminator", (discriminating, lora)),
+    "reward model of the run's pairs": ("bradley_terry", (by_pairs,)),
+    "reward model of revisions": ("bradley_terry", (by_revisions,)),
 }
 """The name of the stage, and what makes a run that has it of the run on pairs."""
 

@@ -1,4 +1,4 @@
-"""What can be seen of the settings of the discriminator: see observers.py."""
+"""What can be seen of the settings of models of revised answers: see observers.py."""
 
 from __future__ import annotations
 
@@ -11,13 +11,25 @@ import pytest
 
 from stage_observers import TEXTS, asked
 from tokencredit.config import Config
+from tokencredit.stages.bradley_terry import BradleyTerryStage
 from tokencredit.stages.discriminator import DiscriminatorStage
+from tokencredit.stages.stage import Stage
 from tokencredit.store.artifacts import Store
 
 
 def discriminated(config: Config, place: Path) -> Any:
     """What the discriminator asks of its trainer and reports; the SFT model is another than the
     base, and a word of every answer was revised."""
+    return of_revisions(config, place, DiscriminatorStage)
+
+
+def preferring(config: Config, place: Path) -> Any:
+    """The same of a reward model of the run's pairs, chosen or revised."""
+    return of_revisions(config, place, BradleyTerryStage)
+
+
+def of_revisions(config: Config, place: Path, stage: type[Stage]) -> Any:
+    """What a stage asks and reports that reads these revisions."""
     folder = place / "revised"
     folder.mkdir(exist_ok=True)
     for name, texts in (("revisions", TEXTS), ("held_out", TEXTS[:3])):
@@ -29,4 +41,4 @@ def discriminated(config: Config, place: Path) -> Any:
     folders = {"revisions": folder, "sft": place / "reward"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Store, "get", lambda _, stage: SimpleNamespace(path=folders[stage.name]))
-        return asked(config, place, DiscriminatorStage)
+        return asked(config, place, stage)

@@ -14,7 +14,8 @@ from tokencredit.data.sources import Source
 from tokencredit.data.token_ids import SpecialTokens
 from tokencredit.hardware import Hardware
 from tokencredit.judges.attention import AttentionJudge
-from tokencredit.judges.discriminator import DiscriminatorJudge, Start
+from tokencredit.judges.bradley_terry import BradleyTerryJudge, Preference
+from tokencredit.judges.discriminator import DiscriminatorJudge
 from tokencredit.judges.function import FunctionJudge
 from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.models.adapters.lora import Lora
@@ -32,10 +33,12 @@ from tokencredit.models.loading.quantization import NF4, Quantization
 from tokencredit.models.value import Value, ValueKind
 from tokencredit.reviser_settings import Backend, Reviser
 from tokencredit.rewards.redistribute import Redistribute
+from tokencredit.rewards.sparse import Sparse
 from tokencredit.rewards.tlcr import TLCR
 from tokencredit.rewards.uniform import Uniform
 from tokencredit.settings import DPO, SFT, Evaluation, Oracle, PairSource, RewardModel
 from tokencredit.stages.base_model import base_of
+from tokencredit.stages.bradley_terry import BradleyTerryStage
 from tokencredit.stages.context import Context
 from tokencredit.stages.discriminator import DiscriminatorStage
 from tokencredit.stages.dpo import DPOStage
@@ -47,7 +50,7 @@ from tokencredit.stages.sampled_pairs import SampledPairsStage
 from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.stage import Stage
 from tokencredit.tracking.tracking import Tracking
-from tokencredit.training_settings import JudgeTraining
+from tokencredit.training_settings import JudgeTraining, Start
 
 Change = Callable[[Config], Config]
 
@@ -133,6 +136,12 @@ def discriminated(**settings: Any) -> Change:
     """The run's judge is a discriminator that learns from revisions of pairs."""
     judge = DiscriminatorJudge(**settings)
     return lambda c: replace(PAIRS(c), judge=judge, reward_scheme=TLCR())
+
+
+def preferring(**settings: Any) -> Change:
+    """The run's judge is a reward model of its own pairs."""
+    judge = BradleyTerryJudge(**settings)
+    return lambda c: replace(PAIRS(c), judge=judge, reward_scheme=Sparse())
 
 
 def own_words(c: Config) -> Path:
@@ -289,6 +298,19 @@ CASES = {
         {"base": [from_path("policy", "other")], "init": [discriminated()]},
         given=discriminated(init=Start.base),
         elsewhere=("training", "longest", "dtype", "lora", "special_tokens", "stage_seed"),
+    ),
+    "reward model of the run's pairs": Case(
+        BradleyTerryStage,
+        {
+            "pairs": [preferring(pairs=Preference.revised)],
+            "limit": [revised(limit=9)],
+            "held_out": [revised(held_out=9)],
+            "data": [record_of("reward")],
+            "eval": [record_of("eval")],
+            "format": [revised(pairs=PairSource.sampled)],
+        },
+        given=preferring(),
+        elsewhere=("training", "init", "longest", "dtype", "lora", "special_tokens", "stage_seed"),
     ),
     "scratch": Case(
         lambda context: base_of(context, context.config.model.policy).parents()["base"],

@@ -17,12 +17,13 @@ from tokencredit.data.pairs import Pair, read_pairs
 from tokencredit.data.revisions import record_of
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.errors import UserError
-from tokencredit.judges.discriminator import DiscriminatorJudge, Start
+from tokencredit.judges.discriminator import DiscriminatorJudge
 from tokencredit.settings import PairSource
 from tokencredit.stages.context import Context
 from tokencredit.stages.discriminator import DiscriminatorStage, edited
 from tokencredit.stages.results import scored_samples
 from tokencredit.store.files import read_json
+from tokencredit.training_settings import Start
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import ClassVar
 
 import torch
@@ -16,16 +15,7 @@ from tokencredit.ops import keep, masked_sum
 from tokencredit.rewards.scheme import Evidence
 from tokencredit.rewards.tlcr import end_tokens
 from tokencredit.rollout import Judgement, Notes, Rollout
-from tokencredit.training_settings import JudgeTraining
-
-
-class Start(str, Enum):
-    """What the discriminator starts from."""
-
-    sft = "sft"
-    """The SFT model, as in the authors' script."""
-    base = "base"
-    """What the SFT model was made from (model.policy), as in the paper."""
+from tokencredit.training_settings import JudgeTraining, Start
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,7 +32,7 @@ class DiscriminatorJudge(Judge):
     causal: ClassVar[bool] = True
 
     init: Start = Start.sft
-    """sft, or base."""
+    """sft, as in the authors' script, or base, as in the paper."""
     training: JudgeTraining = field(
         default_factory=lambda: JudgeTraining(
             epochs=2.0, batch_size=32, weight_decay=0.1, warmup_fraction=0.0

@@ -27,7 +27,7 @@ class ValueInit(str, Enum):
     reward_model = "reward_model"
     """The trained reward model."""
     judge = "judge"
-    """The model that the judge's own stage has trained (judge=discriminator)."""
+    """The model that the judge's own stage has trained (judge=discriminator, bradley_terry)."""
 
 
 class ValueHead(str, Enum):

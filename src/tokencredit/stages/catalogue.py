@@ -11,6 +11,7 @@ from tokencredit.judges.given import Given
 from tokencredit.judges.judge import Judge
 from tokencredit.models.value import ValueInit, ValueKind
 from tokencredit.rl.load import given_from
+from tokencredit.stages.bradley_terry import BradleyTerryStage
 from tokencredit.stages.context import Context
 from tokencredit.stages.discriminator import DiscriminatorStage
 from tokencredit.stages.dpo import DPOStage
@@ -31,6 +32,7 @@ STAGES: Final[Mapping[str, type[Stage]]] = {
         SampledPairsStage,
         RevisionsStage,
         DiscriminatorStage,
+        BradleyTerryStage,
         OracleStage,
     )
 }
@@ -96,8 +98,8 @@ def critic_role(config: Config) -> str | None:
         value.init is not ValueInit.judge or own is not None,
         "model.value.init",
         value.init.value,
-        f"{type(config.judge).__name__} trains no model of its own; use judge=discriminator, or "
-        "model.value.init=sft",
+        f"{type(config.judge).__name__} trains no model of its own; use judge=discriminator or "
+        "bradley_terry, or model.value.init=sft",
     )
     return {ValueInit.reward_model: RewardModelStage.name, ValueInit.judge: own}.get(value.init)
 

@@ -12,31 +12,28 @@ import torch
 from tokencredit.console import say
 from tokencredit.data.edits import check_lengths
 from tokencredit.data.edits import targets as targets_of
-from tokencredit.data.pairs import Pair, as_rollout, read_pairs
-from tokencredit.data.revisions import record_of
+from tokencredit.data.pairs import Pair, as_rollout
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.errors import UserError, require
-from tokencredit.judges.discriminator import DiscriminatorJudge, Start
+from tokencredit.judges.discriminator import DiscriminatorJudge
 from tokencredit.judges.judge import Judge
 from tokencredit.models.adapters.lora import adapted, merged
 from tokencredit.models.discriminator import CLASSES, Discriminator, check_classes, token_log_odds
 from tokencredit.models.loading.model import load_tokenizer
-from tokencredit.models.loading.place import Place
 from tokencredit.models.loading.weights import load_classifier
 from tokencredit.models.passes.kernels import disable_dropout
 from tokencredit.models.tokens.padding import ensure_pad, fit_embeddings
 from tokencredit.ops import edit_loss, soft_label_loss
 from tokencredit.reports.figures import draw_tokens
 from tokencredit.rollout import padded
-from tokencredit.stages.base_model import base_of
 from tokencredit.stages.context import Context
-from tokencredit.stages.judge_stage import JudgeStage
+from tokencredit.stages.judge_stage import StartingStage
+from tokencredit.stages.revised_pairs import read_revised
 from tokencredit.stages.revisions import RevisionsStage
 from tokencredit.stages.stage import Stage
 from tokencredit.statistics.token_numbers import Judged, TokenNumbers, token_numbers
-from tokencredit.store.files import reading, write_json
+from tokencredit.store.files import write_json
 from tokencredit.store.finite import check_scores
-from tokencredit.store.jsonl import read_jsonl
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, Trainer
@@ -68,7 +65,7 @@ class Edited:
     """1 for each token that was put in, ½ for one that was kept; none for the end token."""
 
 
-class DiscriminatorStage(JudgeStage):
+class DiscriminatorStage(StartingStage):
     """A sequence classifier with the outputs bad and good, read at every token; adapters, if any,
     are merged. Its folder has evaluation.json and evaluation.png of held-out revisions beside it.
     """
@@ -79,45 +76,16 @@ class DiscriminatorStage(JudgeStage):
     def __init__(self, context: Context, judge: Judge | None = None) -> None:
         """The stage of `judge`; without one, of the judge of the run."""
         super().__init__(context, context.config.judge if judge is None else judge)
-
-    @property
-    def settings(self) -> DiscriminatorJudge:
-        """The judge whose stage it is."""
         if not isinstance(self.judge, DiscriminatorJudge):
             raise UserError(f"judge = {type(self.judge).__name__}: must be judge=discriminator")
-        return self.judge
 
     def parents(self) -> Mapping[str, Stage]:
         """The revisions, and the SFT model or what that was made from."""
-        revisions = {"revisions": RevisionsStage(self.context)}
-        if self.settings.init is Start.sft:
-            return {**super().parents(), **revisions}
-        return {**base_of(self.context, self.context.config.model.policy).parents(), **revisions}
-
-    def inputs(self) -> Mapping[str, object]:
-        """Its settings, what it starts from, number format, adapters, and seed; what it learns from
-        is all in the revisions."""
-        config, settings = self.context.config, self.settings
-        base = base_of(self.context, config.model.policy)
-        return {
-            "training": self.training,
-            "longest": self.longest(),
-            "init": settings.init,
-            **({"base": base.identity()} if settings.init is Start.base else {}),
-            "dtype": config.model.dtype,
-            "lora": config.model.lora,
-            "special_tokens": config.dataset.special_tokens,
-            "stage_seed": self.seed,
-            **config.model.quantization_inputs(),
-        }
-
-    def longest(self) -> int:
-        """The most tokens of prompt and answer."""
-        return min(self.training.max_length, self.context.config.model.context)
+        return {**super().parents(), "revisions": RevisionsStage(self.context)}
 
     def train(self, out: Path) -> Mapping[str, object]:
         """Learn from the revisions, and measure on those that were held out."""
-        config, place = self.context.config, self._place()
+        config, place = self.context.config, self.place()
         tokenizer = load_tokenizer(place.where, place.revision)
         ensure_pad(tokenizer)
         ids, pad = TokenIds(tokenizer, config.dataset.special_tokens), int(tokenizer.pad_token_id)
@@ -147,25 +115,11 @@ class DiscriminatorStage(JudgeStage):
         tokenizer.save_pretrained(out)
         return figures | {"held_out": len(held_out), "held_out_noted": held_out_noted}
 
-    def _place(self) -> Place:
-        """What it starts from."""
-        if self.settings.init is Start.sft:
-            return Place(self.made("sft"))
-        return base_of(self.context, self.context.config.model.policy).place()
-
     def _pairs(self, ids: TokenIds, name: str) -> tuple[list[Edited], dict[str, int]]:
         """Rejected answers and their revisions of a file, as in-context ids, and how many were left
         out, and for what. A pair is never cut."""
-        path = self.made("revisions") / f"{name}.jsonl"
-        with reading(path):
-            records = [record_of(row) for row in read_jsonl(path)]
-        pairs, noted = read_pairs(records, ids, self.longest())
-        if noted["too long"]:
-            say(
-                f"discriminator: {noted['too long']} of {len(records)} pairs ({name}) are left "
-                f"out, longer than {self.longest()} tokens"
-            )
-        return [edited(pair, ids) for pair in pairs], dict(noted)
+        pairs, noted = read_revised(self, name, ids, self.longest())
+        return [edited(pair, ids) for pair in pairs], noted
 
 
 def check_left(pairs: Sequence[Edited], noted: Mapping[str, int], longest: int) -> None:

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.errors import UserError
 from tokencredit.judges.judge import Judge
+from tokencredit.models.loading.place import Place
+from tokencredit.stages.base_model import base_of
 from tokencredit.stages.context import Context
 from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.stage import Stage
 from tokencredit.stages.trainer import SupervisedRun, seed_generators
 from tokencredit.streams import permutation, stream_key
-from tokencredit.training_settings import Training
+from tokencredit.training_settings import Start, Training
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -95,3 +97,51 @@ class JudgeStage(Stage):
             if left <= 0:
                 break
         return found
+
+
+class StartingStage(JudgeStage):
+    """A judge's stage that begins as the judge's field `init: Start` says, and reads nothing of the
+    data but what stages before it have made."""
+
+    @property
+    def start(self) -> Start:
+        """What it starts from."""
+        found: object = getattr(self.judge, "init", None)
+        if not isinstance(found, Start):
+            raise UserError(
+                f"{type(self.judge).__name__}: its stage {self.name!r} starts from what a field "
+                "`init: Start` says, of tokencredit.training_settings; give it one"
+            )
+        return found
+
+    def parents(self) -> Mapping[str, Stage]:
+        """The SFT model, or what makes that which it was made from."""
+        if self.start is Start.sft:
+            return super().parents()
+        return base_of(self.context, self.context.config.model.policy).parents()
+
+    def inputs(self) -> Mapping[str, object]:
+        """Its settings, what it starts from, number format, adapters, and seed."""
+        config = self.context.config
+        base = base_of(self.context, config.model.policy)
+        return {
+            "training": self.training,
+            "longest": self.longest(),
+            "init": self.start,
+            **({"base": base.identity()} if self.start is Start.base else {}),
+            "dtype": config.model.dtype,
+            "lora": config.model.lora,
+            "special_tokens": config.dataset.special_tokens,
+            "stage_seed": self.seed,
+            **config.model.quantization_inputs(),
+        }
+
+    def longest(self) -> int:
+        """The most tokens of prompt and answer."""
+        return min(self.training.max_length, self.context.config.model.context)
+
+    def place(self) -> Place:
+        """Where the model lies that it starts from."""
+        if self.start is Start.sft:
+            return Place(self.made("sft"))
+        return base_of(self.context, self.context.config.model.policy).place()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import accumulate
 from pathlib import Path
@@ -46,17 +46,33 @@ def fit_pairs(
     out: Path,
     seed: int,
 ) -> tuple[PreTrainedModel, dict[str, object]]:
-    """The model after TRL's RewardTrainer: log σ(score chosen − score rejected − margin) rises."""
+    """The reward model's own classifier on the pairs of these records (`fit_in_order`)."""
     settings = config.reward_model
     pairs, noted = fitting(records, ids, settings)
-    order = permutation(stream_key(seed, "reward order"), len(pairs))
-    pairs = within([pairs[int(index)] for index in order], settings.max_tokens)
-    adapters = adapted(model, config.model.lora, "SEQ_CLS")
     run = SupervisedRun.of(config, "reward_model", out, seed)
+    adapters = adapted(model, config.model.lora, "SEQ_CLS")
+    return fit_in_order(run, adapters, ids.tokenizer, pairs, noted, settings.centre)
+
+
+def fit_in_order(
+    run: SupervisedRun,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Sequence[Pair],
+    noted: Mapping[str, int],
+    centre: float | None = None,
+) -> tuple[PreTrainedModel, dict[str, object]]:
+    """The model after TRL's RewardTrainer: log σ(score chosen − score rejected − margin) rises.
+
+    The order of the pairs is drawn by the run's seed; its `max_tokens` takes the first of them.
+    Adapters are merged. The figures have the number of pairs, and `noted` of those left out.
+    """
+    order = permutation(stream_key(run.seed, "reward order"), len(pairs))
+    some = within([pairs[int(index)] for index in order], run.settings.max_tokens)
     trained, figures = run.fit(
-        run.steps(len(pairs), sum(pair.tokens for pair in pairs) / len(pairs)),
-        lambda common: reward_trainer(adapters, ids.tokenizer, pairs, common, settings.centre),
-        {"pairs": len(pairs), "pairs_noted": noted},
+        run.steps(len(some), sum(pair.tokens for pair in some) / len(some)),
+        lambda common: reward_trainer(model, tokenizer, some, common, centre),
+        {"pairs": len(some), "pairs_noted": dict(noted)},
     )
     return merged(trained), figures
 
@@ -141,12 +157,27 @@ def evaluate_pairs(
     pairs, noted = fitting(records, tokenizer, settings)
     pairs = within(pairs, settings.max_tokens)
     unread = 0 if settings.score_at is ScoreAt.end else 1  # the end token
-    chosen, rejected = score_pairs(model, token_ids(tokenizer).tokenizer, pairs, unread)
-    check_scores("reward_model", torch.cat([chosen, rejected]))
-    numbers = pair_numbers(chosen.tolist(), rejected.tolist())
-    write_json(out / "evaluation.json", {"schema_version": 1, **asdict(numbers), "noted": noted})
+    scores = score_pairs(model, token_ids(tokenizer).tokenizer, pairs, unread)
+    return measured("reward_model", scores, noted, out)
+
+
+def measured(
+    what: str,
+    scores: tuple[Float[torch.Tensor, "N"], Float[torch.Tensor, "N"]],
+    noted: Mapping[str, int],
+    out: Path,
+) -> dict[str, object]:
+    """What the scores of the chosen and of the rejected answers of held-out pairs come to, written
+    to evaluation.json and evaluation.png; the figures of the manifest.
+
+    Raises `UserError` that names the stage, `what`, for a score that is not finite.
+    """
+    check_scores(what, torch.cat(scores))
+    numbers = pair_numbers(scores[0].tolist(), scores[1].tolist())
+    kept = {"schema_version": 1, **asdict(numbers), "noted": dict(noted)}
+    write_json(out / "evaluation.json", kept)
     draw_pairs(numbers, out / "evaluation.png")
-    return headline(numbers) | {"held_out_noted": noted}
+    return headline(numbers) | {"held_out_noted": dict(noted)}
 
 
 def headline(numbers: PairNumbers) -> dict[str, object]:

@@ -78,11 +78,12 @@ def write_results(
 
 def scored_samples(config: Config, steps: int) -> int:
     """Responses that were scored to train the policy, and to order the sampled pairs that its DPO
-    model, or its discriminator, has learnt from."""
+    model, or what its judge has trained, has learnt from."""
     found = scored_responses(config.policy_algorithm, steps)
     read = {*config.judge.artifacts(), *config.scorer.artifacts()}
     by_dpo = "dpo" in read and config.dpo.train and config.dpo.pairs is PairSource.sampled
-    if by_dpo or ("discriminator" in read and config.reviser.pairs is PairSource.sampled):
+    by_judge = bool(read & {"discriminator", "bradley_terry"})
+    if by_dpo or (by_judge and config.reviser.pairs is PairSource.sampled):
         found += 2 * config.dpo.prompts
     return found
 
