@@ -60,6 +60,8 @@ class WinClaim(Stated):
     """Against whom; all must be beaten."""
     task: str = "win_rates"
     """The experiment with the comparison."""
+    measure: str | None = None
+    """Of an experiment with several scorers: the one that decides; null: each by itself."""
     margin: float | None = None
     """A distance from one half that counts as none, stated before the runs; null: none was."""
 
@@ -178,6 +180,7 @@ def judge_win_claim(claim: WinClaim, comparisons: Sequence[Comparison]) -> list[
     judged = [
         Judged(claim, claim.task, c.place, c.about, judge_wins(claim, c), claim.task)
         for c in comparisons
+        if claim.measure in {None, c.measure}
     ]
     missing = no_data("no comparison yet")
     return judged or [Judged(claim, claim.task, "", "", missing, claim.task)]

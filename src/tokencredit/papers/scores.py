@@ -42,6 +42,11 @@ class Comparison:
         return "/".join(self.path.parts[-2:])
 
     @property
+    def measure(self) -> str:
+        """The scorer's name, where an experiment has several: that of the folder."""
+        return self.path.parent.name
+
+    @property
     def prompts(self) -> int:
         """How many prompts each model answered."""
         return len(next(iter(next(iter(self.methods.values())).values())))
