@@ -88,6 +88,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     said = '"answers": [{"text": "Twice.", "votes": 7}, {"text": "No.", "votes": 1}]'
     questions = [f'{{"question": "Q{n}", {said}}}' for n in range(90)]
     (place / "questions.jsonl").write_text("\n".join(questions), encoding="utf-8")
+    turns = '"turns": ["Write a poem.", "Make it shorter."]'
+    asked = f'{{"question_id": 81, "category": "writing", {turns}}}'
+    (place / "question.jsonl").write_text(asked, encoding="utf-8")
     return place
 
 

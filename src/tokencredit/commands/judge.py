@@ -125,3 +125,9 @@ add_later(
     "tokencredit.commands.judge_llm:llm",
     "Ask an LLM which answers are better; every pair of models, prompt by prompt.",
 )
+add_later(
+    judge,
+    "mt-bench",
+    "tokencredit.commands.judge_mt_bench:mt_bench",
+    "MT-Bench: models answer two turns, an LLM grades them, scores by turn and category.",
+)
