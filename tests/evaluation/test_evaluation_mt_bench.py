@@ -156,8 +156,8 @@ def test_every_answer_is_graded_with_what_came_before_it(
     }  # fmt: skip
     assert kept[1]["judge"] == ["judge-1", "single-multi-turn"] and kept[1]["turn"] == 2
     results = json.loads((out / "results.json").read_text())
-    assert results["all"] == {
-        "replies": 12, "prompt_tokens": 1200, "completion_tokens": 120, "price": 0.0036,
+    assert results["cost"]["all"] == {
+        "requests": 12, "prompt_tokens": 1200, "completion_tokens": 120, "price": 0.0036,
     }  # fmt: skip
     assert results["models"][0]["categories"]["coding"]["mean"] == 8.0
 
@@ -165,7 +165,7 @@ def test_every_answer_is_graded_with_what_came_before_it(
     assert told(shown) == rows
     more = grade(asked, files, server.url, out)
     assert more.exit_code == 0 and len(server.requests) == 12, "nothing is paid twice"
-    assert "cost (now): 0 replies" in more.output
+    assert "of that now: 0 replies" in more.output
 
 
 def test_a_rating_that_is_not_found_is_excluded_and_counted(

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from tokencredit.canonical import digest
 from tokencredit.errors import UserError, require
@@ -91,7 +91,7 @@ def read_conversations(paths: Sequence[Path], option: str = ANSWERS) -> Conversa
 
 def conversation_rows(
     name: str, own: Mapping[int, Sequence[str]], seconds: float
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """Rows of one model's file; `seconds` is the time that is written, since the epoch."""
     return [
         {
@@ -124,7 +124,7 @@ def read_judgements(paths: Sequence[Path]) -> list[Judgement]:
     return list(found.values())
 
 
-def judgement_rows(judgements: Iterable[Judgement], seconds: float) -> Iterator[dict[str, Any]]:
+def judgement_rows(judgements: Iterable[Judgement], seconds: float) -> Iterator[dict[str, object]]:
     """Rows of a judge's file."""
     for one in judgements:
         yield {
@@ -160,7 +160,7 @@ def on_scale(score: float) -> float | None:
     return score if math.isfinite(score) and SCALE[0] <= score <= SCALE[1] else None
 
 
-def _question(row: Mapping[str, Any], where: str) -> Question:
+def _question(row: Mapping[str, object], where: str) -> Question:
     reference = row.get("reference")
     if reference is not None and not (
         isinstance(reference, list) and all(isinstance(text, str) for text in reference)
@@ -174,7 +174,7 @@ def _question(row: Mapping[str, Any], where: str) -> Question:
     )
 
 
-def _judgement(row: Mapping[str, Any], where: str) -> Judgement:
+def _judgement(row: Mapping[str, object], where: str) -> Judgement:
     judge, score, turn = row.get("judge"), row.get("score"), row.get("turn")
     named = judge[0] if isinstance(judge, list) and judge else judge
     number = isinstance(score, int | float) and not isinstance(score, bool)
@@ -195,21 +195,21 @@ def _judgement(row: Mapping[str, Any], where: str) -> Judgement:
     )
 
 
-def _number(row: Mapping[str, Any], where: str) -> int:
+def _number(row: Mapping[str, object], where: str) -> int:
     number = row.get("question_id")
     if type(number) is not int:
         raise UserError(f"{where}: needs question_id, a whole number")
     return number
 
 
-def _text(row: Mapping[str, Any], name: str, where: str) -> str:
+def _text(row: Mapping[str, object], name: str, where: str) -> str:
     value = row.get(name)
     if not isinstance(value, str) or not value:
         raise UserError(f"{where}: needs {name}, a text")
     return value
 
 
-def _turns(row: Mapping[str, Any], where: str, name: str) -> tuple[str, ...]:
+def _turns(row: Mapping[str, object], where: str, name: str) -> tuple[str, ...]:
     turns = row.get("turns")
     if not isinstance(turns, list) or not turns or not all(isinstance(x, str) for x in turns):
         raise UserError(f"{where}: needs {name}, a list of texts")

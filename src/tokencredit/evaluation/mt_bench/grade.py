@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 from string import Template
-from typing import Any, Final
+from typing import Final
 
 from tokencredit.canonical import digest
 from tokencredit.console import say
@@ -18,6 +18,7 @@ from tokencredit.endpoint.messages import Reply, price
 from tokencredit.endpoint.settings import EndpointSettings, without_user
 from tokencredit.errors import require
 from tokencredit.evaluation.formats import file_name
+from tokencredit.evaluation.llm.outcomes import Cost
 from tokencredit.evaluation.llm.prompt import answered
 from tokencredit.evaluation.mt_bench.files import (
     ANSWERS,
@@ -94,13 +95,37 @@ def grade(
     path = out / "model_judgment" / f"{file_name(endpoint.model)}_single.jsonl"
     write_rows(path, judgement_rows(judgements, seconds))
     told, found = report(judgements, questions)
-    facts = _facts(grading, asked, replies, fresh, prices)
-    write_json(out / "results.json", {"schema_version": 1, **facts, "models": found})
-    rejected = f"\nrequests that were not taken: {facts['rejected']}" if facts["rejected"] else ""
-    cost = "".join(f"\ncost ({which}): {_cost_line(facts[which])}" for which in ("all", "now"))
-    text = f"graded by {endpoint.model}\n\n{told}\n{rejected}{cost}"
+    costs = {
+        "all": _cost(replies.values(), prices),
+        "now": _cost((replies[key] for key in fresh), prices),
+    }
+    rejected = len(asked) - len(judgements)
+    write_json(
+        out / "results.json",
+        {
+            "schema_version": 1,
+            "judge": {
+                "base_url": without_user(endpoint.base_url),
+                "model": endpoint.model,
+                "temperature": endpoint.temperature,
+                "max_tokens": endpoint.max_tokens,
+            },
+            "models": found,
+            "cut": sum(reply.cut for reply in replies.values()),
+            "rejected": rejected,
+            "cost": {name: asdict(cost) for name, cost in costs.items()},
+        },
+    )
+    text = "\n\n".join(
+        [
+            f"graded by {endpoint.model}",
+            told,
+            *([f"requests that were not taken: {rejected}"] if rejected else []),
+            f"cost: {costs['all'].text()}\nof that now: {costs['now'].text()}",
+        ]
+    )
     write_text(out / "report.md", text + "\n")
-    return "\n".join([text, *map(str, (out / "report.md", out / "results.json", path))])
+    return "\n\n".join([text, "\n".join(map(str, (out / "report.md", out / "results.json", path)))])
 
 
 def requests(questions: Sequence[Question], conversations: Conversations) -> list[Asked]:
@@ -190,44 +215,9 @@ def _key(text: str, endpoint: EndpointSettings) -> str:
     )
 
 
-def _facts(
-    grading: Grading,
-    asked: Sequence[Asked],
-    replies: Mapping[str, Reply],
-    fresh: set[str],
-    prices: tuple[float, float] | None,
-) -> dict[str, Any]:
-    """How the judge was asked, and what it cost; nothing that could hold a key."""
-    endpoint = grading.endpoint
-    settings = {
-        name: value
-        for name, value in asdict(endpoint).items()
-        if name in ("model", "temperature", "max_tokens")
-    }
-    rejected = sum(replies[_key(one.text, endpoint)].rejected is not None for one in asked)
-    return {
-        "judge": {"base_url": without_user(endpoint.base_url), **settings},
-        "cut": sum(reply.cut for reply in replies.values()),
-        "rejected": rejected,
-        "all": _cost(list(replies.values()), prices),
-        "now": _cost([replies[key] for key in fresh], prices),
-    }
-
-
-def _cost(replies: Sequence[Reply], prices: tuple[float, float] | None) -> dict[str, Any]:
+def _cost(replies: Iterable[Reply], prices: tuple[float, float] | None) -> Cost:
+    """What replies cost; those that were rejected cost nothing."""
     paid = [reply for reply in replies if reply.rejected is None]
-    tokens = [sum(getattr(r, f"{kind}_tokens") for r in paid) for kind in ("prompt", "completion")]
-    return {
-        "replies": len(paid),
-        "prompt_tokens": tokens[0],
-        "completion_tokens": tokens[1],
-        "price": price(tokens[0], tokens[1], prices),
-    }
-
-
-def _cost_line(cost: Mapping[str, Any]) -> str:
-    money = "" if cost["price"] is None else f", {cost['price']:.4f} in the currency of the prices"
-    return (
-        f"{cost['replies']} replies, {cost['prompt_tokens']:,} tokens asked, "
-        f"{cost['completion_tokens']:,} tokens said{money}"
-    )
+    asked = sum(reply.prompt_tokens for reply in paid)
+    said = sum(reply.completion_tokens for reply in paid)
+    return Cost(len(paid), asked, said, price(asked, said, prices))

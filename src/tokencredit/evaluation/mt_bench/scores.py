@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
@@ -73,29 +72,29 @@ def scores(judgements: Sequence[Judgement], questions: Sequence[Question]) -> li
                 f"{JUDGEMENTS}: question {one.question}, judged of {one.model}, is none of "
                 f"{QUESTIONS}; give the questions that were asked"
             )
-    found = []
-    for model in dict.fromkeys(one.model for one in judgements):
-        own = [one for one in judgements if one.model == model]
-        turns = sorted({one.turn for one in own})
-        names = dict.fromkeys(category[one.question] for one in own)
-        found.append(
-            Scores(
-                model=model,
-                overall=Grade.of(own),
-                turns={t: Grade.of(one for one in own if one.turn == t) for t in turns},
-                categories={
-                    name: Grade.of(one for one in own if category[one.question] == name)
-                    for name in names
-                },
-                excluded=sum(one.score is None for one in own),
-            )
-        )
-    return sorted(found, key=lambda s: -np.inf if s.overall is None else -s.overall.mean)
+    models = dict.fromkeys(one.model for one in judgements)
+    found = [_of([one for one in judgements if one.model == model], category) for model in models]
+    return sorted(found, key=lambda s: np.inf if s.overall is None else -s.overall.mean)
+
+
+def _of(own: Sequence[Judgement], category: Mapping[int, str]) -> Scores:
+    """The scores of one model, all of whose judgements are given."""
+    turns = sorted({one.turn for one in own})
+    names = dict.fromkeys(category[one.question] for one in own)
+    return Scores(
+        model=own[0].model,
+        overall=Grade.of(own),
+        turns={turn: Grade.of(one for one in own if one.turn == turn) for turn in turns},
+        categories={
+            name: Grade.of(one for one in own if category[one.question] == name) for name in names
+        },
+        excluded=sum(one.score is None for one in own),
+    )
 
 
 def report(
     judgements: Sequence[Judgement], questions: Sequence[Question]
-) -> tuple[str, list[dict[str, Any]]]:
+) -> tuple[str, list[dict[str, object]]]:
     """The tables in Markdown, and the same for JSON."""
     found = scores(judgements, questions)
     turns = sorted({turn for own in found for turn in own.turns})
