@@ -91,6 +91,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     turns = '"turns": ["Write a poem.", "Make it shorter."]'
     asked = f'{{"question_id": 81, "category": "writing", {turns}}}'
     (place / "question.jsonl").write_text(asked, encoding="utf-8")
+    said = '"instruction": "Q", "generator_1": "b", "output_1": "no", "generator_2": "m"'
+    verdict = f'[{{{said}, "output_2": "yes", "preference": 2}}]'
+    (place / "annotations.json").write_text(verdict, encoding="utf-8")
     return place
 
 

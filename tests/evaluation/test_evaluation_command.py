@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from tokencredit.cli import app
 
 OPTIONS = {
-    "winrate": "annotations out",
+    "winrate": "annotations out equal-length",
     "strengths": "games annotations prior out",
     "export": "format out names",
     "compare": "names with-sft with-dpo keep prompts prompts-file oracle store temperature top-p max-new-tokens "
