@@ -46,7 +46,7 @@ def winrate(rows: list[dict[str, Any]], place: Path, *more: str) -> Result:
 
 def test_length_and_difficulty_are_taken_out_of_three_models(tmp_path: Path) -> None:
     """`long` wins more often than `plain`, and is as good."""
-    result = winrate(annotations(), tmp_path, "--equal-length")
+    result = winrate(made(), tmp_path, "--equal-length")
     assert result.exit_code == 0, result.output
     found = json.loads((tmp_path / "out" / "winrate.json").read_text())
     raw = {row["model"]: row["mean"] for row in found["win_rates"]}
