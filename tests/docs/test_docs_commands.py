@@ -94,6 +94,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     said = '"instruction": "Q", "generator_1": "b", "output_1": "no", "generator_2": "m"'
     verdict = f'[{{{said}, "output_2": "yes", "preference": 2}}]'
     (place / "annotations.json").write_text(verdict, encoding="utf-8")
+    for name in ("ours", "theirs"):
+        answers = [f'{{"instruction": "Q{n}", "output": "{name} {n}"}}\n' for n in range(20)]
+        (place / f"{name}.jsonl").write_text("".join(answers), encoding="utf-8")
     return place
 
 

@@ -55,7 +55,7 @@ def test_length_and_difficulty_are_taken_out_of_three_models(tmp_path: Path) -> 
     for name, ability in ABILITIES.items():
         easy = np.random.default_rng(9).normal(size=20000)
         rate = float(expit(ability + 1.5 * easy).mean())
-        assert abs(equal[name]["rate"] - rate) < 3 * equal[name]["se"] < 0.12
+        assert abs(equal[name]["rate"] - rate) < 3 * equal[name]["se"] < 0.25
     table = result.output.split("\n\n")[1].splitlines()
     assert table[0].split()[:4] == "model baseline at equal".split()
     assert all(line.split()[-1] == "3" for line in table[1:]) and len(table) == 4

@@ -140,3 +140,9 @@ add_later(
     "tokencredit.commands.judge_mt_bench:mt_bench",
     "MT-Bench: models answer two turns, an LLM grades them, scores by turn and category.",
 )
+add_later(
+    judge,
+    "people",
+    "tokencredit.commands.judge_people:people",
+    "People as judges: blind sheets for annotators, and what their answers come to.",
+)
