@@ -88,6 +88,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     said = '"answers": [{"text": "Twice.", "votes": 7}, {"text": "No.", "votes": 1}]'
     questions = [f'{{"question": "Q{n}", {said}}}' for n in range(90)]
     (place / "questions.jsonl").write_text("\n".join(questions), encoding="utf-8")
+    turns = '"turns": ["Write a poem.", "Make it shorter."]'
+    asked = f'{{"question_id": 81, "category": "writing", {turns}}}'
+    (place / "question.jsonl").write_text(asked, encoding="utf-8")
+    said = '"instruction": "Q", "generator_1": "b", "output_1": "no", "generator_2": "m"'
+    verdict = f'[{{{said}, "output_2": "yes", "preference": 2}}]'
+    (place / "annotations.json").write_text(verdict, encoding="utf-8")
+    for name in ("ours", "theirs"):
+        answers = [f'{{"instruction": "Q{n}", "output": "{name} {n}"}}\n' for n in range(20)]
+        (place / f"{name}.jsonl").write_text("".join(answers), encoding="utf-8")
     return place
 
 

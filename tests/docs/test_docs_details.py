@@ -151,7 +151,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
             run_config(algorithm=algorithm),
             dataset=Dataset(source=Source.path, path=str(place / "reviews.jsonl")),
             rollout=Sampling(min_new_tokens=2, max_new_tokens=5),
-            evaluation=Evaluation(every=1, prompts=2),
+            evaluation=Evaluation(every=1, prompts=2, perplexity=True),
             reward_scheme=RTO(clip=0.1),
             judge=ImplicitJudge(),
             steps=1,

@@ -10,10 +10,17 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from judge_server import JudgeServer, prefers
+from judge_server import Answer, JudgeServer, prefers
 from tokencredit.cli import app
 
 PAGE = Path(__file__).parents[2] / "docs" / "judging.md"
+
+
+def shown(command: str) -> str:
+    """The one block of the page with that command to an endpoint."""
+    blocks = re.findall(r"```sh\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    (block,) = (block for block in blocks if f"tokencredit {command} " in block)
+    return str(block)
 
 
 def test_the_llm_command_runs_as_it_is_shown(
@@ -23,7 +30,7 @@ def test_the_llm_command_runs_as_it_is_shown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With an address of our own and a faster pace."""
-    (block,) = re.findall(r"```sh\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    block = shown("judge llm")
     line = block.replace("\\\n", " ").splitlines()[1]
     good, bad = answer_files(3)
     Path(good).rename(tmp_path / "ours.jsonl")
@@ -39,6 +46,26 @@ def test_the_llm_command_runs_as_it_is_shown(
     report = (tmp_path / "judged-llm" / "report.md").read_text("utf-8")
     assert "same winner in both orders | 100.0 %" in report
     assert "6 replies, 600 tokens asked, 60 tokens said, 0.0021 in the currency" in report
+
+
+def test_the_grading_command_runs_as_it_is_shown(
+    serve: Callable[..., JudgeServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the question of the page, answered in one file."""
+    (question,) = re.findall(
+        r"```json\n(\{\"question_id.*?)```", PAGE.read_text("utf-8"), re.DOTALL
+    )
+    server = serve(lambda *_: Answer("Reasons: right.\nRating: [[7]]"))
+    line = shown("judge mt-bench grade").replace("\\\n", " ")
+    line = line.replace("https://api.example.com/v1", server.url).replace("*", "us")
+    monkeypatch.chdir(tmp_path)
+    Path("question.jsonl").write_text(question, encoding="utf-8")
+    folder = tmp_path / "mt_bench" / "model_answer"
+    folder.mkdir(parents=True)
+    answer = '{"question_id": 111, "model_id": "us", "choices": [{"turns": ["4", "8"]}]}'
+    (folder / "us.jsonl").write_text(answer, encoding="utf-8")
+    graded = CliRunner().invoke(app, shlex.split(line)[1:], catch_exceptions=False)
+    assert graded.exit_code == 0 and "| us | 7.000 | 7.000 | 7.000 |" in graded.output
 
 
 def test_the_league_of_the_page(tmp_path: Path) -> None:

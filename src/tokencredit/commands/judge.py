@@ -62,12 +62,21 @@ def winrate(
     out: Annotated[
         Path | None, typer.Option(help="Folder for winrate.json and annotations.json.")
     ] = None,
+    equal_length: Annotated[
+        bool,
+        typer.Option(
+            "--equal-length",
+            help="Also the rates at equal length; needs instruction, output_1, and output_2. Where "
+            "three models met one baseline, with the difficulty of each instruction.",
+        ),
+    ] = False,
 ) -> None:
     """Win rates ± standard errors from verdicts that are there already.
 
     A draw is half a win; the standard error is that of the mean over prompts.
     """
-    show(verdict_report.winrate([*annotations, *(more or [])], out))
+    files = [*annotations, *(more or [])]
+    show(verdict_report.winrate(files, out, equal_length=equal_length))
 
 
 @judge.command()
@@ -124,4 +133,16 @@ add_later(
     "llm",
     "tokencredit.commands.judge_llm:llm",
     "Ask an LLM which answers are better; every pair of models, prompt by prompt.",
+)
+add_later(
+    judge,
+    "mt-bench",
+    "tokencredit.commands.judge_mt_bench:mt_bench",
+    "MT-Bench: models answer two turns, an LLM grades them, scores by turn and category.",
+)
+add_later(
+    judge,
+    "people",
+    "tokencredit.commands.judge_people:people",
+    "People as judges: blind sheets for annotators, and what their answers come to.",
 )

@@ -112,11 +112,12 @@ def llm(  # noqa: PLR0913, PLR0917 - one for each option
         concurrency=concurrency,
         again=ask_again,
     )
-    files, prices = [*answers, *(more or [])], _prices(price_in, price_out)
+    files, prices = [*answers, *(more or [])], prices_of(price_in, price_out)
     show(run.run(files, named(names), limit, asking, prices, out))
 
 
-def _prices(asked: float | None, said: float | None) -> tuple[float, float] | None:
+def prices_of(asked: float | None, said: float | None) -> tuple[float, float] | None:
+    """The prices of a million tokens of requests and of replies; both, or none."""
     if asked is not None and said is not None:
         return asked, said
     if (asked is None) != (said is None):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from tokencredit.console import aligned
 from tokencredit.errors import UserError
-from tokencredit.evaluation.annotations import as_rows, games, lines, read_annotations
+from tokencredit.evaluation.annotations import Verdicts, as_rows, games, lines, read_annotations
 from tokencredit.statistics.bradley_terry import Strengths, probabilities, strengths
+from tokencredit.statistics.difficulty import FEWEST, jointly_at_equal_length
+from tokencredit.statistics.length_control import AtEqualLength, at_equal_length
 from tokencredit.statistics.rounding import interval, rounded
 from tokencredit.statistics.win_rates import win_rate
 from tokencredit.store.artifacts import make_folder
@@ -20,13 +23,19 @@ from tokencredit.store.files import csv_rows, write_json
 DIGITS = 4
 """Of strengths, of which differences are read."""
 HEAD = ["model", "baseline", "win rate %", "prompts", "wins", "draws", "losses"]
+LENGTH_HEAD = ["model", "baseline", "at equal length %", "length", "baseline's", "difficulty from"]
+ANSWERED = ("instruction", "output_1", "output_2")
 COLUMNS = ("first", "second", "first_wins", "second_wins")
 
 
-def winrate(paths: Sequence[Path], out: Path | None) -> str:
-    """The table of win rates; with `out` also files."""
+def winrate(paths: Sequence[Path], out: Path | None, *, equal_length: bool = False) -> str:
+    """The table of win rates, and with `equal_length` those of answers of one length; with `out`
+    also files."""
     groups, dropped = read_annotations(paths)
     text = "\n".join(aligned([HEAD, *lines(groups)]))
+    equal = at_equal_lengths(groups) if equal_length else []
+    if equal:
+        text += "\n\n" + "\n".join(aligned([LENGTH_HEAD, *(row.cells() for row in equal)]))
     if dropped.counts:
         text += f"\nnot counted: {dropped.summary()}"
     if out is not None:
@@ -35,9 +44,74 @@ def winrate(paths: Sequence[Path], out: Path | None) -> str:
             {"model": g.model, "baseline": g.baseline, **asdict(win_rate(g.shares))} for g in groups
         ]
         found = {"schema_version": 1, "win_rates": rates, "dropped": dict(dropped.counts)}
+        found |= {"at_equal_length": [asdict(row) for row in equal]} if equal else {}
         write_json(out / "winrate.json", found)
         write_json(out / "annotations.json", as_rows(groups), nan=True)  # as they were given
     return text
+
+
+@dataclass(frozen=True, slots=True)
+class Controlled:
+    """A win rate at equal length, and how hard instructions were known to be."""
+
+    model: str
+    baseline: str
+    models: int
+    """Models whose verdicts the difficulty of instructions was estimated from; 0: without it."""
+    reading: AtEqualLength
+
+    def cells(self) -> list[str]:
+        """For a table."""
+        x = self.reading
+        rate = f"{100 * x.rate:.4f} ± {100 * x.se:.4f}"
+        lengths = [f"{x.length:.1f}", f"{x.other_length:.1f}"]
+        return [self.model, self.baseline, rate, *lengths, str(self.models or "none")]
+
+
+def at_equal_lengths(groups: Sequence[Verdicts]) -> list[Controlled]:
+    """The win rates that the model of lengths predicts for answers of one length, in characters.
+
+    Where three models or more met one baseline, with the difficulty of instructions, which is the
+    same for all. Raises `UserError` for verdicts without instruction or answers.
+    """
+    found = []
+    for baseline in dict.fromkeys(group.baseline for group in groups):
+        own = [group for group in groups if group.baseline == baseline]
+        readings, models = _readings([_lengths(group) for group in own])
+        found += [
+            Controlled(group.model, baseline, models, reading)
+            for group, reading in zip(own, readings, strict=True)
+        ]
+    return found
+
+
+def _readings(
+    models: Sequence[Mapping[tuple[str, int], tuple[float, int, int]]],
+) -> tuple[Sequence[AtEqualLength], int]:
+    """The reading of each model against one baseline, and of how many the difficulties are."""
+    if len(models) < FEWEST:
+        columns = [zip(*own.values(), strict=True) for own in models]
+        return [at_equal_length(*map(list, column)) for column in columns], 0
+    items = list(dict.fromkeys(item for own in models for item in own))
+    nothing = (np.nan, 0, 0)
+    table = np.array([[own.get(item, nothing) for item in items] for own in models], np.float64)
+    return jointly_at_equal_length(*np.moveaxis(table, 2, 0)).readings, len(models)
+
+
+def _lengths(group: Verdicts) -> dict[tuple[str, int], tuple[float, int, int]]:
+    """Share, and lengths of model and baseline, by instruction and how often it came before."""
+    found: dict[tuple[str, int], tuple[float, int, int]] = {}
+    seen = Counter[str]()
+    for row, share in zip(group.rows, group.shares, strict=True):
+        asked, other, own = (row.get(name) for name in ANSWERED)
+        if not (isinstance(asked, str) and isinstance(other, str) and isinstance(own, str)):
+            raise UserError(
+                f"--equal-length: verdicts on {group.model} against {group.baseline} need "
+                f"{', '.join(ANSWERED)}, as annotations.json has them"
+            )
+        found[asked, seen[asked]] = share, len(own), len(other)
+        seen[asked] += 1
+    return found
 
 
 def strength_table(

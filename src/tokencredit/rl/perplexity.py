@@ -39,6 +39,7 @@ PARTS: Final = {
     "sft/perplexity_sft": ("sft/nats_sft", "sft/length"),
 }
 """Each perplexity of a finished run, and the columns of evaluation.jsonl with nats and tokens."""
+Row = Mapping[str, Any]
 OWN: Final = {ANSWER, *(nats for nats, _ in PARTS.values())}
 """Columns of which nothing else is reported."""
 
@@ -109,7 +110,7 @@ def perplexity(nats: Float[torch.Tensor, "B"], tokens: torch.Tensor) -> float:
     return float((nats.double().sum() / tokens.sum()).exp())
 
 
-def measures(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+def measures(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
     """Each perplexity of which `rows` hold the parts: its value, standard error, and count.
 
     The error is that of a ratio over rows, by the delta method; a row without an answer is no row.

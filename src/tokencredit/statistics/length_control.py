@@ -2,8 +2,8 @@
 
 Judges like long answers. As AlpacaEval describes its length-controlled win rate, a logistic model
 predicts each verdict from the difference in length, tanh(Δ / sd Δ), and the rate is read off where
-that difference is zero. Difficulty of single instructions, which AlpacaEval's own model has beside
-that and estimates from many models' verdicts, is left out: two models say too little about it.
+that difference is zero. Two models say too little about how hard each instruction is, which
+AlpacaEval's own model has beside that; `difficulty` estimates it from verdicts on three or more.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from jaxtyping import Float64
 from scipy.special import expit
 
 RIDGE: Final = 0.05
@@ -46,9 +47,7 @@ def at_equal_length(
     own, other = np.asarray(lengths, np.float64), np.asarray(other_lengths, np.float64)
     if not y.size or not y.size == own.size == other.size:
         raise ValueError(f"{y.size}, {own.size}, {other.size} values: one of each for every prompt")
-    gap = own - other
-    spread = float(np.sqrt((gap**2).mean()))  # around 0, so that a swap only changes the sign
-    x = np.tanh(gap / spread) if spread > 0 else np.zeros_like(gap)
+    x = length_term(own, other)
     design = np.stack([np.ones_like(x), x], axis=1)
     weights, covariance = _logistic(design, y)
     rate = float(expit(weights[0]))
@@ -56,6 +55,15 @@ def at_equal_length(
     return AtEqualLength(
         rate, se, float(weights[1]), float(own.mean()), float(other.mean()), int(y.size)
     )
+
+
+def length_term(
+    lengths: Float64[np.ndarray, "N"], other_lengths: Float64[np.ndarray, "N"]
+) -> Float64[np.ndarray, "N"]:
+    """tanh(Δ / sd Δ), the spread taken around 0, so that a swap only changes the sign."""
+    gap = lengths - other_lengths
+    spread = float(np.sqrt((gap**2).mean()))
+    return np.asarray(np.tanh(gap / spread) if spread > 0 else np.zeros_like(gap))
 
 
 def _logistic(design: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -18,13 +18,15 @@ QUOTE: Final = "'"
 """Before such a text: spreadsheets then show it as it is."""
 
 
-def csv_text(rows: Iterable[Sequence[object]]) -> str:
+def csv_text(rows: Iterable[Sequence[object]], *, strict: bool = False) -> str:
     """Rows as CSV. Texts that begin like formulas, and are no numbers, get an apostrophe before;
     carriage returns, which would end the row where they are not quoted, become line ends.
+
+    `strict`: texts that are numbers, too, of which a spreadsheet would work out some (`+1 -2`).
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([_cell(value) for value in row] for row in rows)
+    writer.writerows([_cell(value, strict=strict) for value in row] for row in rows)
     return text.getvalue()
 
 
@@ -33,8 +35,9 @@ def as_written(cell: str) -> str:
     return cell[1:] if cell[:1] == QUOTE and FORMULA.match(cell, 1) else cell
 
 
-def _cell(value: object) -> object:
+def _cell(value: object, *, strict: bool) -> object:
     if not isinstance(value, str):
         return value
     text = value.replace("\r", "\n")
-    return QUOTE + text if FORMULA.match(text) and not NUMBER.fullmatch(text) else text
+    computed = FORMULA.match(text) and (strict or not NUMBER.fullmatch(text))
+    return QUOTE + text if computed else text

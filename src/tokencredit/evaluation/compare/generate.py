@@ -14,6 +14,7 @@ from tokencredit.closing import Closing
 from tokencredit.errors import require
 from tokencredit.evaluation.compare.players import Player
 from tokencredit.evaluation.compare.prompts import Prompting
+from tokencredit.fields import added
 from tokencredit.models.decoding.sampling import LogprobMask, Sampling
 from tokencredit.models.decoding.text_generator import TextGenerator
 from tokencredit.models.loading.model import load_tokenizer
@@ -39,6 +40,8 @@ class GenerationSettings:
     batch: int = 32
     """Prompts generated together; changes no response."""
     device: str = "cpu"
+    greedy: bool = added(False)
+    """The likeliest token each time, whatever the temperature."""
 
     def __post_init__(self) -> None:
         """Raise `UserError` for numbers out of range."""
@@ -125,6 +128,7 @@ class Generations(Closing):
             "top_p": settings.top_p,
             "seed": settings.seed,
             "stop": list(self.prompting.stop),
+            **({"greedy": True} if settings.greedy else {}),
             **_ends(tokenizer, player.folder),
         }
         keys = [
@@ -169,7 +173,11 @@ class Generations(Closing):
                 max_new=[item.max_new for item in asked],
             )
             said = generator.generate(
-                prompts, sampling, ("judge", settings.seed), stop_in_plain_text=True
+                prompts,
+                sampling,
+                ("judge", settings.seed),
+                stop_in_plain_text=True,
+                greedy=settings.greedy,
             ).to("cpu")
             for k, text in enumerate(generator.texts(said)):
                 self._add(

@@ -53,15 +53,24 @@ class TextGenerator:
         stream: tuple[int | str, ...],
         *,
         stop_in_plain_text: bool = False,
+        greedy: bool = False,
     ) -> Generated:
         """Responses to the prompts, on the model's device; `stream` names the random numbers.
 
         Stop strings are looked for in the text with special tokens, as in training, or
-        `stop_in_plain_text`, without them.
+        `stop_in_plain_text`, without them. `greedy`: the likeliest token each time.
         """
         decoded = partial(self.tokenizer.decode, skip_special_tokens=stop_in_plain_text)
         prompts = prompts.to(self.model.device)
-        return generate(self.model, prompts, sampling, self.special, stream, decode=decoded)
+        return generate(
+            self.model,
+            prompts,
+            sampling,
+            self.special,
+            stream,
+            greedy=greedy,
+            decode=decoded,
+        )
 
     def texts(self, said: Generated) -> list[str]:
         """The text of each response, special tokens left out."""
