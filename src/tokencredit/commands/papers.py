@@ -11,12 +11,14 @@ from tokencredit.commands.options import Plugins
 from tokencredit.config import load_plugins
 from tokencredit.console import say, show
 from tokencredit.errors import UserError, require
+from tokencredit.evaluation.opinions import read_opinions
 from tokencredit.papers import claims
 from tokencredit.papers.entries import PanelEntry
 from tokencredit.papers.figures import write_figure
 from tokencredit.papers.formats import SUFFIX, Format, Runs
 from tokencredit.papers.kinds import find_figure, find_table, is_own, listing
 from tokencredit.papers.ledger import write_ledger
+from tokencredit.papers.opinions import Benchmark, Opinions
 from tokencredit.papers.page import write_page
 from tokencredit.papers.runs import holds_runs
 from tokencredit.papers.scores import Comparison, find_comparisons
@@ -59,6 +61,7 @@ def table(
         Runs(
             lambda entry: sources(name, runs, entry),
             lambda task: comparisons(name, task, runs),
+            lambda benchmark, task: opinions(name, benchmark, task, runs),
         ),
         points,
     )
@@ -163,6 +166,12 @@ def comparisons(name: str, task: str, runs: list[Path] | None) -> list[Compariso
     """The comparisons that are named, or the committed one of a paper's experiment."""
     folder = EXPERIMENTS / name.partition("/")[0] / task
     return find_comparisons(runs or ([folder] if folder.is_dir() else []))
+
+
+def opinions(name: str, benchmark: Benchmark, task: str, runs: list[Path] | None) -> Opinions:
+    """What was said of a task's answers: in what is named, or beside the committed cells."""
+    folder = EXPERIMENTS / name.partition("/")[0] / task / benchmark.value
+    return read_opinions(benchmark, runs or ([folder] if folder.is_dir() else []))
 
 
 def _list(command: str) -> None:

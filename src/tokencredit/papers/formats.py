@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import ClassVar, Final
 
 from tokencredit.papers.entries import Entry, PanelEntry
+from tokencredit.papers.opinions import Benchmark, Opinions
 from tokencredit.papers.scores import Comparison
 from tokencredit.papers.sources import Source
 
@@ -47,6 +48,8 @@ class Runs:
     """The runs that an entry is about."""
     comparisons: Callable[[str], Sequence[Comparison]]
     """The comparisons of a task's models."""
+    opinions: Callable[[Benchmark, str], Opinions] = field(default=lambda *_: {})
+    """By method what was said of a task's answers."""
 
 
 class Made(ABC):

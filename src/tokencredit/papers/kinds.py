@@ -12,6 +12,7 @@ from tokencredit.papers.figure_data import FigureEntry
 from tokencredit.papers.figure_kinds import ByBeta, Curves, Frontier, OnTheWay, Tradeoff
 from tokencredit.papers.formats import TableEntry
 from tokencredit.papers.held_out import HeldOutEntry
+from tokencredit.papers.judged import JudgedEntry
 from tokencredit.papers.mean_scores import MeanScoreEntry
 from tokencredit.papers.tables import CurveTable
 from tokencredit.papers.win_report import WinEntry
@@ -20,7 +21,7 @@ from tokencredit.store.files import read_yaml, reading
 KINDS: Final[Mapping[str, type[Entry]]] = {
     kind.kind: kind
     for kind in (
-        *(CurveTable, HeldOutEntry, WinEntry, MeanScoreEntry),
+        *(CurveTable, HeldOutEntry, WinEntry, MeanScoreEntry, JudgedEntry),
         *(Curves, Tradeoff, Frontier, OnTheWay, ByBeta),
     )
 }
