@@ -15,6 +15,7 @@ from observers import EvenJudge, Log, furnish, prompts_of
 from operations import Operations
 from policies import alone, poisoned, run_config
 from tokencredit.algorithms.ppo import PPO
+from tokencredit.canonical import canonical
 from tokencredit.config import Config
 from tokencredit.data.dataset import Dataset, PromptSpec
 from tokencredit.data.pairs import as_rollout
@@ -118,8 +119,15 @@ def test_models_are_evaluated_and_go_back(place: Path) -> None:
 
 
 def test_nothing_infinite_stops_a_run() -> None:
-    """A policy may find an answer as good as impossible; the number is then infinite."""
-    assert perplexity(torch.tensor([1e5]), torch.tensor([2])) == math.inf
+    """A policy may find an answer as good as impossible; what is logged must be a number."""
+    assert perplexity(torch.tensor([1e5]), torch.tensor([2])) == math.exp(700)
+    assert perplexity(torch.tensor([3.0, 1.0]), torch.tensor([2, 2])) == pytest.approx(math.e)
+
+
+def test_keys_are_as_before_without_them() -> None:
+    said = canonical(Evaluation())
+    assert isinstance(said, dict) and "perplexity" not in said
+    assert canonical(Evaluation(perplexity=True)) != said
 
 
 def config_at(place: Path, **evaluation: Any) -> Config:

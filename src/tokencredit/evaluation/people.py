@@ -135,13 +135,7 @@ def read_sheets(
     require(not unknown, "--without", ", ".join(unknown), f"sheets are {', '.join(key.sheets)}")
     found: dict[str, dict[str, str]] = {}
     for path in paths:
-        require(path.is_file(), "--sheets", str(path), "there is no such file")
-        rows = [(line, row) for line, row in csv_rows(path) if any(row.values())]
-        if not rows or not {*FIXED, BEST} <= {name for name in rows[0][1] if name is not None}:
-            raise UserError(
-                f"--sheets {path}: needs rows and the columns {', '.join((*FIXED, BEST))}, "
-                "separated by commas"
-            )
+        rows = _rows(path)
         for sheet in dict.fromkeys(row["sheet"] for _, row in rows):
             if sheet in found:
                 raise UserError(f"--sheets {path}: sheet {sheet} was given already")
@@ -153,6 +147,18 @@ def read_sheets(
             f"--without {missing[0]}"
         )
     return {sheet: own for sheet, own in found.items() if sheet not in without}
+
+
+def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """The rows of a file that hold something, with the number of the line."""
+    require(path.is_file(), "--sheets", str(path), "there is no such file")
+    rows = [(line, row) for line, row in csv_rows(path) if any(row.values())]
+    if not rows or not {*FIXED, BEST} <= rows[0][1].keys():
+        raise UserError(
+            f"--sheets {path}: needs rows and the columns {', '.join((*FIXED, BEST))}, "
+            "separated by commas"
+        )
+    return rows
 
 
 def _choices(

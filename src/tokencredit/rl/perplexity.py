@@ -8,6 +8,7 @@ counted where there is one. Yoon et al. 2024 plot the first; their code stops af
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -39,6 +40,8 @@ PARTS: Final = {
     "sft/perplexity_sft": ("sft/nats_sft", "sft/length"),
 }
 """Each perplexity of a finished run, and the columns of evaluation.jsonl with nats and tokens."""
+MOST: Final = 700.0
+"""Nats a token whose exponential is still a number; a policy that fell apart may have more."""
 Row = Mapping[str, Any]
 OWN: Final = {ANSWER, *(nats for nats, _ in PARTS.values())}
 """Columns of which nothing else is reported."""
@@ -106,8 +109,8 @@ class Perplexities:
 
 
 def perplexity(nats: Float[torch.Tensor, "B"], tokens: torch.Tensor) -> float:
-    """exp(Σ nats / Σ tokens); infinite where no float holds it."""
-    return float((nats.double().sum() / tokens.sum()).exp())
+    """exp(Σ nats / Σ tokens); what would be too large to be written is e^700."""
+    return math.exp(min(float(nats.double().sum() / tokens.sum()), MOST))
 
 
 def measures(rows: Sequence[Row]) -> dict[str, dict[str, float]]:

@@ -80,15 +80,7 @@ def grade(
     replies, fresh = _ask(asked, grading, out)
     endpoint = grading.endpoint
     judgements = [
-        Judgement(
-            question=one.question,
-            model=one.model,
-            judge=endpoint.model,
-            turn=one.turn,
-            score=None if reply.cut or reply.refused else rating(reply.text),
-            asked=one.text,
-            said=reply.text,
-        )
+        _judgement(one, reply, endpoint.model)
         for one in asked
         if (reply := replies[_key(one.text, endpoint)]).rejected is None
     ]
@@ -126,6 +118,19 @@ def grade(
     )
     write_text(out / "report.md", text + "\n")
     return "\n\n".join([text, "\n".join(map(str, (out / "report.md", out / "results.json", path)))])
+
+
+def _judgement(asked: Asked, reply: Reply, judge: str) -> Judgement:
+    """What a reply says; a refusal, and one that the length limit has cut, hold no rating."""
+    return Judgement(
+        question=asked.question,
+        model=asked.model,
+        judge=judge,
+        turn=asked.turn,
+        score=None if reply.cut or reply.refused else rating(reply.text),
+        asked=asked.text,
+        said=reply.text,
+    )
 
 
 def requests(questions: Sequence[Question], conversations: Conversations) -> list[Asked]:
