@@ -44,7 +44,7 @@ from tokencredit.rewards.scheme import Evidence, RewardScheme
 from tokencredit.rewards.sparse import Sparse
 from tokencredit.rewards.tlcr import TLCR_SCHEMES
 from tokencredit.rewards.uniform import Uniform
-from tokencredit.settings import DPO, SFT, Evaluation, Oracle, RewardModel, Run, Sweep, Tuning
+from tokencredit.settings import DPO, FIGA, SFT, Evaluation, Oracle, RewardModel, Run, Sweep, Tuning
 from tokencredit.store.files import reading
 from tokencredit.store.finite import check_settings
 from tokencredit.store.versions import bring_up_to_date, load_kept, written_by
@@ -147,6 +147,7 @@ class Config:
         rates = self.model.rates
         scored = (self.reward_model, *trainings_of(self.judge), *trainings_of(self.scorer))
         kinds = [(self.sft, rates.sft), (self.dpo, rates.dpo), *((x, rates.reward) for x in scored)]
+        kinds += [(x, rates.sft) for x in trainings_of(self.algorithm)]
         for training, rate in kinds:
             if training.learning_rate is None:
                 training.learning_rate = rate
@@ -187,7 +188,9 @@ COMPONENTS: Final[dict[str, list[type]]] = {
     "reward_scheme": [
         *(Sparse, Uniform, *CONTROLS, Redistribute, Attribution, *IMPLICIT, *TLCR_SCHEMES),
     ],
-    "algorithm": [PPO, PPOPenalty, Reinforce, RLOO, GRPO, ReMax, SupervisedOnly, PreferenceOnly],
+    "algorithm": [
+        *(PPO, PPOPenalty, Reinforce, RLOO, GRPO, ReMax, SupervisedOnly, PreferenceOnly, FIGA)
+    ],
     "hardware": [Hardware],
     "tracking": [Tracking],
 }

@@ -133,3 +133,31 @@ def edit_loss(
     """The loss of pairs (Yoon et al. 2024): that of the revised answer plus that of the rejected
     one (`soft_label_loss`), averaged over the pairs. 2 log 2 where all log-odds are 0."""
     return (revised + rejected).mean()
+
+
+def figa_terms(
+    nll: Float[torch.Tensor, "*S"],
+    put_in: Bool[torch.Tensor, "*S"],
+    taken_out: Bool[torch.Tensor, "*S"],
+    *,
+    gate: float | None,
+    alpha: float,
+    beta: float,
+) -> tuple[Float[torch.Tensor, ""], Int[torch.Tensor, ""]]:
+    """FIGA's loss (Guo et al. 2024) as two sums: α Σ_{E+} NLL − β Σ_{E−} NLL, and |E+| + |E−|, by
+    which it is divided.
+
+    `nll` is −log π of each token, E+ the tokens that a revision put in, E− those that it took out
+    and whose `nll` is at most `gate` (None: all of them). All others count nothing, whatever they
+    hold. Both sums of a batch are those of its parts, added up.
+    """
+    liked = liked_of(nll, taken_out, gate)
+    loss = alpha * keep(nll, put_in).sum() - beta * keep(nll, liked).sum()
+    return loss, put_in.sum() + liked.sum()
+
+
+def liked_of(
+    nll: Float[torch.Tensor, "*S"], tokens: Bool[torch.Tensor, "*S"], gate: float | None
+) -> Bool[torch.Tensor, "*S"]:
+    """Those of `tokens` whose `nll` is at most `gate`; None: all of them."""
+    return tokens if gate is None else tokens & (keep(nll.detach(), tokens) <= gate)

@@ -8,6 +8,8 @@ from itertools import pairwise
 from math import inf, prod
 from typing import Any, ClassVar, Final
 
+from tokencredit.algorithms.optimizer import Schedule
+from tokencredit.algorithms.procedure import Procedure
 from tokencredit.data.splits import Objective
 from tokencredit.errors import require
 from tokencredit.fields import Settings, added, number
@@ -137,6 +139,48 @@ class DPO(Training):
             share,
             "must lie in [0, 0.5), and be 0 unless dpo.loss=robust",
         )
+
+
+@dataclass(slots=True, kw_only=True)
+class FIGATraining(Training):
+    """The training of FIGA, with the numbers of its authors' script."""
+
+    section: ClassVar[str] = "algorithm.training"
+
+    batch_size: int = number(128, at_least=1)
+    """Pairs of one optimizer step."""
+    epochs: float = number(5.0, above=0)
+    """Passes over the pairs."""
+    max_length: int = number(512, at_least=8, note="tokens")
+    """Longest prompt and answer, in tokens, within model.context; pairs with a longer one are left
+    out and counted."""
+    warmup_fraction: float = number(0.0, at_least=0, below=1)
+    """Share of the steps in which the learning rate rises from 0."""
+    schedule: Schedule = Schedule.constant
+    """Course of the learning rate: constant, linear, or cosine (both to 0)."""
+
+
+@dataclass(slots=True, kw_only=True)
+class FIGA(Procedure):
+    """Stop after FIGA (Guo et al. 2024), which learns from revisions without rollouts: tokens that
+    were put in become likelier, tokens that were taken out unlikelier, the others are only read.
+
+    The loss of a batch is (α Σ_{E+} NLL − β Σ_{E−} NLL) / (|E+| + |E−|). E+ are the tokens that
+    revisions added or substituted, and their end token; E− those deleted or substituted in the
+    rejected answers, as far as the gate lets them pass.
+    """
+
+    ends_with: ClassVar[str] = "figa"
+
+    gate: float | None = number(0.6, above=0, null="no gate", note="nats")
+    """E− has only tokens that the model still likes: with a negative log-likelihood of at most
+    this, under the weights of the step (probability 0.549 or more). It is in the authors' code, and
+    not in their paper. null: all that were taken out."""
+    alpha: float = number(1.0, above=0)
+    """Weight of what was put in."""
+    beta: float = number(0.5, at_least=0)
+    """Weight of what was taken out."""
+    training: FIGATraining = field(default_factory=FIGATraining)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edit_observers import discriminated, preferring
+from edit_observers import discriminated, preferring, refined
 from observers import judged, paid
 
 from .tries import HERE, Try
@@ -16,6 +16,7 @@ ENSEMBLE_OF: dict[str, dict[str, dict[str, Any]]] = {
     group: {"c": {f"{group}.combine": "mean_minus_sd"}} for group in ("judge", "scorer")
 }
 TLCR, FIXED = ("reward_scheme=tlcr",), ("reward_scheme=tlcr_fixed",)
+REFINING = ("algorithm=figa",)
 BY_PAIRS = ("judge=bradley_terry", "reward_scheme=sparse")
 PAIRS = {"dataset.path": f"{HERE}/pairs.jsonl", "dataset.format": "preference"}
 DISCRIMINATING: dict[str, Any] = {
@@ -77,6 +78,13 @@ CREDIT: dict[str, Try] = {
     "judge.reference": Try(judged, "kl", choices=RTO),
     "judge.sentence_end": Try(judged, "e", choices=RTO),
     "scorer.reference": Try(judged, "kl", choices=SCORED),
+    "algorithm.gate": Try(refined, None, choices=REFINING),
+    "algorithm.alpha": Try(refined, 2.0, choices=REFINING),
+    "algorithm.beta": Try(refined, 0.1, {"algorithm.gate": None}, REFINING),
+    **{
+        f"algorithm.training.{name}": Try(refined, value, choices=REFINING)
+        for name, value in {**DISCRIMINATING, "schedule": "linear"}.items()
+    },
     "judge.pairs": Try(preferring, "revised", PAIRS, BY_PAIRS),
     "judge.init": Try(discriminated, "base", choices=TLCR),
     **{

@@ -13,7 +13,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from edit_observers import discriminated, preferring
+from edit_observers import discriminated, preferring, refined
 from named_tests import names_of_tests
 from observers import (
     Observer,
@@ -40,6 +40,7 @@ from tokencredit.stages.bradley_terry import BradleyTerryStage
 from tokencredit.stages.context import Context
 from tokencredit.stages.discriminator import DiscriminatorStage
 from tokencredit.stages.dpo import DPOStage
+from tokencredit.stages.figa import FIGAStage
 from tokencredit.stages.oracle import OracleStage
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.rl import RLStage
@@ -144,6 +145,7 @@ STAGES: dict[Observer, tuple[type[Stage], dict[str, Any]]] = {
     preferred: (DPOStage, PAIRS),
     discriminated: (DiscriminatorStage, PAIRS),
     preferring: (BradleyTerryStage, PAIRS),
+    refined: (FIGAStage, PAIRS),
     sampled: (SampledPairsStage, {}),
     rated: (OracleStage, {}),
     **dict.fromkeys(

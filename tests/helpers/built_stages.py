@@ -25,7 +25,7 @@ from tokencredit.reviser_settings import Backend, Reviser
 from tokencredit.rewards.implicit import RTO
 from tokencredit.rewards.sparse import Sparse
 from tokencredit.rewards.tlcr import TLCR
-from tokencredit.settings import DPO, PairSource, RewardModel
+from tokencredit.settings import DPO, FIGA, FIGATraining, PairSource, RewardModel
 from tokencredit.stages.context import Context
 from tokencredit.stages.stage import Stage
 from tokencredit.store.artifacts import Artifact
@@ -127,6 +127,13 @@ def by_revisions(config: Config, place: Path) -> Config:
     return replace(found, judge=judge, reviser=reviser)
 
 
+def refining(config: Config, place: Path) -> Config:
+    """It ends with FIGA, which learns from the chosen answers as revisions."""
+    training = FIGATraining(learning_rate=1e-2, batch_size=4, max_length=90)
+    reviser = Reviser(backend=Backend.chosen, held_out=4)
+    return replace(config, algorithm=FIGA(training=training), reviser=reviser)
+
+
 def unchanged(config: Config, place: Path) -> Config:
     """Pairs, whole models."""
     return config
@@ -152,6 +159,8 @@ STAGES: dict[str, tuple[str, tuple[Change, ...]]] = {
     "discriminator": ("discriminator", (discriminating,)),
     "discriminator of the base model": ("discriminator", (discriminating, from_base)),
     "discriminator with adapters": ("discriminator", (discriminating, lora)),
+    "figa": ("figa", (refining,)),
+    "figa with adapters": ("figa", (refining, lora)),
     "reward model of the run's pairs": ("bradley_terry", (by_pairs,)),
     "reward model of revisions": ("bradley_terry", (by_revisions,)),
 }

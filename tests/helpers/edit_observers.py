@@ -13,6 +13,7 @@ from stage_observers import TEXTS, asked
 from tokencredit.config import Config
 from tokencredit.stages.bradley_terry import BradleyTerryStage
 from tokencredit.stages.discriminator import DiscriminatorStage
+from tokencredit.stages.figa import FIGAStage
 from tokencredit.stages.stage import Stage
 from tokencredit.store.artifacts import Store
 
@@ -28,7 +29,12 @@ def preferring(config: Config, place: Path) -> Any:
     return of_revisions(config, place, BradleyTerryStage)
 
 
-def of_revisions(config: Config, place: Path, stage: type[Stage]) -> Any:
+def refined(config: Config, place: Path) -> Any:
+    """The same of FIGA, whose SFT model is a language model."""
+    return of_revisions(config, place, FIGAStage, "model")
+
+
+def of_revisions(config: Config, place: Path, stage: type[Stage], sft: str = "reward") -> Any:
     """What a stage asks and reports that reads these revisions."""
     folder = place / "revised"
     folder.mkdir(exist_ok=True)
@@ -38,7 +44,7 @@ def of_revisions(config: Config, place: Path, stage: type[Stage]) -> Any:
                 ends = {"rejected": " It was a bad one.", "revised": " It was a good one."}
                 sides = {side: end * (1 + n % 3) for side, end in ends.items()}
                 print(json.dumps({"row": n, "prompt": text, "chosen": "", **sides}), file=lines)
-    folders = {"revisions": folder, "sft": place / "reward"}
+    folders = {"revisions": folder, "sft": place / sft}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Store, "get", lambda _, stage: SimpleNamespace(path=folders[stage.name]))
         return asked(config, place, stage)

@@ -36,12 +36,13 @@ from tokencredit.rewards.redistribute import Redistribute
 from tokencredit.rewards.sparse import Sparse
 from tokencredit.rewards.tlcr import TLCR
 from tokencredit.rewards.uniform import Uniform
-from tokencredit.settings import DPO, SFT, Evaluation, Oracle, PairSource, RewardModel
+from tokencredit.settings import DPO, FIGA, SFT, Evaluation, Oracle, PairSource, RewardModel
 from tokencredit.stages.base_model import base_of
 from tokencredit.stages.bradley_terry import BradleyTerryStage
 from tokencredit.stages.context import Context
 from tokencredit.stages.discriminator import DiscriminatorStage
 from tokencredit.stages.dpo import DPOStage
+from tokencredit.stages.figa import FIGAStage
 from tokencredit.stages.oracle import OracleStage
 from tokencredit.stages.revisions import RevisionsStage
 from tokencredit.stages.reward_model import RewardModelStage
@@ -311,6 +312,19 @@ CASES = {
         },
         given=preferring(),
         elsewhere=("training", "init", "longest", "dtype", "lora", "special_tokens", "stage_seed"),
+    ),
+    "figa": Case(
+        FIGAStage,
+        {
+            "algorithm": [lambda c: replace(c, algorithm=FIGA(gate=None))],
+            "dtype": [DTYPE],
+            "lora": [LORA],
+            "longest": [CONTEXT],
+            "special_tokens": [data(special_tokens=SpecialTokens.parse)],
+            "stage_seed": [STAGE_SEED],
+            "nf4": [NF4_ON],
+        },
+        given=lambda c: replace(PAIRS(c), algorithm=FIGA()),
     ),
     "scratch": Case(
         lambda context: base_of(context, context.config.model.policy).parents()["base"],

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 from safetensors.torch import load_file
 
 from builders import PAD_ID, make_judgement, make_rollout, tiny_classifier
@@ -146,8 +145,8 @@ def asked(config: Config, place: Path, stage: type[Stage]) -> Any:
     Trainer.made.clear()
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "trl", trl)
-        patch.setitem(vars(transformers), "Trainer", Trainer)
-        patch.setitem(vars(transformers), "TrainingArguments", dict)
+        patch.setitem(vars(sys.modules["transformers"]), "Trainer", Trainer)
+        patch.setitem(vars(sys.modules["transformers"]), "TrainingArguments", dict)
         patch.setattr("tokencredit.stages.trainer.train", lambda *_: {"loss": 1.0})
         figures = stage(Context(config)).run(out)
     given = [

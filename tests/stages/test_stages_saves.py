@@ -20,7 +20,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from built_stages import STAGES, build, furnish, stage_of
 from tokencredit.config import Config
 from tokencredit.judges.discriminator import DiscriminatorJudge
-from tokencredit.settings import DPO, SFT, RewardModel
+from tokencredit.settings import DPO, FIGA, SFT, FIGATraining, RewardModel
 from tokencredit.stages.context import Context
 from tokencredit.stages.saves import Saves
 from tokencredit.stages.stage import Stage
@@ -38,6 +38,7 @@ KINDS: Final = (
     "dpo",
     "dpo with adapters",
     "discriminator",
+    "figa",
 )
 
 
@@ -67,6 +68,8 @@ def stage(kind: str, place: Path, store: Path, minutes: float | None) -> Stage:
     if isinstance(config.judge, DiscriminatorJudge):
         training = JudgeTraining(**PASSES, max_length=90)
         config = replace(config, judge=replace(config.judge, training=training))
+    if isinstance(config.algorithm, FIGA):
+        config = replace(config, algorithm=FIGA(training=FIGATraining(**PASSES, max_length=90)))
     name = STAGES[kind][0]
     found: Stage = {each.name: each for each in _all(config)}[name]
     return found

@@ -15,6 +15,7 @@ from tokencredit.stages.bradley_terry import BradleyTerryStage
 from tokencredit.stages.context import Context
 from tokencredit.stages.discriminator import DiscriminatorStage
 from tokencredit.stages.dpo import DPOStage
+from tokencredit.stages.figa import FIGAStage
 from tokencredit.stages.judge_stage import JudgeStage
 from tokencredit.stages.oracle import OracleStage
 from tokencredit.stages.revisions import RevisionsStage
@@ -33,6 +34,7 @@ STAGES: Final[Mapping[str, type[Stage]]] = {
         RevisionsStage,
         DiscriminatorStage,
         BradleyTerryStage,
+        FIGAStage,
         OracleStage,
     )
 }
