@@ -21,8 +21,8 @@ from tokencredit.store.files import read_yaml, reading
 KINDS: Final[Mapping[str, type[Entry]]] = {
     kind.kind: kind
     for kind in (
-        *(CurveTable, HeldOutEntry, WinEntry, MeanScoreEntry, JudgedEntry),
-        *(Curves, Tradeoff, Frontier, OnTheWay, ByBeta),
+        *(CurveTable, Curves, Tradeoff, Frontier, OnTheWay, ByBeta),
+        *(HeldOutEntry, WinEntry, MeanScoreEntry, JudgedEntry),
     )
 }
 
