@@ -256,7 +256,7 @@ def figa_trainer(
 
 
 @without_gradient
-def held_out_loss(model: Any, pairs: Sequence[Pair], loss: Loss) -> float:
+def held_out_loss(model: PreTrainedModel, pairs: Sequence[Pair], loss: Loss) -> float:
     """The loss of all held-out pairs as one batch.
 
     Raises `UserError` where it is not finite.
