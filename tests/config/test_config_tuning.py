@@ -125,7 +125,7 @@ def test_a_pilot_run_is_a_whole_run_with_fewer_steps() -> None:
     )
     assert (first.steps, whole.steps) == (40, 101)
     assert first.algorithm == whole.algorithm
-    assert first.policy_algorithm.optimizer.learning_rate == 5e-5
+    assert first.policy_algorithm.optimizer.learning_rate == 1e-4
     assert (first.seed, first.stage_seed, first.experiments_dir) == (100, 100, None)
     assert (first.run.experiment, first.run.scheme) == ("abc/positive_generation", "sparse")
     assert first.run.job_type == "pilot"
@@ -148,6 +148,14 @@ def test_a_tuning_that_can_keep_nothing_is_refused(
         check_places(replace(named, folders=[]))
 
 
+def test_a_choice_that_comes_with_the_package_is_not_made_again_elsewhere(tmp_path: Path) -> None:
+    """Its file would have the name of the shipped one, and be refused by the next command."""
+    named = replace(comparison("abc/positive_generation"), folders=[tmp_path], keeps=True)
+    with pytest.raises(UserError, match=r"abc.yaml has chosen already, and no file of yours may"):
+        check_places(named)
+    check_places(replace(named, experiment="mine"))
+
+
 def test_choices_go_to_the_first_folder_that_is_named(tmp_path: Path) -> None:
     folders = [tmp_path, tmp_path / "other"]
     named = Comparison("x", "cpu", [], folders, [], Terms(grids={}, steps=1), tmp_path)
@@ -157,14 +165,14 @@ def test_choices_go_to_the_first_folder_that_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scale", ["cpu", "paper"])
 def test_a_choice_is_read_last_of_the_files_of_an_experiment(scale: str, tmp_path: Path) -> None:
     """It beats the method, the experiment, and its size; a key that is typed beats it."""
-    place = tmp_path / f"tuned/abc/positive_generation_{scale}/sparse.yaml"
+    place = tmp_path / f"tuned/rto/win_rates_{scale}/ppo.yaml"
     write_text(place, "# @package _global_\nalgorithm: {optimizer: {learning_rate: 0.125}}\n")
-    chosen_here = ["experiment=abc/positive_generation", f"scale={scale}", "method=sparse"]
+    chosen_here = ["experiment=rto/win_rates", f"scale={scale}", "method=ppo"]
     made = chosen(chosen_here, [tmp_path]).config
     assert made.policy_algorithm.optimizer.learning_rate == 0.125
     typed = chosen([*chosen_here, f"{RATE}=0.5"], [tmp_path]).config
     assert typed.policy_algorithm.optimizer.learning_rate == 0.5
-    other = chosen([*chosen_here[:2], "method=uniform"], [tmp_path]).config
+    other = chosen([*chosen_here[:2], "method=dppo"], [tmp_path]).config
     assert other.policy_algorithm.optimizer.learning_rate != 0.125
 
 

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from builders import tiny_causal, train_tokenizer
-from stage_inputs import CASES, config, inputs, record_of, stage
+from stage_changes import config, record_of
+from stage_inputs import CASES, inputs, stage
 from tokencredit import stages
 from tokencredit.stages.context import Context
 from tokencredit.stages.reward_model import RewardModelStage

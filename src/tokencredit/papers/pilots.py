@@ -213,41 +213,48 @@ def trials(rows: Sequence[Pilot], terms: Terms) -> list[Trial]:
     extension is, and the two that are run with the other seeds once enough of these are.
     """
     there = {row.trial: row for row in rows}
-
-    def first(method: str, point: Point) -> Trial:
-        return Trial(method, point, 1, terms.seeds[0], terms.first_steps)
-
-    def whole(method: str, point: Point, seeds: Sequence[int]) -> list[Trial]:
-        return [Trial(method, point, 2, seed, terms.steps) for seed in seeds]
-
-    def done() -> list[Pilot] | None:
-        return [there[t] for t in found] if all(trial in there for trial in found) else None
-
-    found = [first(m, point) for m, grid in terms.grids.items() for point in points(grid)]
-    if (own := done()) is None:
-        return found
-    found += [first(m, point) for m, more in extensions(own, terms).items() for point in more]
-    tried = len(found)
-    for count in range(FINALISTS, MOST_WHOLE + 1):
-        if (own := done()) is None:
-            return found
-        if count > FINALISTS and _enough(own, terms):
+    found = _first(terms, {method: points(grid) for method, grid in terms.grids.items()})
+    for step in (_extended, *[_to_the_end] * (1 + MOST_WHOLE - FINALISTS), _with_other_seeds):
+        if not all(trial in there for trial in found):
             break
-        best = leaders(own, terms, 1, count)
-        found = found[:tried] + [
-            trial
-            for m, some in best.items()
-            for p in some
-            for trial in whole(m, p, terms.seeds[:1])
-        ]
-    if (own := done()) is None:
-        return found
-    return found + [
-        trial
-        for method, some in leaders(own, terms, 2, FINALISTS).items()
-        for point in some
-        for trial in whole(method, point, terms.seeds[1:])
+        found = step([there[trial] for trial in found], terms)
+    return found
+
+
+def _first(terms: Terms, some: Mapping[str, Sequence[Point]]) -> list[Trial]:
+    seed, steps = terms.seeds[0], terms.first_steps
+    return [Trial(method, point, 1, seed, steps) for method, own in some.items() for point in own]
+
+
+def _whole(terms: Terms, some: Mapping[str, Sequence[Point]], seeds: Sequence[int]) -> list[Trial]:
+    return [
+        Trial(method, point, 2, seed, terms.steps)
+        for method, own in some.items()
+        for point in own
+        for seed in seeds
     ]
+
+
+def _extended(rows: Sequence[Pilot], terms: Terms) -> list[Trial]:
+    """These runs, and the extension of round 1."""
+    return [row.trial for row in rows] + _first(terms, extensions(rows, terms))
+
+
+def _to_the_end(rows: Sequence[Pilot], terms: Terms) -> list[Trial]:
+    """These runs, and, unless enough points keep the bounds to the end, the next best of every
+    method; at first the best two."""
+    first = [row.trial for row in rows if row.round == 1]
+    tried = max(len(ranking(rows, terms, method, 2)) for method in terms.grids)
+    if tried and _enough(rows, terms):
+        return [row.trial for row in rows]
+    best = leaders(rows, terms, 1, tried + 1 if tried else FINALISTS)
+    return first + _whole(terms, best, terms.seeds[:1])
+
+
+def _with_other_seeds(rows: Sequence[Pilot], terms: Terms) -> list[Trial]:
+    """These runs, and the other seeds of the two points that ended best."""
+    best = leaders(rows, terms, 2, FINALISTS)
+    return [row.trial for row in rows] + _whole(terms, best, terms.seeds[1:])
 
 
 def _enough(rows: Sequence[Pilot], terms: Terms) -> bool:

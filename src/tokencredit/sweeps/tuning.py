@@ -17,6 +17,7 @@ from tokencredit.papers.pilots import Choice, Terms, Trial, check_terms, chosen_
 from tokencredit.settings import Tuning
 from tokencredit.store.artifacts import check_writable
 from tokencredit.store.files import read_text, write_text
+from tokencredit.user_code.plugins import conf_dir
 
 OWN: Final = ("method", "reward_scheme", "seed", "stage_seed", "run_dir")
 """Keys that a tuning sets itself."""
@@ -144,6 +145,13 @@ def check_places(comparison: Comparison) -> None:
             "experiments_dir = None: pilot runs are kept beside the experiment's cells; work in a "
             "clone, or name a folder (experiments_dir=experiments)"
         )
+    for method in [*comparison.terms.grids, *comparison.terms.follows]:
+        place = choice_file(conf_dir(), comparison.experiment, comparison.scale, method)
+        if comparison.folders and place.is_file():
+            raise UserError(
+                f"--config-dir {comparison.folders[0]}: {place} has chosen already, and no file "
+                "of yours may have its name; tune an experiment of your own, or work in a clone"
+            )
     check_writable(comparison.rows.parent, "experiments_dir")
     check_writable(conf_of(comparison), "--config-dir")
 
