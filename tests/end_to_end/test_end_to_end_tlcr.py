@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+from dataclasses import replace
 
 import pytest
 
-from .conftest import Run, Workplace
+from paper_runs import DATA
+
+from .conftest import QUICK, SMALL, Run, Workplace, write_jsonl
 
 pytestmark = pytest.mark.slow
+HH = DATA / "hh_rlhf" / "harmless_base_1800.jsonl.gz"
 
 TLCR = [
     "reviser.backend=chosen",
@@ -66,3 +71,36 @@ def test_its_relatives_share_the_discriminator_and_a_critic_may_start_from_it(
 def test_a_critic_cannot_start_from_a_judge_without_a_model(own: Workplace) -> None:
     said = own.run("plan", *own.base, "reward_scheme=sparse", *OWN_CRITIC).error()
     assert "model.value.init = 'judge': RewardModelJudge trains no model of its own" in said
+
+
+@pytest.mark.skipif(not HH.is_file(), reason=f"TOKENCREDIT_DATA: no {HH}")
+def test_ten_steps_on_dialogues_with_revisions_of_chosen_answers_and_of_ones_own(
+    fresh: Workplace,
+) -> None:
+    """Anthropic's pairs; first the chosen answers stand for revisions, then a file has them."""
+    with gzip.open(HH, "rt", encoding="utf-8") as file:
+        rows = sorted(map(json.loads, file), key=lambda row: len(row["chosen"] + row["rejected"]))
+    path = write_jsonl(fresh.folder / "pairs.jsonl", rows[:240])
+    base = [
+        *("dataset=hh_harmless", "dataset.source=path", f"dataset.path={path}"),
+        *(*SMALL, *QUICK, "oracle.enabled=false", "reward_scheme=tlcr", "reviser.held_out=8"),
+        *("judge.training.learning_rate=3e-3", "judge.training.batch_size=8", "steps=10"),
+        *("dataset.prompt.max_prompt_tokens=96", "algorithm.batch_size=8", "evaluation.every=null"),
+    ]
+    place = replace(fresh, base=base)
+    runs = {}
+    for backend in ("chosen", "file"):
+        more = [f"reviser.backend={backend}", "reviser.max_edit_ratio=1", f"run_dir={backend}"]
+        if backend == "file":
+            (made,) = fresh.store.glob("revisions/*/revisions.jsonl")
+            more.append(f"reviser.file={made}")
+        ended = place.train(*more).ok()
+        runs[backend] = Run(ended, fresh.folder / backend)
+        assert len(runs[backend].rows()) == 10
+    parents = [run.json("manifest.json")["parents"]["discriminator"] for run in runs.values()]
+    assert len(set(parents)) == 2, "what they learn from is told apart"
+    kept = [
+        json.loads(path.read_text())["figures"]["revisions/kept"]
+        for path in fresh.store.glob("revisions/*/manifest.json")
+    ]
+    assert len(kept) == 2 and all(count > 20 for count in kept)
