@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from scripts import loaded
 from tokencredit.bench.workload import Size, Work
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "benchmarks" / "judging.py"
@@ -17,11 +16,7 @@ SCRIPT = Path(__file__).parents[2] / "experiments" / "benchmarks" / "judging.py"
 
 @pytest.fixture(scope="module")
 def judging() -> Any:
-    spec = importlib.util.spec_from_file_location("judging", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = sys.modules["judging"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded(SCRIPT)
 
 
 def test_quotients_are_taken_within_a_round(judging: Any) -> None:

@@ -15,6 +15,7 @@ from tokencredit.papers.pilots import Terms, Trial
 from tokencredit.settings import MOST_POINTS, Tuning
 from tokencredit.store.files import write_text
 from tokencredit.sweeps.tuning import Comparison, check_places, conf_of, read_comparison
+from tokencredit.user_code.plugins import conf_dir
 
 from .make_snapshots import composed as snapshot
 from .make_snapshots import load, loaded_files
@@ -154,6 +155,7 @@ def test_a_choice_that_comes_with_the_package_is_not_made_again_elsewhere(tmp_pa
     with pytest.raises(UserError, match=r"abc.yaml has chosen already, and no file of yours may"):
         check_places(named)
     check_places(replace(named, experiment="mine"))
+    check_places(replace(named, folders=[conf_dir()]))  # the clone's own: the same file
 
 
 def test_choices_go_to_the_first_folder_that_is_named(tmp_path: Path) -> None:

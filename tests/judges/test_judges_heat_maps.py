@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from built_stages import build, furnish, stage_of
+from scripts import loaded
 from tokencredit.surface.credited import Credit
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "tlcr" / "heat_maps.py"
@@ -19,11 +18,7 @@ OTHERS = [TEXT, " then Robert came in 2001 and sang"]
 
 @pytest.fixture(scope="module")
 def maps() -> Any:
-    spec = importlib.util.spec_from_file_location("heat_maps", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = sys.modules["heat_maps"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded(SCRIPT)
 
 
 def words(text: str, span: tuple[int, int]) -> str:

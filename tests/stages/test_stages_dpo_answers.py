@@ -21,7 +21,8 @@ from tokencredit.models.passes.computation import Computation
 from tokencredit.ops import k1, masked_sum
 from tokencredit.rl.collector import Collector
 from tokencredit.rl.engine import World
-from tokencredit.rl.evaluate import dpo_answers, dpo_models, names, report, wins
+from tokencredit.rl.evaluate import dpo_answers, dpo_models, names, report
+from tokencredit.statistics.win_rates import shares
 
 RATED = ("score", "length", "oracle")
 STREAM = ("evaluation", 0)
@@ -106,4 +107,4 @@ def test_all_of_its_numbers_can_be_named() -> None:
 
 
 def test_a_prompt_is_won_lost_or_drawn() -> None:
-    assert wins([2.0, 1.0, -1.0], [1.0, 1.0, 0.0]) == [1.0, 0.5, 0.0]
+    assert shares([2.0, 1.0, -1.0], [1.0, 1.0, 0.0]).tolist() == [1.0, 0.5, 0.0]

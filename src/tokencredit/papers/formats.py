@@ -12,6 +12,7 @@ from tokencredit.papers.entries import Entry, PanelEntry
 from tokencredit.papers.opinions import Benchmark, Opinions
 from tokencredit.papers.scores import Comparison
 from tokencredit.papers.sources import Source
+from tokencredit.store.sheets import csv_text
 
 GREEK: Final = {
     "α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "varepsilon", "η": "eta",
@@ -62,6 +63,34 @@ class Made(ABC):
     @abstractmethod
     def on_page(self) -> str:
         """Markdown for the page of an experiment, which says what is the same for all of it."""
+
+
+class MadeOfRows(Made):
+    """One whose rows are the same in every form."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def cells(self) -> tuple[list[str], list[list[str]]]:
+        """Head and rows as text."""
+
+    @abstractmethod
+    def numbers(self) -> list[Sequence[object]]:
+        """Head and rows for CSV, every number at full precision."""
+
+    @abstractmethod
+    def remarks(self) -> list[str]:
+        """What must be said of it."""
+
+    def text(self, form: Format) -> str:
+        """The table in that form; what must be said of it follows, except in CSV."""
+        if form is Format.csv:
+            return csv_text(self.numbers())
+        return with_remarks(*self.cells(), self.remarks(), form)
+
+    def on_page(self) -> str:
+        """The table, and what must be said of it."""
+        return "\n\n".join([markdown(*self.cells()), *(f"*{line}*" for line in self.remarks())])
 
 
 class TableEntry(Entry):

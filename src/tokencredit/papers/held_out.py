@@ -9,14 +9,13 @@ from typing import ClassVar, Final
 from tokencredit.errors import require
 from tokencredit.papers.conduct import measured
 from tokencredit.papers.entries import PanelEntry, missing, name_of, said_of, settings_of, task_of
-from tokencredit.papers.formats import Format, Made, Runs, TableEntry, markdown, with_remarks
+from tokencredit.papers.formats import MadeOfRows, Runs, TableEntry, markdown
 from tokencredit.papers.frontier import DASH, named_cells
 from tokencredit.papers.measures import held_out
 from tokencredit.papers.runs import LoggedRun, Setting
 from tokencredit.papers.sources import Source, lengths
 from tokencredit.statistics.intervals import mean_ci
 from tokencredit.statistics.rounding import interval, with_error, with_interval
-from tokencredit.store.sheets import csv_text
 
 MEASURES: Final = {
     "score": "score",
@@ -83,6 +82,11 @@ class Row:
         return list(found.values())
 
 
+def evaluated(runs: Sequence[LoggedRun]) -> list[LoggedRun]:
+    """The runs that were measured after training."""
+    return [run for run in runs if run.origin.evaluation]
+
+
 def _rows(entry: HeldOutEntry, source: Source) -> list[Row]:
     """The rows of one source: every method in the entry's order, those without runs too. SFT's is
     from the others' evaluations where it has no runs."""
@@ -90,22 +94,19 @@ def _rows(entry: HeldOutEntry, source: Source) -> list[Row]:
     for panel in entry.panels:
         task = task_of(panel, source)
         of_methods = {name: settings_of(panel, source, name) for name in entry.methods}
-        every = [
-            run for settings in of_methods.values() for own in settings.values() for run in own
-        ]
+        every = [x for own in of_methods.values() for runs in own.values() for x in evaluated(runs)]
         for method, settings in of_methods.items():
             for setting, runs in settings.items():
-                known = [run for run in runs if run.origin.evaluation]
                 name = name_of(entry, method, setting, list(settings))
-                found.append(Row(source.name, task, method, name, known))
+                found.append(Row(source.name, task, method, name, evaluated(runs)))
             if not settings:
-                known = [run for run in every if run.origin.evaluation] if method == SFT else []
-                found.append(Row(source.name, task, method, name_of(entry, method), known, of=SFT))
+                first = (every, SFT) if method == SFT else ((), "policy")
+                found.append(Row(source.name, task, method, name_of(entry, method), *first))
     return found
 
 
 @dataclass(slots=True)
-class HeldOutTable(Made):
+class HeldOutTable(MadeOfRows):
     """The measures of some runs."""
 
     entry: HeldOutEntry
@@ -113,18 +114,13 @@ class HeldOutTable(Made):
     rows: list[Row]
     notes: list[str]
 
-    def text(self, form: Format) -> str:
-        """The table in that form; notes follow it, except in CSV."""
-        if form is Format.csv:
-            return csv_text([CSV_COLUMNS, *self._lines()])
-        return with_remarks(*self._cells(), self._remarks(), form)
-
     def on_page(self) -> str:
         """The table, with its notes."""
-        said = [f"*{line}*" for line in self._remarks() if line.startswith("Note")]
-        return "\n\n".join([markdown(*self._cells()), *said])
+        said = [f"*{line}*" for line in self.remarks() if line.startswith("Note")]
+        return "\n\n".join([markdown(*self.cells()), *said])
 
-    def _cells(self) -> tuple[list[str], list[list[str]]]:
+    def cells(self) -> tuple[list[str], list[list[str]]]:
+        """Head and rows as text."""
         entry, several = self.entry, len(self.sources) > 1
         head = ["method", *(["runs of"] if several else []), "n"]
         rows = []
@@ -135,8 +131,9 @@ class HeldOutTable(Made):
             rows.append([row.name, *beside, str(most), *shown])
         return [*head, *(MEASURES[name] for name in entry.measures)], rows
 
-    def _lines(self) -> list[list[object]]:
-        found: list[list[object]] = []
+    def numbers(self) -> list[Sequence[object]]:
+        """Every number, with what it is of."""
+        found: list[Sequence[object]] = [CSV_COLUMNS]
         for row in self.rows:
             for measure in self.entry.measures:
                 values = row.values(measure)
@@ -146,7 +143,8 @@ class HeldOutTable(Made):
                     found.append([*own, x.n, x.mean, x.low, x.high])
         return found
 
-    def _remarks(self) -> list[str]:
+    def remarks(self) -> list[str]:
+        """What the numbers are, and what a reader must know."""
         abouts = [f"{source.name} ({source.about()})" for source in self.sources]
         runs = [f"Runs: {about}." for about in abouts]
         head = f"{self.entry.title}: {WHAT}. Paper: {self.entry.source}."
@@ -167,12 +165,12 @@ ACCURACY: Final = (
 def held_out_table(source: Source, task: str) -> str:
     """Markdown: mean over runs of each measure with its 95 % t interval; SFT's mean below."""
     groups = source.of(task)
-    known = [r for runs in groups.values() for r in runs if r.origin.evaluation]
+    known = [r for runs in groups.values() for r in evaluated(runs)]
     present = [m for m in MEASURES if any(f"policy/{m}" in r.origin.evaluation for r in known)]
     head = ["method", "β", "tokens", "n", *(MEASURES[m] for m in present)]
     rows = []
     for setting, runs in groups.items():
-        finished = [run for run in runs if run.origin.evaluation]
+        finished = evaluated(runs)
         fixed = [*named_cells(setting), str(len(finished))]
         rows.append([*fixed, *(measured(finished, f"policy/{m}") for m in present)])
     if known:

@@ -8,11 +8,10 @@ from typing import ClassVar, Final
 
 from tokencredit.errors import require
 from tokencredit.papers.entries import Entry
-from tokencredit.papers.formats import Format, Made, Runs, TableEntry, markdown, with_remarks
+from tokencredit.papers.formats import MadeOfRows, Runs, TableEntry
 from tokencredit.papers.frontier import DASH
 from tokencredit.papers.opinions import Benchmark, Opinion, Opinions
 from tokencredit.statistics.rounding import interval, rounded
-from tokencredit.store.sheets import csv_text
 
 CSV_COLUMNS: Final = ("method", "column", "mean", "low", "high", "n", "paper")
 
@@ -41,10 +40,9 @@ class JudgedEntry(TableEntry):
     def __post_init__(self) -> None:
         """The paper must have a number for each column."""
         Entry.__post_init__(self)
-        known = [each.value for each in Benchmark]
-        named = str(getattr(self.benchmark, "value", self.benchmark))
+        known, named = [each.value for each in Benchmark], self.benchmark
         require(named in known, "benchmark", named, f"must be one of {', '.join(known)}")
-        self.benchmark = Benchmark(named)
+        self.benchmark = Benchmark(named)  # the file says it as text
         for method, theirs in self.paper.items():
             require(method in self.methods, "paper", method, "must be one of methods")
             rule = f"must have {len(self.columns)} numbers, one a column"
@@ -62,27 +60,18 @@ class JudgedEntry(TableEntry):
 
 
 @dataclass(frozen=True, slots=True)
-class Judged(Made):
+class Judged(MadeOfRows):
     """The table with opinions by method, one a column."""
 
     entry: JudgedEntry
     opinions: Opinions
 
-    def text(self, form: Format) -> str:
-        """The table in that form; what must be said of it follows, except in CSV."""
-        if form is Format.csv:
-            return csv_text([CSV_COLUMNS, *self._lines()])
-        return with_remarks(*self._cells(), self._remarks(), form)
-
-    def on_page(self) -> str:
-        """The table, and what must be said of it."""
-        return "\n\n".join([markdown(*self._cells()), *(f"*{line}*" for line in self._remarks())])
-
     def _of(self, method: str, place: int) -> Opinion | None:
         own = self.opinions.get(method, ())
         return own[place] if place < len(own) else None
 
-    def _cells(self) -> tuple[list[str], list[list[str]]]:
+    def cells(self) -> tuple[list[str], list[list[str]]]:
+        """Head and rows as text."""
         entry = self.entry
         head = ["method"]
         for column in entry.columns:
@@ -97,8 +86,9 @@ class Judged(Made):
             rows.append(row)
         return head, rows
 
-    def _lines(self) -> list[Sequence[object]]:
-        found: list[Sequence[object]] = []
+    def numbers(self) -> list[Sequence[object]]:
+        """Every number, with what it is of."""
+        found: list[Sequence[object]] = [CSV_COLUMNS]
         for method in self.entry.methods:
             theirs = self.entry.paper.get(method)
             for place, column in enumerate(self.entry.columns):
@@ -107,7 +97,8 @@ class Judged(Made):
                 found.append([method, column, *ours, "" if theirs is None else theirs[place]])
         return found
 
-    def _remarks(self) -> list[str]:
+    def remarks(self) -> list[str]:
+        """What the numbers are, and what a reader must know."""
         entry = self.entry
         lines = [f"{entry.title}. Paper: {entry.source}."]
         strange = [name for name in self.opinions if name not in entry.methods]

@@ -9,12 +9,11 @@ from typing import ClassVar, Final
 
 from tokencredit.errors import UserError, require
 from tokencredit.papers.entries import Entry
-from tokencredit.papers.formats import Format, Made, Runs, TableEntry, markdown, with_remarks
+from tokencredit.papers.formats import MadeOfRows, Runs, TableEntry
 from tokencredit.papers.frontier import DASH
 from tokencredit.papers.scores import Comparison
 from tokencredit.statistics.intervals import mean_ci
 from tokencredit.statistics.rounding import rounded, with_interval
-from tokencredit.store.sheets import csv_text
 
 CSV_COLUMNS: Final = ("measure", "method", "seeds", "mean", "t_low", "t_high", "paper")
 
@@ -63,21 +62,11 @@ class MeanScoreEntry(TableEntry):
 
 
 @dataclass(frozen=True, slots=True)
-class MeanScores(Made):
+class MeanScores(MadeOfRows):
     """The table, with the comparisons that there are, by scorer."""
 
     entry: MeanScoreEntry
     comparisons: Mapping[str, Comparison]
-
-    def text(self, form: Format) -> str:
-        """The table in that form; what must be said of it follows, except in CSV."""
-        if form is Format.csv:
-            return csv_text([CSV_COLUMNS, *self._lines()])
-        return with_remarks(*self._cells(), self._remarks(), form)
-
-    def on_page(self) -> str:
-        """The table, and what must be said of it."""
-        return "\n\n".join([markdown(*self._cells()), *(f"*{line}*" for line in self._remarks())])
 
     def means(self, measure: str, method: str) -> list[float]:
         """The mean over prompts of each seed's answers; empty where there are none."""
@@ -85,7 +74,8 @@ class MeanScores(Made):
         by_seed = {} if comparison is None else comparison.methods.get(method, {})
         return [fmean(scores.values()) for scores in by_seed.values()]
 
-    def _cells(self) -> tuple[list[str], list[list[str]]]:
+    def cells(self) -> tuple[list[str], list[list[str]]]:
+        """Head and rows as text."""
         entry = self.entry
         rows = [
             [called, *(self._cell(measure, method) for measure in entry.measures)]
@@ -101,8 +91,9 @@ class MeanScores(Made):
             ours = with_interval(mean_ci(values)) if len(values) > 1 else rounded(values[0])
         return f"{ours} ({theirs[method]:g})" if method in theirs else ours
 
-    def _lines(self) -> list[Sequence[object]]:
-        found: list[Sequence[object]] = []
+    def numbers(self) -> list[Sequence[object]]:
+        """Every number, with what it is of."""
+        found: list[Sequence[object]] = [CSV_COLUMNS]
         for measure in self.entry.measures:
             theirs = self.entry.paper.get(measure, {})
             for method in self.entry.methods:
@@ -112,7 +103,8 @@ class MeanScores(Made):
                 found.append([measure, method, len(values), *ours, theirs.get(method, "")])
         return found
 
-    def _remarks(self) -> list[str]:
+    def remarks(self) -> list[str]:
+        """What the numbers are, and what a reader must know."""
         entry = self.entry
         theirs = f" In parentheses the paper's, {entry.source}." if entry.paper else ""
         lines = [f"{entry.title}: means over prompts, then over seeds.{theirs}"]

@@ -22,6 +22,7 @@ from tokencredit.rl.collector import Collector
 from tokencredit.rl.failed_step import require_finite
 from tokencredit.rl.perplexity import OWN, PARTS, Perplexities, measures
 from tokencredit.statistics.intervals import distinct_n, distinct_n_error
+from tokencredit.statistics.win_rates import shares
 
 if TYPE_CHECKING:
     from tokencredit.config import Config
@@ -78,7 +79,7 @@ def evaluate(
             columns[f"{name}/oracle"] = oracle.rate(texts).tolist()
     if oracle is not None:
         columns |= {
-            f"{name}/win_rate": wins(columns[f"{name}/oracle"], columns["sft/oracle"])
+            f"{name}/win_rate": shares(columns[f"{name}/oracle"], columns["sft/oracle"]).tolist()
             for name in said
             if name != "sft"
         }
@@ -88,11 +89,6 @@ def evaluate(
     return [
         dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
     ]
-
-
-def wins(own: Sequence[float], others: Sequence[float]) -> list[float]:
-    """1 where the first of two ratings is higher, 0 where it is lower, ½ where they are equal."""
-    return [(1 + (a > b) - (a < b)) / 2 for a, b in zip(own, others, strict=True)]
 
 
 def dpo_answers(

@@ -22,6 +22,7 @@ from tokencredit.data.records import Record
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.models.decoding.generation import evaluating
 from tokencredit.ops import masked_sum, without_gradient
+from tokencredit.statistics.intervals import ratio_error
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -125,8 +126,7 @@ def measures(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
         both = torch.tensor([[float(row[c]) for c in columns] for row in rows]).double()
         nats, tokens = both[both[:, 1] > 0].T
         value, n = perplexity(nats, tokens), len(tokens)
-        rest = nats - nats.sum() / tokens.sum() * tokens
-        spread = float((rest**2).sum() * n / max(n - 1, 1)) ** 0.5 / float(tokens.sum())
+        spread = ratio_error(nats.tolist(), tokens.tolist())
         found[name] = {"mean": value, "se": value * spread, "n": n}
     return found
 

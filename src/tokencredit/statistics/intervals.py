@@ -110,6 +110,14 @@ def ratio_of_means(top: Sequence[float], bottom: Sequence[float]) -> Interval | 
     return Interval(x.mean / y.mean, float((b - half) / a), float((b + half) / a), half / a, n)
 
 
+def ratio_error(sums: Sequence[float], counts: Sequence[float]) -> float:
+    """Standard error of Σ sums / Σ counts over pairs that were drawn, by the delta method; 0 for a
+    single pair, whose spread is unknown."""
+    top, bottom = np.asarray(sums, np.float64), np.asarray(counts, np.float64)
+    rest, n = top - top.sum() / bottom.sum() * bottom, len(top)
+    return float(np.sqrt((rest**2).sum() * n / max(n - 1, 1)) / bottom.sum())
+
+
 def spread_ratio(a: Sequence[float], b: Sequence[float], level: float = 0.95) -> Interval:
     """Return sd(a) / sd(b) of pairs with its interval (Pitman 1939, Morgan 1939).
 

@@ -17,7 +17,7 @@ from tokencredit.papers.pilots import Choice, Terms, Trial, check_terms, chosen_
 from tokencredit.settings import Tuning
 from tokencredit.store.artifacts import check_writable
 from tokencredit.store.files import read_text, write_text
-from tokencredit.user_code.plugins import conf_dir
+from tokencredit.user_code.plugins import shipped
 
 OWN: Final = ("method", "reward_scheme", "seed", "stage_seed", "run_dir")
 """Keys that a tuning sets itself."""
@@ -145,15 +145,17 @@ def check_places(comparison: Comparison) -> None:
             "experiments_dir = None: pilot runs are kept beside the experiment's cells; work in a "
             "clone, or name a folder (experiments_dir=experiments)"
         )
+    conf = conf_of(comparison)
     for method in [*comparison.terms.grids, *comparison.terms.follows]:
-        place = choice_file(conf_dir(), comparison.experiment, comparison.scale, method)
-        if comparison.folders and place.is_file():
+        place = choice_file(conf, comparison.experiment, comparison.scale, method)
+        known = shipped(conf, place)
+        if comparison.folders and known is not None:
             raise UserError(
-                f"--config-dir {comparison.folders[0]}: {place} has chosen already, and no file "
+                f"--config-dir {conf}: {known} has chosen already, and no file "
                 "of yours may have its name; tune an experiment of your own, or work in a clone"
             )
     check_writable(comparison.rows.parent, "experiments_dir")
-    check_writable(conf_of(comparison), "--config-dir")
+    check_writable(conf, "--config-dir")
 
 
 def conf_of(comparison: Comparison) -> Path:

@@ -57,6 +57,10 @@ class Progress(Closing):
         if self._bar is not None:
             self._bar.stop()
 
+    def advance(self, count: int = 1) -> None:
+        """Show that so many more are done."""
+        self.update(self._done + count - 1, {})
+
     def update(self, step: int, metrics: Mapping[str, float]) -> None:
         """Show that `step` is done; of `metrics`, score, KL, and tokens per second are shown."""
         self._done = step + 1

@@ -94,12 +94,19 @@ def is_ours(component: type) -> bool:
     return component.__module__.startswith(f"{OURS}.")
 
 
+def shipped(folder: Path, path: Path) -> Path | None:
+    """The option that there is already under the name that `path` has, or would have, in a folder
+    of the user's; None where there is none, or it is that file itself."""
+    known = conf_dir() / path.relative_to(folder)
+    return known if known.is_file() and known.resolve() != path.resolve() else None
+
+
 def check_options(folders: Iterable[Path]) -> None:
     """Raise for a YAML file of the user's that has the name of an option that there is already."""
     for folder in folders:
         for path in sorted(folder.glob("*/**/*.yaml")):
-            known = conf_dir() / path.relative_to(folder)
-            if known.is_file() and known.resolve() != path.resolve():
+            known = shipped(folder, path)
+            if known is not None:
                 raise UserError(
                     f"--config-dir {folder}: {path} has the name of {known}, which would be read "
                     "in its place; give it another name"

@@ -75,15 +75,8 @@ def generate(
     """
     with Generations(out, prompting, settings) as generations:
         total = sum({p.identity: generations.missing(p) for p in players}.values())
-        answered = 0
         with Progress(max(total, 1), 0, "generate") as bar:
-
-            def on_progress(more: int) -> None:
-                nonlocal answered
-                answered += more
-                bar.update(answered - 1, {})
-
-            return [generations.of(player, on_progress) for player in players]
+            return [generations.of(player, bar.advance) for player in players]
 
 
 class Generations(Closing):

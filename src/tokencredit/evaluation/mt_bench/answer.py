@@ -52,14 +52,7 @@ def converse(
     """
     said: dict[int, tuple[str, ...]] = {question.number: () for question in questions}
     total = sum(len(question.turns) for question in questions)
-    answered = 0
     with Progress(total, 0, player.name) as bar:
-
-        def on_progress(more: int) -> None:
-            nonlocal answered
-            answered += more
-            bar.update(answered - 1, {})
-
         for turn in range(max(len(question.turns) for question in questions)):
             for warmth, group in _by_temperature(questions, turn, temperature).items():
                 own = replace(
@@ -68,7 +61,7 @@ def converse(
                     greedy=settings.greedy or warmth == 0,
                 )
                 items = [_item(q, said[q.number], turn, longest) for q in group]
-                texts = _answers(player, items, own, out, on_progress)
+                texts = _answers(player, items, own, out, bar.advance)
                 for question, text in zip(group, texts, strict=True):
                     said[question.number] += (text,)
     return said

@@ -195,15 +195,8 @@ def _ask(asked: Sequence[Asked], grading: Grading, out: Path) -> tuple[dict[str,
         with ReplyFile(out / REPLIES) as file:
             fresh = {key for key in wanted if file.get(key) is None}
             say(f"{len(wanted)} answers to grade, {len(wanted) - len(fresh)} of them graded before")
-            done = 0
             with Progress(max(len(fresh), 1), 0, "grade") as bar:
-
-                def on_reply() -> None:
-                    nonlocal done
-                    done += 1
-                    bar.update(done - 1, {})
-
-                return ask_all(wanted, endpoint, file, grading.concurrency, on_reply), fresh
+                return ask_all(wanted, endpoint, file, grading.concurrency, bar.advance), fresh
     finally:
         endpoint.close()
 

@@ -15,6 +15,7 @@ import numpy as np
 from tokencredit.errors import UserError
 from tokencredit.evaluation.mt_bench.files import JUDGEMENTS, QUESTIONS, Judgement, Question
 from tokencredit.papers.win_tables import table
+from tokencredit.statistics.intervals import ratio_error
 from tokencredit.statistics.rounding import rounded, with_error
 
 
@@ -36,12 +37,10 @@ class Grade:
                 by_question[one.question].append(one.score)
         if not by_question:
             return None
-        sums = np.array([sum(values) for values in by_question.values()])
-        counts = np.array([len(values) for values in by_question.values()])
-        mean, n = float(sums.sum() / counts.sum()), len(counts)
-        rest = sums - mean * counts
-        se = float(np.sqrt((rest**2).sum() * n / (n - 1)) / counts.sum()) if n > 1 else None
-        return cls(mean, se, int(counts.sum()))
+        sums = [sum(values) for values in by_question.values()]
+        counts = [len(values) for values in by_question.values()]
+        se = ratio_error(sums, counts) if len(counts) > 1 else None
+        return cls(sum(sums) / sum(counts), se, sum(counts))
 
     def text(self) -> str:
         """`6.125 ± 0.310`."""
