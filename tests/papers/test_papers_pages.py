@@ -61,6 +61,18 @@ def test_a_changed_cell_is_another_page(tmp_path: Path) -> None:
     assert after.read_text() != text
 
 
+def test_a_note_stands_once_on_a_page(tmp_path: Path) -> None:
+    """Two figures of the same cells, and the table of fairness, have the same to say of them."""
+    folder = copied("rto/win_rates", tmp_path)
+    (folder / "rto" / "win_rates.md.j2").write_text(
+        '{{ figure("rto/figure3", "a.png") }}\n\n{{ figure("rto/frontier", "b.png") }}\n\n'
+        "{{ fairness() }}\n"
+    )
+    (page, *_) = write_page("rto/win_rates", folder)
+    notes = [line for line in page.read_text().splitlines() if line.startswith("*Note: ")]
+    assert notes and len(notes) == len({note.replace("committed cells: ", "") for note in notes})
+
+
 TEMPLATE = """\
 {{ cells() }}
 {{ table("abc/table_beta") }}

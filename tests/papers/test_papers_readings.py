@@ -227,6 +227,8 @@ def test_over_optimisation_in_words(tmp_path: Path) -> None:
         write_whole_cell(
             tmp_path, "uniform", seed, kl=[0, 1, 2], gold=[0.0, 1.0, 0.5], paid=[0.0, 2.0, 1.0]
         )
+        paid = [0.0, 1.0, 2.0 * seed]
+        write_whole_cell(tmp_path, "abc_d", seed, kl=[0, 1, 2], gold=[0.0, 1.0, 0.5], paid=paid)
     said = over_optimisation(read_sources([tmp_path])[0], TASK)
     assert (
         "- abc (2 runs): the gold score is highest at step 5 of 10 (1.500; to "
@@ -234,4 +236,7 @@ def test_over_optimisation_in_words(tmp_path: Path) -> None:
     ) in said
     assert "- sparse (2 runs): the gold score is highest at step 10 of 10" in said
     assert "its last evaluation (2.000)." in said
-    assert "and the paid score did not rise either (-1.000 [-1.000, -1.000])." in said
+    assert "and the paid score fell too (-1.000 [-1.000, -1.000])." in said
+    unknown = "and whether the paid score still rose cannot be told (+0.000 [-12.706, +12.706])."
+    assert "- abc_d (2 runs): the gold score is highest at step 5 of 10 (1.000; to " in said
+    assert unknown in said

@@ -13,7 +13,7 @@ from tokencredit.errors import UserError
 from tokencredit.papers.runs import LoggedRun
 from tokencredit.papers.sources import Source, short_label
 from tokencredit.statistics.curves import at_level, mean
-from tokencredit.statistics.intervals import mean_ci
+from tokencredit.statistics.intervals import Interval, mean_ci
 from tokencredit.statistics.rounding import rounded, with_interval
 
 GOLD: Final = "oracle"
@@ -120,12 +120,16 @@ def _peak(name: str, runs: Sequence[LoggedRun]) -> str:
     highest = f"the gold score is highest at step {steps[top]:g} of {steps[-1]:g}"
     if top == len(steps) - 1:
         return f"{name}: {highest}, its last evaluation ({rounded(heights[top])})."
-    fall, rise = (_change([v[-1] - v[top] for v in values]) for values in (gold, paid))
-    rose = mean([values[-1] - values[top] for values in paid]) > 0
-    still = "while the paid score still rose" if rose else "and the paid score did not rise either"
-    return f"{name}: {highest} ({rounded(heights[top])}; to the end {fall}), {still} ({rise})."
+    fall, rise = (mean_ci([v[-1] - v[top] for v in values]) for values in (gold, paid))
+    if rise.n > 1 and rise.low > 0:
+        then = "while the paid score still rose"
+    elif rise.n > 1 and rise.high < 0:
+        then = "and the paid score fell too"
+    else:
+        then = "and whether the paid score still rose cannot be told"
+    peak = f"{highest} ({rounded(heights[top])}; to the end {_change(fall)})"
+    return f"{name}: {peak}, {then} ({_change(rise)})."
 
 
-def _change(values: Sequence[float]) -> str:
-    x = mean_ci(values)
+def _change(x: Interval) -> str:
     return with_interval(x, signed=True) if x.n > 1 else rounded(x.mean, signed=True)

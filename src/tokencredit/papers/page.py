@@ -98,7 +98,7 @@ class Page:
             "over_optimisation": self.over_optimisation,
             "seeds_and_prompts": self.seeds_and_prompts,
         }
-        return environment.from_string(template).render()
+        return _notes_once(environment.from_string(template).render())
 
     def cells(self) -> str:
         """How many cells there are, in which state, and what computed them."""
@@ -210,6 +210,20 @@ class Page:
 
     def _of_claim(self, claim: Claim) -> Claim:
         return replace(claim, panels=[p for p in claim.panels if self.task == p.tasks[0]])
+
+
+def _notes_once(text: str) -> str:
+    """The text without a note that it has already: tables and figures of the same cells have the
+    same to say."""
+    seen: set[str] = set()
+    kept = []
+    for paragraph in text.split("\n\n"):
+        note = paragraph.strip().replace(f"{NAME}: ", "")
+        if note.startswith("*Note: ") and note in seen:
+            continue
+        seen.add(note)
+        kept.append(paragraph)
+    return "\n\n".join(kept)
 
 
 CROSSED: Final = (
