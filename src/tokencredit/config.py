@@ -27,6 +27,7 @@ from tokencredit.judges.attribution import AttributionJudge
 from tokencredit.judges.bradley_terry import BradleyTerryJudge
 from tokencredit.judges.discriminator import DiscriminatorJudge
 from tokencredit.judges.ensemble import Ensemble, EnsembleJudge
+from tokencredit.judges.fit import check_advantages, check_evidence, check_fit
 from tokencredit.judges.function import FunctionJudge
 from tokencredit.judges.implicit import ImplicitJudge
 from tokencredit.judges.judge import Judge
@@ -35,12 +36,14 @@ from tokencredit.judges.policy_attention import PolicyAttentionJudge
 from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.models.decoding.sampling import Sampling
 from tokencredit.models.loading.model import Model
+from tokencredit.models.value import ValueKind
 from tokencredit.reviser_settings import Reviser
+from tokencredit.rewards.advantage_schemes import AdvantageScheme, Keep, Own
 from tokencredit.rewards.attribution import Attribution
 from tokencredit.rewards.controls import CONTROLS
 from tokencredit.rewards.implicit import IMPLICIT
 from tokencredit.rewards.redistribute import Redistribute
-from tokencredit.rewards.scheme import Evidence, RewardScheme
+from tokencredit.rewards.scheme import RewardScheme
 from tokencredit.rewards.sparse import Sparse
 from tokencredit.rewards.tlcr import TLCR_SCHEMES
 from tokencredit.rewards.uniform import Uniform
@@ -63,6 +66,7 @@ class Config:
     judge: Judge = MISSING
     scorer: Judge = MISSING
     reward_scheme: RewardScheme = MISSING
+    advantage_scheme: AdvantageScheme = MISSING
     algorithm: Procedure = MISSING
     hardware: Hardware = MISSING
     tracking: Tracking = MISSING
@@ -96,9 +100,12 @@ class Config:
 
     def __post_init__(self) -> None:
         """Check what no single component can."""
+        if self.advantage_scheme == MISSING:  # a default of this type would be the only one allowed
+            self.advantage_scheme = Keep()
         check_all_bounds(self)
         self._fill_rates()
-        check_fit(self.reward_scheme, self.judge)
+        check_fit(self.reward_scheme, self.judge, COMPONENTS["judge"])
+        check_evidence(self.advantage_scheme, self.judge, COMPONENTS["judge"])
         require(
             self.judge.gives_scores or not isinstance(self.scorer, SameAsJudge),
             "scorer",
@@ -110,7 +117,8 @@ class Config:
             self._check_rollouts()
 
     def _check_rollouts(self) -> None:
-        """Raise for prompts and adapters with which responses cannot be learnt from."""
+        """Raise for what responses cannot be learnt from or with: advantages, prompts, adapters."""
+        check_advantages(self.advantage_scheme, self.policy_algorithm, self.model.value.kind)
         longest = self.dataset.prompt.max_tokens - 1 + self.rollout.max_new_tokens - 1
         require(
             longest <= self.model.context,
@@ -131,6 +139,11 @@ class Config:
         """The algorithm of a run with rollouts."""
         assert isinstance(self.algorithm, Algorithm)
         return self.algorithm
+
+    @property
+    def uses_values(self) -> bool:
+        """Whether there is a value function to train."""
+        return self.algorithm.uses_values and self.model.value.kind is not ValueKind.none
 
     def reads_reference(self) -> bool:
         """Whether judge or scorer read the reference's log-probabilities of a response."""
@@ -154,29 +167,6 @@ class Config:
         self.algorithm.fill_rate(rates.rl)
 
 
-def check_fit(scheme: RewardScheme, judge: Judge) -> None:
-    """Raise unless the judge gives the evidence that the scheme reads."""
-    wanted = scheme.evidence
-    able = [k for k in COMPONENTS["judge"] if issubclass(k, Judge) and k.evidence is wanted]
-    names = [re.sub(r"\B([A-Z])", r"_\1", k.__name__.removesuffix("Judge")).lower() for k in able]
-    fitting = ", ".join(names) or "(none)"
-    require(
-        wanted is Evidence.none or judge.gives() is wanted,
-        "judge",
-        type(judge).__name__,
-        f"gives {judge.gives().value} evidence, but {type(scheme).__name__} needs {wanted.value} "
-        "evidence of each token; choose another reward_scheme, or a judge that gives it: "
-        f"{fitting}",
-    )
-    require(
-        judge.gives_ends() or not scheme.reads_ends,
-        "judge",
-        type(judge).__name__,
-        f"does not say where sentences end, but {type(scheme).__name__} pays there; use "
-        "judge=implicit_sentences, or set judge.sentence_end",
-    )
-
-
 COMPONENTS: Final[dict[str, list[type]]] = {
     "model": [Model],
     "dataset": [Dataset],
@@ -188,12 +178,17 @@ COMPONENTS: Final[dict[str, list[type]]] = {
     "reward_scheme": [
         *(Sparse, Uniform, *CONTROLS, Redistribute, Attribution, *IMPLICIT, *TLCR_SCHEMES),
     ],
+    "advantage_scheme": [Keep, Own],
     "algorithm": [
         *(PPO, PPOPenalty, Reinforce, RLOO, GRPO, ReMax, SupervisedOnly, PreferenceOnly, FIGA)
     ],
     "hardware": [Hardware],
     "tracking": [Tracking],
 }
+
+
+LATER: Final[dict[str, type]] = {"advantage_scheme": Keep}
+"""Groups that files of earlier times do not have, and the component that means "as before"."""
 
 
 def register() -> None:
@@ -319,8 +314,11 @@ def read(path: Path | TextIO) -> Config:
 
 def _typed(tree: DictConfig) -> DictConfig:
     """`tree`, as `dump` wrote it, with the classes that it names."""
-    schema = OmegaConf.structured(Config)
-    for group, name in tree.pop("components").items():
+    schema, classes = OmegaConf.structured(Config), tree.pop("components")
+    for group, kind in LATER.items():
+        classes.setdefault(group, kind.__name__)
+        tree.setdefault(group, {})
+    for group, name in classes.items():
         schema[group] = OmegaConf.structured(component_named(group, present_name(group, name)))
     bring_up_to_date(schema, tree)
     return cast(DictConfig, OmegaConf.merge(schema, tree))

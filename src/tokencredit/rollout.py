@@ -225,6 +225,8 @@ class Rollout(Batch):
     """Σ_v π (log π − log π_ref) over the whole vocabulary, where the estimator asks for it."""
     kept: Kept | None = None
     """The ids that could be sampled, where top-k or top-p left some out."""
+    entropy: Float[torch.Tensor, "B T"] | None = None
+    """Of the distribution that each token was sampled from, in nats, where a scheme reads it."""
 
     @classmethod
     def blank(
@@ -309,7 +311,8 @@ class PolicyOutput(Batch):
     """One forward pass of the trained module over the response tokens, with gradient."""
 
     logp: Float[torch.Tensor, "B T"]
-    values: Float[torch.Tensor, "B T"]
+    values: Float[torch.Tensor, "B T"] | None
+    """None where there is no value function."""
     entropy: Float[torch.Tensor, "B T"]
     full_kl: Float[torch.Tensor, "B T"] | None = None
     """As `Rollout.full_kl`, where it was asked for."""

@@ -24,7 +24,7 @@ from omegaconf import DictConfig
 
 from tokencredit import config as configuration
 from tokencredit.composing.arguments import Request
-from tokencredit.composing.chosen import composed, name_as_chosen
+from tokencredit.composing.chosen import name_as_chosen, option
 from tokencredit.composing.explain import explain
 from tokencredit.composing.grammar import check_grammar, check_meaning, class_name, spelled
 from tokencredit.composing.helptext import help_text
@@ -38,6 +38,7 @@ from tokencredit.papers.cells import PLACES
 from tokencredit.pipeline.environment import take_over
 from tokencredit.pipeline.process import StageFailed, follow
 from tokencredit.redaction import redacted
+from tokencredit.rewards.advantage_schemes import AdvantageScheme
 from tokencredit.rewards.scheme import RewardScheme
 from tokencredit.store.artifacts import check_writable
 from tokencredit.store.files import Damaged, read_yaml
@@ -45,7 +46,7 @@ from tokencredit.sweeps import objective, sweep
 from tokencredit.user_code.plugins import check_options, conf_dir
 from tokencredit.version import __version__
 
-GROUP = "reward_scheme"
+SCHEMES = ("reward_scheme", "advantage_scheme")
 MAIN_JOB = ("experiment=main_job", "scale=cpu")
 WITH_VALUE = {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c"}
 WITH_VALUE |= {"--package", "-p", "--info", "-i"}
@@ -198,24 +199,25 @@ def more_folders(arguments: list[str]) -> list[Path]:
     return [Path(name) for name in named if Path(name).is_dir()]
 
 
-def named_scheme(name: str, folders: Sequence[Path]) -> RewardScheme:
-    """The reward scheme that `reward_scheme=NAME` chooses: an option of conf/ or of `folders`, or
-    a class with its own numbers.
+def named_scheme(name: str, folders: Sequence[Path]) -> RewardScheme | AdvantageScheme:
+    """The scheme that `reward_scheme=NAME` or `advantage_scheme=NAME` chooses: an option of conf/
+    or of `folders`, or a class with its own numbers.
     """
-    options = {
-        path.stem for place in (conf_dir(), *folders) for path in place.glob(f"{GROUP}/*.yaml")
-    }
-    if name not in options:
-        classes = configuration.COMPONENTS[GROUP]
-        name = class_name(GROUP, name)
-        known = ", ".join([*sorted(options), *(kind.__name__ for kind in classes)])
-        if name not in {kind.__name__ for kind in classes}:
-            raise UserError(
-                f"{GROUP} = {name!r}: there is no such scheme (known: {known}); is a --plugin or "
-                "--config-dir missing?"
-            )
-        return cast(RewardScheme, configuration.component_named(GROUP, name)())
-    return composed([f"{GROUP}={name}"], folders).reward_scheme
+    known: list[str] = []
+    for group in SCHEMES:
+        places = (conf_dir(), *folders)
+        options = {path.stem for place in places for path in place.glob(f"{group}/*.yaml")}
+        if name in options:
+            return cast("RewardScheme | AdvantageScheme", option(group, name, folders))
+        classes = {kind.__name__: kind for kind in configuration.COMPONENTS[group]}
+        meant = classes.get(class_name(group, name))
+        if meant is not None:
+            return cast("RewardScheme | AdvantageScheme", meant())
+        known += [*sorted(options), *classes]
+    raise UserError(
+        f"{SCHEMES[0]} = {name!r}: there is no such scheme (known: {', '.join(known)}); is a "
+        "--plugin or --config-dir missing?"
+    )
 
 
 class Task:

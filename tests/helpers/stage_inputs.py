@@ -32,6 +32,7 @@ from tokencredit.algorithms.ppo import PPO
 from tokencredit.config import Config
 from tokencredit.data.token_ids import SpecialTokens
 from tokencredit.judges.attention import AttentionJudge
+from tokencredit.judges.attribution import AttributionJudge
 from tokencredit.judges.bradley_terry import Preference
 from tokencredit.models.loading.architecture import Architecture
 from tokencredit.models.loading.model import (
@@ -42,6 +43,7 @@ from tokencredit.models.loading.model import (
 )
 from tokencredit.models.value import Value, ValueKind
 from tokencredit.reviser_settings import Backend
+from tokencredit.rewards.advantage_schemes import Own
 from tokencredit.rewards.uniform import Uniform
 from tokencredit.settings import DPO, FIGA, SFT, Evaluation, Oracle, PairSource, RewardModel
 from tokencredit.stages.base_model import base_of
@@ -77,6 +79,9 @@ CASES = {
         {
             "algorithm": [lambda c: replace(c, algorithm=PPO(lam=0.5))],
             "reward_scheme": [lambda c: replace(c, reward_scheme=Uniform())],
+            "advantage_scheme": [
+                lambda c: replace(c, judge=AttributionJudge(), advantage_scheme=Own())
+            ],
             "judge": [lambda c: replace(c, judge=AttentionJudge(layer=0))],
             "scorer": [judged_by_function],
             "rollout": [ROLLOUT],

@@ -18,7 +18,7 @@ from builders import (
     tiny_classifier,
     train_tokenizer,
 )
-from tokencredit.config import check_fit
+from tokencredit.config import COMPONENTS
 from tokencredit.errors import UserError
 from tokencredit.hardware import Hardware
 from tokencredit.judges.attribution import AttributionJudge
@@ -68,11 +68,11 @@ def test_attributions_and_baseline_make_up_the_score() -> None:
 
 def test_it_fits_schemes_that_read_signs() -> None:
     assert AttributionJudge().gives() is Evidence.signed
-    check_fit(Attribution(), AttributionJudge())
+    check_fit(Attribution(), AttributionJudge(), COMPONENTS["judge"])
     with pytest.raises(UserError, match="gives signed evidence, but Redistribute needs"):
-        check_fit(Redistribute(), AttributionJudge())
+        check_fit(Redistribute(), AttributionJudge(), COMPONENTS["judge"])
     with pytest.raises(UserError, match=r"Attribution needs signed .*: attribution"):
-        check_fit(Attribution(), RewardModelJudge())
+        check_fit(Attribution(), RewardModelJudge(), COMPONENTS["judge"])
 
 
 def test_it_shares_a_pass_with_the_reward_model(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from builders import PAD_ID, handed, make_rollout, speaking, tiny_classifier, train_tokenizer
 from observers import furnish
 from tokencredit.algorithms.ppo import PPO
-from tokencredit.config import Config, check_fit
+from tokencredit.config import COMPONENTS, Config
 from tokencredit.data.dataset import Dataset
 from tokencredit.data.sources import Source
 from tokencredit.errors import UserError
@@ -101,8 +101,8 @@ def test_it_fits_schemes_with_and_without_evidence() -> None:
     assert Ensemble().gives() is Evidence.none
     assert EnsembleJudge().gives() is Evidence.nonnegative
     for scheme in (Sparse(), Redistribute()):
-        check_fit(scheme, EnsembleJudge())
-    check_fit(Sparse(), Ensemble())
+        check_fit(scheme, EnsembleJudge(), COMPONENTS["judge"])
+    check_fit(Sparse(), Ensemble(), COMPONENTS["judge"])
 
 
 @pytest.mark.parametrize(

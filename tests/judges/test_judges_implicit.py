@@ -22,9 +22,10 @@ from builders import (
     train_tokenizer,
 )
 from policies import LORA, alone, make_policy, poisoned, rolled, run_config
-from tokencredit.config import check_fit
+from tokencredit.config import COMPONENTS
 from tokencredit.errors import UserError
 from tokencredit.judges.attention import AttentionJudge
+from tokencredit.judges.fit import check_fit
 from tokencredit.judges.implicit import Denominator, ImplicitJudge
 from tokencredit.judges.panel import open_panel, shares_pass
 from tokencredit.judges.reward_model import RewardModelJudge
@@ -302,12 +303,12 @@ def test_only_the_judge_says_where_sentences_end(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_scheme_that_pays_at_ends_wants_a_judge_that_knows_them() -> None:
-    check_fit(SemiRTO(), ImplicitJudge(sentence_end="e"))
-    check_fit(RTO(), ImplicitJudge())
+    check_fit(SemiRTO(), ImplicitJudge(sentence_end="e"), COMPONENTS["judge"])
+    check_fit(RTO(), ImplicitJudge(), COMPONENTS["judge"])
     with pytest.raises(UserError, match="does not say where sentences end, but SemiRTO pays there"):
-        check_fit(SemiRTO(), ImplicitJudge())
+        check_fit(SemiRTO(), ImplicitJudge(), COMPONENTS["judge"])
     with pytest.raises(UserError, match="gives nonnegative evidence, but RTO needs signed"):
-        check_fit(RTO(), AttentionJudge())
+        check_fit(RTO(), AttentionJudge(), COMPONENTS["judge"])
 
 
 def test_a_judge_that_reads_the_reference_is_shown_scored_responses() -> None:

@@ -42,16 +42,19 @@ class ActorCritic(Algorithm):
         """The policy's numbers, and the value function's where it has its own."""
         return {"policy": self.optimizer, "value": self.value_optimizer.filled(self.optimizer)}
 
-    def targets(self, rollout: Rollout, shaped: Shaped) -> Targets:
-        """Advantages (whitened if asked) and returns (always before whitening)."""
+    def estimate(self, rollout: Rollout, shaped: Shaped) -> Targets:
+        """Advantages and returns by generalised advantage estimation."""
         mask = rollout.response_mask
         advantages, returns = gae(
             shaped.total, rollout.values, mask, gamma=self.gamma, lam=self.lam
         )
-        return Targets(advantages=self.whiten.applied(advantages, mask), returns=returns)
+        return Targets(advantages=advantages, returns=returns)
 
     def value_terms(self, output: PolicyOutput, rollout: Rollout, targets: Targets) -> list[Term]:
-        """The value loss, and how many values moved farther than `value_clip`."""
+        """The value loss, and how many values moved farther than `value_clip`; neither where there
+        are no values (model.value.kind=none)."""
+        if output.values is None:
+            return []
         mask = rollout.response_mask
         values, old = keep(output.values, mask), keep(rollout.values, mask)
         loss = value_loss(values, old, keep(targets.returns, mask), self.value_clip)

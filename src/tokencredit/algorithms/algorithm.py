@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import ClassVar
 
@@ -45,6 +45,8 @@ class Decision(str, Enum):
     """No optimizer step, and no further minibatches in this step."""
 
 
+Change = Callable[[Float[torch.Tensor, "B T"]], Float[torch.Tensor, "B T"]]
+"""What an advantage scheme makes of the advantages of a whole rollout."""
 Sums = Callable[[PolicyOutput, Rollout], "dict[str, Float[torch.Tensor, '']]"]
 """Sums over the tokens of some rows, by name."""
 Reader = Callable[[Sums], dict[str, float]]
@@ -148,8 +150,14 @@ class Algorithm(Shaping, Procedure):
         }
 
     @abstractmethod
-    def targets(self, rollout: Rollout, shaped: Shaped) -> Targets:
-        """Advantages and returns of every token of the whole rollout."""
+    def estimate(self, rollout: Rollout, shaped: Shaped) -> Targets:
+        """Advantages before whitening, and returns, of every token of the whole rollout."""
+
+    def targets(self, rollout: Rollout, shaped: Shaped, change: Change | None = None) -> Targets:
+        """Advantages, changed by an advantage scheme and then whitened if asked, and returns."""
+        found = self.estimate(rollout, shaped)
+        advantages = found.advantages if change is None else change(found.advantages)
+        return replace(found, advantages=self.whiten.applied(advantages, rollout.response_mask))
 
     @abstractmethod
     def terms(

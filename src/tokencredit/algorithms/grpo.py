@@ -57,8 +57,8 @@ class GRPO(Algorithm):
             "deviation near 0; use to_go, which is the same for sparse rewards",
         )
 
-    def targets(self, rollout: Rollout, shaped: Shaped) -> Targets:
-        """Advantages (whitened if asked), and returns to go for the log."""
+    def estimate(self, rollout: Rollout, shaped: Shaped) -> Targets:
+        """Advantages within groups, and returns to go for the log."""
         mask = rollout.response_mask
         returns = to_go(shaped.total, mask, self.gamma)
         advantages = grpo(
@@ -69,7 +69,7 @@ class GRPO(Algorithm):
             kind=self.group_baseline,
             divide_by_sd=self.divide_by_sd,
         )
-        return Targets(advantages=self.whiten.applied(advantages, mask), returns=returns)
+        return Targets(advantages=advantages, returns=returns)
 
     def terms(
         self, output: PolicyOutput, rollout: Rollout, targets: Targets, state: State

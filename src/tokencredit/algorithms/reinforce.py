@@ -38,11 +38,10 @@ class PolicyGradient(Algorithm):
     def advantages(self, rollout: Rollout, shaped: Shaped) -> Float[torch.Tensor, "B T"]:
         """The weight of each token's log-probability, before whitening."""
 
-    def targets(self, rollout: Rollout, shaped: Shaped) -> Targets:
-        """Advantages (whitened if asked), and returns to go for the log."""
-        mask = rollout.response_mask
-        advantages = self.whiten.applied(self.advantages(rollout, shaped), mask)
-        return Targets(advantages=advantages, returns=to_go(shaped.total, mask, self.gamma))
+    def estimate(self, rollout: Rollout, shaped: Shaped) -> Targets:
+        """Advantages, and returns to go for the log."""
+        returns = to_go(shaped.total, rollout.response_mask, self.gamma)
+        return Targets(advantages=self.advantages(rollout, shaped), returns=returns)
 
     def terms(
         self, output: PolicyOutput, rollout: Rollout, targets: Targets, state: State

@@ -1,4 +1,4 @@
-"""The promises that every reward scheme must keep, checked on made-up rollouts.
+"""The promises that every scheme of rewards or advantages must keep, checked on made-up rollouts.
 
 `tokencredit check-scheme NAME` runs them on a registered scheme, a user's own included.
 """
@@ -15,6 +15,8 @@ import torch
 import typer
 
 from tokencredit.config import load_plugins
+from tokencredit.ops import keep
+from tokencredit.rewards.advantage_schemes import AdvantageScheme
 from tokencredit.rewards.promises import (
     DECLARED,
     FINITE,
@@ -28,23 +30,26 @@ from tokencredit.rewards.promises import (
     as_declared,
     broken,
     example,
+    flaws,
     unmeasured,
 )
 from tokencredit.rewards.scheme import RewardScheme
+from tokencredit.rollout import Judgement, Rollout
 from tokencredit.train import named_scheme
 from tokencredit.user_code import promises
 
 PADDING = 3
+Scheme = RewardScheme | AdvantageScheme
 
 
-def check_scheme(scheme: RewardScheme) -> list[str]:
+def check_scheme(scheme: Scheme) -> list[str]:
     """The names of the promises that hold; raises `UserError` with all that are broken."""
     found = examine(scheme)
     promises.require_all(type(scheme).__name__, found)
     return list(found)
 
 
-def examine(scheme: RewardScheme) -> dict[str, str]:
+def examine(scheme: Scheme) -> dict[str, str]:
     """By promise: what is wrong with it and what to do; empty where it holds.
 
     What cannot be told, of rewards that have not the right shape or are not there, is left out.
@@ -52,22 +57,37 @@ def examine(scheme: RewardScheme) -> dict[str, str]:
     asked = {
         name: partial(promise, scheme)
         for name, promise in PROMISES.items()
-        if name != SUM or scheme.preserves_sum()
+        if (name != SUM or (isinstance(scheme, RewardScheme) and scheme.preserves_sum()))
+        and (name != MEASURED or isinstance(scheme, RewardScheme))
     }
     return promises.examine(type(scheme).__name__, asked, REMEDIES)
 
 
-def _rewards(scheme: RewardScheme, extra: int = 0, fill: float = 0.0) -> torch.Tensor:
-    return scheme.token_rewards(*example(extra, scheme.evidence, fill))
+def _asked(scheme: Scheme, rollout: Rollout, judgement: Judgement) -> torch.Tensor:
+    """What the scheme makes of a batch, whose values stand for an algorithm's advantages."""
+    if isinstance(scheme, RewardScheme):
+        return scheme.token_rewards(rollout, judgement)
+    advantages, penalty = (
+        keep(x, rollout.response_mask) for x in (rollout.values, rollout.ref_logp - rollout.logp)
+    )
+    entropies = rollout.logp.abs() if scheme.reads_entropy else None
+    return scheme.token_advantages(rollout, judgement, advantages, penalty, entropies)
 
 
-def _kept(name: str) -> Callable[[RewardScheme], str | None]:
+def _rewards(scheme: Scheme, extra: int = 0, fill: float = 0.0) -> torch.Tensor:
+    return _asked(scheme, *example(extra, scheme.evidence, fill))
+
+
+def _kept(name: str) -> Callable[[Scheme], str | None]:
     """A promise that can be seen in the rewards of any batch, looked at with padding."""
 
-    def check(scheme: RewardScheme) -> str | None:
+    def check(scheme: Scheme) -> str | None:
         rollout, judgement = example(PADDING, scheme.evidence)
-        rewards = scheme.token_rewards(rollout, judgement)
-        problems = broken(scheme, rollout, judgement, rewards)
+        rewards = _asked(scheme, rollout, judgement)
+        if isinstance(scheme, RewardScheme):
+            problems = broken(scheme, rollout, judgement, rewards)
+        else:
+            problems = flaws(rewards, rollout.response_mask, "an advantage")
         if SHAPE in problems and name != SHAPE:
             return None
         narrow = name == SHAPE and not problems and rewards.dtype != torch.float32
@@ -76,43 +96,46 @@ def _kept(name: str) -> Callable[[RewardScheme], str | None]:
     return check
 
 
-def _declared(scheme: RewardScheme) -> str:
+def _declared(scheme: Scheme) -> str:
     rollout, judgement = example(0, scheme.evidence)
     told = as_declared(scheme, judgement)
-    scheme.token_rewards(rollout, told)
-    scheme.measure(rollout, told)
+    _asked(scheme, rollout, told)
+    if isinstance(scheme, RewardScheme):
+        scheme.measure(rollout, told)
     return ""
 
 
-def _measured(scheme: RewardScheme) -> str:
+def _measured(scheme: Scheme) -> str | None:
+    if not isinstance(scheme, RewardScheme):
+        return None
     return unmeasured(scheme.measure(*example(PADDING, scheme.evidence)))
 
 
-def _padding(scheme: RewardScheme) -> str:
+def _padding(scheme: Scheme) -> str:
     padded = _rewards(scheme, PADDING)[:, : max(LENGTHS)]
     return _unless(torch.allclose(padded, _rewards(scheme), atol=1e-6), "other rewards with it")
 
 
-def _poison(scheme: RewardScheme) -> str:
+def _poison(scheme: Scheme) -> str:
     same = torch.equal(_rewards(scheme, PADDING, torch.nan), _rewards(scheme, PADDING))
     return _unless(same, "other rewards with it")
 
 
-def _permutation(scheme: RewardScheme) -> str:
+def _permutation(scheme: Scheme) -> str:
     rollout, judgement = example(0, scheme.evidence)
     order = torch.tensor([3, 0, 4, 1, 2])
-    shuffled = scheme.token_rewards(rollout[order], judgement[order])
+    shuffled = _asked(scheme, rollout[order], judgement[order])
     same = torch.allclose(shuffled, _rewards(scheme)[order], atol=1e-6)
     return _unless(same, "other rewards in another order")
 
 
-def _untouched(scheme: RewardScheme) -> str:
+def _untouched(scheme: Scheme) -> str:
     rollout, judgement = example(0, scheme.evidence)
     before = replace(
         judgement, evidence=judgement.evidence.clone(), scores=judgement.scores.clone()
     )
     values = rollout.values.clone()
-    scheme.token_rewards(rollout, judgement)
+    _asked(scheme, rollout, judgement)
     same = torch.equal(judgement.evidence, before.evidence) and torch.equal(
         judgement.scores, before.scores
     )
@@ -123,7 +146,7 @@ def _unless(kept: bool, found: str) -> str:
     return "" if kept else f"found {found}"
 
 
-PROMISES: dict[str, Callable[[RewardScheme], str | None]] = {
+PROMISES: dict[str, Callable[[Scheme], str | None]] = {
     SHAPE: _kept(SHAPE),
     MASKED: _kept(MASKED),
     FINITE: _kept(FINITE),
@@ -140,14 +163,14 @@ PROMISES: dict[str, Callable[[RewardScheme], str | None]] = {
 
 def check(
     name: Annotated[
-        str, typer.Argument(help="A reward scheme: rto_v2, abc, …, or the name of a class.")
+        str, typer.Argument(help="A scheme: rto_v2, abc, own, …, or the name of a class.")
     ],
     plugin: Annotated[list[str] | None, typer.Option(help="Import this first; repeatable.")] = None,
     config_dir: Annotated[
         list[Path] | None, typer.Option(help="More YAML groups, laid out like conf/; repeatable.")
     ] = None,
 ) -> None:
-    """Check that a reward scheme, your own included, keeps the promises that training relies on."""
+    """Check that a scheme of rewards or advantages, your own included, keeps its promises."""
     load_plugins(plugin or [])
     scheme = named_scheme(name, config_dir or [])
     promises.tell(type(scheme).__name__, examine(scheme))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, TypeVar
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from tokencredit import config as configuration
 from tokencredit.composing.arguments import shown_name
@@ -20,6 +21,8 @@ from tokencredit.config import Config
 from tokencredit.errors import UserError
 from tokencredit.papers.cells import experiments_dir
 from tokencredit.user_code.plugins import check_options, conf_dir
+
+T = TypeVar("T")
 
 
 def composed(choices: Sequence[str], folders: Sequence[Path] = ()) -> Config:
@@ -51,8 +54,20 @@ def chosen(choices: Sequence[str], folders: Sequence[Path] = ()) -> Chosen:
     return Chosen(config, options, {str(key): str(value) for key, value in swept.items()})
 
 
+def option(group: str, name: str, folders: Sequence[Path] = ()) -> object:
+    """The component that `group=name` chooses, whatever it fits; raises what `train` would say."""
+    return _made([f"{group}={name}"], folders, lambda tree: OmegaConf.to_object(tree[group]))[0]
+
+
 def _composed(choices: Sequence[str], folders: Sequence[Path]) -> tuple[Config, DictConfig]:
     """The configuration, and Hydra's own settings."""
+    return _made(choices, folders, configuration.load)
+
+
+def _made(
+    choices: Sequence[str], folders: Sequence[Path], make: Callable[[DictConfig], T]
+) -> tuple[T, DictConfig]:
+    """What `make` gives for the composed tree, and Hydra's own settings."""
     configuration.register()
     check_options(folders)
     check_grammar(choices, multirun=False)
@@ -65,12 +80,16 @@ def _composed(choices: Sequence[str], folders: Sequence[Path]) -> tuple[Config, 
         with open_dict(tree):
             settings = tree.pop("hydra")
         check_meaning(meant, tree)
-        return configuration.load(tree), settings
+        return make(tree), settings
     except Exception as error:
         mistake = explain(error)
         if mistake is None or mistake is error:
             raise
         raise mistake from error
+
+
+KEEP: Final = "keep"
+"""The option of `advantage_scheme` that is no part of a run's name."""
 
 
 class Clash(UserError):
@@ -81,7 +100,7 @@ def name_as_chosen(config: Config, choices: Mapping[str, str], typed: Sequence[s
     """Fill in what a configuration takes from the options that were chosen, and from the machine.
 
     `choices` are Hydra's, by group; `typed` the overrides of the run. A scheme that was typed gives
-    the run its name, also where a method has another.
+    the run its name, also where a method has another; an advantage scheme is added to the name.
     """
     given = {text.partition("=")[0]: text.partition("=")[2] for text in typed}
     scheme, method = choices["reward_scheme"], choices.get("method")
@@ -93,6 +112,9 @@ def name_as_chosen(config: Config, choices: Mapping[str, str], typed: Sequence[s
     config.run.experiment = choices.get("experiment")
     config.run.scale = choices["scale"] if config.run.experiment else None
     config.run.scheme = scheme if "reward_scheme" in given else method or scheme
+    changed = given.get("advantage_scheme", KEEP)
+    if changed != KEEP:
+        config.run.scheme += f"_{changed}"
     config.model.name = shown_name(config.model)
     if config.store == "store":
         config.store = os.environ.get("TOKENCREDIT_STORE", "store")

@@ -28,6 +28,8 @@ class Actors:
     tokenizer: PreTrainedTokenizerBase
     full_kl: bool = False
     """Whether rollouts hold the exact KL of every token, for estimators that ask for it."""
+    entropies: bool = False
+    """Whether rollouts hold the entropy of every token, for advantage schemes that read it."""
     score_all: bool = False
     """Whether responses of other models than the policy are scored too, for judges that read it."""
 
@@ -57,7 +59,11 @@ class Actors:
     def _score(self, part: Rollout) -> dict[str, torch.Tensor]:
         layout = self.policy.layout(part)
         output, states = self.policy.read(layout, part)
-        known = {"logp": output.logp, "values": output.values}
+        known = {"logp": output.logp}
+        if output.values is not None:
+            known["values"] = output.values
+        if self.entropies:
+            known["entropy"] = output.entropy
         if not self.full_kl:
             return known | {"ref_logp": self.reference.logp(part)}
         ref_logp, full_kl = self.reference.logp_and_kl(layout, states, part)

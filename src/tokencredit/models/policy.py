@@ -78,7 +78,7 @@ class PolicyWithValue(torch.nn.Module):
         return groups if self.uses_values else {"policy": groups["policy"]}
 
     def forward(self, rollout: Rollout) -> PolicyOutput:
-        """Log-probability, value, and entropy of every response token, with gradient; else 0."""
+        """Log-probability, value (if any), and entropy of every response token; else 0."""
         return self.read(self.layout(rollout), rollout)[0]
 
     def layout(self, rollout: Rollout) -> Layout:
@@ -96,12 +96,10 @@ class PolicyWithValue(torch.nn.Module):
             self.choices(rollout),
             self.computation.logits_memory,
         )
-        values = self._values(states, layout) if self.uses_values else torch.zeros_like(entropy)
         spread = layout.spread
-        return (
-            PolicyOutput(logp=spread(logp), values=spread(values), entropy=spread(entropy)),
-            states,
-        )
+        values = spread(self._values(states, layout)) if self.uses_values else None
+        output = PolicyOutput(logp=spread(logp), values=values, entropy=spread(entropy))
+        return output, states
 
     def states(self, model: torch.nn.Module, layout: Layout) -> Float[torch.Tensor, "N d"]:
         """The hidden state from which each response token was chosen."""

@@ -17,6 +17,8 @@ class ValueKind(str, Enum):
     """A second model with weights of its own."""
     adapter = "adapter"
     """The policy's weights under a second LoRA adapter (with model.lora.enabled)."""
+    none = "none"
+    """No value function: for advantage schemes that need no estimate, such as own."""
 
 
 class ValueInit(str, Enum):
@@ -44,7 +46,7 @@ class Value:
     """The value function of algorithms that have one."""
 
     kind: ValueKind = ValueKind.shared
-    """shared, separate, or adapter."""
+    """shared, separate, adapter, or none (with an advantage_scheme that needs no estimate)."""
     init: ValueInit = ValueInit.sft
     """sft; or reward_model, or judge (with kind=separate)."""
     head: ValueHead = ValueHead.fresh

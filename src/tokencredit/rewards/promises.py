@@ -9,10 +9,11 @@ from numbers import Real
 from typing import Any, Final, Self
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from tokencredit.errors import UserError
 from tokencredit.ops import keep, last_token
+from tokencredit.rewards.advantage_schemes import AdvantageScheme
 from tokencredit.rewards.scheme import Evidence, RewardScheme
 from tokencredit.rollout import Judgement, Rollout
 
@@ -120,7 +121,7 @@ def looks_ahead(scheme: RewardScheme) -> tuple[bool, bool]:
     return moved(mask, told.scores, early), any(later)
 
 
-def as_declared(scheme: RewardScheme, judgement: Judgement) -> Judgement:
+def as_declared(scheme: RewardScheme | AdvantageScheme, judgement: Judgement) -> Judgement:
     """The judgement without evidence for a scheme that does not declare to read it."""
     if scheme.evidence is not Evidence.none:
         return judgement
@@ -135,6 +136,16 @@ def broken(
 ) -> dict[str, str]:
     """The promises that these rewards of a batch break, each with what was found."""
     mask = rollout.response_mask
+    problems = flaws(rewards, mask, "a reward")
+    shaped = isinstance(rewards, torch.Tensor) and rewards.shape == mask.shape
+    if scheme.preserves_sum() and shaped and FINITE not in problems:
+        problems |= _sums(rewards.detach().to(mask.device), mask, judgement.scores)
+    return problems
+
+
+def flaws(rewards: Any, mask: Bool[torch.Tensor, "B T"], what: str) -> dict[str, str]:
+    """The promises of shape, masked slots, numbers, and gradient that one number a token breaks,
+    each with what was found; `what` it is, for the message."""
     if not isinstance(rewards, torch.Tensor) or rewards.shape != mask.shape:
         found = (
             tuple(rewards.shape) if isinstance(rewards, torch.Tensor) else type(rewards).__name__
@@ -148,12 +159,10 @@ def broken(
     paid = rewards.detach().to(mask.device)
     outside = ((paid != 0) & ~mask).any(dim=1)
     if outside.any():
-        problems[MASKED] = f"found a reward behind the end of response {_first(outside)}"
+        problems[MASKED] = f"found {what} behind the end of response {_first(outside)}"
     bad = (~paid.isfinite() & mask).any(dim=1)
     if bad.any():
         problems[FINITE] = f"found {_worst(paid[bad], mask[bad])} in response {_first(bad)}"
-    elif scheme.preserves_sum():
-        problems |= _sums(paid, mask, judgement.scores)
     return problems
 
 

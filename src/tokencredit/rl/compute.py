@@ -48,7 +48,7 @@ class Compute:
         algorithm = config.policy_algorithm
         policy = actors.policy.model.num_parameters()
         value = 0
-        if algorithm.uses_values and config.model.value.kind is not ValueKind.shared:
+        if config.uses_values and config.model.value.kind is not ValueKind.shared:
             trunk = actors.policy.value_trunk
             value = policy if trunk is None else sum(p.numel() for p in trunk.parameters())
         known = {**sizes, "policy": policy}

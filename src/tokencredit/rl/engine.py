@@ -145,7 +145,8 @@ class Engine:
         """Parameter groups follow `algorithm.optimizers()`; vectors are never decayed."""
         self.world = world
         self.accelerator = world.accelerator
-        self.settings = algorithm.optimizers()
+        groups = policy.parameter_groups()
+        self.settings = {n: own for n, own in algorithm.optimizers().items() if n in groups}
         self.clip_norm = self.settings["policy"].clip_norm
         self.blamed = ""
         """The first parameter whose gradient was not finite."""

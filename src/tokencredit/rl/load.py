@@ -40,7 +40,7 @@ def load_actors(config: Config, sft: Path, start: Path | None = None) -> Actors:
     torch.manual_seed(torch_seed(config.seed))
     lora, value = config.model.lora, config.model.value
     algorithm = config.algorithm
-    uses_values = algorithm.uses_values
+    uses_values = config.uses_values
     base = _load(config, sft)
     special = special_ids(tokenizer, base)
     model = adapted(base, lora)
@@ -73,6 +73,7 @@ def load_actors(config: Config, sft: Path, start: Path | None = None) -> Actors:
         reference=reference,
         tokenizer=tokenizer,
         full_kl=algorithm.reads_full(),
+        entropies=config.advantage_scheme.reads_entropy,
         score_all=config.reads_reference(),
     )
 

@@ -28,7 +28,7 @@ from tokencredit.rl.evaluate import Rater, held_out, on_the_way
 from tokencredit.rl.export import export_policy
 from tokencredit.rl.failed_step import dump, require_finite
 from tokencredit.rl.metrics import explained_variance
-from tokencredit.rl.payer import Payer, warn_of_nothing
+from tokencredit.rl.payer import Payer, Reshaper, warn_of_nothing
 from tokencredit.rl.perplexity import Perplexities
 from tokencredit.rl.step_log import Clock, Made, StepLog
 from tokencredit.rl.update import NotFinite, Updater
@@ -69,7 +69,7 @@ class Learner:
     ) -> None:
         """A run at step 0."""
         self.algorithm, self.config = config.policy_algorithm, config
-        self.payer = Payer(config)
+        self.payer, self.reshaper = Payer(config), Reshaper(config)
         self.actors, self.world = actors, world
         self.prompts, self.held_out, self.folder = around.prompts, around.held_out, around.folder
         self.engine = Engine(actors.policy, self.algorithm, world)
@@ -132,7 +132,8 @@ class Learner:
         rewards = self.payer.pay(rollout, paid, step)
         observed = self.algorithm.observe(rollout, Beside(self, prompts, step))
         shaped = self.algorithm.shape(rewards, rollout, self.state, observed)
-        targets = self.algorithm.targets(rollout, shaped)
+        change = self.reshaper.change(rollout, paid, shaped, step)
+        targets = self.algorithm.targets(rollout, shaped, change)
         self._warn_of_nothing(step, rewards, targets, rollout)
         clock.mark("credit")
         with self._dumping(rollout, shaped, targets):

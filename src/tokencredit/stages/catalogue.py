@@ -94,7 +94,7 @@ def critic_role(config: Config) -> str | None:
     Raises `UserError` where it is to be the judge's, and the judge has none.
     """
     value, own = config.model.value, config.judge.critic_from()
-    if not config.algorithm.uses_values or value.kind is not ValueKind.separate:
+    if not config.uses_values or value.kind is not ValueKind.separate:
         return None
     require(
         value.init is not ValueInit.judge or own is not None,

@@ -15,6 +15,7 @@ from tokencredit.config import dump
 from tokencredit.console import say, say_once
 from tokencredit.data.prompts import PromptStream
 from tokencredit.data.token_ids import TokenIds
+from tokencredit.judges.fit import advantage_inputs
 from tokencredit.judges.panel import open_panel
 from tokencredit.models.actors import Actors
 from tokencredit.models.loading.model import RewardReads
@@ -79,6 +80,7 @@ class RLStage(Stage):
         return {
             "algorithm": config.algorithm,
             "reward_scheme": config.reward_scheme,
+            **advantage_inputs(config.advantage_scheme),
             "judge": config.judge.identity(),
             "scorer": config.scorer.identity(),
             "rollout": config.rollout,
@@ -108,7 +110,8 @@ class RLStage(Stage):
     def _components(self) -> list[object]:
         """What of the configuration may be of the user's own and decides the result."""
         config = self.context.config
-        chosen = [config.algorithm, config.reward_scheme, config.judge, config.scorer]
+        schemes = [config.reward_scheme, config.advantage_scheme]
+        chosen = [config.algorithm, *schemes, config.judge, config.scorer]
         return [*chosen, config.dataset, config.dataset.reader(), config.model]
 
     @property

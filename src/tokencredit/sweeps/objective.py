@@ -61,7 +61,7 @@ def names(config: Config) -> list[str]:
 
     if not config.algorithm.rolls_out:
         return []
-    valued = config.algorithm.uses_values
+    valued = config.uses_values
     last = [name for name in evaluate.HEADLINE if valued or name != VALUE_LOSS]
     dpo = any(isinstance(each, ImplicitJudge) for each in (config.judge, config.scorer))
     rated, perplexity = config.oracle.enabled, config.evaluation.perplexity

@@ -19,7 +19,7 @@ from tokencredit.store.artifacts import check_writable
 from tokencredit.store.files import read_text, write_text
 from tokencredit.user_code.plugins import shipped
 
-OWN: Final = ("method", "reward_scheme", "seed", "stage_seed", "run_dir")
+OWN: Final = ("method", "reward_scheme", "advantage_scheme", "seed", "stage_seed", "run_dir")
 """Keys that a tuning sets itself."""
 
 PILOT: Final = "pilot"

@@ -1,0 +1,91 @@
+"""What evidence makes of advantages: after the algorithm's estimator, before whitening.
+
+A reward scheme pays tokens, and an algorithm makes advantages of what is paid. An advantage scheme
+changes these advantages, or puts evidence in their place: numbers that are advantages already (DAE,
+hindsight) need no estimator, and as rewards they would be added up a second time.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+
+from tokencredit.fields import Settings
+from tokencredit.ops import keep
+from tokencredit.rewards.scheme import Evidence
+from tokencredit.rollout import Judgement, Rollout
+
+
+@dataclass(slots=True, kw_only=True)
+class AdvantageScheme(Settings, ABC):
+    """Changes the advantages of tokens. Pure: same inputs, same advantages, no gradient."""
+
+    section: ClassVar[str] = "advantage_scheme"
+    evidence: ClassVar[Evidence] = Evidence.none
+    """The kind of evidence the scheme reads; `none` fits every judge."""
+    replaces: ClassVar[bool] = False
+    """Whether the advantages that it is given change nothing, so that no value function is needed
+    for them, and token rewards teach the policy nothing."""
+    reads_entropy: ClassVar[bool] = False
+    """Whether the scheme reads the entropies of the policy that responded."""
+
+    @abstractmethod
+    def token_advantages(
+        self,
+        rollout: Rollout,
+        judgement: Judgement,
+        advantages: Float[torch.Tensor, "B T"],
+        penalty: Float[torch.Tensor, "B T"],
+        entropies: Float[torch.Tensor, "B T"] | None,
+    ) -> Float[torch.Tensor, "B T"]:
+        """One advantage per response token; zero where `rollout.response_mask` is False.
+
+        `advantages` are the algorithm's, zero where masked. `penalty` is the KL part of the shaped
+        rewards of this step, −kl_coef × KL_t, to be added (0 where the KL stands in the loss).
+        `entropies`, in nats, are those of the distributions that the tokens were sampled from; None
+        unless the scheme declares `reads_entropy`.
+        """
+
+
+@dataclass(slots=True, kw_only=True)
+class Keep(AdvantageScheme):
+    """The algorithm's advantages as they are."""
+
+    def token_advantages(
+        self,
+        rollout: Rollout,
+        judgement: Judgement,
+        advantages: Float[torch.Tensor, "B T"],
+        penalty: Float[torch.Tensor, "B T"],
+        entropies: Float[torch.Tensor, "B T"] | None,
+    ) -> Float[torch.Tensor, "B T"]:
+        """A_t."""
+        return advantages
+
+
+@dataclass(slots=True, kw_only=True)
+class Own(AdvantageScheme):
+    """Evidence that is an advantage already, less the token's own KL penalty.
+
+    For judges whose evidence is the advantage of an action, as the DAE paper's Â (its eq. 10). The
+    KL of later tokens, which an estimator would add, is left to their own advantages.
+    """
+
+    evidence: ClassVar[Evidence] = Evidence.signed
+    replaces: ClassVar[bool] = True
+
+    def token_advantages(
+        self,
+        rollout: Rollout,
+        judgement: Judgement,
+        advantages: Float[torch.Tensor, "B T"],
+        penalty: Float[torch.Tensor, "B T"],
+        entropies: Float[torch.Tensor, "B T"] | None,
+    ) -> Float[torch.Tensor, "B T"]:
+        """e_t − kl_coef × KL_t."""
+        mask = rollout.response_mask
+        return keep(judgement.evidence, mask) + keep(penalty, mask)
