@@ -38,7 +38,7 @@ from tokencredit.models.decoding.sampling import Sampling
 from tokencredit.models.loading.model import Model
 from tokencredit.models.value import ValueKind
 from tokencredit.reviser_settings import Reviser
-from tokencredit.rewards.advantage_schemes import AdvantageScheme, Keep, Own
+from tokencredit.rewards.advantage_schemes import AdvantageScheme, Hindsight, Keep, Own
 from tokencredit.rewards.attribution import Attribution
 from tokencredit.rewards.controls import CONTROLS
 from tokencredit.rewards.implicit import IMPLICIT
@@ -178,7 +178,7 @@ COMPONENTS: Final[dict[str, list[type]]] = {
     "reward_scheme": [
         *(Sparse, Uniform, *CONTROLS, Redistribute, Attribution, *IMPLICIT, *TLCR_SCHEMES),
     ],
-    "advantage_scheme": [Keep, Own],
+    "advantage_scheme": [Keep, Own, Hindsight],
     "algorithm": [
         *(PPO, PPOPenalty, Reinforce, RLOO, GRPO, ReMax, SupervisedOnly, PreferenceOnly, FIGA)
     ],

@@ -260,7 +260,7 @@ MEASURES = (
     Measure("isinstance(…, RLStage)", lambda p: asks_for_class(p, "RLStage"), 17, 0, "0"),
     Measure("Any in signatures", anys, 275, 275, "no more"),
     Measure("files", lambda p: list(p.modules), 290, 366, "no more"),
-    Measure("lines", lines, 35_069, 48_000, "no more"),
+    Measure("lines", lines, 35_069, 48_500, "no more"),
 )
 
 

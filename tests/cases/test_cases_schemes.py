@@ -182,7 +182,7 @@ def test_schemes_of_our_own_keep_their_promises_in_training(scheme: type[RewardS
     ends = rollout.response_mask & (torch.arange(8) % 2 == 0)
     judgement = replace(judgement, ends=ends)
     made = payer(scheme_of(scheme))
-    assert not made.users
+    assert not made.held.users
     assert made.pay(rollout, judgement, 0).shape == rollout.response_mask.shape
 
 

@@ -323,7 +323,11 @@ GROUPS: dict[str, tuple[Observer, tuple[str, ...], Mapping[str, Any]]] = {
     "judge": (judged, ("judge=reward_model", "reward_scheme=sparse"), {}),
     "scorer": (judged, ("scorer=function",), {"scorer.function": f"{HERE}/judge.py:length"}),
     "reward_scheme": (paid, ("reward_scheme=uniform",), {}),
-    "advantage_scheme": (learned, ("advantage_scheme=own", "judge=attribution", "reward_scheme=attribution"), LOOP),
+    "advantage_scheme": (
+        learned,
+        ("advantage_scheme=own", "judge=attribution", "reward_scheme=attribution"),
+        LOOP,
+    ),
     "algorithm": (learned, ("algorithm=reinforce",), LOOP),
     "hardware": (launched, ("hardware=cpu_ddp2",), {}),
     "tracking": (mirrored, ("tracking=disabled",), {}),

@@ -10,9 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from builders import make_prompts, make_rollout
+from builders import make_prompts, make_rollout, tiny_actors
 from mdp_gradients import every_mdp, expected_loss_gradient, policy_of, return_slope
-from policies import tiny_actors
 from token_mdp import TokenMDP
 from tokencredit.algorithms.advantages import Whiten
 from tokencredit.algorithms.algorithm import Algorithm
@@ -25,7 +24,7 @@ from tokencredit.composing.chosen import chosen, composed
 from tokencredit.config import COMPONENTS
 from tokencredit.errors import UserError
 from tokencredit.ops import keep, whiten
-from tokencredit.rewards.advantage_schemes import AdvantageScheme, Keep, Own
+from tokencredit.rewards.advantage_schemes import AdvantageScheme, Hindsight, Keep, Own
 from tokencredit.rewards.scheme import Evidence
 from tokencredit.rl.payer import Reshaper
 from tokencredit.rollout import Judgement, Rollout
@@ -68,23 +67,30 @@ def test_keep_is_the_identity_to_the_bit() -> None:
         judgement = Judgement(scores=torch.ones(4), evidence=evidence)
         change = reshaper(Keep()).change(rollout, judgement, shaped, 0)
         without = algorithm.targets(rollout, shaped)
-        assert torch.equal(algorithm.targets(rollout, shaped, change).advantages, without.advantages)
+        assert torch.equal(
+            algorithm.targets(rollout, shaped, change).advantages, without.advantages
+        )
 
 
 def test_own_by_hand() -> None:
     """e = (½, −¼, 2) and log π − log π_ref = (1, 2, −1) at a coefficient of ½: (0, −1¼, 2½)."""
     rollout = make_rollout([3])
     rollout = replace(
-        rollout, logp=torch.tensor([[-1.0, -1.0, -2.0]]), ref_logp=torch.tensor([[-2.0, -3.0, -1.0]])
+        rollout,
+        logp=torch.tensor([[-1.0, -1.0, -2.0]]),
+        ref_logp=torch.tensor([[-2.0, -3.0, -1.0]]),
     )
     found = changed(Own(), PLAIN, rollout, torch.tensor([[0.5, -0.25, 2.0]]), coef=0.5)
     assert found.tolist() == [[0.0, -1.25, 2.5]]
 
 
+@pytest.mark.parametrize("scheme", [Own(), Hindsight()], ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize("estimator", list(Estimator), ids=lambda e: e.value)
-def test_the_penalty_is_never_lost(estimator: Estimator) -> None:
+def test_the_penalty_is_never_lost(estimator: Estimator, scheme: AdvantageScheme) -> None:
     """Every estimate, at the coefficients of an adaptive controller; with the KL in the loss 0."""
-    penalty = KLPenalty(estimator=estimator, controller=Controller.adaptive, target=6.0, horizon=100)
+    penalty = KLPenalty(
+        estimator=estimator, controller=Controller.adaptive, target=6.0, horizon=100
+    )
     rollout = make_rollout([2, 4])
     full = keep(torch.rand(rollout.response_mask.shape), rollout.response_mask)
     rollout = replace(rollout, full_kl=full)
@@ -93,11 +99,11 @@ def test_the_penalty_is_never_lost(estimator: Estimator) -> None:
     state = algorithm.initial_state()
     coefs = [state["kl/coef"], algorithm.next_state(state, {"kl/k1": 40.0}, 50)["kl/coef"]]
     assert coefs[1] > coefs[0] > 0
+    free = changed(scheme, algorithm, rollout, evidence, 0.0)
     for coef in coefs:
-        expected = evidence - coef * penalty.per_token(rollout)
-        found = changed(Own(), algorithm, rollout, evidence, coef)
-        assert torch.allclose(found, expected) and not torch.equal(found, evidence)
-    assert torch.equal(changed(Own(), algorithm, rollout, evidence, 0.0), evidence)
+        found = changed(scheme, algorithm, rollout, evidence, coef)
+        assert torch.allclose(found, free - coef * penalty.per_token(rollout), atol=1e-6)
+        assert not torch.equal(found, free)
 
 
 def test_advantages_are_changed_before_whitening() -> None:
@@ -121,6 +127,48 @@ def test_exact_advantages_alone_give_the_exact_gradient(mdp: TokenMDP) -> None:
     change = reshaper(Own()).change(rollout, judgement, shaped, 0)
     targets = algorithm.targets(rollout, shaped, change)
     weights = mdp.probability(policy.logits.detach())
+    gradient = expected_loss_gradient(algorithm, policy, rollout, targets, weights)
+    assert torch.allclose(-gradient, return_slope(policy, rewards), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("good", "score", "expected"),
+    [(0.8, 1.0, 0.3125), (0.3, 1.0, -0.833333), (0.8, 0.0, 0.0), (0.3, 2.0, -1.666667)],
+)
+def test_hindsight_by_hand(good: float, score: float, expected: float) -> None:
+    """π = ½ for two tokens after which the outcome is good with .8 and .3: h(· | good) = good / 1.1.
+
+    Weighed by the chance of the outcome the two are .8 × .3125 = ¼ and .3 × −.8333 = −¼.
+    """
+    rollout = make_rollout([1])
+    evidence = torch.tensor([[good / 1.1 / 0.5]]).log()
+    algorithm = replace(PLAIN, batch_size=1)
+    state = algorithm.initial_state() | {"kl/coef": 0.0}
+    shaped = algorithm.shape(torch.ones(1, 1), rollout, state)
+    judgement = Judgement(scores=torch.tensor([score]), evidence=evidence)
+    change = reshaper(Hindsight()).change(rollout, judgement, shaped, 0)
+    found = algorithm.targets(rollout, shaped, change).advantages
+    assert float(found) == pytest.approx(expected, abs=1e-6)
+
+
+@every_mdp
+def test_exact_hindsight_gives_the_exact_gradient(mdp: TokenMDP) -> None:
+    """A response ends well with probability σ(score). Given that it did, h = π Q / V, and the mean
+    of (1 − π / h) ∇ log π over responses and outcomes is ∇ P(well)."""
+    policy = policy_of(mdp)
+    logits = policy.logits.detach()
+    well = torch.sigmoid(mdp.token_rewards(4).sum(dim=1))
+    rewards = mdp.last_reward(well)
+    ahead = mdp.action_values(logits, rewards) / mdp.values(logits, rewards)[:, None]
+    evidence = keep(ahead[mdp.states, mdp.ids].log(), mdp.mask).float()
+    rollout = policy.roll_out()
+    algorithm = replace(PLAIN, batch_size=len(rollout))
+    state = algorithm.initial_state() | {"kl/coef": 0.0}
+    shaped = algorithm.shape(torch.zeros_like(evidence), rollout, state)
+    judgement = Judgement(scores=torch.ones(len(rollout)), evidence=evidence)
+    change = reshaper(Hindsight()).change(rollout, judgement, shaped, 0)
+    targets = algorithm.targets(rollout, shaped, change)
+    weights = mdp.probability(logits) * well
     gradient = expected_loss_gradient(algorithm, policy, rollout, targets, weights)
     assert torch.allclose(-gradient, return_slope(policy, rewards), atol=1e-5)
 
@@ -159,9 +207,7 @@ class Spoilt(Own):
         (lambda x, _: x.clone().requires_grad_(), "needs no gradient"),
     ],
 )
-def test_a_broken_promise_is_refused(
-    fault: Callable[[Tensor, Rollout], Tensor], said: str
-) -> None:
+def test_a_broken_promise_is_refused(fault: Callable[[Tensor, Rollout], Tensor], said: str) -> None:
     kind = type("Broken", (Spoilt,), {"__slots__": (), "fault": staticmethod(fault)})
     rollout = make_rollout([2, 4])
     evidence = keep(torch.randn(rollout.response_mask.shape), rollout.response_mask)

@@ -89,3 +89,30 @@ class Own(AdvantageScheme):
         """e_t − kl_coef × KL_t."""
         mask = rollout.response_mask
         return keep(judgement.evidence, mask) + keep(penalty, mask)
+
+
+@dataclass(slots=True, kw_only=True)
+class Hindsight(AdvantageScheme):
+    """What a token's choice has to do with the outcome, times the score, less its own KL penalty.
+
+    Evidence is c_t = log h(y_t | s_t, outcome) − log π(y_t | s_t), where h says what was chosen,
+    given how it ended. In the mean over outcomes (1 − π / h) R is the advantage, where h is
+    positive wherever π is (Harutyunyan et al. 2019, return-conditional form). R is the score as it
+    is paid, with algorithm.score_clip and normalise=reference.
+    """
+
+    evidence: ClassVar[Evidence] = Evidence.signed
+    replaces: ClassVar[bool] = True
+
+    def token_advantages(
+        self,
+        rollout: Rollout,
+        judgement: Judgement,
+        advantages: Float[torch.Tensor, "B T"],
+        penalty: Float[torch.Tensor, "B T"],
+        entropies: Float[torch.Tensor, "B T"] | None,
+    ) -> Float[torch.Tensor, "B T"]:
+        """(1 − e^(−c_t)) R − kl_coef × KL_t."""
+        mask = rollout.response_mask
+        share = -torch.expm1(-keep(judgement.evidence, mask))
+        return share * judgement.scores[:, None] + keep(penalty, mask)

@@ -143,7 +143,7 @@ def broken(
     return problems
 
 
-def flaws(rewards: Any, mask: Bool[torch.Tensor, "B T"], what: str) -> dict[str, str]:
+def flaws(rewards: object, mask: Bool[torch.Tensor, "B T"], what: str) -> dict[str, str]:
     """The promises of shape, masked slots, numbers, and gradient that one number a token breaks,
     each with what was found; `what` it is, for the message."""
     if not isinstance(rewards, torch.Tensor) or rewards.shape != mask.shape:
