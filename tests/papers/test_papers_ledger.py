@@ -155,6 +155,15 @@ def test_gold_at_equal_kl_by_hand() -> None:
     assert found.p == pytest.approx(0.209, abs=0.003)
 
 
+def test_gold_at_equal_kl_is_paired_where_that_helps() -> None:
+    """Halfway: abc 1, 2, 4, 5, sparse ½, 1½, 3, 5, r = .982: mean ½, se = .408 / 2, t = 2.449."""
+    abc = [run("abc", n, [0, 20], [0, 2 * x]) for n, x in enumerate([1, 2, 4, 5])]
+    sparse = [run("sparse", n, [0, 20], [0, 2 * x]) for n, x in enumerate([0.5, 1.5, 3, 5])]
+    found = gold(abc, sparse)
+    assert found.numbers.startswith("abc − sparse = +0.500 [-0.150, +1.150] (paired), p = 0.092")
+    assert found.p == pytest.approx(0.0917, abs=1e-4)
+
+
 def test_gold_at_equal_kl_decides_where_it_can() -> None:
     abc = [run("abc", n, [0, 20], [0, 8 + n / 10]) for n in range(5)]
     sparse = [run("sparse", n, [0, 20], [0, 2 + n / 10]) for n in range(5)]

@@ -10,7 +10,7 @@ import numpy as np
 
 from tokencredit.papers.entries import Panel
 from tokencredit.papers.measures import LAST, collapsed, curves, measure
-from tokencredit.papers.on_the_way import at_kl
+from tokencredit.papers.on_the_way import gold_at_levels
 from tokencredit.papers.runs import LoggedRun
 from tokencredit.papers.verdicts import (
     Evidence,
@@ -34,7 +34,7 @@ from tokencredit.statistics.intervals import (
     ratio_of_means,
 )
 from tokencredit.statistics.rounding import rounded, with_interval
-from tokencredit.statistics.testing import ALPHA, welch
+from tokencredit.statistics.testing import ALPHA, compare
 
 
 def share_explained(evidence: Evidence) -> Finding:
@@ -203,7 +203,8 @@ def higher_at_equal_kl(evidence: Evidence) -> Finding:
 
 
 def gold_at_equal_kl(evidence: Evidence) -> Finding:
-    """Welch's t-test of the oracle's ratings where held-out KL first comes to the claim's level.
+    """The t-test of the oracle's ratings where held-out KL first comes to the claim's level, paired
+    where that helps, as the page's reading at equal KL is.
 
     One value a run, linear between evaluations; runs that never come there are counted and said.
     """
@@ -212,18 +213,15 @@ def gold_at_equal_kl(evidence: Evidence) -> Finding:
     groups = {name: evidence.runs[0].get(name, ()) for name in (evidence.method, evidence.baseline)}
     if not all(any(run.origin.on_the_way for run in runs) for runs in groups.values()):
         return no_data("no held-out evaluations during training in these runs")
-    found = {
-        name: [gold for run in runs if (gold := at_kl(run, level)) is not None]
-        for name, runs in groups.items()
-    }
+    found = {name: gold_at_levels(runs, [level])[0] for name, runs in groups.items()}
     reach = " and ".join(f"{len(found[name])} of {len(groups[name])} {name}" for name in groups)
     there = f"{reach} runs come to {level:g} nats"
-    if min(map(len, found.values())) < 2:
-        return nothing(there, min(map(len, found.values())))
     own, other = groups
-    test = welch(found[own], found[other])
-    x = test.interval
-    text = f"{own} − {other} = {difference(x)}, p = {test.p:.2g}; {there}"
+    test = compare(found[own], found[other])
+    if test is None:
+        return nothing(there, min(map(len, found.values())))
+    x, paired = test.interval, " (paired)" if test.paired else ""
+    text = f"{own} − {other} = {difference(x)}{paired}, p = {test.p:.2g}; {there}"
     verdict = judge(x.low, x.high, 0, above=True, margin=evidence.margin)
     return Finding(verdict, text, x.n, test.p)
 
