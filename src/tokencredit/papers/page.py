@@ -28,7 +28,7 @@ from tokencredit.papers.figures import pictures
 from tokencredit.papers.formats import Runs
 from tokencredit.papers.frontier import equal_kl_tables
 from tokencredit.papers.held_out import held_out_table
-from tokencredit.papers.kinds import find_figure, find_table
+from tokencredit.papers.kinds import find_any_figure, find_table
 from tokencredit.papers.on_the_way import over_optimisation
 from tokencredit.papers.pilot_files import rows_file
 from tokencredit.papers.pilot_tables import tuning_text
@@ -36,6 +36,7 @@ from tokencredit.papers.readings import readings_table
 from tokencredit.papers.runs import holds_runs
 from tokencredit.papers.scores import find_comparisons
 from tokencredit.papers.sources import Source, read_sources
+from tokencredit.papers.token_maps import TokenMap, drawn
 from tokencredit.papers.win_tables import crossed_markdown
 from tokencredit.store.files import write_bytes
 
@@ -119,18 +120,29 @@ class Page:
         self, name: str, file: str, points: int | None = None, smooth: int | None = None
     ) -> str:
         """A figure of the catalogue in docs/images, and the Markdown that shows it."""
-        entry = find_figure(name).of_task(self.task)
+        entry = find_any_figure(name)
+        if isinstance(entry, TokenMap):
+            missing = entry.missing(self.folder)
+            if missing:
+                return f"*{entry.title}: no figure: {missing}.*"
+            picture, _ = drawn(entry.coloured(self.folder))
+            return self._shown(entry.title, file, picture, entry.remarks())
+        entry = entry.of_task(self.task)
         entry = replace(entry, smooth=entry.smooth if smooth is None else smooth)
         if not self.sources:
             return f"*{entry.title}: no figure before there are cells.*"
         if entry.absent(self.sources):
             return f"*{entry.title}: no figure: {entry.absent(self.sources)}.*"
         marks, notes = figure_marks(entry, self.sources, points)
+        return self._shown(entry.title, file, pictures(entry, marks)[0], notes)
+
+    def _shown(self, title: str, file: str, picture: bytes, notes: Sequence[str]) -> str:
+        """Write a picture; the Markdown that shows it."""
         path = self.experiments.parent / IMAGES / file
-        write_bytes(path, pictures(entry, marks)[0])
+        write_bytes(path, picture)
         self.images.append(path)
         here = (self.experiments / self.name).parent
-        link = f"![{entry.title}]({Path(os.path.relpath(path, here)).as_posix()})"
+        link = f"![{title}]({Path(os.path.relpath(path, here)).as_posix()})"
         return "\n\n".join([link, *(f"*Note: {note}.*" for note in notes)])
 
     def claims(self, paper: str, points: int | None = None) -> str:
