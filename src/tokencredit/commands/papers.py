@@ -13,6 +13,7 @@ from tokencredit.console import say, show
 from tokencredit.errors import UserError, require
 from tokencredit.evaluation.opinions import read_opinions
 from tokencredit.papers import claims
+from tokencredit.papers.answers import ANSWERS
 from tokencredit.papers.entries import PanelEntry
 from tokencredit.papers.figures import write_figure
 from tokencredit.papers.formats import SUFFIX, Format, Runs
@@ -63,6 +64,7 @@ def table(
             lambda entry: sources(name, runs, entry),
             lambda task: comparisons(name, task, runs),
             lambda benchmark, task: opinions(name, benchmark, task, runs),
+            lambda task: answers(name, task, runs),
         ),
         points,
     )
@@ -180,6 +182,14 @@ def opinions(name: str, benchmark: Benchmark, task: str, runs: list[Path] | None
     """What was said of a task's answers: in what is named, or beside the committed cells."""
     folder = EXPERIMENTS / name.partition("/")[0] / task / benchmark.value
     return read_opinions(benchmark, runs or ([folder] if folder.is_dir() else []))
+
+
+def answers(name: str, task: str, runs: list[Path] | None) -> list[Path]:
+    """The files that are named, or in folders that are; or that of a paper's experiment."""
+    if runs:
+        return [path / ANSWERS if path.is_dir() else path for path in runs]
+    path = EXPERIMENTS / name.partition("/")[0] / task / ANSWERS
+    return [path] if path.is_file() else []
 
 
 def texts(name: str, entry: TokenMap, runs: list[Path] | None) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from tokencredit.errors import UserError
+from tokencredit.papers.answers import AnswersEntry
 from tokencredit.papers.entries import FOLDER, Entry
 from tokencredit.papers.figure_data import FigureEntry
 from tokencredit.papers.figure_kinds import ByBeta, Curves, Frontier, OnTheWay, Tradeoff
@@ -23,7 +24,7 @@ KINDS: Final[Mapping[str, type[Entry]]] = {
     kind.kind: kind
     for kind in (
         *(CurveTable, Curves, Tradeoff, Frontier, OnTheWay, ByBeta),
-        *(HeldOutEntry, WinEntry, MeanScoreEntry, JudgedEntry, TokenMap),
+        *(HeldOutEntry, WinEntry, MeanScoreEntry, JudgedEntry, AnswersEntry, TokenMap),
     )
 }
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from tokencredit.errors import UserError
+from tokencredit.papers.answers import ANSWERS
 from tokencredit.papers.claims import (
     Claim,
     Judged,
@@ -113,7 +114,8 @@ class Page:
 
     def table(self, name: str, points: int | None = None) -> str:
         """A table of the catalogue: what is of this experiment, with everything to be said."""
-        runs = Runs(lambda _: self.sources, lambda _: self.comparisons)
+        kept = [path for path in [self.folder / ANSWERS] if path.is_file()]
+        runs = Runs(lambda _: self.sources, lambda _: self.comparisons, answers=lambda _: kept)
         return find_table(name).of_task(self.task).made(runs, points).on_page()
 
     def figure(
