@@ -1,11 +1,13 @@
 """A few held-out answers of each method's run, to be committed beside the page.
 
     python experiments/tlcr/answers.py runs/tlcr/main --out experiments/tlcr/main
+    python experiments/tlcr/answers.py judged/answers.jsonl --out experiments/tlcr/main
 
 The answers are those that the runs gave after training, and those of the SFT model that they
 began with. All are of one seed, the first at which the most methods have runs; the prompts are
 chosen by a hash of their rows, and texts cut, as in the table that reads them
-(`tokencredit table tlcr/table2`).
+(`tokencredit table tlcr/table2`). SFT, DPO, and FIGA alone leave models and no runs: the second
+form takes what `tokencredit judge compare` has had runs and models answer, the first of each name.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import Any, Final
 
 from tokencredit.errors import UserError
 from tokencredit.evaluation.compare.players import Run
-from tokencredit.papers.answers import ANSWERS, MOST, chosen_rows, shortened
+from tokencredit.papers.answers import ANSWERS, MOST, chosen_rows, read_answers, shortened
 from tokencredit.store.artifacts import MANIFEST
 from tokencredit.store.files import write_rows
 from tokencredit.store.run_folder import EVALUATION, RunFolder
@@ -64,17 +66,34 @@ def answers_of(runs: Sequence[Run]) -> Said:
     return found
 
 
+def compared(path: Path) -> Said:
+    """The answers in a file of `judge compare`."""
+    found: Said = {}
+    for answer in read_answers(path):
+        own = found.setdefault(answer.method, {})
+        line = {"generator": answer.method, "row": answer.row, "instruction": answer.prompt}
+        own.setdefault(answer.row, {**line, "output": answer.text})
+    return found
+
+
+def finished(places: Sequence[Path]) -> list[Run]:
+    """The runs in these folders that have been evaluated."""
+    folders = sorted({path.parent for place in places for path in place.rglob(EVALUATION)})
+    runs = [Run(folder) for folder in folders if (folder / MANIFEST).is_file()]
+    if not runs:
+        raise UserError(f"{places[0]}: holds no run that has been evaluated")
+    return runs
+
+
 def main() -> int:
     """Choose, and write the file."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("runs", type=Path, nargs="+", help="run folders, or folders of them")
+    parser.add_argument("places", type=Path, nargs="+", help="runs, or one answers.jsonl")
     parser.add_argument("--out", type=Path, required=True, help=f"folder for {ANSWERS}")
     given = parser.parse_args()
-    folders = sorted({path.parent for place in given.runs for path in place.rglob(EVALUATION)})
-    runs = [Run(folder) for folder in folders if (folder / MANIFEST).is_file()]
-    if not runs:
-        raise UserError(f"{given.runs[0]}: holds no run that has been evaluated")
-    found = answers_of(runs)
+    (first, *others) = given.places
+    alone = first.is_file() and not others
+    found = compared(first) if alone else answers_of(finished(given.places))
     rows = chosen_rows(found, MOST)
     if not rows:
         raise UserError(f"{', '.join(found)}: have no prompt in common")

@@ -147,6 +147,22 @@ def test_the_script_keeps_answers_of_one_seed_and_of_sft(tmp_path: Path) -> None
         assert own["sft"][1]["output"] == shortened("sft" * 70), "a run of SFT speaks for itself"
 
 
+def test_the_script_keeps_some_answers_of_a_comparison(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = loaded(ROOT / "experiments" / "tlcr" / "answers.py")
+    rows = [line(name, row) for name in ("sft", "dpo", "dpo#2") for row in range(20)]
+    judged = write(tmp_path / "judged" / "answers.jsonl", rows)
+    monkeypatch.setattr("sys.argv", ["answers.py", str(judged), "--out", str(tmp_path)])
+    assert script.main() == 0
+    kept = (tmp_path / "answers.jsonl").read_text().splitlines()
+    assert len(kept) == 3 * 6
+    assert made(tmp_path / "answers.jsonl").blocks == made(judged).blocks
+    monkeypatch.setattr("sys.argv", ["answers.py", str(judged.parent), "--out", str(tmp_path)])
+    with pytest.raises(UserError, match="holds no run that has been evaluated"):
+        script.main()
+
+
 def test_mistakes_are_named(tmp_path: Path) -> None:
     lacking = [{"generator": "sft", "row": 1, "output": "x"}]
     apart = [line("sft", 1), line("tlcr", 2)]

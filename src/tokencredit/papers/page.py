@@ -215,11 +215,12 @@ class Page:
 
     def seeds_and_prompts(self) -> str:
         """Win rates with intervals over seeds crossed with prompts, of each comparison."""
+        several = len(self.comparisons) > 1
         tables = [
-            crossed_markdown(comparison.matrix(list(comparison.methods)))
+            f"By {comparison.measure}:\n\n{table}" if several else table
             for comparison in self.comparisons
+            if (table := crossed_markdown(comparison.matrix(list(comparison.methods))))
         ]
-        tables = [table for table in tables if table]
         return "\n\n".join([CROSSED, *tables]) if tables else "*No comparison of several seeds.*"
 
     def _of_claim(self, claim: Claim) -> Claim:
