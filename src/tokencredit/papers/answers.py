@@ -9,13 +9,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 from tokencredit.canonical import digest
 from tokencredit.console import visible
 from tokencredit.errors import UserError, require
 from tokencredit.papers.entries import Entry
 from tokencredit.papers.formats import Format, MadeOfRows, Runs, TableEntry, markdown, with_remarks
+from tokencredit.reports.samples import Row
 from tokencredit.store.files import reading
 from tokencredit.store.jsonl import read_objects
 
@@ -62,7 +63,7 @@ def read_answers(path: Path) -> list[Answer]:
         return [_answer(row) for row in rows]
 
 
-def _answer(row: Mapping[str, Any]) -> Answer:
+def _answer(row: Row) -> Answer:
     texts = shortened(str(row["instruction"])), shortened(str(row["output"]))
     return Answer(str(row["generator"]), int(row["row"]), *texts)
 

@@ -13,7 +13,7 @@ from tokencredit.console import visible
 from tokencredit.errors import UserError, require
 from tokencredit.papers.entries import Entry
 from tokencredit.papers.figures import png_and_pdf
-from tokencredit.reports.samples import coloured_html, css, painted
+from tokencredit.reports.samples import Row, coloured_html, css, painted
 from tokencredit.store.files import csv_rows, reading, write_bytes
 from tokencredit.store.jsonl import read_jsonl
 from tokencredit.store.sheets import csv_text
@@ -171,7 +171,7 @@ class TokenMap(Entry):
         return [f"each token has the colour of the {self.what}: {colours}"]
 
 
-def views(answers: Sequence[Coloured]) -> list[dict[str, Any]]:
+def views(answers: Sequence[Coloured]) -> list[Row]:
     """What a page shows of answers, as `sample_views` gives it of rows."""
     return [
         {
@@ -195,7 +195,7 @@ def share(value: float, unit: float) -> float:
     return max(-1.0, min(1.0, value / unit))
 
 
-def _text(line: Mapping[str, Any]) -> tuple[Place, Text]:
+def _text(line: Row) -> tuple[Place, Text]:
     marked = line.get("marked")
     span = None if marked is None else (int(marked[0]), int(marked[1]))
     text = Text(str(line["prompt"]), str(line["text"]), span)
