@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
 from paper_runs import ROOT, write_whole_cell
+from tokencredit.evaluation.opinions import read_opinions
 from tokencredit.papers.page import write_page
 from tokencredit.papers.scores import Line, write_scores
 
@@ -70,6 +72,18 @@ def test_the_page_of_main_reads_its_cells(tmp_path: Path) -> None:
     assert text.count("(word_list − sft) / (tlcr − sft)") == 2, (
         "once in words, once with its number"
     )
+
+
+def test_the_page_of_main_shows_votes_where_people_were_asked(tmp_path: Path) -> None:
+    folder = templates(tmp_path)
+    votes = folder / "tlcr" / "main" / "votes" / "people.json"
+    share = {"method": "tlcr", "share": 0.5, "low": 0.4, "high": 0.6}
+    votes.parent.mkdir(parents=True)
+    votes.write_text(json.dumps({"most_preferred": [share], "samples": 100}))
+    (page,) = write_page("tlcr/main", folder, read_opinions)
+    text = page.read_text()
+    assert "nobody was asked" not in text and "50.00 [40.00, 60.00]" in text
+    assert "policies of 2.6 M parameters that continue film reviews answer no question" in text
 
 
 def test_the_page_of_signs_draws_lengths(tmp_path: Path) -> None:

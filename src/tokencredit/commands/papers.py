@@ -142,7 +142,7 @@ def page(
     experiments: Annotated[Path, typer.Option(help="Folder of templates and cells.")] = EXPERIMENTS,
 ) -> None:
     """Write an experiment's page again, its numbers and figures from the committed cells."""
-    for path in write_page(name, experiments):
+    for path in write_page(name, experiments, read_opinions):
         show(f"wrote {path}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -31,6 +31,7 @@ from tokencredit.papers.frontier import equal_kl_tables
 from tokencredit.papers.held_out import held_out_table
 from tokencredit.papers.kinds import find_any_figure, find_table
 from tokencredit.papers.on_the_way import over_optimisation
+from tokencredit.papers.opinions import Benchmark, Opinions
 from tokencredit.papers.pilot_files import rows_file
 from tokencredit.papers.pilot_tables import tuning_text
 from tokencredit.papers.readings import readings_table
@@ -43,18 +44,27 @@ from tokencredit.store.files import write_bytes
 
 NAME = "committed cells"
 IMAGES = Path("docs") / "images"
+Asked = Callable[[Benchmark, Sequence[Path]], Opinions]
+"""Reads the opinions in the files of a benchmark, in some folders."""
 
 
-def write_page(name: str, experiments: Path) -> list[Path]:
+def nobody(benchmark: Benchmark, folders: Sequence[Path]) -> Opinions:
+    """No opinions."""
+    del benchmark, folders
+    return {}
+
+
+def write_page(name: str, experiments: Path, asked: Asked = nobody) -> list[Path]:
     """Write the page of an experiment and its figures; their paths.
 
-    The template is `<name>.md.j2` in the folder of experiments, the cells lie in `<name>/`.
+    The template is `<name>.md.j2` in the folder of experiments, the cells lie in `<name>/`. `asked`
+    reads what people or a large model said of answers, from a benchmark's folder there.
     """
     template = experiments / f"{name}.md.j2"
     if not template.is_file():
         known = ", ".join(pages(experiments)) or "(none)"
         raise UserError(f"{name}: there is no {template}; pages: {known}")
-    page = Page(name, experiments)
+    page = Page(name, experiments, asked)
     text = page.fill(template.read_text(encoding="utf-8"))
     path = experiments / f"{name}.md"
     write_bytes(path, text.encode())
@@ -64,9 +74,9 @@ def write_page(name: str, experiments: Path) -> list[Path]:
 class Page:
     """What a template may call."""
 
-    def __init__(self, name: str, experiments: Path) -> None:
+    def __init__(self, name: str, experiments: Path, asked: Asked = nobody) -> None:
         """The page of one experiment, with the cells that are there."""
-        self.name, self.experiments = name, experiments
+        self.name, self.experiments, self.asked = name, experiments, asked
         self.task = name.rpartition("/")[2]
         self.images: list[Path] = []
         self.folder = experiments / name
@@ -115,8 +125,17 @@ class Page:
     def table(self, name: str, points: int | None = None) -> str:
         """A table of the catalogue: what is of this experiment, with everything to be said."""
         kept = [path for path in [self.folder / ANSWERS] if path.is_file()]
-        runs = Runs(lambda _: self.sources, lambda _: self.comparisons, answers=lambda _: kept)
+        runs = Runs(
+            sources=lambda _: self.sources,
+            comparisons=lambda _: self.comparisons,
+            opinions=lambda benchmark, _: self._said(benchmark),
+            answers=lambda _: kept,
+        )
         return find_table(name).of_task(self.task).made(runs, points).on_page()
+
+    def _said(self, benchmark: Benchmark) -> Opinions:
+        folder = self.folder / benchmark.value
+        return self.asked(benchmark, [folder]) if folder.is_dir() else {}
 
     def figure(
         self, name: str, file: str, points: int | None = None, smooth: int | None = None
