@@ -38,8 +38,8 @@ same-numbers: setup ## does the working tree give BASE's numbers? BASE=COMMIT [K
 	@PYTHONPATH=tests $(BIN)/python -m same_numbers "$(BASE)" --jobs $(or $(JOBS),2) \
 		$(if $(KEEP),--keep "$(KEEP)") $(if $(ONLY),--only "$(ONLY)")
 
-files-touched: setup ## which files a change touched, and how many of them count: BASE=COMMIT [HEAD=COMMIT]
-	@PYTHONPATH=tests $(BIN)/python -m architecture.files_touched "$(BASE)" $(HEAD)
+files-touched: setup ## which files TLCR cost, by part; with BASE=COMMIT [HEAD=COMMIT] which a change touched, and how many count
+	@PYTHONPATH=tests $(BIN)/python -m architecture.$(if $(BASE),files_touched "$(BASE)" $(HEAD),files_of_methods)
 
 lint: setup ## ruff: rules and format; deptry: what is imported is declared, what is declared is used
 	@$(BIN)/ruff check

@@ -1,12 +1,14 @@
 """What a discriminator thinks of faults that are put into held-out answers by rule.
 
-    python experiments/tlcr/heat_maps.py --discriminator store/discriminator/KEY
+    python experiments/tlcr/heat_maps.py --discriminator store/discriminator/KEY --out FOLDER
 
 Yoon et al. 2024 show in their Figure 8 that their discriminator marks a wrong year and a wrong
 name. Here each of some held-out reviews is judged as it is, with two letters of a word exchanged,
 with two words said twice, and with a name or a number put in place of another. Printed is by how
 much the reward of the changed words differs from that of the words that stood there, over all
-reviews; and some of the reviews are drawn with every token in its colour.
+reviews. FOLDER (experiments/tlcr/main/heat_maps) gets these numbers, and of the first reviews in
+which every fault can be put the texts and the reward of each token, which
+`tokencredit figure tlcr/figure8` draws.
 """
 
 from __future__ import annotations
@@ -21,8 +23,10 @@ from typing import Final
 
 import tokencredit
 from tokencredit.composing.chosen import chosen
+from tokencredit.papers.token_maps import COLUMNS
 from tokencredit.statistics.intervals import paired_difference
-from tokencredit.store.files import write_json
+from tokencredit.store.files import write_json, write_rows, write_text
+from tokencredit.store.sheets import csv_text
 from tokencredit.streams import integer, stream_key
 from tokencredit.surface.credited import Credit
 
@@ -98,21 +102,33 @@ def wrong_fact(text: str, others: Sequence[str]) -> Faulty | None:
 FAULTS: Final[dict[str, Callable[[str, Sequence[str]], Faulty | None]]] = {
     "misspelling": misspelt,
     "repetition": repeated,
-    "wrong fact": wrong_fact,
+    "wrong_fact": wrong_fact,
 }
+WRITTEN: Final = "written"
+"""The answer without a fault."""
+LONGEST: Final = 200
+"""Characters of prompt and answer together, of a text that is kept."""
 
 
-def answers(count: int, words: int) -> tuple[list[str], list[str]]:
-    """Prompts of seven words of held-out reviews, and so many of the words that follow."""
+@dataclass(frozen=True)
+class Review:
+    """The first seven words of a held-out review, and those that follow."""
+
+    row: int
+    prompt: str
+    said: str
+
+
+def answers(count: int, words: int) -> list[Review]:
+    """So many held-out reviews, of each seven words as a prompt and so many that follow."""
     records = chosen(["dataset=imdb"], []).config.dataset.read().parts["eval"]
-    prompts: list[str] = []
-    said: list[str] = []
+    found: list[Review] = []
     for record in records:
         parts = record.answer.split()
-        if len(parts) >= 7 + words and len(prompts) < count:
-            prompts.append(" ".join(parts[:7]))
-            said.append(" " + " ".join(parts[7 : 7 + words]))
-    return prompts, said
+        if len(parts) >= 7 + words and len(found) < count:
+            said = " " + " ".join(parts[7 : 7 + words])
+            found.append(Review(record.row, " ".join(parts[:7]), said))
+    return found
 
 
 def judged(prompts: Sequence[str], texts: Sequence[str], folder: Path) -> Credit:
@@ -137,24 +153,67 @@ def reward_of(credit: Credit, row: int, span: Span) -> float:
     return sum(found) / len(found)
 
 
+@dataclass(frozen=True)
+class Shown:
+    """A text that the figure shows, with the pieces of its tokens and their rewards."""
+
+    row: int
+    answer: str
+    prompt: str
+    text: str
+    marked: Span | None
+    pieces: Sequence[str]
+    rewards: Sequence[float]
+
+
+def kept_together(texts: Sequence[Shown], count: int) -> list[Shown]:
+    """The texts of the first rows that have every answer, none of them too long to be kept."""
+    rows: dict[int, list[Shown]] = {}
+    for text in texts:
+        rows.setdefault(text.row, []).append(text)
+    whole = [
+        own
+        for own in rows.values()
+        if len(own) == 1 + len(FAULTS) and all(len(x.prompt + x.text) <= LONGEST for x in own)
+    ]
+    return [text for own in whole[:count] for text in own]
+
+
+def write_texts(texts: Sequence[Shown], folder: Path) -> None:
+    """Write texts.jsonl, and tokens.csv with the reward of every token but the end token."""
+    rows: list[dict[str, object]] = []
+    lines: list[list[object]] = [[*COLUMNS, "reward"]]
+    for x in texts:
+        marked = {} if x.marked is None else {"marked": list(x.marked)}
+        said = {"row": x.row, "answer": x.answer, "prompt": x.prompt, "text": x.text}
+        rows.append({**said, **marked})
+        at = 0
+        for position, (piece, reward) in enumerate(zip(x.pieces, x.rewards, strict=True)):
+            start, at = at, at + len(piece)
+            if start < at <= len(x.text):
+                lines.append([x.row, x.answer, position, start, at, round(reward, 6)])
+    write_rows(folder / "texts.jsonl", rows)
+    write_text(folder / "tokens.csv", csv_text(lines))
+
+
 def main() -> int:
-    """Judge, print the table, and write picture and numbers."""
+    """Judge, print the table, and write what the figure is drawn from."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--discriminator", type=Path, required=True, help="its stage's folder")
     parser.add_argument("--answers", type=int, default=200, help="held-out reviews")
     parser.add_argument("--words", type=int, default=24, help="of each review")
-    parser.add_argument("--shown", type=int, default=3, help="reviews in the picture, at most")
-    parser.add_argument("--picture", type=Path, help="write the picture here, as SVG")
-    parser.add_argument("--out", type=Path, help="write the numbers here, as JSON")
+    parser.add_argument("--shown", type=int, default=3, help="reviews in the figure, at most")
+    parser.add_argument("--out", type=Path, help="folder for numbers and texts")
     given = parser.parse_args()
-    prompts, said = answers(given.answers, given.words)
-    plain = judged(prompts, said, given.discriminator)
+    reviews = answers(given.answers, given.words)
+    said = [review.said for review in reviews]
+    plain = judged([review.prompt for review in reviews], said, given.discriminator)
+    texts = [shown(x, WRITTEN, x.said, None, plain, k) for k, x in enumerate(reviews)]
     rows: dict[str, dict[str, float]] = {}
-    shown: dict[int, list[str]] = {}
     for name, fault in FAULTS.items():
         faulty = {k: made for k, text in enumerate(said) if (made := fault(text, said))}
-        texts = [made.text for made in faulty.values()]
-        other = judged([prompts[k] for k in faulty], texts, given.discriminator)
+        behind = [reviews[k].prompt for k in faulty]
+        other = judged(behind, [made.text for made in faulty.values()], given.discriminator)
         before = [reward_of(plain, k, made.before) for k, made in faulty.items()]
         after = [reward_of(other, n, made.after) for n, made in enumerate(faulty.values())]
         test = paired_difference(after, before)
@@ -162,15 +221,21 @@ def main() -> int:
         rows[name] = {"n": x.n, "mean": x.mean, "low": x.low, "high": x.high, "p": test.p}
         interval = f"{x.mean:+.3f} [{x.low:+.3f}, {x.high:+.3f}]"
         print(f"{name}: {interval}, p = {test.p:.2g}, {x.n} reviews")
-        for k, made in list(faulty.items())[: given.shown]:
-            shown.setdefault(k, [said[k]]).append(made.text)
-    if given.picture is not None:
-        behind = [prompts[k] for k, own in shown.items() for _ in own]
-        texts = [text for own in shown.values() for text in own]
-        judged(behind, texts, given.discriminator).save(given.picture)
+        for n, (k, made) in enumerate(faulty.items()):
+            texts.append(shown(reviews[k], name, made.text, made.after, other, n))
     if given.out is not None:
-        write_json(given.out, {"schema_version": 1, "words": given.words, "faults": rows})
+        write_texts(kept_together(texts, given.shown), given.out)
+        facts = {"discriminator": given.discriminator.name, "words": given.words}
+        write_json(given.out / "faults.json", {"schema_version": 1, **facts, "faults": rows})
     return 0
+
+
+def shown(
+    review: Review, answer: str, text: str, marked: Span | None, credit: Credit, place: int
+) -> Shown:
+    """A text with what the discriminator pays to it, which stands at a place of `credit`."""
+    said = credit.tokens[place], credit.rewards[place]
+    return Shown(review.row, answer, review.prompt, text, marked, *said)
 
 
 if __name__ == "__main__":

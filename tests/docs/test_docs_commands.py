@@ -68,7 +68,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 path = place / first.removeprefix(mark).strip()
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(text if language == "csv" else rest, encoding="utf-8")
-    for part in ("abc", "rto", "main_job"):
+    for part in ("abc", "rto", "tlcr", "main_job"):
         shutil.copytree(ROOT / "experiments" / part, place / "experiments" / part)
     shutil.copy(ROOT / "experiments" / "main_job.md.j2", place / "experiments")
     words = (("awful dull boring waste", 0), ("good great wonderful charming", 1))

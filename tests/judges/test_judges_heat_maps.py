@@ -9,6 +9,8 @@ import pytest
 
 from built_stages import build, furnish, stage_of
 from scripts import loaded
+from tokencredit.papers.kinds import find_any_figure
+from tokencredit.papers.token_maps import TokenMap
 from tokencredit.surface.credited import Credit
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "tlcr" / "heat_maps.py"
@@ -58,6 +60,27 @@ def test_a_span_has_the_mean_reward_of_the_tokens_that_reach_into_it(maps: Any) 
     assert maps.reward_of(credit, 0, (1, 3)) == 1  # " ab" ends at 3
     assert maps.reward_of(credit, 0, (2, 4)) == 1.5
     assert maps.reward_of(credit, 0, (5, 7)) == 4
+
+
+def test_what_the_figure_shows_has_every_fault_and_is_not_long(maps: Any, tmp_path: Path) -> None:
+    answers = [maps.WRITTEN, *maps.FAULTS]
+
+    def text(row: int, answer: str, said: str = " one two") -> Any:
+        marked = None if answer == maps.WRITTEN else (1, 4)
+        return maps.Shown(row, answer, "a", said, marked, [" one", " two", "<end>"], [0.5, -1, 9])
+
+    rows = [text(5, x) for x in answers] + [text(6, x) for x in answers[1:]]
+    rows += [text(7, x, "x" * 200) for x in answers] + [text(8, x) for x in answers]
+    kept = maps.kept_together(rows, 3)
+    assert [(x.row, x.answer) for x in kept] == [(row, x) for row in (5, 8) for x in answers]
+    assert [x.row for x in maps.kept_together(rows, 1)] == [5] * len(answers)
+    maps.write_texts(kept, tmp_path / "heat_maps")
+    entry = find_any_figure("tlcr/figure8")
+    assert isinstance(entry, TokenMap)
+    drawn = entry.coloured(tmp_path)
+    assert [token.value for token in drawn[0].tokens] == [0.5, -1], "the end token has no text"
+    assert [x.text.marked for x in drawn[:2]] == [None, (1, 4)]
+    assert {x.name for x in drawn} == set(entry.methods.values())
 
 
 def test_a_trained_discriminator_is_read(maps: Any, tmp_path: Path) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from tokencredit.cli import app
 from tokencredit.errors import UserError
 from tokencredit.papers.formats import Format, Runs
 from tokencredit.papers.judged import Judged, JudgedEntry
@@ -37,6 +40,20 @@ def test_without_opinions_our_column_is_empty_and_says_why(name: str) -> None:
     assert all(cell == "–" for row in rows(table).values() for cell in row[1::2])
     text = table.text(Format.markdown)
     assert "Ours is empty: " in text and "`tokencredit judge" in text and "fills it." in text
+
+
+@pytest.mark.parametrize("name", ["table1", "figure4", "figure5"])
+def test_the_command_that_fills_it_has_these_options(name: str) -> None:
+    entry = find_table(f"tlcr/{name}")
+    assert isinstance(entry, JudgedEntry)
+    program, *words = entry.fills.split(" --")[0].split()
+    assert program == "tokencredit"
+    shown = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "160"})
+    text = re.sub(r"\x1b\[[0-9;]*m", "", shown.output)
+    known = set(re.findall(r"^[│ *]+(--[a-z-]+)", text, re.MULTILINE))
+    needed = set(re.findall(r"^│ \* +(--[a-z-]+)", text, re.MULTILINE))
+    given = set(re.findall(r"--[a-z-]+", entry.fills))
+    assert needed and needed <= given <= known
 
 
 def test_the_papers_numbers_are_those_that_it_prints() -> None:

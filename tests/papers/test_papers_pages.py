@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from paper_runs import ROOT, lines, write_csv
 from tokencredit.cli import app
 from tokencredit.errors import UserError
+from tokencredit.evaluation.opinions import read_opinions
 from tokencredit.papers.page import pages, write_page
 
 PAGES = pages(ROOT / "experiments")
@@ -38,7 +39,7 @@ def test_there_are_pages() -> None:
 def test_the_committed_page_is_made_of_the_committed_cells(name: str, tmp_path: Path) -> None:
     """Its text to the byte; its pictures to the pixel where the libraries are the same, else nearly."""
     folder = copied(name, tmp_path)
-    page, *images = write_page(name, folder)
+    page, *images = write_page(name, folder, read_opinions)
     kept = (ROOT / "experiments" / f"{name}.md").read_bytes()
     assert page.read_bytes() == kept, f"run `tokencredit page {name}`"
     for image in images:

@@ -13,16 +13,18 @@ from tokencredit.console import say, show
 from tokencredit.errors import UserError, require
 from tokencredit.evaluation.opinions import read_opinions
 from tokencredit.papers import claims
+from tokencredit.papers.answers import ANSWERS
 from tokencredit.papers.entries import PanelEntry
 from tokencredit.papers.figures import write_figure
 from tokencredit.papers.formats import SUFFIX, Format, Runs
-from tokencredit.papers.kinds import find_figure, find_table, is_own, listing
+from tokencredit.papers.kinds import find_any_figure, find_table, is_own, listing
 from tokencredit.papers.ledger import write_ledger
 from tokencredit.papers.opinions import Benchmark, Opinions
 from tokencredit.papers.page import write_page
 from tokencredit.papers.runs import holds_runs
 from tokencredit.papers.scores import Comparison, find_comparisons
 from tokencredit.papers.sources import Source, read_sources
+from tokencredit.papers.token_maps import TokenMap, write_token_map
 from tokencredit.store.files import write_bytes
 
 EXPERIMENTS = Path("experiments")
@@ -62,6 +64,7 @@ def table(
             lambda entry: sources(name, runs, entry),
             lambda task: comparisons(name, task, runs),
             lambda benchmark, task: opinions(name, benchmark, task, runs),
+            lambda task: answers(name, task, runs),
         ),
         points,
     )
@@ -79,15 +82,22 @@ def figure(
     out: Out = Path("figures"),
     points: Points = None,
 ) -> None:
-    """Draw a figure of a paper from runs as PNG, PDF, and CSV; without a name, list the figures."""
+    """Draw a figure of a paper from runs as PNG, PDF, and CSV; without a name, list the figures.
+
+    One of texts, whose tokens are coloured, is a page (HTML) too.
+    """
     if name is None:
         _list("figure")
         return
-    entry = find_figure(name)
+    entry = find_any_figure(name)
     require(out is not None, "--out", out, "name a folder")
     assert out is not None
-    found = sources(name, runs, entry)
-    written, notes = write_figure(entry, found, out, Path(name).stem, points)
+    if isinstance(entry, TokenMap):
+        require(points is None, "--points", points, "these are texts, which have no steps")
+        written, notes = write_token_map(entry, texts(name, entry, runs), out, Path(name).stem)
+    else:
+        found = sources(name, runs, entry)
+        written, notes = write_figure(entry, found, out, Path(name).stem, points)
     for note in notes:
         show(f"Note: {note}.")
     for path in written:
@@ -132,7 +142,7 @@ def page(
     experiments: Annotated[Path, typer.Option(help="Folder of templates and cells.")] = EXPERIMENTS,
 ) -> None:
     """Write an experiment's page again, its numbers and figures from the committed cells."""
-    for path in write_page(name, experiments):
+    for path in write_page(name, experiments, read_opinions):
         show(f"wrote {path}")
 
 
@@ -172,6 +182,22 @@ def opinions(name: str, benchmark: Benchmark, task: str, runs: list[Path] | None
     """What was said of a task's answers: in what is named, or beside the committed cells."""
     folder = EXPERIMENTS / name.partition("/")[0] / task / benchmark.value
     return read_opinions(benchmark, runs or ([folder] if folder.is_dir() else []))
+
+
+def answers(name: str, task: str, runs: list[Path] | None) -> list[Path]:
+    """The files that are named, or in folders that are; or that of a paper's experiment."""
+    if runs:
+        return [path / ANSWERS if path.is_dir() else path for path in runs]
+    path = EXPERIMENTS / name.partition("/")[0] / task / ANSWERS
+    return [path] if path.is_file() else []
+
+
+def texts(name: str, entry: TokenMap, runs: list[Path] | None) -> Path:
+    """The folder that is named, or that of the figure's experiment; the files lie in it."""
+    require(len(runs or []) < 2, "--runs", runs, f"name one folder, in which {entry.numbers} lies")
+    if not runs and is_own(name):
+        raise UserError(f"--runs: {name} is of your own; name the folder of {entry.numbers}")
+    return runs[0] if runs else EXPERIMENTS / name.partition("/")[0] / entry.task
 
 
 def _list(command: str) -> None:

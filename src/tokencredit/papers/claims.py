@@ -177,11 +177,13 @@ def read_win_claims(paper: str) -> list[WinClaim]:
 
 def judge_win_claim(claim: WinClaim, comparisons: Sequence[Comparison]) -> list[Judged]:
     """A claim on win rates against every comparison."""
-    judged = [
-        Judged(claim, claim.task, c.place, c.about, judge_wins(claim, c), claim.task)
-        for c in comparisons
-        if claim.measure in {None, c.measure}
-    ]
+    held = [c for c in comparisons if claim.measure in {None, c.measure}]
+    judged = []
+    for c in held:
+        finding = judge_wins(claim, c)
+        if len(held) > 1:
+            finding = replace(finding, numbers=f"{c.measure}: {finding.numbers}")
+        judged.append(Judged(claim, claim.task, c.place, c.about, finding, claim.task))
     missing = no_data("no comparison yet")
     return judged or [Judged(claim, claim.task, "", "", missing, claim.task)]
 

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 from typing import ClassVar, Final
 
 from tokencredit.papers.entries import Entry, PanelEntry
@@ -51,6 +52,8 @@ class Runs:
     """The comparisons of a task's models."""
     opinions: Callable[[Benchmark, str], Opinions] = field(default=lambda *_: {})
     """By method what was said of a task's answers."""
+    answers: Callable[[str], Sequence[Path]] = field(default=lambda _: ())
+    """Files of what methods answered in a task."""
 
 
 class Made(ABC):

@@ -11,7 +11,7 @@ from tokencredit.papers.conduct import measured
 from tokencredit.papers.entries import PanelEntry, missing, name_of, said_of, settings_of, task_of
 from tokencredit.papers.formats import MadeOfRows, Runs, TableEntry, markdown
 from tokencredit.papers.frontier import DASH, named_cells
-from tokencredit.papers.measures import held_out
+from tokencredit.papers.measures import SFT, held_out
 from tokencredit.papers.runs import LoggedRun, Setting
 from tokencredit.papers.sources import Source, lengths
 from tokencredit.statistics.intervals import mean_ci
@@ -27,8 +27,6 @@ MEASURES: Final = {
     "perplexity": "perplexity",
     "perplexity_sft": "perplexity under SFT",
 }
-SFT: Final = "sft"
-"""The method whose row is the model that all began with, where it has no runs of its own."""
 CSV_COLUMNS: Final = ("source", "task", "method", "measure", "n", "mean", "t_low", "t_high")
 WHAT: Final = "mean over runs on held-out prompts after training, with the 95 % t interval"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from tokencredit.errors import UserError
+from tokencredit.papers.answers import AnswersEntry
 from tokencredit.papers.entries import FOLDER, Entry
 from tokencredit.papers.figure_data import FigureEntry
 from tokencredit.papers.figure_kinds import ByBeta, Curves, Frontier, OnTheWay, Tradeoff
@@ -15,6 +16,7 @@ from tokencredit.papers.held_out import HeldOutEntry
 from tokencredit.papers.judged import JudgedEntry
 from tokencredit.papers.mean_scores import MeanScoreEntry
 from tokencredit.papers.tables import CurveTable
+from tokencredit.papers.token_maps import TokenMap
 from tokencredit.papers.win_report import WinEntry
 from tokencredit.store.files import read_yaml, reading
 
@@ -22,7 +24,7 @@ KINDS: Final[Mapping[str, type[Entry]]] = {
     kind.kind: kind
     for kind in (
         *(CurveTable, Curves, Tradeoff, Frontier, OnTheWay, ByBeta),
-        *(HeldOutEntry, WinEntry, MeanScoreEntry, JudgedEntry),
+        *(HeldOutEntry, WinEntry, MeanScoreEntry, JudgedEntry, AnswersEntry, TokenMap),
     )
 }
 
@@ -35,9 +37,16 @@ def find_table(name: str) -> TableEntry:
 
 
 def find_figure(name: str) -> FigureEntry:
-    """The figure of that name."""
-    entry = _find(name, FigureEntry.command)
+    """The figure of that name, which is drawn from runs."""
+    entry = find_any_figure(name)
     assert isinstance(entry, FigureEntry)
+    return entry
+
+
+def find_any_figure(name: str) -> FigureEntry | TokenMap:
+    """The figure of that name, drawn from runs or from the texts of a file."""
+    entry = _find(name, FigureEntry.command)
+    assert isinstance(entry, FigureEntry | TokenMap)
     return entry
 
 

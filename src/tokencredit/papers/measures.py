@@ -21,6 +21,8 @@ START: Final = 5
 
 HELD_OUT: Final = "held_out"
 """The statistic of a measure on held-out prompts after training, which has no steps."""
+SFT: Final = "sft"
+"""The method that is the model all began with; where it has no runs, theirs have measured it."""
 
 
 @dataclass(slots=True)

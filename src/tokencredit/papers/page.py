@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from tokencredit.errors import UserError
+from tokencredit.papers.answers import ANSWERS
 from tokencredit.papers.claims import (
     Claim,
     Judged,
@@ -28,31 +29,42 @@ from tokencredit.papers.figures import pictures
 from tokencredit.papers.formats import Runs
 from tokencredit.papers.frontier import equal_kl_tables
 from tokencredit.papers.held_out import held_out_table
-from tokencredit.papers.kinds import find_figure, find_table
+from tokencredit.papers.kinds import find_any_figure, find_table
 from tokencredit.papers.on_the_way import over_optimisation
+from tokencredit.papers.opinions import Benchmark, Opinions
 from tokencredit.papers.pilot_files import rows_file
 from tokencredit.papers.pilot_tables import tuning_text
 from tokencredit.papers.readings import readings_table
 from tokencredit.papers.runs import holds_runs
 from tokencredit.papers.scores import find_comparisons
 from tokencredit.papers.sources import Source, read_sources
+from tokencredit.papers.token_maps import TokenMap, drawn
 from tokencredit.papers.win_tables import crossed_markdown
 from tokencredit.store.files import write_bytes
 
 NAME = "committed cells"
 IMAGES = Path("docs") / "images"
+Asked = Callable[[Benchmark, Sequence[Path]], Opinions]
+"""Reads the opinions in the files of a benchmark, in some folders."""
 
 
-def write_page(name: str, experiments: Path) -> list[Path]:
+def nobody(benchmark: Benchmark, folders: Sequence[Path]) -> Opinions:
+    """No opinions."""
+    del benchmark, folders
+    return {}
+
+
+def write_page(name: str, experiments: Path, asked: Asked = nobody) -> list[Path]:
     """Write the page of an experiment and its figures; their paths.
 
-    The template is `<name>.md.j2` in the folder of experiments, the cells lie in `<name>/`.
+    The template is `<name>.md.j2` in the folder of experiments, the cells lie in `<name>/`. `asked`
+    reads what people or a large model said of answers, from a benchmark's folder there.
     """
     template = experiments / f"{name}.md.j2"
     if not template.is_file():
         known = ", ".join(pages(experiments)) or "(none)"
         raise UserError(f"{name}: there is no {template}; pages: {known}")
-    page = Page(name, experiments)
+    page = Page(name, experiments, asked)
     text = page.fill(template.read_text(encoding="utf-8"))
     path = experiments / f"{name}.md"
     write_bytes(path, text.encode())
@@ -62,9 +74,9 @@ def write_page(name: str, experiments: Path) -> list[Path]:
 class Page:
     """What a template may call."""
 
-    def __init__(self, name: str, experiments: Path) -> None:
+    def __init__(self, name: str, experiments: Path, asked: Asked = nobody) -> None:
         """The page of one experiment, with the cells that are there."""
-        self.name, self.experiments = name, experiments
+        self.name, self.experiments, self.asked = name, experiments, asked
         self.task = name.rpartition("/")[2]
         self.images: list[Path] = []
         self.folder = experiments / name
@@ -112,25 +124,46 @@ class Page:
 
     def table(self, name: str, points: int | None = None) -> str:
         """A table of the catalogue: what is of this experiment, with everything to be said."""
-        runs = Runs(lambda _: self.sources, lambda _: self.comparisons)
+        kept = [path for path in [self.folder / ANSWERS] if path.is_file()]
+        runs = Runs(
+            sources=lambda _: self.sources,
+            comparisons=lambda _: self.comparisons,
+            opinions=lambda benchmark, _: self._said(benchmark),
+            answers=lambda _: kept,
+        )
         return find_table(name).of_task(self.task).made(runs, points).on_page()
+
+    def _said(self, benchmark: Benchmark) -> Opinions:
+        folder = self.folder / benchmark.value
+        return self.asked(benchmark, [folder]) if folder.is_dir() else {}
 
     def figure(
         self, name: str, file: str, points: int | None = None, smooth: int | None = None
     ) -> str:
         """A figure of the catalogue in docs/images, and the Markdown that shows it."""
-        entry = find_figure(name).of_task(self.task)
+        entry = find_any_figure(name)
+        if isinstance(entry, TokenMap):
+            missing = entry.missing(self.folder)
+            if missing:
+                return f"*{entry.title}: no figure: {missing}.*"
+            picture, _ = drawn(entry.coloured(self.folder))
+            return self._shown(entry.title, file, picture, entry.remarks())
+        entry = entry.of_task(self.task)
         entry = replace(entry, smooth=entry.smooth if smooth is None else smooth)
         if not self.sources:
             return f"*{entry.title}: no figure before there are cells.*"
         if entry.absent(self.sources):
             return f"*{entry.title}: no figure: {entry.absent(self.sources)}.*"
         marks, notes = figure_marks(entry, self.sources, points)
+        return self._shown(entry.title, file, pictures(entry, marks)[0], notes)
+
+    def _shown(self, title: str, file: str, picture: bytes, notes: Sequence[str]) -> str:
+        """Write a picture; the Markdown that shows it."""
         path = self.experiments.parent / IMAGES / file
-        write_bytes(path, pictures(entry, marks)[0])
+        write_bytes(path, picture)
         self.images.append(path)
         here = (self.experiments / self.name).parent
-        link = f"![{entry.title}]({Path(os.path.relpath(path, here)).as_posix()})"
+        link = f"![{title}]({Path(os.path.relpath(path, here)).as_posix()})"
         return "\n\n".join([link, *(f"*Note: {note}.*" for note in notes)])
 
     def claims(self, paper: str, points: int | None = None) -> str:
@@ -201,11 +234,12 @@ class Page:
 
     def seeds_and_prompts(self) -> str:
         """Win rates with intervals over seeds crossed with prompts, of each comparison."""
+        several = len(self.comparisons) > 1
         tables = [
-            crossed_markdown(comparison.matrix(list(comparison.methods)))
+            f"By {comparison.measure}:\n\n{table}" if several else table
             for comparison in self.comparisons
+            if (table := crossed_markdown(comparison.matrix(list(comparison.methods))))
         ]
-        tables = [table for table in tables if table]
         return "\n\n".join([CROSSED, *tables]) if tables else "*No comparison of several seeds.*"
 
     def _of_claim(self, claim: Claim) -> Claim:

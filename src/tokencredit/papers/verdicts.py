@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from tokencredit.papers.entries import Panel
-from tokencredit.papers.measures import measure
+from tokencredit.papers.measures import HELD_OUT, SFT, held_out, measure
 from tokencredit.papers.runs import LoggedRun
 from tokencredit.statistics.intervals import Interval, paired_difference, spread_ratio
 from tokencredit.statistics.rounding import rounded, with_interval
@@ -94,8 +94,13 @@ class Evidence:
     """Nats, with gold_at_equal_kl."""
 
     def values(self, method: str, panel: int = 0) -> dict[int, float]:
-        """The statistic of each run of a method, by run."""
-        return measure(self.runs[panel].get(method, ()), self.panels[panel], self.statistic).values
+        """The statistic of each run of a method, by run; of the SFT model, where it has no runs,
+        what the others' evaluations say of the one that they began with."""
+        runs, shown = self.runs[panel], self.panels[panel]
+        if method == SFT and method not in runs and self.statistic == HELD_OUT:
+            name, every = f"{SFT}/{shown.column}", (run for own in runs.values() for run in own)
+            return {run.run: x for run in every if (x := held_out(run, name)) is not None}
+        return measure(runs.get(method, ()), shown, self.statistic).values
 
     def pair(self, a: str, b: str) -> tuple[list[float], list[float]]:
         """The statistic of the runs that both methods have."""

@@ -31,6 +31,7 @@ MODELS: Final = {"sft": "SFT", "policy": "policy"}
 OPINIONS: Final = {"score": "score", "oracle": "oracle"}
 SHOWN: Final = 3
 """Prompts, the first of the evaluation."""
+PAID: Final = "reward that it was paid"
 LONGEST: Final = 600
 """Characters of a text on a terminal."""
 WIDTH: Final = 120
@@ -80,7 +81,12 @@ def samples_html(rows: Sequence[Row], title: str = "Samples") -> str:
 
     All text is escaped, and the page's own policy forbids scripts and anything from elsewhere.
     """
-    return render("samples.html", title=title, samples=sample_views(rows))
+    return coloured_html(title, sample_views(rows), PAID)
+
+
+def coloured_html(title: str, views: Sequence[Row], what: str) -> str:
+    """Return a page of texts as `sample_views` gives them; `what` says what shades their tokens."""
+    return render("samples.html", title=title, samples=views, what=what)
 
 
 def samples_fragment(rows: Sequence[Row]) -> str:
@@ -109,7 +115,7 @@ def sample_views(rows: Sequence[Row]) -> list[dict[str, Any]]:
             "tokens": [
                 {
                     "text": visible(token),
-                    "style": _css(row["rewards"][t] / scale),
+                    "style": css(row["rewards"][t] / scale),
                     "title": _hover(row, t),
                 }
                 for t, token in enumerate(row["tokens"])
@@ -133,18 +139,23 @@ def _hover(row: Row, t: int) -> str:
     return "\n".join([f"token {t}", *lines])
 
 
-def _css(share: float) -> str:
+def css(share: float) -> str:
+    """Return the colour of a share in [-1, 1] as a page has it."""
     red, green, blue = _CREDIT if share >= 0 else _BLAME
     ink = "; color: #fff" if abs(share) > _DARK_ENOUGH else ""
     return f"background: rgba({red}, {green}, {blue}, {abs(share):.3f}){ink}"
 
 
-def _shade(share: float) -> Style:
-    """Return the colour of a share in [-1, 1]; it fades to white, as the page's does."""
+def painted(share: float) -> tuple[str, str]:
+    """Return ink and ground of a share in [-1, 1]; the ground fades to white, as a page's does."""
     target = _CREDIT if share >= 0 else _BLAME
     red, green, blue = (round(255 + (channel - 255) * abs(share)) for channel in target)
     ink = "#ffffff" if abs(share) > _DARK_ENOUGH else "#000000"
-    return Style.parse(f"{ink} on #{red:02x}{green:02x}{blue:02x}")
+    return ink, f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def _shade(share: float) -> Style:
+    return Style.parse(" on ".join(painted(share)))
 
 
 def render(template: str, **values: Any) -> str:
