@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tokencredit.papers.cells import write_stepless
+
 ROOT = Path(__file__).parents[2]
 DATA = Path(os.environ.get("TOKENCREDIT_DATA", ROOT.parent / "shared" / "data"))
 AUTHORS = DATA / "abc_paper_runs"
@@ -106,6 +108,22 @@ def write_whole_cell(  # noqa: PLR0913 - what a cell may hold
         del record["evaluation"]
     path.with_suffix(".json").write_text(json.dumps(record))
     return path
+
+
+def write_stepless_cell(
+    folder: Path, method: str, run: int, *, task: str = "main", **ends: float
+) -> Path:
+    """A committed cell of a model that learnt without rollouts, with these measures of it."""
+    record = _record(method, run, task, "complete", {"policy": f"{method}{run}"})
+    made = record.pop("provenance")
+    del made["parents"]["reward_model"], made["fingerprints"]["rl"]
+    made["identity"] = {"stage": "evaluation", "parents": {"policy": f"{method}{run}"}}
+    made["spent"] = {}
+    evaluation = {
+        f"policy/{name}": {"mean": value, "se": 0.1, "n": 9} for name, value in ends.items()
+    }
+    given = {"scheme": method, "steps": 0, "scored_samples": 64, "evaluation": evaluation}
+    return write_stepless({**record, **given}, (8, 16), folder, task, made)
 
 
 def _record(

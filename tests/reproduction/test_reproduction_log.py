@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from paper_runs import ROOT
+from paper_runs import ROOT, write_stepless_cell
 from tokencredit.errors import UserError
 from tokencredit.reproduction.comparing import Check, State
 from tokencredit.reproduction.log import LOG, cell_of, hours_of, reproduce_pages
 from tokencredit.reproduction.recorded import Machine, read_recorded
-from tokencredit.reproduction.rerun import Outcome
+from tokencredit.reproduction.rerun import Outcome, reproduce
 
 EXPERIMENTS = ROOT / "experiments"
 MAIN = "main_job"
@@ -27,6 +27,13 @@ def test_the_quickest_cell_of_a_page_is_taken() -> None:
     ]
     assert len(took) == 5
     assert json.loads(chosen.with_suffix(".json").read_text())["wall_seconds"] == min(took)
+
+
+def test_a_cell_without_steps_is_none_to_be_made_again(tmp_path: Path) -> None:
+    path = write_stepless_cell(tmp_path / "page", "dpo", 0, oracle=1.0)
+    assert cell_of("page", tmp_path) is None
+    with pytest.raises(UserError, match="no step to compare; a model that learnt without rollouts"):
+        reproduce(path)
 
 
 def test_hours_are_those_of_the_record_and_of_the_steps() -> None:

@@ -14,6 +14,8 @@ from tokencredit.store.files import (
 from tokencredit.store.run_folder import CONFIG, RunFolder
 from tokencredit.store.sheets import csv_text
 
+Record = Mapping[str, Any]
+"""What a run is known by: what results.json, its log, or its provenance holds."""
 PLACES: Final = ("hydra", "store=", "runs_dir=", "experiments_dir=", "sweep.", "tracking", "run.")
 """Overrides that say nothing about a result."""
 COLUMNS: Final = (
@@ -94,20 +96,46 @@ def write_cell(
     with reading(run / CONFIG):
         lengths = [config["rollout"][name] for name in ("min_new_tokens", "max_new_tokens")]
         fixed = [task, record["scheme"], config["reward_scheme"].get("beta", ""), *lengths, seed]
+    on_way = on_the_way(made)
+    more: dict[str, object] = {} if provenance is None else {"provenance": dict(provenance)}
+    more |= {"on_the_way": on_way} if on_way else {}
+    return _write(folder, fixed, rows, {**record, **more})
+
+
+def write_stepless(
+    record: Record,
+    lengths: tuple[int, int],
+    folder: Path,
+    task: str,
+    provenance: Record,
+) -> Path:
+    """As `write_cell`, of a model that learnt without rollouts: one line, without a step.
+
+    `record` is what results.json holds of it, `lengths` the half-open range of response tokens.
+    """
+    fixed = [task, record["scheme"], "", *lengths, record["seeds"]["seed"]]
+    return _write(folder, fixed, [], {**record, "provenance": dict(provenance)})
+
+
+def _write(
+    folder: Path,
+    fixed: Sequence[object],
+    rows: Sequence[Record],
+    record: Record,
+) -> Path:
+    """Both files; `fixed` stands in front of each line, its last value is the seed."""
+    seed, status = fixed[-1], record["status"]
     noted = {column: metric for column, metric in NOTED.items() if rows and metric in rows[0]}
     lines: list[Sequence[object]] = [[*COLUMNS, *noted]]
     for row in rows:
         measured, more = (
             [row.get(metric, "") for metric in group.values()] for group in (METRICS, noted)
         )
-        lines.append([*fixed, row["step"], *measured, seed, record["status"], *more])
-    if not rows:  # it failed in its first step, and must be counted all the same
-        lines.append([*fixed, "", *[""] * len(METRICS), seed, record["status"]])
+        lines.append([*fixed, row["step"], *measured, seed, status, *more])
+    if not rows:  # it failed in its first step, and must be counted all the same; or it has none
+        lines.append([*fixed, "", *[""] * len(METRICS), seed, status])
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{record['config_hash']}.csv"
     write_text(path, csv_text(lines))
-    extra: dict[str, object] = {} if provenance is None else {"provenance": dict(provenance)}
-    on_way = on_the_way(made)
-    extra |= {"on_the_way": on_way} if on_way else {}
-    write_json(path.with_suffix(".json"), {**record, **extra})
+    write_json(path.with_suffix(".json"), record)
     return path

@@ -246,13 +246,17 @@ def _scale(runs: Sequence[LoggedRun]) -> str:
 
 
 def unused(judged: Sequence[Judged], sources: Sequence[Source]) -> list[str]:
-    """Runs that lack the points of their claims, or did not end; they are part of no pair."""
+    """Runs that lack the points of their claims, or did not end; they are part of no pair.
+
+    A model that learnt without rollouts lacks none: only claims on held-out measures are about it.
+    """
     found = []
     for source in sources:
         curves = (item.claim for item in judged if isinstance(item.claim, Claim))
         for panel in (panel for claim in curves for panel in claim.panels):
             for method, runs in _by_method(panel, source).items():
-                said = in_words(measure(runs, replace(panel, column="mean_reward")).without)
+                stepped = [run for run in runs if not run.stepless]
+                said = in_words(measure(stepped, replace(panel, column="mean_reward")).without)
                 task = task_of(panel, source)
                 found += [f"{source.name}: {task}, {method}, {text}" for text in said]
     return list(dict.fromkeys(found))

@@ -115,8 +115,11 @@ class Seeds(Quantity):
 def labelled_pairs(run: LoggedRun) -> float | None:
     """Pairs that were labelled for the DPO model that a run reads; None where it is not known.
 
-    They are what was scored beyond the responses of its steps and reference scores, two a pair.
+    They are what was scored beyond the responses of its steps and reference scores, two a pair;
+    of a model that learnt without rollouts all that was scored.
     """
+    if run.stepless:
+        return None if run.origin.scored is None else run.origin.scored / 2
     identity = run.origin.made.identity
     if identity is None:
         return None

@@ -16,7 +16,7 @@ from tokencredit.papers.formats import markdown
 from tokencredit.papers.measures import LAST, held_out
 from tokencredit.papers.on_the_way import gold_at_levels, gold_reach
 from tokencredit.papers.runs import LoggedRun, Setting
-from tokencredit.papers.sources import Source, lengths
+from tokencredit.papers.sources import Source, lengths, with_steps
 from tokencredit.statistics.curves import at_level, mean, running_mean
 from tokencredit.statistics.intervals import Interval, mean_ci, paired_difference
 from tokencredit.statistics.rounding import rounded, with_interval
@@ -97,7 +97,7 @@ def equal_kl_tables(source: Source, task: str, baseline: str, beta: float | None
     The baseline of a setting is `baseline`, at that β if one is given, with the same range of
     lengths; differences are of runs of the same number that both come to the level, at least two.
     """
-    groups = source.of(task)
+    groups, gone = with_steps(source.of(task))
     head = ["method", "β", "tokens", "n", *(f"at {level:g} nats" for level in LEVELS)]
     there = {setting: at_levels(runs, LEVELS) for setting, runs in groups.items()}
     rows, apart = [], []
@@ -121,7 +121,7 @@ def equal_kl_tables(source: Source, task: str, baseline: str, beta: float | None
         f"their number ({DASH}: fewer than two)."
     )
     tables = markdown(head, rows), markdown([*head[:3], *head[4:]], apart)
-    return "\n\n".join([scores, tables[0], differences, tables[1]])
+    return "\n\n".join(filter(None, [scores, tables[0], differences, tables[1], gone]))
 
 
 def named_cells(setting: Setting) -> list[str]:

@@ -21,6 +21,7 @@ START: Final = 5
 
 HELD_OUT: Final = "held_out"
 """The statistic of a measure on held-out prompts after training, which has no steps."""
+STEPLESS: Final = "has no steps, since it learnt without rollouts"
 SFT: Final = "sft"
 """The method that is the model all began with; where it has no runs, theirs have measured it."""
 
@@ -75,6 +76,8 @@ def holds(run: LoggedRun, column: str, statistic: str) -> bool:
 
 def lacking(run: LoggedRun, points: int, column: str = "mean_reward") -> str:
     """Why the first points of a run cannot be averaged; empty if they can."""
+    if run.stepless:
+        return STEPLESS
     if column not in run.columns:
         return f"has no {column} column"
     if len(run) < points:

@@ -150,7 +150,8 @@ class Page:
             return self._shown(entry.title, file, picture, entry.remarks())
         entry = entry.of_task(self.task)
         entry = replace(entry, smooth=entry.smooth if smooth is None else smooth)
-        if not self.sources:
+        runs = [run for source in self.sources for run in source.runs if not run.stepless]
+        if not any(entry.shows(run.setting) for run in runs):
             return f"*{entry.title}: no figure before there are cells.*"
         if entry.absent(self.sources):
             return f"*{entry.title}: no figure: {entry.absent(self.sources)}.*"

@@ -26,7 +26,7 @@ class Made:
         """The hashes of what rated its responses, paid scorer and oracle, by role."""
         inputs = (self.identity or {}).get("inputs") or {}
         by_dpo = (inputs.get("scorer") or {}).get("class") == "ImplicitJudge"
-        others = {"sft"} if by_dpo else {"sft", "dpo"}
+        others = {"sft", "policy"} if by_dpo else {"sft", "policy", "dpo"}
         return {role: sha for role, sha in (self.weights or {}).items() if role not in others}
 
 

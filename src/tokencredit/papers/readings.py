@@ -19,7 +19,7 @@ from tokencredit.papers.formats import markdown
 from tokencredit.papers.frontier import DASH, LEVELS, baseline_of, named_cells, support
 from tokencredit.papers.on_the_way import at_step, gold_at_levels
 from tokencredit.papers.runs import LoggedRun, Setting
-from tokencredit.papers.sources import Source, short_label
+from tokencredit.papers.sources import Source, short_label, with_steps
 from tokencredit.statistics.rounding import rounded, with_interval
 from tokencredit.statistics.testing import MOST_SEEDS, Difference, compare, holm
 from tokencredit.store.run_folder import COMPLETE
@@ -175,7 +175,8 @@ def readings_table(
     """
     known = ", ".join(f"{other:g}" for other in LEVELS)
     require(level is None or level in LEVELS, "level", level, f"must be one of {known} nats")
-    pairs = _pairs(source, task, baseline, beta)
+    groups, gone = with_steps(source.of(task))
+    pairs = _pairs(groups, baseline, beta)
     if not pairs:
         return f"*There is nothing to compare with {baseline} yet.*"
     found = {setting: readings(own, other, level) for setting, (own, other) in pairs.items()}
@@ -201,7 +202,8 @@ def readings_table(
     legend = LEGEND.format(baseline=name, corrected=corrected, dash=DASH, level=shown)
     levels = [[*named_cells(s), *map(_text, at_equal_kl(*pair))] for s, pair in pairs.items()]
     by_level = markdown([*head[:3], *(f"at {level:g} nats" for level in LEVELS)], levels)
-    return "\n\n".join([legend, markdown(head, rows), disagreement(found), by_level])
+    parts = [legend, markdown(head, rows), disagreement(found), by_level, gone]
+    return "\n\n".join(filter(None, parts))
 
 
 def disagreement(found: Mapping[Setting, Mapping[str, Reading | None]]) -> str:
@@ -248,10 +250,9 @@ def _of_primary(sides: Mapping[str, int]) -> str:
 
 
 def _pairs(
-    source: Source, task: str, baseline: str, beta: float | None
+    groups: Mapping[Setting, Runs], baseline: str, beta: float | None
 ) -> dict[Setting, tuple[Runs, Runs]]:
     """The runs of every setting, and of its baseline; without settings that have none."""
-    groups = source.of(task)
     others = {setting: baseline_of(groups, setting, baseline, beta) for setting in groups}
     return {
         setting: (groups[setting], groups[other])

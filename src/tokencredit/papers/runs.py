@@ -85,6 +85,11 @@ class LoggedRun:
         """Steps logged."""
         return len(self.columns["mean_reward"])
 
+    @property
+    def stepless(self) -> bool:
+        """Whether it is complete without a step: a model that learnt without rollouts."""
+        return self.status == COMPLETE and len(self) == 0
+
     def first(self, points: int, column: str = "mean_reward") -> Sequence[float] | None:
         """Exactly the first `points` values; None if there are fewer, or one is no number."""
         values = self.columns.get(column, ())[:points]
@@ -158,7 +163,7 @@ def _from_rows(
     path: Path, setting: Setting, run: int, rows: list[dict[str, str]], origin: Origin
 ) -> LoggedRun:
     status = rows[-1].get("status") or COMPLETE
-    if [row["step"] for row in rows] == [""]:  # it failed before its first step was logged
+    if [row["step"] for row in rows] == [""]:  # it failed before its first step, or has none
         return LoggedRun(setting, run, status, {"mean_reward": []}, origin)
     name = f"{path}: {setting.task}, {setting.method}, run {run}"
     try:

@@ -13,7 +13,10 @@ from tokencredit.papers.provenance import beyond_seeds
 from tokencredit.papers.runs import LoggedRun, Setting, read_runs
 from tokencredit.store.run_folder import COMPLETE
 
-OF_A_METHOD: Final = ("inputs.reward_scheme", "inputs.judge")
+OF_A_METHOD: Final = (
+    *("inputs.reward_scheme", "inputs.judge"),
+    *("stage:", "version:", "parents.policy:", "recipes.policy:"),
+)
 """What methods differ in by nature; so are parents that only one of them has."""
 SHOWN: Final = 4
 
@@ -65,6 +68,16 @@ def read_sources(
         _check_unmixed(own)
         _check_scorers(own)
     return sources
+
+
+def with_steps(
+    groups: Mapping[Setting, Sequence[LoggedRun]],
+) -> tuple[dict[Setting, list[LoggedRun]], str]:
+    """The groups without models that learnt without rollouts, and what is left out, in words."""
+    kept = {setting: [run for run in runs if not run.stepless] for setting, runs in groups.items()}
+    gone = [short_label(setting, groups) for setting, runs in kept.items() if not runs]
+    said = f"*Without steps, and so not here: {', '.join(gone)}.*" if gone else ""
+    return {setting: runs for setting, runs in kept.items() if runs}, said
 
 
 def notes(source: Source, tasks: Iterable[str]) -> list[str]:

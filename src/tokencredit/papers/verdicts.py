@@ -95,12 +95,22 @@ class Evidence:
 
     def values(self, method: str, panel: int = 0) -> dict[int, float]:
         """The statistic of each run of a method, by run; of the SFT model, where it has no runs,
-        what the others' evaluations say of the one that they began with."""
+        what the others' evaluations say of the one that they began with. A model that learnt
+        without rollouts meets every run of its `stage_seed`, by that run's number."""
         runs, shown = self.runs[panel], self.panels[panel]
         if method == SFT and method not in runs and self.statistic == HELD_OUT:
             name, every = f"{SFT}/{shown.column}", (run for own in runs.values() for run in own)
             return {run.run: x for run in every if (x := held_out(run, name)) is not None}
-        return measure(runs.get(method, ()), shown, self.statistic).values
+        own = runs.get(method, ())
+        found = measure(own, shown, self.statistic).values
+        shared = {
+            run.origin.made.stage_seed: found[run.run]
+            for run in own
+            if run.stepless and run.run in found
+        }
+        all_runs = [run for of_one in runs.values() for run in of_one]
+        met = {r.run: shared[s] for r in all_runs if (s := r.origin.made.stage_seed) in shared}
+        return {**met, **found}
 
     def pair(self, a: str, b: str) -> tuple[list[float], list[float]]:
         """The statistic of the runs that both methods have."""

@@ -31,13 +31,13 @@ of each step to four standard errors, and the oracle's rating at the end to its 
 
 
 def cell_of(page: str, experiments: Path) -> Path | None:
-    """The quickest complete cell of a page; None where it has none that says how it was made."""
+    """The quickest complete cell of a page that has steps; None where none says how it was made."""
     found: list[tuple[float, Path]] = []
     for path in sorted((experiments / page).glob("*.csv")):
         if not holds_runs(path) or not path.with_suffix(".json").is_file():
             continue
         recorded = read_recorded(path)
-        if recorded.status == COMPLETE and recorded.seconds is not None:
+        if recorded.status == COMPLETE and recorded.steps and recorded.seconds is not None:
             found.append((recorded.seconds, path))
     return min(found)[1] if found else None
 

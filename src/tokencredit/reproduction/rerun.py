@@ -59,7 +59,8 @@ def reproduce(path: Path, steps: int | None = None, store: Path | None = None) -
     before any work, since another run would be compared.
     """
     recorded = read_recorded(path)
-    require(recorded.steps > 0, str(path), recorded.steps, "has logged no step to compare")
+    rule = "has logged no step to compare; a model that learnt without rollouts has none"
+    require(recorded.steps > 0, str(path), recorded.steps, rule)
     require(steps is None or steps >= 1, "--steps", steps, "must be at least 1")
     config = recorded_config(recorded)
     with tempfile.TemporaryDirectory(prefix="tokencredit-again-") as scratch:
