@@ -119,19 +119,23 @@ class Config:
     def _check_rollouts(self) -> None:
         """Raise for what responses cannot be learnt from or with: advantages, prompts, adapters."""
         check_advantages(self.advantage_scheme, self.policy_algorithm, self.model.value.kind)
+        self.check_room()
+        require(
+            not self.model.lora.enabled or self.model.lora.dropout == 0,
+            "model.lora.dropout",
+            self.model.lora.dropout,
+            "must be 0: with dropout the first ratio of a step is not 1",
+        )
+
+    def check_room(self, otherwise: str = "") -> None:
+        """Raise where a prompt and its response may be longer than the context."""
         longest = self.dataset.prompt.max_tokens - 1 + self.rollout.max_new_tokens - 1
         require(
             longest <= self.model.context,
             "dataset.prompt.max_tokens",
             self.dataset.prompt.max_tokens,
             f"prompt and response may have {longest} tokens, but model.context is "
-            f"{self.model.context}",
-        )
-        require(
-            not self.model.lora.enabled or self.model.lora.dropout == 0,
-            "model.lora.dropout",
-            self.model.lora.dropout,
-            "must be 0: with dropout the first ratio of a step is not 1",
+            f"{self.model.context}{otherwise}",
         )
 
     @property

@@ -38,7 +38,8 @@ class Hardware(Settings):
     device: Device = Device.cpu
     """cpu or cuda."""
     threads: int = number(1, at_least=1)
-    """CPU threads of the RL run. One and two differ in the last bits; resuming keeps the number."""
+    """CPU threads of the RL run and of evaluations. One and two differ in the last bits; resuming
+    keeps the number."""
     stage_threads: int | None = number(None, at_least=1, null="all cores")
     """CPU threads of the stages before RL; null: all cores."""
 
@@ -89,7 +90,7 @@ class Hardware(Settings):
         return self.processes if stage == "rl" else 1
 
     def threads_of(self, stage: str) -> int:
-        """How many CPU threads a stage gets."""
-        if stage == "rl":
+        """How many CPU threads a stage gets; evaluations as many as runs, whose bits they have."""
+        if stage in {"rl", "evaluation"}:
             return self.threads
         return self.stage_threads or len(os.sched_getaffinity(0))

@@ -237,4 +237,4 @@ def test_case_17_dpo_refuses_margins_in_plan(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"dataset\.margin_column = 'margin'.*no loss of TRL's DPO"):
         plan(config)
     config.dataset.margin_column = None
-    assert [each.name for each in plan(config)] == ["sft", "dpo"]
+    assert [each.name for each in plan(config)] == ["sft", "dpo", "oracle", "evaluation"]

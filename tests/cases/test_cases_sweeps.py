@@ -161,7 +161,11 @@ def test_case_16_an_unknown_objective_is_refused_before_the_first_cell(
     ("overrides", "named"),
     [
         (["sweep.objective=policy/oracle", "oracle.enabled=false"], ["policy/score"]),
-        (["sweep.objective=policy/oracle", "algorithm=sft"], ["before RL"]),
+        (
+            ["sweep.objective=policy/oracle", "algorithm=sft", "oracle.enabled=false"],
+            ["before RL", "oracle.enabled=true"],
+        ),
+        (["sweep.objective=policy/score", "algorithm=sft"], ["policy/oracle", "policy/win_rate"]),
         (["sweep.objective=[score/mean,policy/kll]"], ["policy/kll", "policy/kl,"]),
         (["sweep.objective=value/loss", "algorithm=remax"], ["value/loss", "kl/k1"]),
         (["sweep.objective=[]"], ["sweep.objective", "null"]),

@@ -112,7 +112,7 @@ def test_case_10_the_reward_models_template_counts_too(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="refuses 30 of 300"):
         planned(config)
     only_sft = run_on(takes, data, "messages", reward=refuses, algorithm=SupervisedOnly())
-    assert planned(only_sft) == ["sft"]
+    assert planned(only_sft) == ["sft", "oracle", "evaluation"]
     with pytest.raises(UserError, match="refuses 30 of 300"):
         RewardModelStage(Context(run_on(takes, data, "messages", reward=refuses))).run(tmp_path)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tokencredit.composing.arguments import shown_name
+from tokencredit.composing.chosen import chosen
 from tokencredit.models.loading.model import Model, ModelSource, Pretrained
 
 from .conftest import Command
@@ -80,3 +81,21 @@ def test_a_plain_run_has_no_scale() -> None:
 
     assert load().run.scale is None
     assert load("experiment=abc/beta_sweep").run.scale == "paper"
+
+
+@pytest.mark.parametrize(
+    ("choices", "name"),
+    [
+        (["experiment=tlcr/main", "method=dpo"], "dpo"),
+        (["experiment=tlcr/main", "method=sft"], "sft"),
+        (["experiment=tlcr/main", "algorithm=dpo"], "dpo"),
+        (["algorithm=sft", "reward_scheme=uniform"], "sft"),
+        (["algorithm=figa"], "figa"),
+        (["experiment=tlcr/main"], "tlcr"),
+    ],
+)
+def test_what_learns_without_rollouts_is_called_by_what_it_learns(
+    choices: list[str], name: str
+) -> None:
+    """It reads no reward scheme: in an experiment's cells it must not stand under one."""
+    assert chosen(choices).config.run.scheme == name

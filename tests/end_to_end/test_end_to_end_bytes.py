@@ -120,7 +120,8 @@ def test_every_stage_of_every_job_in_two_processes(tmp_path: Path, reviews: Path
     for name, found in first.items():
         assert found == second[name], name
     kinds = {name.split("/")[0] for name in first}
-    assert kinds == {"base_model", "sft", "reward_model", "oracle", "sampled_pairs", "dpo"}
+    made = {"base_model", "sft", "reward_model", "oracle", "sampled_pairs", "dpo", "evaluation"}
+    assert kinds == made
     for job, overrides in JOBS.items():
         runs = [folder / "runs" / job for folder in folders]
         if "algorithm=dpo" in overrides or "algorithm=sft" in overrides:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from builders import write_reviews
 from preferences import furnish_pairs, pair_config, with_model
+from tokencredit.algorithms.procedure import PreferenceOnly, SupervisedOnly
 from tokencredit.config import Config
 from tokencredit.data.dataset import Dataset, PromptSpec
 from tokencredit.data.sources import Source
@@ -134,6 +135,16 @@ def refining(config: Config, place: Path) -> Config:
     return replace(config, algorithm=FIGA(training=training), reviser=reviser)
 
 
+def supervised(config: Config, place: Path) -> Config:
+    """It ends with the SFT model."""
+    return replace(config, algorithm=SupervisedOnly())
+
+
+def preferred(config: Config, place: Path) -> Config:
+    """It ends with a DPO model of the data's own pairs."""
+    return replace(preferring(config, place), algorithm=PreferenceOnly())
+
+
 def unchanged(config: Config, place: Path) -> Config:
     """Pairs, whole models."""
     return config
@@ -161,6 +172,10 @@ STAGES: dict[str, tuple[str, tuple[Change, ...]]] = {
     "discriminator with adapters": ("discriminator", (discriminating, lora)),
     "figa": ("figa", (refining,)),
     "figa with adapters": ("figa", (refining, lora)),
+    "evaluation of the SFT model": ("evaluation", (labelled, supervised)),
+    "evaluation of a DPO model": ("evaluation", (preferred,)),
+    "evaluation of a DPO model with adapters": ("evaluation", (preferred, lora)),
+    "evaluation of FIGA with adapters": ("evaluation", (refining, lora)),
     "reward model of the run's pairs": ("bradley_terry", (by_pairs,)),
     "reward model of revisions": ("bradley_terry", (by_revisions,)),
 }

@@ -29,6 +29,7 @@ from stage_changes import (
     same,
 )
 from tokencredit.algorithms.ppo import PPO
+from tokencredit.algorithms.procedure import SupervisedOnly
 from tokencredit.config import Config
 from tokencredit.data.token_ids import SpecialTokens
 from tokencredit.judges.attention import AttentionJudge
@@ -51,6 +52,7 @@ from tokencredit.stages.bradley_terry import BradleyTerryStage
 from tokencredit.stages.context import Context
 from tokencredit.stages.discriminator import DiscriminatorStage
 from tokencredit.stages.dpo import DPOStage
+from tokencredit.stages.evaluation import EvaluationStage
 from tokencredit.stages.figa import FIGAStage
 from tokencredit.stages.oracle import OracleStage
 from tokencredit.stages.revisions import RevisionsStage
@@ -249,6 +251,26 @@ CASES = {
             "nf4": [NF4_ON],
         },
         given=lambda c: replace(PAIRS(c), algorithm=FIGA()),
+    ),
+    "evaluation": Case(
+        EvaluationStage,
+        {
+            "rollout": [ROLLOUT],
+            "prompt": [PROMPT],
+            "format": [data(format="text")],
+            "special_tokens": [data(special_tokens=SpecialTokens.parse)],
+            "dtype": [DTYPE],
+            "autocast": [model(autocast=Autocast.bfloat16)],
+            "context": [CONTEXT],
+            "evaluation": [
+                lambda c: replace(c, evaluation=Evaluation(prompts=4)),
+                lambda c: replace(c, evaluation=Evaluation(stream=1)),
+                lambda c: replace(c, evaluation=Evaluation(perplexity=True)),
+            ],
+            "eval": [record_of("eval")],
+            "nf4": [NF4_ON],
+        },
+        given=lambda c: replace(PAIRS(c), algorithm=SupervisedOnly()),
     ),
     "scratch": Case(
         lambda context: base_of(context, context.config.model.policy).parents()["base"],

@@ -100,7 +100,8 @@ def name_as_chosen(config: Config, choices: Mapping[str, str], typed: Sequence[s
     """Fill in what a configuration takes from the options that were chosen, and from the machine.
 
     `choices` are Hydra's, by group; `typed` the overrides of the run. A scheme that was typed gives
-    the run its name, also where a method has another; an advantage scheme is added to the name.
+    the run its name, also where a method has another; an advantage scheme is added to the name. A
+    run without rollouts, which reads neither, is called by its method, or by what it ends with.
     """
     given = {text.partition("=")[0]: text.partition("=")[2] for text in typed}
     scheme, method = choices["reward_scheme"], choices.get("method")
@@ -113,7 +114,10 @@ def name_as_chosen(config: Config, choices: Mapping[str, str], typed: Sequence[s
     config.run.scale = choices["scale"] if config.run.experiment else None
     config.run.scheme = scheme if "reward_scheme" in given else method or scheme
     changed = given.get("advantage_scheme", KEEP)
-    if changed != KEEP:
+    if not config.algorithm.rolls_out:
+        named = None if "algorithm" in given else method
+        config.run.scheme = named or config.algorithm.ends_with
+    elif changed != KEEP:
         config.run.scheme += f"_{changed}"
     config.model.name = shown_name(config.model)
     if config.store == "store":

@@ -9,11 +9,13 @@ from typing import Any, Final
 from tokencredit.config import Config
 from tokencredit.console import say
 from tokencredit.errors import UserError
-from tokencredit.papers.cells import PLACES, write_cell
+from tokencredit.papers.cells import PLACES, write_cell, write_stepless
 from tokencredit.pipeline.pipeline import Outcome, all_stages, execute
 from tokencredit.rl.compute import spent
 from tokencredit.stages.context import Context
+from tokencredit.stages.evaluation import EvaluationStage, is_evaluation
 from tokencredit.stages.rl import RLStage, is_run
+from tokencredit.stages.stage import Stage
 from tokencredit.store.artifacts import Plan
 from tokencredit.store.files import read_json
 from tokencredit.store.run_folder import COMPLETE, RunFolder
@@ -27,7 +29,7 @@ def committed_cell(config: Config) -> Plan | None:
     if folder is None or config.sweep.recompute:
         return None
     stage = all_stages(Context(config))[-1]
-    if not is_run(stage):
+    if not (is_run(stage) or is_evaluation(stage)):
         return None
     path = folder / f"{stage.key}.csv"
     if not _is_done(path, stage, config):
@@ -43,18 +45,24 @@ def cells_folder(config: Config) -> Path | None:
 
 
 def execute_and_keep(config: Config, overrides: Sequence[str]) -> Outcome:
-    """As `execute`; a cell of an experiment is kept at once, and so is one that has failed."""
+    """As `execute`; a cell of an experiment is kept at once, and so is one that has failed.
+
+    A model that learnt without rollouts is one where it has been evaluated.
+    """
     try:
         outcome = execute(config)
     except Exception:
         _keep_failed(config, overrides)
         raise
-    if is_run(outcome.last):
-        keep(config, outcome.last, overrides, anew="rl" in outcome.seconds)
+    last = outcome.last
+    if is_run(last) or is_evaluation(last):
+        keep(config, last, overrides, anew=last.name in outcome.seconds)
     return outcome
 
 
-def keep(config: Config, stage: RLStage, overrides: Sequence[str], *, anew: bool) -> Path | None:
+def keep(
+    config: Config, stage: RLStage | EvaluationStage, overrides: Sequence[str], *, anew: bool
+) -> Path | None:
     """Write the cell of a run to its experiment's folder; the path of its CSV.
 
     Unless it was computed `anew`, it replaces no file: that may be of another machine.
@@ -66,6 +74,10 @@ def keep(config: Config, stage: RLStage, overrides: Sequence[str], *, anew: bool
     if not anew and _is_done(path, stage, config):
         return path
     task = str(config.run.experiment).rpartition("/")[2]
+    if isinstance(stage, EvaluationStage):
+        lengths = config.rollout.min_new_tokens, config.rollout.max_new_tokens
+        made = {"overrides": _chosen(overrides), **stage.provenance()}
+        return write_stepless(stage.results(), lengths, folder, task, made)
     return write_cell(stage.folder, folder, task, provenance(stage, overrides))
 
 
@@ -74,7 +86,7 @@ def provenance(stage: RLStage, overrides: Sequence[str]) -> dict[str, Any]:
     run = RunFolder(stage.folder)
     manifest, store = run.manifest(), stage.context.store
     return {
-        "overrides": [text for text in overrides if not text.lstrip("+~").startswith(PLACES)],
+        "overrides": _chosen(overrides),
         "environment": manifest.get("environment"),
         "processor": manifest.get("processor"),
         "arithmetic": manifest.get("arithmetic"),
@@ -89,7 +101,12 @@ def provenance(stage: RLStage, overrides: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _is_done(path: Path, stage: RLStage, config: Config) -> bool:
+def _chosen(overrides: Sequence[str]) -> list[str]:
+    """The overrides that say something about a result."""
+    return [text for text in overrides if not text.lstrip("+~").startswith(PLACES)]
+
+
+def _is_done(path: Path, stage: Stage, config: Config) -> bool:
     """Whether `path` is the cell of this key and experiment, complete, with all the steps."""
     try:
         record = read_json(path.with_suffix(".json"))
@@ -101,7 +118,7 @@ def _is_done(path: Path, stage: RLStage, config: Config) -> bool:
         return False
     same = (record.get("config_hash"), record.get("experiment"), record.get("status"))
     wanted = (stage.key, config.run.experiment, COMPLETE)
-    return same == wanted and rows >= config.steps
+    return same == wanted and rows >= (config.steps if stage.is_run else 1)
 
 
 def _keep_failed(config: Config, overrides: Sequence[str]) -> None:

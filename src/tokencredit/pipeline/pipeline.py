@@ -10,12 +10,13 @@ from typing import Final
 
 from tokencredit.config import Config
 from tokencredit.console import say
-from tokencredit.errors import UserError
+from tokencredit.errors import UserError, require
 from tokencredit.pipeline.process import StageFailed, run_stage
 from tokencredit.preflight import checks
 from tokencredit.reports.times import budget
 from tokencredit.stages.catalogue import STAGES
 from tokencredit.stages.context import Context
+from tokencredit.stages.evaluation import EvaluationStage, is_evaluated
 from tokencredit.stages.rl import RLStage
 from tokencredit.stages.stage import Stage
 from tokencredit.stages.supervised import report_stage
@@ -42,8 +43,17 @@ def all_stages(context: Context, goal: str = "") -> list[Stage]:
 
 
 def last_stage(context: Context) -> Stage:
-    """What the run is for."""
-    return GOALS[context.config.algorithm.ends_with](context)
+    """What the run is for; of a model that learnt without rollouts its evaluation, where there can
+    be one."""
+    algorithm = context.config.algorithm
+    require(
+        algorithm.ends_with in GOALS,
+        f"algorithm = {type(algorithm).__name__}: ends_with",
+        algorithm.ends_with,
+        f"must name the stage that the run ends with, one of {', '.join(GOALS)}",
+    )
+    stage = GOALS[algorithm.ends_with](context)
+    return EvaluationStage(context) if is_evaluated(stage) else stage
 
 
 def plan(config: Config) -> list[Plan]:

@@ -18,9 +18,10 @@ from tokencredit.errors import nearest, require
 from tokencredit.hardware import Sharding
 from tokencredit.judges.function import FunctionJudge
 from tokencredit.papers.entries import claim_names
-from tokencredit.preflight.lengths import check_lengths
+from tokencredit.preflight.lengths import check_lengths, prompts_of
 from tokencredit.preflight.models import check_models, open_run
 from tokencredit.stages.context import Context
+from tokencredit.stages.evaluation import is_evaluation
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.speech import check_template, say_spelt
@@ -29,6 +30,7 @@ from tokencredit.stages.supervised import check_report_folder
 from tokencredit.store.artifacts import check_writable
 from tokencredit.tracking.wandb_mirror import check_key
 
+UNRATED: Final = "; or end without an evaluation (oracle.enabled=false)"
 Check = Callable[[Context, Sequence[Stage]], None]
 
 
@@ -115,9 +117,10 @@ def check_records(context: Context, stages: Sequence[Stage]) -> None:
     if count and not corpus.dropped.told:
         corpus.dropped.told = True
         say(f"dataset: {count} unusable records are left out ({corpus.dropped.summary()})")
-    if stages[-1].is_run:
-        for split in ("rl", "eval"):
-            _count_long(corpus, split, spec)
+    if is_evaluation(stages[-1]):
+        context.config.check_room(UNRATED)
+    for split in prompts_of(stages[-1]):
+        _count_long(corpus, split, spec)
 
 
 def _count_long(corpus: Corpus, split: str, spec: PromptSpec) -> int:

@@ -22,6 +22,7 @@ from tokencredit.settings import PairSource
 from tokencredit.stages.base_model import base_of
 from tokencredit.stages.context import Context
 from tokencredit.stages.dpo import DPOStage
+from tokencredit.stages.evaluation import is_evaluation
 from tokencredit.stages.preference_model import fitting
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.sft import SFTStage, answered_once, say_cut
@@ -38,8 +39,8 @@ def check_lengths(context: Context, stages: Sequence[Stage]) -> None:
     for stage in stages:
         if stage.is_there():
             continue
-        if stage.is_run:
-            _check_prompts(context)
+        if prompts_of(stage):
+            _check_prompts(context, prompts_of(stage))
         elif isinstance(stage, SFTStage):
             _check_demonstrations(context)
         elif isinstance(stage, RewardModelStage):
@@ -48,11 +49,18 @@ def check_lengths(context: Context, stages: Sequence[Stage]) -> None:
             _check_dpo_pairs(stage)
 
 
-def _check_prompts(context: Context) -> None:
+def prompts_of(stage: Stage) -> tuple[str, ...]:
+    """The splits whose prompts a stage at the end of a run answers."""
+    if stage.is_run:
+        return ("rl", "eval")
+    return ("eval",) if is_evaluation(stage) else ()
+
+
+def _check_prompts(context: Context, splits: Sequence[str]) -> None:
     ids = _reader(context, context.config.model.policy)
     if ids is None:
         return
-    for split in ("rl", "eval"):
+    for split in splits:
         some: Sequence[Record] = context.corpus.parts[split][:FIRST]
         try:
             found = context.prompts(some, ids)

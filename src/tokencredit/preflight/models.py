@@ -62,7 +62,7 @@ def _check_policy(context: Context, stages: Sequence[Stage], policy: Sight) -> N
     if policy.config is not None:
         if config.sft.train:
             check_context(policy.config, config.sft.max_length, "sft.max_length")
-        if names & {"rl", "sampled_pairs"} or not config.sft.train:
+        if names & {"rl", "sampled_pairs", "evaluation"} or not config.sft.train:
             check_context(policy.config, config.model.context)
         if "dpo" in names and config.dpo.train:
             longest = min(config.dpo.max_length, config.model.context)

@@ -8,14 +8,19 @@ from pathlib import Path
 from typing import Any, Final
 
 from tokencredit.reports.figures import draw_losses
+from tokencredit.reports.held_out import measured
 from tokencredit.reports.samples import columns, embedded, render
 from tokencredit.store.files import read_json, reading, write_bytes
-from tokencredit.store.run_folder import REPORT, existing
+from tokencredit.store.run_folder import REPORT, RESULTS, RunFolder, existing
 
 RECORD: Final = "stage.json"
 """What the folder of such a run holds: where its model lies, and the figures of its stages."""
 
-_PLACES: Final = {REPORT: "this summary with loss curves", "wandb": "the W&B copy"}
+_PLACES: Final = {
+    REPORT: "this summary with loss curves",
+    RESULTS: "results",
+    "wandb": "the W&B copy",
+}
 Figures = Mapping[str, Mapping[str, Any]]
 """The figures of stages, by role."""
 Table = list[list[str]]
@@ -37,8 +42,8 @@ def is_stage_folder(folder: Path) -> bool:
 def stage_summary(folder: Path) -> str:
     """Return what such a run came to: its headline, its tables, and where its report lies."""
     with reading(folder / RECORD):
-        tables = [f"{title}\n{columns(rows)}" for title, rows in sections(_record(folder))]
-    places = existing(folder, [REPORT, "wandb"])
+        tables = [f"{title}\n{columns(rows)}" for title, rows in _sections(folder)]
+    places = existing(folder, [REPORT, RESULTS, "wandb"])
     here = [[os.path.relpath(path), _PLACES[path.name]] for path in places]
     lies = [f"where things lie\n{columns(here)}"] if here else []
     return "\n\n".join([stage_headline(folder), *tables, *lies]) + "\n"
@@ -81,11 +86,16 @@ def write_stage_report(folder: Path) -> Path:
             title=f"{record['stage']} · {record['key']}",
             lead=stage_headline(folder),
             figures=embedded(drawn),
-            sections=sections(record),
+            sections=_sections(folder),
             model=record["model"],
         )
     write_bytes(folder / REPORT, page.encode())
     return folder / REPORT
+
+
+def _sections(folder: Path) -> list[tuple[str, Table]]:
+    """What its stages learnt, and what its model was measured to be, where it was."""
+    return [*measured(RunFolder(folder)), *sections(_record(folder))]
 
 
 def _record(folder: Path) -> dict[str, Any]:

@@ -6,11 +6,12 @@ import os
 from pathlib import Path
 
 from tokencredit.reports.figures import draw_losses, plot_run
+from tokencredit.reports.held_out import MEASURES, SCORERS, evaluation_table, scorer_table
 from tokencredit.reports.samples import columns, continuations, embedded, render, sample_views
 from tokencredit.reports.stage_report import curves_of, sections
 from tokencredit.reports.times import duration, stage_times
 from tokencredit.statistics.intervals import Interval, apart, mean_ci
-from tokencredit.statistics.rounding import interval, rounded, with_error
+from tokencredit.statistics.rounding import interval, rounded
 from tokencredit.store.files import reading, write_bytes
 from tokencredit.store.run_folder import METRICS, REPORT, RESULTS, SAMPLES, RunFolder, existing
 
@@ -26,7 +27,6 @@ _PLACES = {
     METRICS: "every step",
     "wandb": "the W&B copy",
 }
-SCORERS = "scorers on held-out texts cut to the length of responses, mean ± standard error"
 
 
 def closing_summary(run_dir: str | Path) -> str:
@@ -39,7 +39,7 @@ def closing_summary(run_dir: str | Path) -> str:
     parts.append(columns([*score_ends(run), [gain(run)]]))
     table = evaluation_table(run)
     if table:
-        parts.append("on held-out prompts, mean ± standard error\n" + columns(table))
+        parts.append(f"{MEASURES}\n{columns(table)}")
     right = scorer_table(run)
     if right:
         parts.append(f"{SCORERS}\n{columns(right)}")
@@ -109,40 +109,6 @@ def gain(run: RunFolder) -> str:
     return f"{gained}, {apart(last, first):+.1f} standard errors apart"
 
 
-def evaluation_table(run: RunFolder) -> list[list[str]]:
-    """Return policy beside SFT on held-out prompts, header first; empty without evaluation."""
-    with reading(run.path / RESULTS):
-        evaluation = {
-            name: Interval(*(float(x["mean"]),) * 3, float(x["se"]), int(x["n"]))
-            for name, x in run.results.get("evaluation", {}).items()
-        }
-    if not evaluation:
-        return []
-    rows = [["", "SFT", "policy", "standard errors apart"]]
-    for measure in dict.fromkeys(name.partition("/")[2] for name in evaluation):
-        sft, policy = evaluation.get(f"sft/{measure}"), evaluation.get(f"policy/{measure}")
-        known = sft and policy and min(sft.n, policy.n) > 1 and sft.se + policy.se > 0
-        distance = f"{apart(policy, sft):+.1f}" if sft and policy and known else "-"
-        rows.append([measure, _with_error(sft), _with_error(policy), distance])
-    return rows
-
-
-def scorer_table(run: RunFolder) -> list[list[str]]:
-    """Return how often the scorers are right of short texts, header first; empty if unknown."""
-    with reading(run.path / RESULTS):
-        rows = [
-            [
-                name.replace("_", " "),
-                with_error(x["mean"], x["se"]),
-                interval(x["low"], x["high"]),
-                str(x["n"]),
-                f"{x['tokens']:.1f}",
-            ]
-            for name, x in run.results.get("scorers", {}).items()
-        ]
-    return [["", "accuracy", "95 % interval", "n", "tokens"], *rows] if rows else []
-
-
 def _headline(run: RunFolder) -> str:
     results, manifest = run.results, run.manifest()
     with reading(run.path / RESULTS):
@@ -178,9 +144,3 @@ def _places(run: RunFolder) -> list[tuple[str, Path]]:
 
 def _interval(x: Interval) -> str:
     return interval(x.low, x.high, signed=True) if x.n > 1 else "unknown (n = 1)"
-
-
-def _with_error(x: Interval | None) -> str:
-    if x is None:
-        return "-"
-    return with_error(x.mean, x.se) if x.n > 1 and x.se > 0 else rounded(x.mean)

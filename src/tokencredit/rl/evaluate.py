@@ -21,12 +21,13 @@ from tokencredit.ops import k1, masked_sum
 from tokencredit.rl.collector import Collector
 from tokencredit.rl.failed_step import require_finite
 from tokencredit.rl.perplexity import OWN, PARTS, Perplexities, measures
+from tokencredit.rollout import Judgement
 from tokencredit.statistics.intervals import distinct_n, distinct_n_error
 from tokencredit.statistics.win_rates import shares
 
 if TYPE_CHECKING:
     from tokencredit.config import Config
-    from tokencredit.rollout import Judgement, Prompts, Rollout
+    from tokencredit.rollout import Prompts, Rollout
     from tokencredit.settings import Evaluation
 
 
@@ -42,6 +43,8 @@ Row = dict[str, Any]
 MODELS = ("policy", "sft")
 DPO = "dpo"
 """The third, of runs that a DPO model judges: where it is in score and distance beside them."""
+PAID = "score"
+"""What judge or scorer said, of models that were paid; of one that learnt without rollouts none."""
 HEADLINE = ("score/mean", "reward/mean", "kl/k1", "length/mean", "credit/entropy", "value/loss")
 """The metrics of training whose last values stand beside the evaluation in results.json."""
 
@@ -56,7 +59,8 @@ def evaluate(
     """One row a held-out prompt: what policy and SFT model say, and what is said of it.
 
     So does the DPO model, where judge or scorer read one. All continue the same prompts with the
-    same random numbers, so they can be compared in pairs.
+    same random numbers, so they can be compared in pairs. There are no scores where nobody was paid
+    (`unpaid`).
     """
     batch, stream = held_out(config.evaluation, prompts)
     trained = collector.collect(batch, partial(actors.roll_out, stream=stream))
@@ -73,7 +77,8 @@ def evaluate(
     for name, (rollout, judgement) in said.items():
         texts = decode(actors.tokenizer, rollout.response_ids, rollout.response_mask)
         columns[f"{name}/response"] = texts
-        columns[f"{name}/score"] = judgement.scores.tolist()
+        if collector.judge is not unpaid:
+            columns[f"{name}/{PAID}"] = judgement.scores.tolist()
         columns[f"{name}/length"] = rollout.lengths.tolist()
         if oracle is not None:  # sees the responses alone
             columns[f"{name}/oracle"] = oracle.rate(texts).tolist()
@@ -89,6 +94,12 @@ def evaluate(
     return [
         dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
     ]
+
+
+def unpaid(rollout: Rollout) -> Judgement:
+    """In a judge's place for a model that no score has paid: zeros, which are reported nowhere."""
+    zeros = torch.zeros(rollout.response_mask.shape, device=rollout.response_mask.device)
+    return Judgement(scores=zeros[:, 0], evidence=zeros)
 
 
 def dpo_answers(
@@ -141,9 +152,10 @@ def held_out(settings: Evaluation, prompts: PromptStream) -> tuple[Prompts, Stre
     return batch, ("evaluation", settings.stream)
 
 
-def names(*, oracle: bool, dpo: bool, perplexity: bool = False) -> list[str]:
-    """The numbers of a `report`, with an oracle, a DPO model, and perplexities, or without."""
-    rated = ("score", "length", "oracle") if oracle else ("score", "length")
+def names(*, oracle: bool, dpo: bool, perplexity: bool = False, paid: bool = True) -> list[str]:
+    """The numbers of a `report`, with an oracle, a DPO model, perplexities, and scores, or
+    without."""
+    rated = [*([PAID] if paid else []), "length", *(["oracle"] if oracle else [])]
     models = (*MODELS, DPO) if dpo else MODELS
     against = ("kl", "win_rate") if oracle else ("kl",)
     moved = [f"{model}/{what}" for model in models if model != "sft" for what in against]

@@ -14,6 +14,7 @@ from tokencredit.config import Config
 from tokencredit.errors import UserError
 from tokencredit.judges.given import Given
 from tokencredit.models.actors import Actors
+from tokencredit.models.adapters.adapter import find_adapter
 from tokencredit.models.adapters.lora import adapted, add_value_adapter
 from tokencredit.models.critic import check_same_ids, load_trunk, start_head
 from tokencredit.models.loading.model import Autocast, load_tokenizer
@@ -55,11 +56,7 @@ def load_actors(config: Config, sft: Path, start: Path | None = None) -> Actors:
         if each is not None:
             ready(each)
     device = config.hardware.device.value
-    computation = Computation(
-        uses_values=uses_values,
-        logits_memory=config.hardware.logits_memory_mb << 20,
-        narrow_format=torch.bfloat16 if config.model.autocast is Autocast.bfloat16 else None,
-    )
+    computation = _computation(config, uses_values=uses_values)
     from tokencredit.models.policy import PolicyWithValue, Reference
 
     policy = PolicyWithValue(model, special, config.rollout, computation, trunk).to(device)
@@ -78,6 +75,40 @@ def load_actors(config: Config, sft: Path, start: Path | None = None) -> Actors:
     )
 
 
+def load_finished(config: Config, trained: Path, sft: Path) -> Actors:
+    """A model that learnt without rollouts in the policy's place, frozen, with the SFT model as its
+    reference: both as in a run, for its evaluation.
+
+    The SFT model is in four bits where a run's would be. `trained` may be its own folder; an
+    adapter lies on one copy of it; a whole model is read as it was written.
+    """
+    from tokencredit.models.policy import PolicyWithValue, Reference
+
+    tokenizer, base, adapter = load_tokenizer(sft), _load(config, sft), find_adapter(trained)
+    special = special_ids(tokenizer, base)
+    frozen: PreTrainedModel | None = base
+    if adapter is not None:
+        model, frozen = adapter.filled_on(base), None
+    else:
+        model = base if trained == sft else _whole(config, trained)
+    for each in {id(part): part for part in (model, frozen) if part is not None}.values():
+        ready(each)
+    computation = _computation(config, uses_values=False)
+    device = config.hardware.device.value
+    policy = PolicyWithValue(model, special, config.rollout, computation).to(device)
+    reference = Reference(policy, None if frozen is None else frozen.to(device))
+    return Actors(policy=policy, reference=reference, tokenizer=tokenizer)
+
+
+def _computation(config: Config, *, uses_values: bool) -> Computation:
+    """How the models of a run compute."""
+    return Computation(
+        uses_values=uses_values,
+        logits_memory=config.hardware.logits_memory_mb << 20,
+        narrow_format=torch.bfloat16 if config.model.autocast is Autocast.bfloat16 else None,
+    )
+
+
 def _load_value_trunk(
     config: Config, sft: Path, start: Path | None
 ) -> tuple[torch.nn.Module, torch.Tensor | None]:
@@ -87,6 +118,10 @@ def _load_value_trunk(
     quantized = model.quantized(config.hardware.device.value)
     trunk, weight = load_trunk(model.value, sft, start, model.dtype, model.context, quantized)
     return adapted(trunk, model.lora, "FEATURE_EXTRACTION"), weight
+
+
+def _whole(config: Config, trained: Path) -> PreTrainedModel:
+    return load_causal(trained, config.model.dtype, context=config.model.context)
 
 
 def _load(config: Config, sft: Path) -> PreTrainedModel:

@@ -51,6 +51,7 @@ NO_PAIRS: Final = (
 class DPOStage(Stage):
     """The DPO model: a plain folder, or an adapter of the SFT model with `model.lora.enabled`."""
 
+    makes_policy: ClassVar[bool] = True
     name: ClassVar[str] = "dpo"
     version: ClassVar[int] = 1
 

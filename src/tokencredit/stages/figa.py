@@ -52,6 +52,7 @@ class Row(TypedDict):
 class FIGAStage(Stage):
     """The SFT model, trained further; a plain Hugging Face folder, adapters merged."""
 
+    makes_policy: ClassVar[bool] = True
     name: ClassVar[str] = "figa"
     version: ClassVar[int] = 1
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from tokencredit.stages.scorers import Accuracy
 
 LAST_STEPS = 10
+Record = dict[str, Any]
+"""What a JSON file of ours says, by its keys."""
 
 
 def seconds_of_steps(run_folder: Path) -> float:
@@ -51,16 +53,7 @@ def write_results(
         if name in rows[0]
     }
     results = {
-        "schema_version": 1,
-        "config_hash": key,
-        "experiment": config.run.experiment,
-        "scheme": config.run.scheme,
-        "names": {
-            "model": config.model.name,
-            "dataset": config.dataset.name,
-            "hardware": config.hardware.name,
-        },
-        "seeds": {"seed": config.seed, "stage_seed": config.stage_seed},
+        **called(config, key, config.seed),
         "status": COMPLETE,
         "steps": len(rows),
         "scale": config.run.scale,
@@ -74,6 +67,22 @@ def write_results(
     }
     write_json(run.path / RESULTS, results)
     return results
+
+
+def called(config: Config, key: str, seed: int) -> Record:
+    """How results.json begins: what is evaluated, and what it was made with."""
+    return {
+        "schema_version": 1,
+        "config_hash": key,
+        "experiment": config.run.experiment,
+        "scheme": config.run.scheme,
+        "names": {
+            "model": config.model.name,
+            "dataset": config.dataset.name,
+            "hardware": config.hardware.name,
+        },
+        "seeds": {"seed": seed, "stage_seed": config.stage_seed},
+    }
 
 
 def scored_samples(config: Config, steps: int) -> int:

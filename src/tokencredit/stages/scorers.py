@@ -152,7 +152,9 @@ def _accuracy(name: str, answers: Answers, numbers: Sequence[torch.Tensor]) -> A
 
 
 def _pays_by_reward_model(context: Context) -> bool:
-    """And by nothing that only the policy's own responses have."""
+    """And by nothing that only the policy's own responses have; and somebody is paid."""
     config = context.config
+    if not config.algorithm.rolls_out:
+        return False
     scorer = config.judge if isinstance(config.scorer, SameAsJudge) else config.scorer
     return REWARD_MODEL in scorer.artifacts() and not scorer.reads_reference()

@@ -47,6 +47,7 @@ IGNORED: Final = -100
 class SFTStage(Stage):
     """The policy before RL, and the reference it is held to."""
 
+    makes_policy: ClassVar[bool] = True
     name: ClassVar[str] = "sft"
     version: ClassVar[int] = 1
 

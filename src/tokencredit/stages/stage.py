@@ -22,6 +22,8 @@ class Stage(ABC):
 
     is_run: ClassVar[bool] = False
     """Whether its result is a run: a folder of its own outside of the store, with steps."""
+    makes_policy: ClassVar[bool] = False
+    """Whether its result is a language model that answers prompts, as a run's policy does."""
     name: ClassVar[str]
     version: ClassVar[int]
     """Raised by hand whenever the code changes what the stage produces."""

@@ -27,7 +27,8 @@ from tokencredit.pipeline.pipeline import plan, spent
 from tokencredit.reports.samples import print_continuations, render_samples
 from tokencredit.reports.stage_report import stage_summary
 from tokencredit.reports.summary import closing_summary
-from tokencredit.stages.supervised import report_folder
+from tokencredit.stages.evaluation import is_evaluation
+from tokencredit.stages.supervised import report_folder, trained_by
 from tokencredit.store.artifacts import Plan
 from tokencredit.store.run_folder import RunFolder
 from tokencredit.sweeps import objective, sweep, table
@@ -86,7 +87,9 @@ def _done(config: Config, overrides: list[str]) -> tuple[str, str]:
         return STATE, kept.state.removeprefix(f"{STATE}: ")
     read_now("torch")
     outcome = execute_and_keep(config, overrides)
-    return "done" if outcome.seconds else "done before", str(outcome.last.folder)
+    last = outcome.last
+    place = report_folder(last) if is_evaluation(last) else last.folder
+    return "done" if outcome.seconds else "done before", str(place)
 
 
 def run_alone(config: Config, request: Request, started: float, overrides: list[str]) -> None:
@@ -105,7 +108,8 @@ def run_alone(config: Config, request: Request, started: float, overrides: list[
             Console(width=None if sys.stdout.isatty() else 120).print(render_samples(rows, SHOWN))
         print()
     else:
-        print(f"{outcome.last.name}: {folder}")
+        made = trained_by(outcome.last)
+        print(f"{made.name}: {made.folder}")
         print(stage_summary(report_folder(outcome.last)))
     print(spent(outcome, time.monotonic() - started))
 

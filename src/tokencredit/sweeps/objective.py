@@ -59,12 +59,13 @@ def names(config: Config) -> list[str]:
     """The numbers that results.json of this configuration's run will hold."""
     from tokencredit.rl import evaluate  # it needs torch, and few runs are asked for a number
 
+    rated, perplexity = config.oracle.enabled, config.evaluation.perplexity
     if not config.algorithm.rolls_out:
-        return []
+        alone = evaluate.names(oracle=True, dpo=False, perplexity=perplexity, paid=False)
+        return [*alone, *WHOLE] if rated else []
     valued = config.uses_values
     last = [name for name in evaluate.HEADLINE if valued or name != VALUE_LOSS]
     dpo = any(isinstance(each, ImplicitJudge) for each in (config.judge, config.scorer))
-    rated, perplexity = config.oracle.enabled, config.evaluation.perplexity
     own = evaluate.names(oracle=rated, dpo=dpo, perplexity=perplexity)
     return [*own, *last, *WHOLE]
 
@@ -76,8 +77,8 @@ def check(config: Config) -> None:
     unknown = [name for name in wanted if name not in known]
     if unknown and not known:
         raise Unknown(
-            f"{KEY} = {unknown[0]!r}: this algorithm stops before RL and leaves no results.json; "
-            "leave the objective out"
+            f"{KEY} = {unknown[0]!r}: this algorithm stops before RL and leaves no results.json "
+            "without an oracle; leave the objective out, or set oracle.enabled=true"
         )
     if unknown:
         raise Unknown(
