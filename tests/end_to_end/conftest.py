@@ -25,6 +25,7 @@ PLAIN = (
     "the film story cast plot scene music actor camera ending is was and with for in a this".split()
 )
 STEPS = 16
+ALONE = ["algorithm=sft", "oracle.enabled=false"]
 RATE = "algorithm.optimizer.learning_rate=3e-4"
 SMALL = [*ARCHITECTURE, "model.context=128"]
 QUICK = [
@@ -95,9 +96,10 @@ class Workplace:
         return self.run("plan", *self.base, *arguments).ok()
 
     def supervised(self) -> Workplace:
-        """The same place, for commands that end after SFT and have no RL numbers to set."""
+        """The same place, for commands that end after SFT, without an evaluation, and have no RL
+        numbers to set."""
         base = [argument for argument in self.base if argument != RATE]
-        return Workplace(self.folder, self.store, [*base, "algorithm=sft"])
+        return Workplace(self.folder, self.store, [*base, *ALONE])
 
     def artifacts(self) -> list[str]:
         """The complete artifacts in the store, as stage/key."""

@@ -67,7 +67,11 @@ def test_dpo_alone_leaves_a_model_and_its_figures(own: Workplace) -> None:
     assert manifest["figures"]["held_out"] > 0 and manifest["figures"]["pairs"] > 20
     assert manifest["figures"]["accuracy_low"] <= manifest["figures"]["accuracy"]
     said = place.plan()
-    assert "hit   dpo" in said.out
+    assert "hit   dpo" in said.out and "hit   evaluation" in said.out
+    (results,) = (own.folder / "runs" / "dpo").glob("*/results.json")
+    measured = json.loads(results.read_text())["evaluation"]
+    assert measured["policy/kl"]["mean"] != 0 and 0 <= measured["policy/win_rate"]["mean"] <= 1
+    assert "on held-out prompts" in ended.out and "win_rate" in ended.out
 
 
 def test_reviews_are_no_pairs(own: Workplace) -> None:
