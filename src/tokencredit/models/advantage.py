@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import torch
 from jaxtyping import Float, Int
 
+from tokencredit.models.adapters.lora import check_reference, using
+from tokencredit.models.loading.trunk import head_of
 from tokencredit.models.passes.centred import CHUNK, centring_residual, policy_mean
+from tokencredit.models.passes.computation import Computation
+from tokencredit.models.passes.games import Games
 from tokencredit.models.passes.logprob import exactly
+from tokencredit.models.passes.packing import hidden_states
+from tokencredit.ops import masked_sum, without_gradient
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 RANK: Final = 16
 """Of the paper's head (Table 1)."""
@@ -67,3 +76,58 @@ class AdvantageHead(torch.nn.Module):
         """
         means = self.means(*policy, spare, rows)
         return centring_residual(self.up, means, self.projected(states), policy, spare, rows)
+
+
+class AdvantageModel(torch.nn.Module):
+    """Advantages of the tokens of both answers, in the reward of who answers first (Estimating
+    Effects of Tokens in Preference Learning, Eq. 9).
+
+    The model without its adapters is the frozen policy; with them, and with the head, it makes the
+    advantages.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        head: AdvantageHead,
+        computation: Computation | None = None,
+        spare: Int[torch.Tensor, "K"] | None = None,
+        rows: int = CHUNK,
+    ) -> None:
+        """`model` has adapters, and no dropout below them; else it is a `UserError`, or the policy
+        is another in every pass. `spare` are its ids without a token, whose probability is 0."""
+        torch.nn.Module.__init__(self)
+        check_reference(model)
+        self.model, self.head, self.rows = model, head, rows
+        self.computation = computation or Computation()
+        self.register_buffer("spare", spare, persistent=False)
+        self.spare: torch.Tensor | None
+
+    @without_gradient
+    def policy(self, games: Games) -> tuple[Float[torch.Tensor, "M d"], torch.nn.Linear]:
+        """The states in which the frozen policy chooses the answer tokens, and its head."""
+        with using(self.model, None):
+            states = hidden_states(self.model, games.policy_layout, self.computation)
+        return states, head_of(self.model)
+
+    def forward(self, games: Games) -> Float[torch.Tensor, "B T"]:
+        """Â of every answer token, zero where masked.
+
+        That of a token of the second answer is what it does for the first one: good for the second
+        is negative.
+        """
+        means = self.head.means(*self.policy(games), self.spare, self.rows)
+        states = hidden_states(self.model, games.layout, self.computation)
+        found = self.head(states, means[games.places], games.chosen)
+        return games.layout.spread(found)
+
+    def outcomes(self, games: Games) -> Float[torch.Tensor, "B"]:
+        """What the advantages of each game add up to: its expected reward for who answers first."""
+        return masked_sum(self(games), games.mask)
+
+    @without_gradient
+    def residual(self, games: Games) -> Float[torch.Tensor, "N"]:
+        """Σ_z π(z|s) Â(s, z) wherever an answer token was chosen, 0 but for rounding."""
+        states, head = self.policy(games)
+        own = hidden_states(self.model, games.layout, self.computation)
+        return self.head.residual(own, (states[games.places], head), self.spare, self.rows)
