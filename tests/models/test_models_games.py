@@ -12,7 +12,7 @@ from torch import Tensor
 from builders import tiny_causal
 from dense_advantages import dense_advantages
 from tokencredit.errors import UserError
-from tokencredit.models.adapters.lora import Lora, adapted, using
+from tokencredit.models.adapters.lora import Lora, LoraLayers, adapted, using
 from tokencredit.models.advantage import AdvantageHead, AdvantageModel
 from tokencredit.models.loading.trunk import backbone, hidden_size
 from tokencredit.models.passes.games import Duel, Games, PiContext
@@ -271,6 +271,23 @@ def test_papers_D9_the_scale_of_adapters(rslora: bool, scale: float) -> None:
     model = adapted(tiny_causal(), Lora(enabled=True, r=32, alpha=32, rslora=rslora))
     found = {m.scaling["default"] for m in model.modules() if hasattr(m, "lora_A")}
     assert [round(x, 6) for x in found] == [scale]
+
+
+@pytest.mark.parametrize(
+    ("layers", "architecture", "names"),
+    [
+        ("default", "llama", {"q_proj", "v_proj"}),
+        ("all", "llama", set("q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split())),
+        ("all", "gpt2", {"c_attn", "c_proj", "c_fc"}),
+    ],
+)
+def test_adapters_on_all_linear_layers_leave_the_head_alone(
+    layers: str, architecture: str, names: set[str]
+) -> None:
+    lora = Lora(enabled=True, layers=LoraLayers(layers))
+    model = adapted(tiny_causal(architecture), lora)
+    found = {n.rpartition(".")[2] for n, m in model.named_modules() if hasattr(m, "lora_A")}
+    assert found == names
 
 
 def test_without_adapters_or_a_prompt_there_is_no_game() -> None:
