@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from dense_advantages import dense_advantages, dense_policy
+from tokencredit.bench.centring import Census
 from tokencredit.models.advantage import AdvantageHead
 from tokencredit.models.passes.centred import centring_residual, policy_mean
 
@@ -176,42 +174,19 @@ def test_a_fresh_head_says_nothing_and_can_learn() -> None:
     assert head.up.grad is not None and head.up.grad.abs().max() > 1e-2
 
 
-class Wide(TorchDispatchMode):
-    """The tensors with the vocabulary as a dimension and more than `rows` positions beside it."""
-
-    def __init__(self, vocabulary: int, rows: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.vocabulary, self.rows = vocabulary, rows
-        self.found: list[tuple[str, tuple[int, ...]]] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        for tensor in out if isinstance(out, tuple | list) else (out,):
-            known = isinstance(tensor, Tensor) and self.vocabulary in tensor.shape
-            if known and tensor.numel() > self.rows * self.vocabulary:
-                self.found.append((str(func), tuple(tensor.shape)))
-        return out
-
-
-@contextmanager
-def watched(rows: int) -> Iterator[Wide]:
-    with Wide(211, rows) as mode:
-        yield mode
-
-
 def test_no_tensor_over_all_ids_survives_a_chunk() -> None:
     """The head's own weight, (V, d), is turned round: it has d = 12 rows, and so may chunks."""
     head, policy = make_head(dtype=torch.float32, v=211), make_policy(dtype=torch.float32, v=211)
     states, frozen = drawn(3, torch.float32).requires_grad_(), drawn(4, torch.float32)
-    with watched(D) as chunked:
+    with Census(211, D) as chunked:
         advantages(head, states, frozen, policy, rows=D).square().sum().backward()
-    assert head.up.grad is not None and chunked.found == []
-    with watched(D) as larger:
+    assert head.up.grad is not None and chunked.wide == []
+    with Census(211, D) as larger:
         advantages(head, states, frozen, policy, rows=D + 1).square().sum().backward()
-    assert (211 in larger.found[0][1]) and (D + 1 in larger.found[0][1])
-    with watched(D) as dense:
+    assert {tuple(shape) for _, *shape in larger.wide} >= {(D + 1, 211)}
+    with Census(211, D) as dense:
         whole = dense_advantages(head, states, dense_policy(frozen, policy), ids_of(211))
-        assert {shape for _, shape in dense.found} == {(N, 211)}
-        forward = len(dense.found)
+        assert {tuple(shape) for _, *shape in dense.wide} == {(N, 211)}
+        forward = len(dense.wide)
         whole.square().sum().backward()
-    assert len(dense.found) > forward
+    assert len(dense.wide) > forward
