@@ -20,7 +20,7 @@ from typing import Final
 
 import torch
 
-from tokencredit.models.advantage import AdvantageHead
+from tokencredit.models.advantage_model import AdvantageHead
 from tokencredit.ops import antisymmetry_gap, game_loss
 from tokencredit.store.files import write_json
 

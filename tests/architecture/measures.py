@@ -35,6 +35,7 @@ APART: Mapping[str, str] = {
     "tokencredit.models.decoding.cache": "extends classes of transformers, named here",
     "tokencredit.models.loading.architecture": "settings, read beside those of the other models",
     "tokencredit.evaluation.llm.run": "the one thing that the command does, without its options",
+    "tokencredit.statistics.game_numbers": "numbers in, numbers out; the stage that imports it trains",
     "tokencredit.models.bag_of_grams": "a model; the stage that imports it trains it",
 }
 """Why a file under 80 lines that one other file imports is a file of its own.

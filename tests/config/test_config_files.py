@@ -29,6 +29,7 @@ GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.n
 COMPANIONS = {
     "dataset/file": ["dataset.path=reviews.jsonl"],
     "dataset/pairs": ["dataset.path=pairs.jsonl"],
+    "judge/advantage": ["reward_scheme=rto"],
     "judge/attribution": ["reward_scheme=attribution"],
     "judge/bradley_terry": ["reward_scheme=sparse"],
     "judge/discriminator": ["reward_scheme=tlcr"],

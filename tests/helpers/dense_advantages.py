@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tokencredit.models.advantage import AdvantageHead
+from tokencredit.models.advantage_model import AdvantageHead
 
 
 def dense_values(head: AdvantageHead, states: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dense_advantages import dense_advantages, dense_policy
 from tokencredit.bench.centring import Census
-from tokencredit.models.advantage import AdvantageHead
+from tokencredit.models.advantage_model import AdvantageHead
 from tokencredit.models.passes.centred import centring_residual, policy_mean
 
 N, V, D, R = 37, 50, 12, 4

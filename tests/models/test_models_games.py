@@ -13,7 +13,7 @@ from builders import tiny_causal
 from dense_advantages import dense_advantages
 from tokencredit.errors import UserError
 from tokencredit.models.adapters.lora import Lora, LoraLayers, adapted, using
-from tokencredit.models.advantage import AdvantageHead, AdvantageModel
+from tokencredit.models.advantage_model import AdvantageHead, AdvantageModel
 from tokencredit.models.loading.trunk import backbone, hidden_size
 from tokencredit.models.passes.games import Duel, Games, PiContext
 from tokencredit.ops import antisymmetry_gap, game_loss

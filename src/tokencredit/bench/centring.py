@@ -27,7 +27,7 @@ from tokencredit.console import aligned, say
 from tokencredit.errors import require
 from tokencredit.machine.child import die_with_parent
 from tokencredit.models.adapters.lora import Lora, LoraLayers, adapted
-from tokencredit.models.advantage import RANK, AdvantageHead, AdvantageModel
+from tokencredit.models.advantage_model import RANK, AdvantageHead, AdvantageModel
 from tokencredit.models.loading.model import parameter_count
 from tokencredit.models.loading.trunk import head_of
 from tokencredit.models.passes.centred import CHUNK

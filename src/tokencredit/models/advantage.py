@@ -1,133 +1,80 @@
-"""Token advantages in the game of preferences: a low-rank head, centred under a frozen policy."""
+"""The advantage model as a stage makes it, keeps it, and reads it again."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import torch
-from jaxtyping import Float, Int
-
-from tokencredit.models.adapters.lora import check_reference, using
-from tokencredit.models.loading.trunk import head_of
-from tokencredit.models.passes.centred import CHUNK, centring_residual, policy_mean
-from tokencredit.models.passes.computation import Computation
-from tokencredit.models.passes.games import Games
-from tokencredit.models.passes.logprob import exactly
-from tokencredit.models.passes.packing import hidden_states
-from tokencredit.ops import masked_sum, without_gradient
+from tokencredit.errors import UserError, require
+from tokencredit.models.adapters.adapter import name_base
+from tokencredit.models.adapters.lora import POLICY
+from tokencredit.models.loading.model import Model, load_tokenizer
+from tokencredit.models.loading.trunk import head_of, hidden_size
+from tokencredit.models.loading.weights import check_context, load_causal, load_into
+from tokencredit.models.passes.kernels import disable_dropout
+from tokencredit.models.tokens.ends import special_ids
+from tokencredit.store.files import read_json, write_json
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-RANK: Final = 16
-"""Of the paper's head (Table 1)."""
+    from tokencredit.models.advantage_model import AdvantageModel
+
+HEAD: Final = "advantage_head.safetensors"
+SETTINGS: Final = "advantage.json"
+MODEL_CARD: Final = "README.md"
 
 
-class AdvantageHead(torch.nn.Module):
-    """f(s, z) = U_z · (W h(s)), and what is left of it once its mean under a policy is taken off.
+def with_head(
+    model: PreTrainedModel, rank: int, tokenizer: PreTrainedTokenizerBase
+) -> AdvantageModel:
+    """`model`, which has adapters, with a fresh head; ids without a token are impossible.
 
-    U starts at zero, and so do all advantages.
+    Raises `UserError` for a rank that its hidden states do not have.
     """
+    from tokencredit.models.advantage_model import AdvantageHead, AdvantageModel
 
-    def __init__(self, width: int, vocabulary: int, rank: int = RANK) -> None:
-        """From hidden states of `width` numbers to `vocabulary` ids, through `rank` numbers."""
-        torch.nn.Module.__init__(self)
-        self.down = torch.nn.Linear(width, rank, bias=False)
-        """W."""
-        self.up = torch.nn.Parameter(torch.zeros(vocabulary, rank))
-        """U."""
-
-    def projected(self, states: Float[torch.Tensor, "N d"]) -> Float[torch.Tensor, "N r"]:
-        """W h(s), in the head's own number format."""
-        with exactly(states):
-            found: torch.Tensor = self.down(states.to(self.down.weight.dtype))
-        return found
-
-    def means(
-        self,
-        states: Float[torch.Tensor, "M d"],
-        head: torch.nn.Linear,
-        spare: Int[torch.Tensor, "K"] | None = None,
-        rows: int = CHUNK,
-    ) -> Float[torch.Tensor, "M r"]:
-        """Σ_v π(v|s) U_v of the policy with these `states` and this `head`; see `policy_mean`."""
-        return policy_mean(self.up, states, head, spare, rows)
-
-    def forward(
-        self,
-        states: Float[torch.Tensor, "N d"],
-        means: Float[torch.Tensor, "N r"],
-        ids: Int[torch.Tensor, "N"],
-    ) -> Float[torch.Tensor, "N"]:
-        """Â(s, z) = (U_z − Σ_v π(v|s) U_v) · (W h(s)) of the ids z chosen in some states."""
-        chosen = torch.nn.functional.embedding(ids, self.up)
-        return ((chosen - means) * self.projected(states)).sum(dim=1)
-
-    def residual(
-        self,
-        states: Float[torch.Tensor, "N d"],
-        policy: tuple[Float[torch.Tensor, "N d"], torch.nn.Linear],
-        spare: Int[torch.Tensor, "K"] | None = None,
-        rows: int = CHUNK,
-    ) -> Float[torch.Tensor, "N"]:
-        """Σ_z π(z|s) Â(s, z) in each state, 0 but for rounding; see `centring_residual`.
-
-        `policy` are the policy's states and its head.
-        """
-        means = self.means(*policy, spare, rows)
-        return centring_residual(self.up, means, self.projected(states), policy, spare, rows)
+    width, head = hidden_size(model), head_of(model)
+    require(
+        rank <= width,
+        "judge.rank",
+        rank,
+        f"is above the width of the model's hidden states, {width}; use at most that",
+    )
+    own = AdvantageHead(width, len(head.weight), rank).to(head.weight.device)
+    spare = special_ids(tokenizer, model).spare_on(head.weight.device)
+    return AdvantageModel(model, own, spare=spare)
 
 
-class AdvantageModel(torch.nn.Module):
-    """Advantages of the tokens of both answers, in the reward of who answers first (Estimating
-    Effects of Tokens in Preference Learning, Eq. 9).
+def save_advantages(model: AdvantageModel, folder: Path, base: str) -> None:
+    """Write adapters and head to `folder`; `base` names the model beneath, seen from there."""
+    from safetensors.torch import save_file
 
-    The model without its adapters is the frozen policy; with them, and with the head, it makes the
-    advantages.
+    model.model.save_pretrained(folder)
+    (folder / MODEL_CARD).unlink(missing_ok=True)  # peft's, which names a place on this machine
+    name_base(folder, base)
+    save_file(model.head.state_dict(), folder / HEAD)
+    write_json(folder / SETTINGS, {"rank": model.head.down.out_features})
+
+
+def open_advantages(
+    folder: Path, sft: Path, tokenizer: PreTrainedTokenizerBase, model: Model, device: str
+) -> AdvantageModel:
+    """The advantage model in `folder`, on the SFT model in `sft`, frozen.
+
+    Raises `UserError` where the policy, whose `tokenizer` is given, writes in another vocabulary.
     """
+    from peft import PeftModel
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        head: AdvantageHead,
-        computation: Computation | None = None,
-        spare: Int[torch.Tensor, "K"] | None = None,
-        rows: int = CHUNK,
-    ) -> None:
-        """`model` has adapters, and no dropout below them; else it is a `UserError`, or the policy
-        is another in every pass. `spare` are its ids without a token, whose probability is 0."""
-        torch.nn.Module.__init__(self)
-        check_reference(model)
-        self.model, self.head, self.rows = model, head, rows
-        self.computation = computation or Computation()
-        self.register_buffer("spare", spare, persistent=False)
-        self.spare: torch.Tensor | None
-
-    @without_gradient
-    def policy(self, games: Games) -> tuple[Float[torch.Tensor, "M d"], torch.nn.Linear]:
-        """The states in which the frozen policy chooses the answer tokens, and its head."""
-        with using(self.model, None):
-            states = hidden_states(self.model, games.policy_layout, self.computation)
-        return states, head_of(self.model)
-
-    def forward(self, games: Games) -> Float[torch.Tensor, "B T"]:
-        """Â of every answer token, zero where masked.
-
-        That of a token of the second answer is what it does for the first one: good for the second
-        is negative.
-        """
-        means = self.head.means(*self.policy(games), self.spare, self.rows)
-        states = hidden_states(self.model, games.layout, self.computation)
-        found = self.head(states, means[games.places], games.chosen)
-        return games.layout.spread(found)
-
-    def outcomes(self, games: Games) -> Float[torch.Tensor, "B"]:
-        """What the advantages of each game add up to: its expected reward for who answers first."""
-        return masked_sum(self(games), games.mask)
-
-    @without_gradient
-    def residual(self, games: Games) -> Float[torch.Tensor, "N"]:
-        """Σ_z π(z|s) Â(s, z) wherever an answer token was chosen, 0 but for rounding."""
-        states, head = self.policy(games)
-        own = hidden_states(self.model, games.layout, self.computation)
-        return self.head.residual(own, (states[games.places], head), self.spare, self.rows)
+    if load_tokenizer(folder).get_vocab() != tokenizer.get_vocab():
+        raise UserError(
+            f"{folder}: the advantage model's vocabulary differs from the policy's, whose token "
+            "ids it would read; train it from the policy's own model"
+        )
+    plain = load_causal(sft, model.dtype)
+    check_context(plain.config, model.context, of="advantage model")
+    disable_dropout(plain)
+    adapted = PeftModel.from_pretrained(plain.to(device), folder, adapter_name=POLICY)
+    found = with_head(adapted, int(read_json(folder / SETTINGS)["rank"]), tokenizer)
+    load_into(found.head, folder / HEAD)
+    return found.eval().requires_grad_(False)

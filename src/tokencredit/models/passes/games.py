@@ -25,6 +25,15 @@ class PiContext(str, Enum):
     """The first answer and the separator too: what one pass over the whole text gives."""
 
 
+class Ties(str, Enum):
+    """What a pair is of which neither answer is preferred."""
+
+    zero = "zero"
+    """A game of reward 0."""
+    drop = "drop"
+    """No game."""
+
+
 class Duel(NamedTuple):
     """A prompt and two answers to it, as token ids; each answer with its end token."""
 
