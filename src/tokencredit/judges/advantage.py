@@ -63,6 +63,10 @@ class AdvantageJudge(Judge):
         """Adapters and head of its own stage, and the model that they are put on."""
         return {"advantage": "advantage", "sft": "sft"}
 
+    def passes(self) -> Mapping[str, float]:
+        """One of the SFT model as it is, the frozen policy, and one under its adapters."""
+        return {"sft": 2.0}
+
     def open(self, given: Given, actors: Live) -> OpenJudge:
         """The advantage model behind a callable."""
         folders = given.folder("advantage"), given.folder("sft")
