@@ -22,6 +22,7 @@ from tokencredit.data.dataset import Dataset, add_format
 from tokencredit.errors import UserError, nearest, require
 from tokencredit.fields import added, check_all_bounds, former_names, number, what_became_of
 from tokencredit.hardware import Hardware
+from tokencredit.judges.advantage import AdvantageJudge
 from tokencredit.judges.attention import AttentionJudge
 from tokencredit.judges.attribution import AttributionJudge
 from tokencredit.judges.bradley_terry import BradleyTerryJudge
@@ -173,6 +174,7 @@ COMPONENTS: Final[dict[str, list[type]]] = {
     "judge": [
         *(RewardModelJudge, AttentionJudge, PolicyAttentionJudge, AttributionJudge),
         *(EnsembleJudge, ImplicitJudge, FunctionJudge, DiscriminatorJudge, BradleyTerryJudge),
+        AdvantageJudge,
     ],
     "scorer": [RewardModelJudge, Ensemble, ImplicitJudge, FunctionJudge, SameAsJudge],
     "reward_scheme": [

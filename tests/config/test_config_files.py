@@ -29,6 +29,7 @@ GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.n
 COMPANIONS = {
     "dataset/file": ["dataset.path=reviews.jsonl"],
     "dataset/pairs": ["dataset.path=pairs.jsonl"],
+    "judge/advantage": ["reward_scheme=rto"],
     "judge/attribution": ["reward_scheme=attribution"],
     "judge/bradley_terry": ["reward_scheme=sparse"],
     "judge/discriminator": ["reward_scheme=tlcr"],
@@ -41,7 +42,7 @@ COMPANIONS = {
 EVERY_EXPERIMENT = sized()
 WHOLE = {"experiment", "scaled", "tuned"}
 """Groups of whole experiments."""
-MOST_LEAVES = 260
+MOST_LEAVES = 261
 """A third of them are the numbers of the algorithm and of its optimizers."""
 
 
