@@ -27,6 +27,8 @@ FILES = sorted(path.relative_to(CONF).with_suffix("") for path in CONF.rglob("*.
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
 # What else must be chosen for an option to make a whole configuration.
 COMPANIONS = {
+    "advantage_scheme/hindsight": ["reward_scheme=rto"],
+    "advantage_scheme/own": ["reward_scheme=rto"],
     "dataset/file": ["dataset.path=reviews.jsonl"],
     "dataset/pairs": ["dataset.path=pairs.jsonl"],
     "judge/advantage": ["reward_scheme=rto"],
