@@ -42,6 +42,7 @@ from tokencredit.reviser_settings import Reviser
 from tokencredit.rewards.advantage_schemes import AdvantageScheme, Hindsight, Keep, Own
 from tokencredit.rewards.attribution import Attribution
 from tokencredit.rewards.controls import CONTROLS
+from tokencredit.rewards.effects import DAE
 from tokencredit.rewards.implicit import IMPLICIT
 from tokencredit.rewards.redistribute import Redistribute
 from tokencredit.rewards.scheme import RewardScheme
@@ -178,7 +179,7 @@ COMPONENTS: Final[dict[str, list[type]]] = {
     ],
     "scorer": [RewardModelJudge, Ensemble, ImplicitJudge, FunctionJudge, SameAsJudge],
     "reward_scheme": [
-        *(Sparse, Uniform, *CONTROLS, Redistribute, Attribution, *IMPLICIT, *TLCR_SCHEMES),
+        *(Sparse, Uniform, *CONTROLS, Redistribute, Attribution, *IMPLICIT, *TLCR_SCHEMES, DAE),
     ],
     "advantage_scheme": [Keep, Own, Hindsight],
     "algorithm": [

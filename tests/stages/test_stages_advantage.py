@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +13,17 @@ import torch
 
 from builders import handed, make_rollout, speaking, train_tokenizer
 from built_stages import build, furnish, stage_of
-from tokencredit.data.pairs import Pair
+from tokencredit.data.pairs import Pair, read_pairs
+from tokencredit.data.records import Record
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.errors import UserError
 from tokencredit.judges.advantage import AdvantageJudge
 from tokencredit.models.loading.model import Model, load_tokenizer
 from tokencredit.models.passes.games import Duel, Games, PiContext, Ties
-from tokencredit.stages.advantage import AdvantageStage, Table, games_of, measured, rows_of
+from tokencredit.settings import PairSource
+from tokencredit.stages.advantage import AdvantageStage, Row, Table, games_of, measured, rows_of
 from tokencredit.stages.context import Context
+from tokencredit.stages.results import scored_samples
 from tokencredit.statistics.game_numbers import game_numbers
 from tokencredit.store.files import read_json
 
@@ -35,6 +40,13 @@ def stage(place: Path, **settings: Any) -> AdvantageStage:
     config = stage_of("advantage model", place, place / "store").context.config
     assert isinstance(config.judge, AdvantageJudge)
     return AdvantageStage(Context(replace(config, judge=replace(config.judge, **settings))))
+
+
+def played(
+    one: AdvantageStage, records: Sequence[Record], ids: TokenIds, separator: list[int]
+) -> tuple[list[Row], dict[str, int]]:
+    """The pairs of these records as games."""
+    return one.rows(*read_pairs(records, ids, one.longest()), separator)
 
 
 def training(one: AdvantageStage, **numbers: Any) -> AdvantageStage:
@@ -81,7 +93,7 @@ def test_the_judge_reads_the_first_answers_advantages(place: Path) -> None:
     judge = one.settings.open(given, speaking(tokenizer))
     rollout = make_rollout([4, 2, 3], seed=3)
     found = judge(rollout)
-    assert found.evidence is not None and found.evidence.abs().max() > 1e-4
+    assert found.evidence.abs().max() > 1e-4
     assert (found.evidence[~rollout.response_mask] == 0).all()
     assert torch.allclose(found.scores, found.evidence.sum(dim=1), atol=1e-6)
     from tokencredit.models.advantage import open_advantages
@@ -107,11 +119,11 @@ def test_pairs_longer_than_a_game_are_left_out_whole(
     ids = TokenIds(train_tokenizer())
     records = one.context.corpus.pairs("reward", "")
     separator = ids.between(one.settings.separator, spoken=False)
-    kept, noted = one.rows(records, ids, separator)
+    kept, noted = played(one, records, ids, separator)
     assert len(kept) == 11 and noted == {}
     lengths = sorted(len(row["input_ids"]) for row in kept)
     short = training(one, max_length=lengths[7])
-    kept, noted = short.rows(records, ids, separator)
+    kept, noted = played(short, records, ids, separator)
     assert len(kept) == sum(length <= lengths[7] for length in lengths) < 11
     assert noted == {"too long": 11 - len(kept)}
     assert "left out" in capsys.readouterr().err
@@ -140,9 +152,9 @@ def test_ties_are_margins_of_zero_where_pairs_have_margins(place: Path) -> None:
         replace(record, margin=float(n % 3))
         for n, record in enumerate(one.context.corpus.pairs("reward", ""))
     ]
-    assert len(one.rows(records, ids, [7])[0]) == 7
-    assert one.rows(records, ids, [7])[1] == {"tie": 4}
-    assert len(stage(place).rows(records, ids, [7])[0]) == 11
+    assert len(played(one, records, ids, [7])[0]) == 7
+    assert played(one, records, ids, [7])[1] == {"tie": 4}
+    assert len(played(stage(place), records, ids, [7])[0]) == 11
 
 
 def test_the_numbers_of_games_by_hand() -> None:
@@ -164,7 +176,7 @@ def test_a_fresh_model_has_an_error_of_one(place: Path) -> None:
     sft = one.made("sft")
     tokenizer = load_tokenizer(sft)
     ids = TokenIds(tokenizer)
-    rows, _ = one.rows(one.context.corpus.pairs("reward", ""), ids, [7])
+    rows, _ = played(one, one.context.corpus.pairs("reward", ""), ids, [7])
     found = measured(one.model(sft, tokenizer).eval(), rows, Table([7], 1, PiContext.concat))
     assert found.mse == 1.0 and found.sign_accuracy == 0.5 and found.antisymmetry_gap == 0
     with pytest.raises(UserError, match=r"judge.rank = 33: is above the width .* 32"):
@@ -223,3 +235,24 @@ def test_its_inputs_name_the_format_of_the_pairs(place: Path) -> None:
     texts = replace(config, dataset=replace(config.dataset, format="prompt_completion"))
     with pytest.raises(UserError, match="pairs of answers to one prompt"):
         AdvantageStage(Context(texts)).inputs()
+
+
+def test_sampled_pairs_are_those_of_dpo(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have a stage of their own, whose key holds the data; what it has kept is read as said."""
+    config = stage(place).context.config
+    sampled = replace(config, dpo=replace(config.dpo, pairs=PairSource.sampled))
+    one = AdvantageStage(Context(sampled))
+    assert set(one.parents()) == {"sft", "sampled_pairs"}
+    assert set(stage(place).inputs()) - set(one.inputs()) == {"data", "eval", "format"}
+    assert scored_samples(sampled, 3) == scored_samples(config, 3) + 2 * config.dpo.prompts
+    assert not one.spoken()
+    said = {"prompt_ids": [5, 6], "chosen_ids": [7, 8], "rejected_ids": [9, 10, 0]}
+    for name, lines in (("train", [said, said]), ("held_out", [said])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    monkeypatch.setattr(AdvantageStage, "made", lambda *_: tmp_path)
+    ids = TokenIds(train_tokenizer())
+    assert one.pairs("held_out", ids) == ([Pair([5, 6], [7, 8], [9, 10, 0])], {})
+    (row, _), noted = one.rows(*one.pairs("train", ids), [7])
+    assert row["input_ids"] == [5, 6, 7, 8, 7, 9, 10, 0] and noted == {}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, TypedDict, cast
 import torch
 
 from tokencredit.console import say
-from tokencredit.data.pairs import Pair, read_pairs
+from tokencredit.data.pairs import Pair, read_pairs, usable
 from tokencredit.data.records import Record
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.errors import UserError, require
@@ -25,8 +25,11 @@ from tokencredit.models.passes.games import Duel, Games, PiContext, Ties
 from tokencredit.models.passes.kernels import disable_dropout
 from tokencredit.models.tokens.padding import ensure_pad, fit_embeddings
 from tokencredit.ops import game_loss, without_gradient
+from tokencredit.settings import PairSource
 from tokencredit.stages.context import Context
 from tokencredit.stages.judge_stage import JudgeStage
+from tokencredit.stages.sampled_pairs import SampledPairsStage, load_sampled
+from tokencredit.stages.stage import Stage
 from tokencredit.statistics.game_numbers import GameNumbers, game_numbers
 from tokencredit.store.files import write_json
 from tokencredit.store.finite import check_scores
@@ -37,7 +40,12 @@ if TYPE_CHECKING:
     from tokencredit.models.advantage_model import AdvantageModel
     from tokencredit.stages.trainer import Arguments
 
-NO_PAIRS = "; advantages are learnt from pairs of answers to one prompt"
+NO_PAIRS = (
+    "; advantages are learnt from pairs of answers to one prompt: let the SFT model write them, "
+    "which the reward model orders (dpo.pairs=sampled)"
+)
+OF_DATA = ("data", "eval", "format")
+"""Inputs that sampled pairs have in the key of the stage that makes them."""
 OUTCOMES = "outcomes"
 MEASURED_TOGETHER = 8
 """Pairs of one pass where nothing is learnt."""
@@ -72,18 +80,30 @@ class AdvantageStage(JudgeStage):
             raise UserError(f"judge = {type(self.judge).__name__}: must be judge=advantage")
         return self.judge
 
+    def parents(self) -> Mapping[str, Stage]:
+        """What it starts from, and what has made its pairs: those of dpo.pairs, as DPO's."""
+        if self._sampled():
+            return {**super().parents(), "sampled_pairs": SampledPairsStage(self.context)}
+        return super().parents()
+
     def inputs(self) -> Mapping[str, object]:
-        """Its settings, the pairs to learn and to measure from, number format, and seed."""
+        """Its settings, number format, and seed; the pairs, where no stage before it says so."""
         config, judge = self.context.config, self.settings
-        self.context.corpus.check_pairs("reward", NO_PAIRS)  # said before anything is trained
         names = "rank", "lora_rank", "lora_alpha", "pi_context", "ties", "separator"
-        return {
+        given = {
             **super().inputs(),
             **{name: getattr(judge, name) for name in names},
             "longest": self.longest(),
             "special_tokens": config.dataset.special_tokens,
             **config.model.quantization_inputs(),
         }
+        if self._sampled():
+            return {name: value for name, value in given.items() if name not in OF_DATA}
+        self.context.corpus.check_pairs("reward", NO_PAIRS)  # said before anything is trained
+        return given
+
+    def _sampled(self) -> bool:
+        return self.context.config.dpo.pairs is PairSource.sampled
 
     def longest(self) -> int:
         """The most tokens of a prompt with both answers and what stands between them."""
@@ -95,12 +115,9 @@ class AdvantageStage(JudgeStage):
         tokenizer = load_tokenizer(sft)
         ensure_pad(tokenizer)
         ids, pad = TokenIds(tokenizer, config.dataset.special_tokens), int(tokenizer.pad_token_id)
-        corpus = self.context.corpus
-        records = corpus.pairs("reward", NO_PAIRS)
-        others = [record for record in corpus.parts["eval"] if record.rejected is not None]
-        separator = ids.between(self.settings.separator, spoken=is_spoken(records))
-        learnt, noted = self.rows(records, ids, separator)
-        held_out, held_out_noted = self.rows(others, ids, separator)
+        separator = ids.between(self.settings.separator, spoken=self.spoken())
+        learnt, noted = self.rows(*self.pairs("train", ids), separator)
+        held_out, held_out_noted = self.rows(*self.pairs("held_out", ids), separator)
         require(
             bool(learnt),
             "judge.training.max_length",
@@ -144,14 +161,32 @@ class AdvantageStage(JudgeStage):
         )
         return with_head(adapted(plain, lora), judge.rank, tokenizer)
 
+    def records(self, name: str) -> Sequence[Record]:
+        """The data's pairs to learn from ("train") or to measure on ("held_out")."""
+        corpus = self.context.corpus
+        if name == "train":
+            return corpus.pairs("reward", NO_PAIRS)
+        return [record for record in corpus.parts["eval"] if record.rejected is not None]
+
+    def spoken(self) -> bool:
+        """Whether prompts are conversations; those of one data set are of one kind."""
+        if self._sampled():  # continuations of texts
+            return False
+        return any(record.messages is not None for record in self.records("train"))
+
+    def pairs(self, name: str, ids: TokenIds) -> tuple[list[Pair], Counter[str]]:
+        """Pairs to learn from ("train") or to measure on ("held_out"), and what was noted."""
+        if self._sampled():
+            return usable(load_sampled(self.made("sampled_pairs"), name), self.longest())
+        return read_pairs(self.records(name), ids, self.longest())
+
     def rows(
-        self, records: Sequence[Record], ids: TokenIds, separator: Sequence[int]
+        self, pairs: Sequence[Pair], noted: Mapping[str, int], separator: Sequence[int]
     ) -> tuple[list[Row], dict[str, int]]:
-        """The pairs of these records, and how many were left out, and for what.
+        """The pairs as games, and how many were left out, and for what.
 
         A pair that is longer than a game may be is left out whole: no answer is ever cut.
         """
-        pairs, noted = read_pairs(records, ids, self.longest())
         rows = rows_of(pairs, separator)
         kept = [row for row in rows if len(row["input_ids"]) <= self.longest()]
         found = Counter(noted)
@@ -180,11 +215,6 @@ class Table:
         won = torch.tensor([row["outcome"] for row in rows])
         tensors: dict[str, torch.Tensor] = {f.name: getattr(games, f.name) for f in fields(games)}
         return tensors | {OUTCOMES: torch.cat([won, -won])}
-
-
-def is_spoken(records: Sequence[Record]) -> bool:
-    """Whether prompts are conversations; those of one data set are of one kind."""
-    return any(record.messages is not None for record in records)
 
 
 def rows_of(pairs: Sequence[Pair], separator: Sequence[int]) -> list[Row]:
