@@ -83,7 +83,9 @@ CASES = {
             "algorithm": [lambda c: replace(c, algorithm=PPO(lam=0.5))],
             "reward_scheme": [lambda c: replace(c, reward_scheme=Uniform())],
             "advantage_scheme": [
-                lambda c: replace(c, judge=AttributionJudge(), advantage_scheme=Own())
+                lambda c: replace(
+                    c, reward_scheme=Uniform(), judge=AttributionJudge(), advantage_scheme=Own()
+                )
             ],
             "judge": [lambda c: replace(c, judge=AttentionJudge(layer=0))],
             "scorer": [judged_by_function],

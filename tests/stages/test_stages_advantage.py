@@ -253,6 +253,7 @@ def test_sampled_pairs_are_those_of_dpo(
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     monkeypatch.setattr(AdvantageStage, "made", lambda *_: tmp_path)
     ids = TokenIds(train_tokenizer())
-    assert one.pairs("held_out", ids) == ([Pair([5, 6], [7, 8], [9, 10, 0])], {})
+    kept = Pair(prompt_ids=[5, 6], chosen_ids=[7, 8], rejected_ids=[9, 10, 0])
+    assert one.pairs("held_out", ids) == ([kept], {})
     (row, _), noted = one.rows(*one.pairs("train", ids), [7])
     assert row["input_ids"] == [5, 6, 7, 8, 7, 9, 10, 0] and noted == {}

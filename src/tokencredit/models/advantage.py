@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tokencredit.errors import UserError, require
-from tokencredit.models.adapters.adapter import name_base
-from tokencredit.models.adapters.lora import POLICY
+from tokencredit.models.adapters.adapter import find_adapter, name_base
 from tokencredit.models.loading.model import Model, load_tokenizer
 from tokencredit.models.loading.trunk import head_of, hidden_size
 from tokencredit.models.loading.weights import check_context, load_causal, load_into
@@ -64,17 +63,18 @@ def open_advantages(
 
     Raises `UserError` where the policy, whose `tokenizer` is given, writes in another vocabulary.
     """
-    from peft import PeftModel
-
     if load_tokenizer(folder).get_vocab() != tokenizer.get_vocab():
         raise UserError(
             f"{folder}: the advantage model's vocabulary differs from the policy's, whose token "
             "ids it would read; train it from the policy's own model"
         )
+    adapter = find_adapter(folder)
+    if adapter is None:
+        raise UserError(f"{folder}: the advantage model's adapters are missing; train it again")
     plain = load_causal(sft, model.dtype)
     check_context(plain.config, model.context, of="advantage model")
     disable_dropout(plain)
-    adapted = PeftModel.from_pretrained(plain.to(device), folder, adapter_name=POLICY)
+    adapted = adapter.filled(plain.to(device))
     found = with_head(adapted, int(read_json(folder / SETTINGS)["rank"]), tokenizer)
     load_into(found.head, folder / HEAD)
     return found.eval().requires_grad_(False)
