@@ -50,7 +50,7 @@ ABOUT: Final = {
     "report": "Print the summary of a run and draw its figures and report.html again.",
     "credit": "Credit for texts and models of your own: a page with every token in its colour.",
     "check-scheme": (
-        "Check that a reward scheme, your own included, keeps the promises that training relies on."
+        "Check that a scheme of rewards or advantages, your own included, keeps its promises."
     ),
     "check-judge": (
         "Check that a judge, your own included, keeps the promises that training relies on."

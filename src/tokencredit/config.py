@@ -22,6 +22,7 @@ from tokencredit.data.dataset import Dataset, add_format
 from tokencredit.errors import UserError, nearest, require
 from tokencredit.fields import added, check_all_bounds, former_names, number, what_became_of
 from tokencredit.hardware import Hardware
+from tokencredit.judges.advantage import AdvantageJudge
 from tokencredit.judges.attention import AttentionJudge
 from tokencredit.judges.attribution import AttributionJudge
 from tokencredit.judges.bradley_terry import BradleyTerryJudge
@@ -41,6 +42,7 @@ from tokencredit.reviser_settings import Reviser
 from tokencredit.rewards.advantage_schemes import AdvantageScheme, Hindsight, Keep, Own
 from tokencredit.rewards.attribution import Attribution
 from tokencredit.rewards.controls import CONTROLS
+from tokencredit.rewards.effects import DAE
 from tokencredit.rewards.implicit import IMPLICIT
 from tokencredit.rewards.redistribute import Redistribute
 from tokencredit.rewards.scheme import RewardScheme
@@ -177,10 +179,11 @@ COMPONENTS: Final[dict[str, list[type]]] = {
     "judge": [
         *(RewardModelJudge, AttentionJudge, PolicyAttentionJudge, AttributionJudge),
         *(EnsembleJudge, ImplicitJudge, FunctionJudge, DiscriminatorJudge, BradleyTerryJudge),
+        AdvantageJudge,
     ],
     "scorer": [RewardModelJudge, Ensemble, ImplicitJudge, FunctionJudge, SameAsJudge],
     "reward_scheme": [
-        *(Sparse, Uniform, *CONTROLS, Redistribute, Attribution, *IMPLICIT, *TLCR_SCHEMES),
+        *(Sparse, Uniform, *CONTROLS, Redistribute, Attribution, *IMPLICIT, *TLCR_SCHEMES, DAE),
     ],
     "advantage_scheme": [Keep, Own, Hindsight],
     "algorithm": [

@@ -135,6 +135,27 @@ def edit_loss(
     return (revised + rejected).mean()
 
 
+def game_loss(
+    predicted: Float[torch.Tensor, "B"], outcomes: Float[torch.Tensor, "B"], *, ties: bool = True
+) -> Float[torch.Tensor, ""]:
+    """Mean of (r − Σ Â)² over games (Estimating Effects of Tokens in Preference Learning, Eq. 10).
+
+    `predicted` are the sums of a game's advantages, `outcomes` the rewards r of who answers first:
+    1 where preferred, −1 where the other one is, 0 for a tie, which counts like any other game, or
+    not at all with `ties` False. The paper's Eq. 5 has −1 for a tie too, in both orders, so that
+    r(y₁, y₂) = −r(y₂, y₁) fails. 0 where no game is left.
+    """
+    counted = torch.ones_like(outcomes, dtype=torch.bool) if ties else outcomes != 0
+    return keep(outcomes - predicted, counted).square().sum() / counted.sum().clamp(min=1)
+
+
+def antisymmetry_gap(
+    there: Float[torch.Tensor, "B"], back: Float[torch.Tensor, "B"]
+) -> Float[torch.Tensor, ""]:
+    """Mean of |S(y₁, y₂) + S(y₂, y₁)|: 0 where a game's two orders are each other's opposite."""
+    return (there + back).abs().mean()
+
+
 def figa_terms(
     nll: Float[torch.Tensor, "*S"],
     put_in: Bool[torch.Tensor, "*S"],

@@ -174,6 +174,7 @@ TRIES: dict[str, Try] = {
     "model.lora.r": Try(built, 2, LORA),
     "model.lora.alpha": Try(built, 32, LORA),
     "model.lora.rslora": Try(built, True, LORA),
+    "model.lora.layers": Try(built, "all", LORA),
     "model.lora.dropout": Try(fine_tuned, 0.1, LORA, ("algorithm=sft",)),
     "model.lora.merge": Try(exported, False, LORA),
     "model.value.kind": Try(built, "separate"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edit_observers import discriminated, preferring, refined
+from edit_observers import discriminated, played, preferring, refined
 from observers import judged, paid
 
 from .tries import HERE, Try
@@ -32,6 +32,15 @@ DISCRIMINATING: dict[str, Any] = {
     "max_grad_norm": 0.5,
     "max_steps": 1,
     "bf16": True,
+}
+PLAYING = ("judge=advantage", "reward_scheme=rto")
+PLAYED: dict[str, tuple[Any, dict[str, Any]]] = {
+    "rank": (3, {}),
+    "lora_rank": (3, {}),
+    "lora_alpha": (3, {}),
+    "pi_context": ("concat", {}),
+    "ties": ("drop", {"dataset.margin_column": "label"}),
+    "separator": ("Again.", {}),
 }
 ATTRIBUTING = {"method": "gradient_x_input", "baseline": "zero", "steps": 5, "pass_tokens": 40}
 
@@ -86,6 +95,10 @@ CREDIT: dict[str, Try] = {
         for name, value in {**DISCRIMINATING, "schedule": "linear"}.items()
     },
     "judge.pairs": Try(preferring, "revised", PAIRS, BY_PAIRS),
+    **{
+        f"judge.{name}": Try(played, value, {**PAIRS, **given}, PLAYING)
+        for name, (value, given) in PLAYED.items()
+    },
     "judge.init": Try(discriminated, "base", choices=TLCR),
     **{
         f"judge.training.{name}": Try(discriminated, value, choices=TLCR)

@@ -27,8 +27,11 @@ FILES = sorted(path.relative_to(CONF).with_suffix("") for path in CONF.rglob("*.
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
 # What else must be chosen for an option to make a whole configuration.
 COMPANIONS = {
+    "advantage_scheme/hindsight": ["reward_scheme=rto"],
+    "advantage_scheme/own": ["reward_scheme=rto"],
     "dataset/file": ["dataset.path=reviews.jsonl"],
     "dataset/pairs": ["dataset.path=pairs.jsonl"],
+    "judge/advantage": ["reward_scheme=rto"],
     "judge/attribution": ["reward_scheme=attribution"],
     "judge/bradley_terry": ["reward_scheme=sparse"],
     "judge/discriminator": ["reward_scheme=tlcr"],
@@ -41,7 +44,7 @@ COMPANIONS = {
 EVERY_EXPERIMENT = sized()
 WHOLE = {"experiment", "scaled", "tuned"}
 """Groups of whole experiments."""
-MOST_LEAVES = 260
+MOST_LEAVES = 261
 """A third of them are the numbers of the algorithm and of its optimizers."""
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from edit_observers import discriminated, preferring, refined
+from edit_observers import discriminated, played, preferring, refined
 from named_tests import names_of_tests
 from observers import (
     Observer,
@@ -36,6 +36,7 @@ from stage_observers import (
 from tokencredit import config as configuration
 from tokencredit.canonical import flatten
 from tokencredit.config import COMPONENTS, Config
+from tokencredit.stages.advantage import AdvantageStage
 from tokencredit.stages.bradley_terry import BradleyTerryStage
 from tokencredit.stages.context import Context
 from tokencredit.stages.discriminator import DiscriminatorStage
@@ -145,6 +146,7 @@ STAGES: dict[Observer, tuple[type[Stage], dict[str, Any]]] = {
     preferred: (DPOStage, PAIRS),
     discriminated: (DiscriminatorStage, PAIRS),
     preferring: (BradleyTerryStage, PAIRS),
+    played: (AdvantageStage, PAIRS),
     refined: (FIGAStage, PAIRS),
     sampled: (SampledPairsStage, {}),
     rated: (OracleStage, {}),

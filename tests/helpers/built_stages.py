@@ -13,6 +13,7 @@ from tokencredit.algorithms.procedure import PreferenceOnly, SupervisedOnly
 from tokencredit.config import Config
 from tokencredit.data.dataset import Dataset, PromptSpec
 from tokencredit.data.sources import Source
+from tokencredit.judges.advantage import AdvantageJudge
 from tokencredit.judges.bradley_terry import BradleyTerryJudge, Preference
 from tokencredit.judges.discriminator import DiscriminatorJudge
 from tokencredit.judges.ensemble import Ensemble
@@ -128,6 +129,13 @@ def by_revisions(config: Config, place: Path) -> Config:
     return replace(found, judge=judge, reviser=reviser)
 
 
+def playing(config: Config, place: Path) -> Config:
+    """With an advantage model of the data's own pairs as the judge."""
+    training = JudgeTraining(learning_rate=1e-2, batch_size=4, max_length=90)
+    judge = AdvantageJudge(rank=4, lora_rank=2, lora_alpha=4, training=training)
+    return replace(config, judge=judge, scorer=SameAsJudge(), reward_scheme=RTO())
+
+
 def refining(config: Config, place: Path) -> Config:
     """It ends with FIGA, which learns from the chosen answers as revisions."""
     training = FIGATraining(learning_rate=1e-2, batch_size=4, max_length=90)
@@ -177,6 +185,7 @@ STAGES: dict[str, tuple[str, tuple[Change, ...]]] = {
     "evaluation of a DPO model with adapters": ("evaluation", (preferred, lora)),
     "evaluation of FIGA with adapters": ("evaluation", (refining, lora)),
     "reward model of the run's pairs": ("bradley_terry", (by_pairs,)),
+    "advantage model": ("advantage", (playing,)),
     "reward model of revisions": ("bradley_terry", (by_revisions,)),
 }
 """The name of the stage, and what makes a run that has it of the run on pairs."""

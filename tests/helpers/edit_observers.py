@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from stage_observers import TEXTS, asked
+from stage_observers import TEXTS, Trainer, adapters, asked
 from tokencredit.config import Config
+from tokencredit.stages.advantage import AdvantageStage
 from tokencredit.stages.bradley_terry import BradleyTerryStage
 from tokencredit.stages.discriminator import DiscriminatorStage
 from tokencredit.stages.figa import FIGAStage
@@ -27,6 +28,18 @@ def discriminated(config: Config, place: Path) -> Any:
 def preferring(config: Config, place: Path) -> Any:
     """The same of a reward model of the run's pairs, chosen or revised."""
     return of_revisions(config, place, BradleyTerryStage)
+
+
+def played(config: Config, place: Path) -> Any:
+    """What the advantage model asks of its trainer and reports, its adapters, head, and games."""
+    sft = SimpleNamespace(path=place / "model")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Store, "get", lambda *_: sft)
+        found = asked(config, place, AdvantageStage)
+    (made,) = Trainer.made
+    batch = made["data_collator"](made["train_dataset"][:2])
+    games = {name: tensor.tolist() for name, tensor in batch.items()}
+    return [found, adapters(made["model"].model), list(made["model"].head.up.shape), games]
 
 
 def refined(config: Config, place: Path) -> Any:

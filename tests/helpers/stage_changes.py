@@ -12,6 +12,7 @@ from tokencredit.config import Config
 from tokencredit.data.dataset import Dataset, PromptSpec
 from tokencredit.data.sources import Source
 from tokencredit.hardware import Hardware
+from tokencredit.judges.advantage import AdvantageJudge
 from tokencredit.judges.attention import AttentionJudge
 from tokencredit.judges.bradley_terry import BradleyTerryJudge
 from tokencredit.judges.discriminator import DiscriminatorJudge
@@ -27,6 +28,7 @@ from tokencredit.models.loading.model import (
 )
 from tokencredit.models.loading.quantization import NF4, Quantization
 from tokencredit.reviser_settings import Reviser
+from tokencredit.rewards.implicit import RTO
 from tokencredit.rewards.redistribute import Redistribute
 from tokencredit.rewards.sparse import Sparse
 from tokencredit.rewards.tlcr import TLCR
@@ -111,6 +113,12 @@ def preferring(**settings: Any) -> Change:
     """The run's judge is a reward model of its own pairs."""
     judge = BradleyTerryJudge(**settings)
     return lambda c: replace(PAIRS(c), judge=judge, reward_scheme=Sparse())
+
+
+def played(**settings: Any) -> Change:
+    """The run's judge is an advantage model."""
+    judge = AdvantageJudge(**settings)
+    return lambda c: replace(PAIRS(c), judge=judge, reward_scheme=RTO())
 
 
 def own_words(c: Config) -> Path:

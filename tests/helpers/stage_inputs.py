@@ -23,6 +23,7 @@ from stage_changes import (
     judged_by_function,
     model,
     own_words,
+    played,
     preferring,
     record_of,
     revised,
@@ -42,11 +43,13 @@ from tokencredit.models.loading.model import (
     Pretrained,
     RewardReads,
 )
+from tokencredit.models.passes.games import PiContext, Ties
 from tokencredit.models.value import Value, ValueKind
 from tokencredit.reviser_settings import Backend
 from tokencredit.rewards.advantage_schemes import Own
 from tokencredit.rewards.uniform import Uniform
 from tokencredit.settings import DPO, FIGA, SFT, Evaluation, Oracle, PairSource, RewardModel
+from tokencredit.stages.advantage import AdvantageStage
 from tokencredit.stages.base_model import base_of
 from tokencredit.stages.bradley_terry import BradleyTerryStage
 from tokencredit.stages.context import Context
@@ -82,7 +85,9 @@ CASES = {
             "algorithm": [lambda c: replace(c, algorithm=PPO(lam=0.5))],
             "reward_scheme": [lambda c: replace(c, reward_scheme=Uniform())],
             "advantage_scheme": [
-                lambda c: replace(c, judge=AttributionJudge(), advantage_scheme=Own())
+                lambda c: replace(
+                    c, reward_scheme=Uniform(), judge=AttributionJudge(), advantage_scheme=Own()
+                )
             ],
             "judge": [lambda c: replace(c, judge=AttentionJudge(layer=0))],
             "scorer": [judged_by_function],
@@ -238,6 +243,27 @@ CASES = {
         },
         given=preferring(),
         elsewhere=("training", "init", "longest", "dtype", "lora", "special_tokens", "stage_seed"),
+    ),
+    "advantage": Case(
+        AdvantageStage,
+        {
+            "training": [played(training=JudgeTraining(epochs=7.5))],
+            "rank": [played(rank=3)],
+            "lora_rank": [played(lora_rank=3)],
+            "lora_alpha": [played(lora_alpha=3)],
+            "pi_context": [played(pi_context=PiContext.concat)],
+            "ties": [played(ties=Ties.drop)],
+            "separator": [played(separator="Again.")],
+            "data": [record_of("reward")],
+            "eval": [record_of("eval")],
+            "dtype": [DTYPE],
+            "longest": [CONTEXT, played(training=JudgeTraining(max_length=40))],
+            "special_tokens": [data(special_tokens=SpecialTokens.parse)],
+            "stage_seed": [STAGE_SEED],
+            "nf4": [NF4_ON],
+        },
+        given=played(),
+        elsewhere=("format",),
     ),
     "figa": Case(
         FIGAStage,

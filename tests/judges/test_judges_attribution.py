@@ -22,6 +22,7 @@ from tokencredit.config import COMPONENTS
 from tokencredit.errors import UserError
 from tokencredit.hardware import Hardware
 from tokencredit.judges.attribution import AttributionJudge
+from tokencredit.judges.fit import check_fit
 from tokencredit.judges.judge import OpenJudge
 from tokencredit.judges.panel import open_panel, shares_pass
 from tokencredit.judges.reward_model import RewardModelJudge

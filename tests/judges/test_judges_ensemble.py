@@ -26,6 +26,7 @@ from tokencredit.judges.ensemble import (
     disagreement,
     member_name,
 )
+from tokencredit.judges.fit import check_fit
 from tokencredit.judges.judge import Judge
 from tokencredit.judges.panel import open_panel, shares_pass
 from tokencredit.judges.reward_model import RewardModelJudge

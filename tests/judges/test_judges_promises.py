@@ -16,6 +16,7 @@ from tokencredit.commands.check_judge import trial_of
 from tokencredit.config import COMPONENTS
 from tokencredit.errors import UserError
 from tokencredit.judges import promises
+from tokencredit.judges.advantage import AdvantageJudge
 from tokencredit.judges.attention import AttentionJudge
 from tokencredit.judges.attribution import AttributionJudge
 from tokencredit.judges.discriminator import DiscriminatorJudge
@@ -271,6 +272,7 @@ def test_the_implicit_judge_is_causal(trial: Trial) -> None:
     assert [kind for kind in COMPONENTS["judge"] if getattr(kind, "causal", False)] == [
         ImplicitJudge,
         DiscriminatorJudge,  # in a test of its own
+        AdvantageJudge,  # likewise
     ]
     found = examine_judge(replace(trial, judge=ImplicitJudge()))
     assert promises.CAUSAL in found and not any(found.values())
@@ -284,6 +286,7 @@ def test_every_judge_that_ships_keeps_its_promises(name: str, tmp_path: Path) ->
         "function": [f"judge.function={tmp_path / 'mine.py'}:score"],
         "discriminator": ["dataset=pairs", "reviser.backend=chosen"],
         "bradley_terry": ["dataset=pairs"],
+        "advantage": ["dataset=pairs", "model.context=256"],
     }
     found = examine_judge(trial_of(name, named.get(name, []), tmp_path))
     assert not any(found.values()) and len(found) >= 11

@@ -81,7 +81,9 @@ def test_a_level_that_was_named_before_the_runs(faster: Path) -> None:
     assert reading is not None and reading.where == "5 nats"
     assert reading.difference.interval.mean == pytest.approx(0.4525 * 5 / 6 - 0.3025 * 5 / 3)
     assert readings(found["abc"], found["sparse"], 15)[KL] is None
-    assert "has 5 nats, named before the runs" in readings_table(source, TASK, "sparse", level=5)
+    assert "has 5 nats; all levels" in readings_table(source, TASK, "sparse", level=5)
+    named = readings_table(source, TASK, "sparse", primary="abc", level=5)
+    assert "has 5 nats, named before the runs; all levels" in named
     with pytest.raises(UserError, match=r"level = 7: must be one of 2, 5, 10, 15 nats"):
         readings_table(source, TASK, "sparse", level=7)
 

@@ -19,6 +19,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from built_stages import STAGES, build, furnish, stage_of
 from tokencredit.config import Config
+from tokencredit.judges.advantage import AdvantageJudge
 from tokencredit.judges.discriminator import DiscriminatorJudge
 from tokencredit.settings import DPO, FIGA, SFT, FIGATraining, RewardModel
 from tokencredit.stages.context import Context
@@ -38,6 +39,7 @@ KINDS: Final = (
     "dpo",
     "dpo with adapters",
     "discriminator",
+    "advantage model",
     "figa",
 )
 
@@ -65,7 +67,7 @@ def stage(kind: str, place: Path, store: Path, minutes: float | None) -> Stage:
         dpo=DPO(**PASSES, max_length=90),
         run=replace(config.run, save_minutes=minutes),
     )
-    if isinstance(config.judge, DiscriminatorJudge):
+    if isinstance(config.judge, DiscriminatorJudge | AdvantageJudge):
         training = JudgeTraining(**PASSES, max_length=90)
         config = replace(config, judge=replace(config.judge, training=training))
     if isinstance(config.algorithm, FIGA):

@@ -45,7 +45,7 @@ class Decision(str, Enum):
     """No optimizer step, and no further minibatches in this step."""
 
 
-Change = Callable[[Float[torch.Tensor, "B T"]], Float[torch.Tensor, "B T"]]
+Change = Callable[["Float[torch.Tensor, 'B T']"], "Float[torch.Tensor, 'B T']"]
 """What an advantage scheme makes of the advantages of a whole rollout."""
 Sums = Callable[[PolicyOutput, Rollout], "dict[str, Float[torch.Tensor, '']]"]
 """Sums over the tokens of some rows, by name."""

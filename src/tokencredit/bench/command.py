@@ -1,4 +1,4 @@
-"""`tokencredit bench ppo`."""
+"""`tokencredit bench ppo` and `tokencredit bench centring`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tokencredit.bench import centring as centring_of_heads
 from tokencredit.bench.configuration import environment_of
 from tokencredit.bench.figure import draw
 from tokencredit.bench.growth import Point, Sweep, csv_text, points, rows_of
@@ -136,6 +137,61 @@ def ppo(  # noqa: PLR0913, PLR0917 - one for each option
         _once(Request(work=make({}), iterations=iterations or ITERATIONS, warm_up=warm_up), out)
 
 
+Pairs = Annotated[int, typer.Option(help="Pairs of answers, each read in both orders.")]
+Tokens = Annotated[int, typer.Option(help="Tokens of a prompt with both answers.")]
+Rank = Annotated[int, typer.Option(help="Rank of the head.")]
+Chunk = Annotated[int, typer.Option(help="Positions whose probabilities exist together.")]
+
+
+@bench.command()
+def centring(  # noqa: PLR0913, PLR0917 - one for each option
+    pairs: Pairs = 4,
+    tokens: Tokens = 512,
+    layers: Layers = 4,
+    width: Width = 1024,
+    vocabulary: Vocabulary = 128_256,
+    rank: Rank = 16,
+    chunk: Chunk = 128,
+    threads: Threads = None,
+    iterations: Iterations = None,
+    warm_up: WarmUp = 1,
+    seed: Seed = 0,
+    out: Out = Path("bench"),
+) -> None:
+    """Time advantages that are centred under a frozen policy, on a Llama with random weights.
+
+    Prints seconds, forward and backward, beside those of the language model's loss, the memory that
+    the head takes, and whether any tensor holds more than a chunk of positions for all ids.
+    """
+    size = Size(architecture=Architecture.llama, layers=layers, width=width, vocabulary=vocabulary)
+    request = centring_of_heads.Request(
+        pairs=pairs,
+        tokens=tokens,
+        size=size,
+        rank=rank,
+        chunk=chunk,
+        threads=threads or default_threads(),
+        iterations=iterations or ITERATIONS,
+        warm_up=warm_up,
+        seed=seed,
+    )
+    make_folder(out)
+    facts = provenance()
+    found = centred(request)
+    numbers = {**facts, "request": request.plain(), **found.plain()}
+    path = _write(out / "centring.json", numbers)
+    show(centring_of_heads.table(request, found))
+    show(f"\n{_origin(facts)}\n{path}")
+
+
+def centred(request: centring_of_heads.Request) -> centring_of_heads.Found:
+    """What `tokencredit.bench.centring` says of the request."""
+    # A process of a run with as many threads; no length of text is part of its environment.
+    work = Work(prompt_lengths=(1,), response_lengths=(1,), threads=request.threads)
+    said = asked("tokencredit.bench.centring", request.plain(), environment_of(work))
+    return centring_of_heads.Found.of(said)
+
+
 def make_folder(out: Path) -> None:
     """Make the folder of the results before anything takes time; `UserError` if that fails."""
     try:
@@ -218,15 +274,22 @@ def _cell(value: object) -> str:
 
 
 def measured(request: Request) -> dict[str, Any]:
-    """What `tokencredit.bench.run` says of the request; its progress goes to standard error.
+    """What `tokencredit.bench.run` says of the request."""
+    said = asked("tokencredit.bench.run", request.plain(), environment_of(request.work))
+    result: dict[str, Any] = json.loads(said)
+    return result
+
+
+def asked(module: str, request: Mapping[str, object], environment: Mapping[str, str]) -> str:
+    """What a measuring program says of a request; its progress goes to standard error.
 
     It is a process of its own because allocator and threads are set before a process starts.
     """
     done = subprocess.run(
-        [sys.executable, "-m", "tokencredit.bench.run"],
-        input=json.dumps(request.plain()),
+        [sys.executable, "-m", module],
+        input=json.dumps(request),
         stdout=subprocess.PIPE,
-        env=environment_of(request.work),
+        env=environment,
         text=True,
         check=False,
     )
@@ -234,9 +297,8 @@ def measured(request: Request) -> dict[str, Any]:
         name = signal.Signals(-done.returncode).name
         raise UserError(
             f"the process that measures was ended by {name}; where memory ran out, lower --rows, "
-            "--new-tokens, or --width, or set --micro-batch"
+            "--new-tokens, or --width, or set --micro-batch (of centring: --pairs, --tokens)"
         )
     if done.returncode:
         raise UserError("the process that measures failed; its own words stand above")
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
+    return done.stdout

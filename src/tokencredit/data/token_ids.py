@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from tokencredit.data.records import Message, Record
 from tokencredit.errors import UserError
-from tokencredit.models.tokens.template import Refused, render, turn_end
+from tokencredit.models.tokens.template import PROBE, Refused, render, turn_end
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -108,6 +108,33 @@ class TokenIds:
         if whole[:count] == begun.ids:
             return Answer(self._ended(whole[count:], self.end), frozenset(notes))
         return Answer(self._ended(self._body(text), self.end), frozenset({*notes, SPLIT}))
+
+    def between(self, text: str, *, spoken: bool) -> list[int]:
+        """What stands between an answer with its end and another answer to the same prompt.
+
+        In a conversation (`spoken`) it is a user's turn that says `text`, up to where the assistant
+        begins to answer; else `text`, with an empty line on both sides. A template that takes no
+        such turn is a `UserError`.
+        """
+        if not spoken:
+            return self._body(f"\n\n{text}\n\n")
+        said = (("user", "?"), ("assistant", PROBE), ("user", text))
+        try:
+            turns = [{"role": role, "content": content} for role, content in said]
+            _, found, rest = render(self.tokenizer, turns).rpartition(PROBE)
+        except Refused as refused:
+            raise UserError(
+                f"judge.separator = {text!r}: the model's chat template takes no user's turn "
+                f"behind an answer ({refused}); use a model whose template does"
+            ) from refused
+        ids = list(self.tokenizer(rest, add_special_tokens=False)["input_ids"])
+        if not found or text.strip() not in rest:
+            raise UserError(
+                f"judge.separator = {text!r}: the model's chat template does not write it behind "
+                "an answer; use a model whose template does"
+            )
+        end = ids.index(self.turn_end) + 1 if self.turn_end in ids[:2] else 0
+        return ids[end:]  # the answer has its end
 
     def example(self, record: Record) -> tuple[list[int], list[int], frozenset[str]]:
         """Prompt and answer of a record, and what is to be noted of them."""

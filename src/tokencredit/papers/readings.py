@@ -198,7 +198,8 @@ def readings_table(
         corrected = f"for {primary}, the comparison declared before the runs, as it is, for the "
         corrected += "others corrected for their number by Holm's method"
     name = baseline if beta is None else f"{baseline}, β = {beta:g}"
-    shown = HIGHEST if level is None else f"{level:g} nats, named before the runs"
+    named = ", named before the runs" if primary is not None else ""
+    shown = HIGHEST if level is None else f"{level:g} nats{named}"
     legend = LEGEND.format(baseline=name, corrected=corrected, dash=DASH, level=shown)
     levels = [[*named_cells(s), *map(_text, at_equal_kl(*pair))] for s, pair in pairs.items()]
     by_level = markdown([*head[:3], *(f"at {level:g} nats" for level in LEVELS)], levels)
@@ -227,7 +228,8 @@ def disagreement(found: Mapping[Setting, Mapping[str, Reading | None]]) -> str:
             said.insert(0, f"**The readings disagree on {names}**: {parts}.")
     if agree:
         said.append(f"The readings that there are agree on {'; '.join(agree)}.")
-    return "\n".join(f"- {sentence}" for sentence in said)
+    listed = "\n".join(f"- {sentence}" for sentence in said)
+    return f"Each interval by itself, before p is corrected:\n\n{listed}"
 
 
 def _by_side(sides: Mapping[str, int]) -> str:

@@ -88,7 +88,7 @@ def load_finished(config: Config, trained: Path, sft: Path) -> Actors:
     special = special_ids(tokenizer, base)
     frozen: PreTrainedModel | None = base
     if adapter is not None:
-        model, frozen = adapter.filled_on(base), None
+        model, frozen = adapter.filled(base), None
     else:
         model = base if trained == sft else _whole(config, trained)
     for each in {id(part): part for part in (model, frozen) if part is not None}.values():

@@ -11,6 +11,7 @@ from tokencredit.judges.given import Given
 from tokencredit.judges.judge import Judge
 from tokencredit.models.value import ValueInit, ValueKind
 from tokencredit.rl.load import given_from
+from tokencredit.stages.advantage import AdvantageStage
 from tokencredit.stages.bradley_terry import BradleyTerryStage
 from tokencredit.stages.context import Context
 from tokencredit.stages.discriminator import DiscriminatorStage
@@ -34,6 +35,7 @@ STAGES: Final[Mapping[str, type[Stage]]] = {
         RevisionsStage,
         DiscriminatorStage,
         BradleyTerryStage,
+        AdvantageStage,
         FIGAStage,
         OracleStage,
     )

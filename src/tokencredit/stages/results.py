@@ -90,9 +90,10 @@ def scored_samples(config: Config, steps: int) -> int:
     model, or what its judge has trained, has learnt from."""
     found = scored_responses(config.policy_algorithm, steps)
     read = {*config.judge.artifacts(), *config.scorer.artifacts()}
-    by_dpo = "dpo" in read and config.dpo.train and config.dpo.pairs is PairSource.sampled
+    by_dpo = "advantage" in read or ("dpo" in read and config.dpo.train)
     by_judge = bool(read & {"discriminator", "bradley_terry"})
-    if by_dpo or (by_judge and config.reviser.pairs is PairSource.sampled):
+    sources = config.dpo.pairs if by_dpo else None, config.reviser.pairs if by_judge else None
+    if PairSource.sampled in sources:
         found += 2 * config.dpo.prompts
     return found
 

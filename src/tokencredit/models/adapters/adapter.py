@@ -125,15 +125,15 @@ class Adapter:
         """Raise unless it fits its base, whose weights are not needed for that."""
         check_adapter(self.put_on(base), self.weights, self.name)
 
-    def filled_on(self, base: PreTrainedModel) -> PeftModel:
-        """The base with this adapter on it, its weights filled in."""
+    def filled(self, base: PreTrainedModel) -> PeftModel:
+        """The base with this adapter and its weights on it."""
         model = self.put_on(base)
         fill_adapter(model, self.weights, self.name, POLICY)
         return model
 
     def merged_into(self, base: PreTrainedModel) -> PreTrainedModel:
         """The base with this adapter merged into it: a plain model."""
-        whole = merged(self.filled_on(base))
+        whole = merged(self.filled(base))
         whole.requires_grad_(True)  # peft has frozen the base, and now there is nothing else
         return whole
 

@@ -7,11 +7,12 @@ import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from tokencredit.errors import UserError
-from tokencredit.fields import Settings, number
+from tokencredit.fields import Settings, added, number
 from tokencredit.models.loading.quantization import (
     forget,
     is_quantized,
@@ -34,6 +35,15 @@ DPO: Final = "dpo"
 """Name of a frozen adapter on the same weights, under which they are the DPO model."""
 
 
+class LoraLayers(str, Enum):
+    """Which layers adapters are put on."""
+
+    default = "default"
+    """Those that peft chooses for the architecture: attention's queries and values, mostly."""
+    all = "all"
+    """Every linear layer below the head."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Lora(Settings):
     """Low-rank adapters in place of full fine-tuning."""
@@ -50,12 +60,14 @@ class Lora(Settings):
     """Dropout of the adapter input; must be 0 in the RL stage, where ratios must start at 1."""
     rslora: bool = False
     """Scale alpha / sqrt(r) in place of alpha / r."""
+    layers: LoraLayers = added(LoraLayers.default)
+    """default: as peft chooses for the architecture; all: every linear layer below the head."""
     merge: bool = True
     """Merge the adapter into the exported policy."""
 
 
 def adapted(model: PreTrainedModel, lora: Lora, task: str = "CAUSAL_LM") -> PreTrainedModel:
-    """`model` with trainable adapters on the architecture's default modules, or as it is."""
+    """`model` with trainable adapters, or as it is."""
     if not lora.enabled:
         refuse_full_training(model)
         return model
@@ -102,6 +114,7 @@ def _config(lora: Lora, task: str) -> LoraConfig:
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         use_rslora=lora.rslora,
+        target_modules="all-linear" if lora.layers is LoraLayers.all else None,
         bias="none",
         task_type=task,
     )

@@ -102,7 +102,7 @@ class _TokenLogp:
                 slopes = store
                 if slopes is None:
                     slopes = _logits(factors, bias, ctx.choices, rows)
-                    _exponents_(slopes)
+                    exponents_(slopes)
                     slopes.exp2_()
                 upstream = [None if g is None else g[rows] for g in (grad_logp, grad_entropy)]
                 _to_gradient_(slopes, ctx.choices[rows], upstream, (entropy[rows], total[rows]))
@@ -157,7 +157,7 @@ def _exponentials(
     Nothing is left of the logits.
     """
     chosen = _chosen(logits, ids)
-    top = _exponents_(logits)
+    top = exponents_(logits)
     powers = torch.exp2(logits, out=out)
     total = powers.sum(dim=1)
     expected = logits.mul_(powers).sum(dim=1) * math.log(2) / total
@@ -165,7 +165,7 @@ def _exponentials(
     return _of_possible(chosen, chosen - top - log_total), log_total - expected, total
 
 
-def _exponents_(logits: Float[torch.Tensor, "N V"]) -> Float[torch.Tensor, "N"]:
+def exponents_(logits: Float[torch.Tensor, "N V"]) -> Float[torch.Tensor, "N"]:
     """Turn logits into log₂ exp(logits − their maximum), in place; the maximum.
 
     On a CPU, torch's exp2 takes a third of the time of its exp.
@@ -278,9 +278,14 @@ def row(states: torch.Tensor) -> torch.Tensor:
 
 def chunks(states: torch.Tensor, weight: torch.Tensor, budget: int) -> Iterator[slice]:
     """At least one chunk of rows, whose logits and what is made of them fit in `budget` bytes."""
-    step = max(1, min(ROWS, budget // (COPIES * len(weight) * wide(states).itemsize)))
-    for start in range(0, max(1, len(states)), step):
-        yield slice(start, min(start + step, len(states)))
+    return slices(len(states), min(ROWS, budget // (COPIES * len(weight) * wide(states).itemsize)))
+
+
+def slices(count: int, step: int) -> Iterator[slice]:
+    """At least one chunk of `count` rows, `step` rows each, or 1 where that is less."""
+    step = max(1, step)
+    for start in range(0, max(1, count), step):
+        yield slice(start, min(start + step, count))
 
 
 def exactly(states: torch.Tensor) -> torch.autocast:

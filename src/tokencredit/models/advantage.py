@@ -1,0 +1,80 @@
+"""The advantage model as a stage makes it, keeps it, and reads it again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from tokencredit.errors import UserError, require
+from tokencredit.models.adapters.adapter import find_adapter, name_base
+from tokencredit.models.loading.model import Model, load_tokenizer
+from tokencredit.models.loading.trunk import head_of, hidden_size
+from tokencredit.models.loading.weights import check_context, load_causal, load_into
+from tokencredit.models.passes.kernels import disable_dropout
+from tokencredit.models.tokens.ends import special_ids
+from tokencredit.store.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from tokencredit.models.advantage_model import AdvantageModel
+
+HEAD: Final = "advantage_head.safetensors"
+SETTINGS: Final = "advantage.json"
+MODEL_CARD: Final = "README.md"
+
+
+def with_head(
+    model: PreTrainedModel, rank: int, tokenizer: PreTrainedTokenizerBase
+) -> AdvantageModel:
+    """`model`, which has adapters, with a fresh head; ids without a token are impossible.
+
+    Raises `UserError` for a rank that its hidden states do not have.
+    """
+    from tokencredit.models.advantage_model import AdvantageHead, AdvantageModel
+
+    width, head = hidden_size(model), head_of(model)
+    require(
+        rank <= width,
+        "judge.rank",
+        rank,
+        f"is above the width of the model's hidden states, {width}; use at most that",
+    )
+    own = AdvantageHead(width, len(head.weight), rank).to(head.weight.device)
+    spare = special_ids(tokenizer, model).spare_on(head.weight.device)
+    return AdvantageModel(model, own, spare=spare)
+
+
+def save_advantages(model: AdvantageModel, folder: Path, base: str) -> None:
+    """Write adapters and head to `folder`; `base` names the model beneath, seen from there."""
+    from safetensors.torch import save_file
+
+    model.model.save_pretrained(folder)
+    (folder / MODEL_CARD).unlink(missing_ok=True)  # peft's, which names a place on this machine
+    name_base(folder, base)
+    save_file(model.head.state_dict(), folder / HEAD)
+    write_json(folder / SETTINGS, {"rank": model.head.down.out_features})
+
+
+def open_advantages(
+    folder: Path, sft: Path, tokenizer: PreTrainedTokenizerBase, model: Model, device: str
+) -> AdvantageModel:
+    """The advantage model in `folder`, on the SFT model in `sft`, frozen.
+
+    Raises `UserError` where the policy, whose `tokenizer` is given, writes in another vocabulary.
+    """
+    if load_tokenizer(folder).get_vocab() != tokenizer.get_vocab():
+        raise UserError(
+            f"{folder}: the advantage model's vocabulary differs from the policy's, whose token "
+            "ids it would read; train it from the policy's own model"
+        )
+    adapter = find_adapter(folder)
+    if adapter is None:
+        raise UserError(f"{folder}: the advantage model's adapters are missing; train it again")
+    plain = load_causal(sft, model.dtype)
+    check_context(plain.config, model.context, of="advantage model")
+    disable_dropout(plain)
+    adapted = adapter.filled(plain.to(device))
+    found = with_head(adapted, int(read_json(folder / SETTINGS)["rank"]), tokenizer)
+    load_into(found.head, folder / HEAD)
+    return found.eval().requires_grad_(False)

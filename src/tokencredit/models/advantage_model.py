@@ -1,0 +1,151 @@
+"""Token advantages in the game of preferences: a low-rank head, centred under a frozen policy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import torch
+from jaxtyping import Float, Int
+
+from tokencredit.models.adapters.lora import check_reference, using
+from tokencredit.models.loading.trunk import head_of
+from tokencredit.models.passes.centred import CHUNK, centring_residual, policy_mean
+from tokencredit.models.passes.computation import Computation
+from tokencredit.models.passes.games import Games
+from tokencredit.models.passes.logprob import exactly
+from tokencredit.models.passes.packing import Layout, hidden_states
+from tokencredit.models.passes.sequences import parts
+from tokencredit.ops import masked_sum, without_gradient
+from tokencredit.rollout import Rollout
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+RANK: Final = 16
+"""Of the paper's head (Table 1)."""
+
+
+class AdvantageHead(torch.nn.Module):
+    """f(s, z) = U_z · (W h(s)), and what is left of it once its mean under a policy is taken off.
+
+    U starts at zero, and so do all advantages.
+    """
+
+    def __init__(self, width: int, vocabulary: int, rank: int = RANK) -> None:
+        """From hidden states of `width` numbers to `vocabulary` ids, through `rank` numbers."""
+        torch.nn.Module.__init__(self)
+        self.down = torch.nn.Linear(width, rank, bias=False)
+        """W."""
+        self.up = torch.nn.Parameter(torch.zeros(vocabulary, rank))
+        """U."""
+
+    def projected(self, states: Float[torch.Tensor, "N d"]) -> Float[torch.Tensor, "N r"]:
+        """W h(s), in the head's own number format."""
+        with exactly(states):
+            found: torch.Tensor = self.down(states.to(self.down.weight.dtype))
+        return found
+
+    def means(
+        self,
+        states: Float[torch.Tensor, "M d"],
+        head: torch.nn.Linear,
+        spare: Int[torch.Tensor, "K"] | None = None,
+        rows: int = CHUNK,
+    ) -> Float[torch.Tensor, "M r"]:
+        """Σ_v π(v|s) U_v of the policy with these `states` and this `head`; see `policy_mean`."""
+        return policy_mean(self.up, states, head, spare, rows)
+
+    def forward(
+        self,
+        states: Float[torch.Tensor, "N d"],
+        means: Float[torch.Tensor, "N r"],
+        ids: Int[torch.Tensor, "N"],
+    ) -> Float[torch.Tensor, "N"]:
+        """Â(s, z) = (U_z − Σ_v π(v|s) U_v) · (W h(s)) of the ids z chosen in some states."""
+        chosen = torch.nn.functional.embedding(ids, self.up)
+        return ((chosen - means) * self.projected(states)).sum(dim=1)
+
+    def residual(
+        self,
+        states: Float[torch.Tensor, "N d"],
+        policy: tuple[Float[torch.Tensor, "N d"], torch.nn.Linear],
+        spare: Int[torch.Tensor, "K"] | None = None,
+        rows: int = CHUNK,
+    ) -> Float[torch.Tensor, "N"]:
+        """Σ_z π(z|s) Â(s, z) in each state, 0 but for rounding; see `centring_residual`.
+
+        `policy` are the policy's states and its head.
+        """
+        means = self.means(*policy, spare, rows)
+        return centring_residual(self.up, means, self.projected(states), policy, spare, rows)
+
+
+class AdvantageModel(torch.nn.Module):
+    """Advantages of the tokens of both answers, in the reward of who answers first (Estimating
+    Effects of Tokens in Preference Learning, Eq. 9).
+
+    The model without its adapters is the frozen policy; with them, and with the head, it makes the
+    advantages.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        head: AdvantageHead,
+        computation: Computation | None = None,
+        spare: Int[torch.Tensor, "K"] | None = None,
+        rows: int = CHUNK,
+    ) -> None:
+        """`model` has adapters, and no dropout below them; else it is a `UserError`, or the policy
+        is another in every pass. `spare` are its ids without a token, whose probability is 0."""
+        torch.nn.Module.__init__(self)
+        check_reference(model)
+        self.model, self.head, self.rows = model, head, rows
+        self.computation = computation or Computation()
+        self.register_buffer("spare", spare, persistent=False)
+        self.spare: torch.Tensor | None
+
+    @without_gradient
+    def policy(self, games: Games) -> tuple[Float[torch.Tensor, "M d"], torch.nn.Linear]:
+        """The states in which the frozen policy chooses the answer tokens, and its head."""
+        with using(self.model, None):
+            states = hidden_states(self.model, games.policy_layout, self.computation)
+        return states, head_of(self.model)
+
+    def forward(self, games: Games) -> Float[torch.Tensor, "B T"]:
+        """Â of every answer token, zero where masked.
+
+        That of a token of the second answer is what it does for the first one: good for the second
+        is negative.
+        """
+        means = self.head.means(*self.policy(games), self.spare, self.rows)
+        states = hidden_states(self.model, games.layout, self.computation)
+        found = self.head(states, means[games.places], games.chosen)
+        return games.layout.spread(found)
+
+    def outcomes(self, games: Games) -> Float[torch.Tensor, "B"]:
+        """What the advantages of each game add up to: its expected reward for who answers first."""
+        return masked_sum(self(games), games.mask)
+
+    @without_gradient
+    def residual(self, games: Games) -> Float[torch.Tensor, "N"]:
+        """Σ_z π(z|s) Â(s, z) wherever an answer token was chosen, 0 but for rounding."""
+        states, head = self.policy(games)
+        own = hidden_states(self.model, games.layout, self.computation)
+        return self.head.residual(own, (states[games.places], head), self.spare, self.rows)
+
+    @without_gradient
+    def own(self, rollout: Rollout, filler: int = 0) -> Float[torch.Tensor, "B T"]:
+        """Â of each response token as of the first answer, which no second one changes; zero where
+        masked. Rows are read a few at a time; padding holds the id `filler`."""
+        found = torch.zeros(rollout.response_mask.shape, device=rollout.response_ids.device)
+        for rows, _ in parts(rollout.total_lengths):
+            part = rollout[rows].trimmed()
+            layout = Layout.of(part, filler)
+            with using(self.model, None):
+                policy = hidden_states(self.model, layout, self.computation)
+            means = self.head.means(policy, head_of(self.model), self.spare, self.rows)
+            states = hidden_states(self.model, layout, self.computation)
+            said = self.head(states, means, part.response_ids[part.response_mask])
+            found[rows, : part.response_mask.shape[1]] = layout.spread(said).float()
+        return found
