@@ -260,7 +260,7 @@ MEASURES = (
     Measure("functions over 15 branches", branched, 9, 0, "0"),
     Measure("isinstance(…, RLStage)", lambda p: asks_for_class(p, "RLStage"), 17, 0, "0"),
     Measure("Any in signatures", anys, 275, 275, "no more"),
-    Measure("files", lambda p: list(p.modules), 290, 378, "no more"),
+    Measure("files", lambda p: list(p.modules), 290, 380, "no more"),
     Measure("lines", lines, 35_069, 51_000, "no more"),
 )
 
