@@ -204,8 +204,8 @@ def named_scheme(name: str, folders: Sequence[Path]) -> RewardScheme | Advantage
     or of `folders`, or a class with its own numbers.
     """
     known: list[str] = []
+    places = (conf_dir(), *folders)
     for group in SCHEMES:
-        places = (conf_dir(), *folders)
         options = {path.stem for place in places for path in place.glob(f"{group}/*.yaml")}
         if name in options:
             return cast("RewardScheme | AdvantageScheme", option(group, name, folders))

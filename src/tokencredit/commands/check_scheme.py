@@ -57,8 +57,7 @@ def examine(scheme: Scheme) -> dict[str, str]:
     asked = {
         name: partial(promise, scheme)
         for name, promise in PROMISES.items()
-        if (name != SUM or (isinstance(scheme, RewardScheme) and scheme.preserves_sum()))
-        and (name != MEASURED or isinstance(scheme, RewardScheme))
+        if name != SUM or (isinstance(scheme, RewardScheme) and scheme.preserves_sum())
     }
     return promises.examine(type(scheme).__name__, asked, REMEDIES)
 

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 
 from tokencredit.fields import number
-from tokencredit.ops import keep, masked_sum
+from tokencredit.ops import keep
+from tokencredit.rewards.attribution import sides
 from tokencredit.rewards.scheme import Evidence, RewardScheme
 from tokencredit.rollout import Judgement, Rollout
 
@@ -35,10 +36,10 @@ class DAE(RewardScheme):
 
     def measure(self, rollout: Rollout, judgement: Judgement) -> dict[str, float]:
         """The expected outcome against the frozen policy, and the share of negative effects."""
-        mask = rollout.response_mask
-        effects = keep(judgement.evidence, mask)
-        size = effects.abs().sum().clamp(min=torch.finfo(effects.dtype).tiny)
+        effects = keep(judgement.evidence, rollout.response_mask).double()
+        good, bad = (side.sum() for side in sides(effects))
+        share = bad / (good + bad).clamp(min=torch.finfo(torch.double).tiny)
         return {
-            "dae/outcome": float(masked_sum(effects, mask).mean()),
-            "dae/negative_share": float(-effects.clamp(max=0).sum() / size),
+            "dae/outcome": float(effects.sum(dim=1).mean()),
+            "dae/negative_share": float(share),
         }

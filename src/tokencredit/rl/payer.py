@@ -138,13 +138,14 @@ class Reshaper:
 
         def changed(advantages: Float[torch.Tensor, "B T"]) -> Float[torch.Tensor, "B T"]:
             held, scheme = self.held, self.scheme
+            given = held.own_copy(rollout)
             with held.named(step):
                 found = scheme.token_advantages(
-                    held.own_copy(rollout),
+                    given,
                     as_declared(scheme, held.own_copy(judgement)),
                     advantages.clone() if held.users else advantages,
                     -shaped.penalty,
-                    rollout.entropy if scheme.reads_entropy else None,
+                    given.entropy if scheme.reads_entropy else None,
                 )
             held.check(flaws(found, rollout.response_mask, "an advantage"), step)
             return found.float()
