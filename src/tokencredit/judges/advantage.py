@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from tokencredit.errors import require
 from tokencredit.fields import number
@@ -16,6 +16,9 @@ from tokencredit.ops import masked_sum
 from tokencredit.rewards.scheme import Evidence
 from tokencredit.rollout import Judgement, Notes, Rollout
 from tokencredit.training_settings import JudgeTraining
+
+if TYPE_CHECKING:
+    from tokencredit.models.policy import PolicyWithValue
 
 
 @dataclass(slots=True, kw_only=True)
@@ -64,18 +67,21 @@ class AdvantageJudge(Judge):
         return {"advantage": "advantage", "sft": "sft"}
 
     def passes(self) -> Mapping[str, float]:
-        """One of the SFT model as it is, the frozen policy, and one under its adapters."""
-        return {"sft": 2.0}
+        """One of the SFT model as it is, the frozen policy, one under its adapters, and one of the
+        policy that is being trained."""
+        return {"sft": 2.0, "policy": 1.0}
 
     def open(self, given: Given, actors: Live) -> OpenJudge:
         """The advantage model behind a callable."""
         folders = given.folder("advantage"), given.folder("sft")
         model = open_advantages(*folders, actors.tokenizer, given.model, given.device)
+        policy = cast("PolicyWithValue", actors.policy)
 
         def judge(rollout: Rollout) -> Judgement:
-            evidence = model.own(rollout)
-            scores = masked_sum(evidence, rollout.response_mask)
-            notes = Notes({"advantage": scores})
+            evidence, drift = model.own(rollout, policy.choosing)
+            mask = rollout.response_mask
+            scores, drift_of = masked_sum(evidence, mask), masked_sum(drift, mask)
+            notes = Notes({"advantage": scores, "centring_drift": drift_of / mask.sum(dim=1)})
             return Judgement(scores=scores, evidence=evidence, notes=notes)
 
         return judge

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -21,6 +22,8 @@ from tokencredit.rollout import Rollout
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+Chooser = Callable[[Layout], "tuple[torch.Tensor, torch.nn.Linear]"]
+"""The states in which a policy chose the response tokens, (N, d), and its head."""
 RANK: Final = 16
 """Of the paper's head (Table 1)."""
 
@@ -135,17 +138,27 @@ class AdvantageModel(torch.nn.Module):
         return self.head.residual(own, (states[games.places], head), self.spare, self.rows)
 
     @without_gradient
-    def own(self, rollout: Rollout, filler: int = 0) -> Float[torch.Tensor, "B T"]:
-        """Â of each response token as of the first answer, which no second one changes; zero where
-        masked. Rows are read a few at a time; padding holds the id `filler`."""
-        found = torch.zeros(rollout.response_mask.shape, device=rollout.response_ids.device)
+    def own(
+        self, rollout: Rollout, current: Chooser | None = None, filler: int = 0
+    ) -> tuple[Float[torch.Tensor, "B T"], Float[torch.Tensor, "B T"]]:
+        """Â of each response token as of the first answer, which no second one changes, and the
+        drift: Σ_z π(z|s) Â(s, z) under the `current` policy, which is 0 while that is the frozen
+        one, and without one. Zero where masked. Rows are read a few at a time; padding holds the
+        id `filler`.
+        """
+        shape, device = rollout.response_mask.shape, rollout.response_ids.device
+        advantages, drift = torch.zeros(shape, device=device), torch.zeros(shape, device=device)
         for rows, _ in parts(rollout.total_lengths):
             part = rollout[rows].trimmed()
-            layout = Layout.of(part, filler)
+            layout, width = Layout.of(part, filler), part.response_mask.shape[1]
             with using(self.model, None):
                 policy = hidden_states(self.model, layout, self.computation)
             means = self.head.means(policy, head_of(self.model), self.spare, self.rows)
             states = hidden_states(self.model, layout, self.computation)
             said = self.head(states, means, part.response_ids[part.response_mask])
-            found[rows, : part.response_mask.shape[1]] = layout.spread(said).float()
-        return found
+            advantages[rows, :width] = layout.spread(said).float()
+            if current is not None:
+                moved = self.head.means(*current(layout), self.spare, self.rows) - means
+                gap = (moved * self.head.projected(states)).sum(dim=1)
+                drift[rows, :width] = layout.spread(gap).float()
+        return advantages, drift
