@@ -35,7 +35,10 @@ class AdvantageJudge(Judge):
     causal: ClassVar[bool] = True
 
     rank: int = number(16, at_least=1)
-    """Of the head, at most the width of the model."""
+    """Of the head, at most the width of the model, with which it can be any linear map to ids."""
+    centred: bool = True
+    """Whether what the SFT model expects is taken off; if not, sums still say who wins, but single
+    numbers are no advantages: an ablation."""
     lora_rank: int = number(32, at_least=1)
     """Of the adapters on all linear layers, which are scaled by lora_alpha / sqrt(lora_rank)."""
     lora_alpha: int = number(32, at_least=1)

@@ -89,7 +89,7 @@ class AdvantageStage(JudgeStage):
     def inputs(self) -> Mapping[str, object]:
         """Its settings, number format, and seed; the pairs, where no stage before it says so."""
         config, judge = self.context.config, self.settings
-        names = "rank", "lora_rank", "lora_alpha", "pi_context", "ties", "separator"
+        names = "rank", "centred", "lora_rank", "lora_alpha", "pi_context", "ties", "separator"
         given = {
             **super().inputs(),
             **{name: getattr(judge, name) for name in names},
@@ -159,7 +159,8 @@ class AdvantageStage(JudgeStage):
             rslora=True,
             layers=LoraLayers.all,
         )
-        return with_head(adapted(plain, lora), judge.rank, tokenizer)
+        adapters = adapted(plain, lora)
+        return with_head(adapters, judge.rank, tokenizer, centred=judge.centred)
 
     def records(self, name: str) -> Sequence[Record]:
         """The data's pairs to learn from ("train") or to measure on ("held_out")."""
