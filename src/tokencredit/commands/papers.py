@@ -24,6 +24,7 @@ from tokencredit.papers.page import write_page
 from tokencredit.papers.runs import holds_runs
 from tokencredit.papers.scores import Comparison, find_comparisons
 from tokencredit.papers.sources import Source, read_sources
+from tokencredit.papers.token_classes import ADVANTAGES, judge_class_claims, read_class_claims
 from tokencredit.papers.token_maps import TokenMap, write_token_map
 from tokencredit.store.files import write_bytes
 
@@ -125,12 +126,15 @@ def paper_claims(
     wins = claims.read_win_claims(paper)
     made = {task: comparisons(paper, task, runs) for task in dict.fromkeys(c.task for c in wins)}
     won = [item for claim in wins for item in claims.judge_win_claim(claim, made[claim.task])]
+    classes = read_class_claims(paper)
+    places = {claim.task: beside(paper, claim.task, runs, ADVANTAGES) for claim in classes}
+    won += judge_class_claims(classes, places)
     try:
         found = sources(paper, runs)
     except UserError:
         if not any(item.source for item in won):
             raise
-        found = []  # a comparison alone
+        found = []  # a comparison, or advantages, alone
     judged = claims.judge_claims(claims.read_claims(paper), found, points)
     show(claims.claims_text(claims.corrected_by_page([*judged, *won])), end="")
     for note in claims.unused(judged, found):
@@ -194,10 +198,15 @@ def answers(name: str, task: str, runs: list[Path] | None) -> list[Path]:
 
 def texts(name: str, entry: TokenMap, runs: list[Path] | None) -> Path:
     """The folder that is named, or that of the figure's experiment; the files lie in it."""
-    require(len(runs or []) < 2, "--runs", runs, f"name one folder, in which {entry.numbers} lies")
     if not runs and is_own(name):
         raise UserError(f"--runs: {name} is of your own; name the folder of {entry.numbers}")
-    return runs[0] if runs else EXPERIMENTS / name.partition("/")[0] / entry.task
+    return beside(name, entry.task, runs, entry.numbers)
+
+
+def beside(name: str, task: str, runs: list[Path] | None, file: str) -> Path:
+    """The folder that is named, or that of a paper's experiment, in which a file lies."""
+    require(len(runs or []) < 2, "--runs", runs, f"name one folder, in which {file} lies")
+    return runs[0] if runs else EXPERIMENTS / name.partition("/")[0] / task
 
 
 def _list(command: str) -> None:
