@@ -9,10 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tokencredit.papers.claims import Claim, Judged, papers, read_claims, read_win_claims
+from tokencredit.papers.claims import (
+    Claim,
+    Judged,
+    WinClaim,
+    papers,
+    read_claims,
+    read_win_claims,
+)
 from tokencredit.papers.formats import markdown
 from tokencredit.papers.page import Page
-from tokencredit.papers.token_classes import read_class_claims
+from tokencredit.papers.token_classes import ClassClaim, read_class_claims
 from tokencredit.papers.verdicts import DEFINITIONS
 from tokencredit.statistics.curves import mean
 from tokencredit.store.files import read_yaml, write_text
@@ -74,7 +81,7 @@ def ledger(experiments: Path) -> str:
 def tasks_of(paper: str) -> list[str]:
     """The experiments that claims of a paper are about, in the order of its file."""
     of_curves = [panel.tasks[0] for claim in read_claims(paper) for panel in claim.panels]
-    others = [*read_win_claims(paper), *read_class_claims(paper)]
+    others: list[WinClaim | ClassClaim] = [*read_win_claims(paper), *read_class_claims(paper)]
     return list(dict.fromkeys([*of_curves, *(claim.task for claim in others)]))
 
 
