@@ -15,6 +15,7 @@ from tokencredit.papers.formats import TableEntry
 from tokencredit.papers.held_out import HeldOutEntry
 from tokencredit.papers.judged import JudgedEntry
 from tokencredit.papers.mean_scores import MeanScoreEntry
+from tokencredit.papers.pair_maps import PairMap
 from tokencredit.papers.tables import CurveTable
 from tokencredit.papers.token_maps import TokenMap
 from tokencredit.papers.win_report import WinEntry
@@ -24,7 +25,7 @@ KINDS: Final[Mapping[str, type[Entry]]] = {
     kind.kind: kind
     for kind in (
         *(CurveTable, Curves, Tradeoff, Frontier, OnTheWay, ByBeta),
-        *(HeldOutEntry, WinEntry, MeanScoreEntry, JudgedEntry, AnswersEntry, TokenMap),
+        *(HeldOutEntry, WinEntry, MeanScoreEntry, JudgedEntry, AnswersEntry, TokenMap, PairMap),
     )
 }
 

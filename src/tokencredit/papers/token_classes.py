@@ -22,7 +22,8 @@ ADVANTAGES: Final = "advantages.csv"
 CLASS: Final = "class"
 VALUE: Final = "advantage"
 HEAD: Final = (*COLUMNS, CLASS, VALUE)
-ANSWERS: Final = ("chosen", "rejected")
+SIDES: Final = ("chosen", "rejected")
+"""Which answer of its pair a token belongs to."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -89,7 +90,7 @@ def _token(path: Path, number: int, line: Mapping[str, str]) -> tuple[int, str, 
     """The pair, class, and advantage of a token."""
     try:
         row, kind, value = int(line["row"]), line[CLASS], float(line[VALUE])
-        if line["answer"] not in ANSWERS or not kind or not math.isfinite(value):
+        if line["answer"] not in SIDES or not kind or not math.isfinite(value):
             raise ValueError(f"{line['answer']!r}, {kind!r}, {value}: is no token of an answer")
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(

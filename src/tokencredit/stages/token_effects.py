@@ -18,7 +18,7 @@ from tokencredit.data.token_ids import TokenIds
 from tokencredit.data.word_classes import Span, WordClasses, shipped_classes
 from tokencredit.models.tokens.texts import decode_tokens
 from tokencredit.ops import without_gradient
-from tokencredit.papers.token_classes import ADVANTAGES, ANSWERS, HEAD
+from tokencredit.papers.token_classes import ADVANTAGES, HEAD, SIDES
 from tokencredit.store.files import write_text
 from tokencredit.store.finite import check_scores
 from tokencredit.store.sheets import csv_text
@@ -118,7 +118,7 @@ def told_of(
         if any(each is None for each in spans):
             noted["not spelt by their tokens as in the data"] += 1
             continue
-        answers = zip(ANSWERS, (pair.chosen_ids, pair.rejected_ids), texts, spans, strict=True)
+        answers = zip(SIDES, (pair.chosen_ids, pair.rejected_ids), texts, spans, strict=True)
         one, other = (
             Told(record.row, name, pair.prompt_ids, said, text, places or [])
             for name, said, text, places in answers
