@@ -22,6 +22,7 @@ from tokencredit.papers.answers import ANSWERS
 from tokencredit.papers.entries import PanelEntry
 from tokencredit.papers.figures import write_figure
 from tokencredit.papers.formats import SUFFIX, Format, Runs
+from tokencredit.papers.judge_stages import there
 from tokencredit.papers.kinds import find_any_figure, find_table, is_own, listing
 from tokencredit.papers.ledger import write_ledger
 from tokencredit.papers.opinions import Benchmark, Opinions
@@ -86,6 +87,7 @@ def table(
             lambda task: comparisons(name, task, runs),
             lambda benchmark, task: opinions(name, benchmark, task, runs),
             lambda task: answers(name, task, runs),
+            lambda task, names: there(beside(name, task, runs, f"{names[0]}.json"), names),
         ),
         points,
     )

@@ -29,6 +29,7 @@ from tokencredit.papers.figures import pictures
 from tokencredit.papers.formats import Runs
 from tokencredit.papers.frontier import equal_kl_tables
 from tokencredit.papers.held_out import held_out_table
+from tokencredit.papers.judge_stages import there
 from tokencredit.papers.kinds import find_any_figure, find_table
 from tokencredit.papers.on_the_way import over_optimisation
 from tokencredit.papers.opinions import Benchmark, Opinions
@@ -131,6 +132,7 @@ class Page:
             comparisons=lambda _: self.comparisons,
             opinions=lambda benchmark, _: self._said(benchmark),
             answers=lambda _: kept,
+            judges=lambda _, names: there(self.folder, names),
         )
         return find_table(name).of_task(self.task).made(runs, points).on_page()
 
