@@ -289,7 +289,8 @@ def test_sampled_pairs_are_those_of_dpo(
     sampled = replace(config, dpo=replace(config.dpo, pairs=PairSource.sampled))
     one = AdvantageStage(Context(sampled))
     assert set(one.parents()) == {"sft", "sampled_pairs"}
-    assert set(stage(place).inputs()) - set(one.inputs()) == {"data", "eval", "format"}
+    of_data = {"data", "eval", "format", "effects", "word_classes"}
+    assert set(stage(place).inputs()) - set(one.inputs()) == of_data
     assert scored_samples(sampled, 3) == scored_samples(config, 3) + 2 * config.dpo.prompts
     assert not one.spoken()
     said = {"prompt_ids": [5, 6], "chosen_ids": [7, 8], "rejected_ids": [9, 10, 0]}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from tokencredit.errors import require
-from tokencredit.fields import number
+from tokencredit.fields import added, number
 from tokencredit.judges.given import Given, Live
 from tokencredit.judges.judge import Judge, OpenJudge
 from tokencredit.models.advantage import open_advantages
@@ -49,6 +49,9 @@ class AdvantageJudge(Judge):
     """zero, or drop: what pairs of margin 0 (dataset.margin_column) are."""
     separator: str = "Please give another answer."
     """What a user says between two answers; in texts, what stands between them by itself."""
+    effects: int = added(number(500, at_least=0))
+    """Held-out pairs of the data, at most, of whose tokens the stage writes the advantages, each
+    with place and class of word, to advantages.csv; none of sampled pairs, which are in no data."""
     training: JudgeTraining = field(
         default_factory=lambda: JudgeTraining(
             learning_rate=2.5e-5, epochs=2.0, batch_size=64, max_length=512, warmup_fraction=0.1

@@ -9,9 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tokencredit.papers.claims import Claim, Judged, papers, read_claims, read_win_claims
+from tokencredit.papers.claims import (
+    Claim,
+    Judged,
+    WinClaim,
+    papers,
+    read_claims,
+    read_win_claims,
+)
 from tokencredit.papers.formats import markdown
 from tokencredit.papers.page import Page
+from tokencredit.papers.token_classes import ClassClaim, read_class_claims
 from tokencredit.papers.verdicts import DEFINITIONS
 from tokencredit.statistics.curves import mean
 from tokencredit.store.files import read_yaml, write_text
@@ -73,14 +81,15 @@ def ledger(experiments: Path) -> str:
 def tasks_of(paper: str) -> list[str]:
     """The experiments that claims of a paper are about, in the order of its file."""
     of_curves = [panel.tasks[0] for claim in read_claims(paper) for panel in claim.panels]
-    return list(dict.fromkeys([*of_curves, *(claim.task for claim in read_win_claims(paper))]))
+    others: list[WinClaim | ClassClaim] = [*read_win_claims(paper), *read_class_claims(paper)]
+    return list(dict.fromkeys([*of_curves, *(claim.task for claim in others)]))
 
 
 def _table(judged: Sequence[Judged]) -> str:
     rows = []
     for item in judged:
         claim, finding = item.claim, item.finding
-        test = claim.test if isinstance(claim, Claim) else "win_rates"
+        test = claim.test if isinstance(claim, Claim) else claim.kind
         margin = "none" if claim.margin is None else f"{claim.margin:g}"
         name = f"**{claim.name}** (primary)" if item.primary else claim.name
         where = f"{claim.says} ({claim.where})"

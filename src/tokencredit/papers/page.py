@@ -29,6 +29,7 @@ from tokencredit.papers.figures import pictures
 from tokencredit.papers.formats import Runs
 from tokencredit.papers.frontier import equal_kl_tables
 from tokencredit.papers.held_out import held_out_table
+from tokencredit.papers.judge_stages import there
 from tokencredit.papers.kinds import find_any_figure, find_table
 from tokencredit.papers.on_the_way import over_optimisation
 from tokencredit.papers.opinions import Benchmark, Opinions
@@ -38,6 +39,7 @@ from tokencredit.papers.readings import readings_table
 from tokencredit.papers.runs import holds_runs
 from tokencredit.papers.scores import find_comparisons
 from tokencredit.papers.sources import Source, read_sources
+from tokencredit.papers.token_classes import judge_class_claims, read_class_claims
 from tokencredit.papers.token_maps import TokenMap, drawn
 from tokencredit.papers.win_tables import crossed_markdown
 from tokencredit.store.files import write_bytes
@@ -130,6 +132,7 @@ class Page:
             comparisons=lambda _: self.comparisons,
             opinions=lambda benchmark, _: self._said(benchmark),
             answers=lambda _: kept,
+            judges=lambda _, names: there(self.folder, names),
         )
         return find_table(name).of_task(self.task).made(runs, points).on_page()
 
@@ -170,7 +173,8 @@ class Page:
     def claims(self, paper: str, points: int | None = None) -> str:
         """The claims of a paper that are about this experiment, judged."""
         judged = self.judged(paper, points)
-        if not self.sources and not self.comparisons:
+        some = self.sources or self.comparisons or any(item.finding.data for item in judged)
+        if not some:
             every = [item.claim for item in judged]
             return "\n".join(f"- {claim.says} ({claim.where}): no cells yet." for claim in every)
         said = [f"*Note: {note}.*" for note in unused(judged, self.sources)] if not points else []
@@ -181,7 +185,9 @@ class Page:
         own = [claim for claim in map(self._of_claim, read_claims(paper)) if claim.panels]
         wins = [claim for claim in read_win_claims(paper) if claim.task == self.task]
         won = [item for claim in wins for item in judge_win_claim(claim, self.comparisons)]
-        return corrected_by_page([*won, *judge_claims(own, self.sources, points)])
+        classes = [claim for claim in read_class_claims(paper) if claim.task == self.task]
+        said = judge_class_claims(classes, {self.task: self.folder})
+        return corrected_by_page([*won, *said, *judge_claims(own, self.sources, points)])
 
     def held_out(self) -> str:
         """What the policies came to on held-out prompts."""
