@@ -50,10 +50,10 @@ def test_a_token_of_two_words_has_the_class_of_the_first() -> None:
 
 
 def test_the_shipped_list_has_the_classes_of_the_claims() -> None:
-    from tokencredit.papers.token_classes import read_class_claims
+    from tokencredit.papers.file_claims import read_file_claims
 
     shipped = shipped_classes()
-    claimed = {claim.word_class for claim in read_class_claims("dae")}
+    claimed = {claim.word_class for claim in read_file_claims("dae")}
     assert claimed == {"avoiding", "affirmative", "violent"} < set(shipped.classes.values())
     said = "I'm sorry, I can't say. Sure! That is dangerous; he harmed her, and killed."
     kinds = [kind for _, kind in shipped.found(said)]

@@ -29,10 +29,10 @@ from tokencredit.papers.claims import (
     read_win_claims,
 )
 from tokencredit.papers.entries import CLAIMS, FOLDER, Panel, claim_names
+from tokencredit.papers.file_claims import read_file_claims
 from tokencredit.papers.ledger import LEDGER, ledger, tasks_of, work_of
 from tokencredit.papers.runs import LoggedRun, Origin, Setting
 from tokencredit.papers.sources import read_sources
-from tokencredit.papers.token_classes import read_class_claims
 from tokencredit.papers.verdicts import Evidence, Finding, Verdict, all_of, corrected, no_data
 from tokencredit.preflight.checks import check_primary
 from tokencredit.settings import Run
@@ -62,11 +62,11 @@ def test_every_claim_states_hypothesis_margin_and_rank() -> None:
 def test_each_experiment_has_one_primary_claim_and_its_file_names_it() -> None:
     for paper in papers():
         every: list[Stated] = [*read_claims(paper), *read_win_claims(paper)]
-        of_classes = {claim.task for claim in read_class_claims(paper)}
+        of_files = {claim.task for claim in read_file_claims(paper)}
         for task in tasks_of(paper):
-            if task in of_classes:  # they are one family, and none stands by itself
+            if task in of_files:  # they are one family, and none stands by itself
                 assert not any(task in claim.primary for claim in every)
-                assert not any(claim.primary for claim in read_class_claims(paper))
+                assert not any(claim.primary for claim in read_file_claims(paper))
                 continue
             (primary,) = [claim for claim in every if task in claim.primary]
             tree = read_yaml(EXPERIMENTS / paper / f"{task}.yaml")

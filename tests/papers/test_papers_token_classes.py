@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from tokencredit.cli import app
 from tokencredit.errors import UserError
+from tokencredit.papers.file_claims import judge_file_claims, read_file_claims
 from tokencredit.papers.page import Page
 from tokencredit.papers.token_classes import (
     ADVANTAGES,
@@ -17,8 +18,6 @@ from tokencredit.papers.token_classes import (
     ClassClaim,
     class_means,
     judge_class,
-    judge_class_claims,
-    read_class_claims,
 )
 from tokencredit.papers.verdicts import Verdict
 
@@ -78,7 +77,7 @@ def test_sides() -> None:
 
 
 def test_without_a_file_there_is_no_data(tmp_path: Path) -> None:
-    (judged,) = judge_class_claims([claim()], {"hh_harmless": tmp_path})
+    (judged,) = judge_file_claims([claim()], {"hh_harmless": tmp_path})
     assert judged.finding.word == "no data" and "no advantages.csv" in judged.finding.numbers
 
 
@@ -114,9 +113,9 @@ def test_the_command_prints_them_from_a_folder_or_says_that_there_is_nothing(
 
 
 def test_the_claims_state_their_classes_and_sides() -> None:
-    found = {each.word_class: each.positive for each in read_class_claims("dae")}
+    found = {each.word_class: each.positive for each in read_file_claims("dae")}
     assert found == {"avoiding": True, "affirmative": False, "violent": False}
-    assert read_class_claims("abc") == []
+    assert read_file_claims("abc") == []
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from tokencredit.papers import claims
 from tokencredit.papers.answers import ANSWERS
 from tokencredit.papers.entries import PanelEntry
 from tokencredit.papers.figures import write_figure
+from tokencredit.papers.file_claims import judge_file_claims, read_file_claims
 from tokencredit.papers.formats import SUFFIX, Format, Runs
 from tokencredit.papers.judge_stages import there
 from tokencredit.papers.kinds import find_any_figure, find_table, is_own, listing
@@ -31,12 +32,7 @@ from tokencredit.papers.pair_maps import DATA, PairMap
 from tokencredit.papers.runs import holds_runs
 from tokencredit.papers.scores import Comparison, find_comparisons
 from tokencredit.papers.sources import Source, read_sources
-from tokencredit.papers.token_classes import (
-    ADVANTAGES,
-    SIDES,
-    judge_class_claims,
-    read_class_claims,
-)
+from tokencredit.papers.token_classes import SIDES
 from tokencredit.papers.token_maps import Place, Text, TokenMap, write_token_map
 from tokencredit.store.files import write_bytes
 
@@ -154,15 +150,15 @@ def paper_claims(
     wins = claims.read_win_claims(paper)
     made = {task: comparisons(paper, task, runs) for task in dict.fromkeys(c.task for c in wins)}
     won = [item for claim in wins for item in claims.judge_win_claim(claim, made[claim.task])]
-    classes = read_class_claims(paper)
-    places = {claim.task: beside(paper, claim.task, runs, ADVANTAGES) for claim in classes}
-    won += judge_class_claims(classes, places)
+    files = read_file_claims(paper)
+    places = {claim.task: beside(paper, claim.task, runs, claim.file) for claim in files}
+    won += judge_file_claims(files, places)
     try:
         found = sources(paper, runs)
     except UserError:
         if not any(item.source for item in won):
             raise
-        found = []  # a comparison, or advantages, alone
+        found = []  # a comparison, or files, alone
     judged = claims.judge_claims(claims.read_claims(paper), found, points)
     show(claims.claims_text(claims.corrected_by_page([*judged, *won])), end="")
     for note in claims.unused(judged, found):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import ClassVar, Final
 
 from tokencredit.errors import UserError, require
@@ -74,6 +76,21 @@ class WinClaim(Stated):
         """Check the margin, which is a distance from one half."""
         possible = self.margin is None or 0 < self.margin < HALF
         require(possible, "margin", self.margin, "must lie in (0, 0.5), or be null")
+
+
+@dataclass(slots=True, kw_only=True)
+class FileClaim(Stated, ABC):
+    """A claim that one file beside an experiment's page decides."""
+
+    file: ClassVar[str]
+    """The file's name."""
+
+    task: str
+    """The experiment in whose folder it lies."""
+
+    @abstractmethod
+    def judged_by(self, path: Path) -> Finding:
+        """The verdict of that file, not corrected for the number of claims."""
 
 
 def judge_wins(claim: WinClaim, comparison: Comparison) -> Finding:

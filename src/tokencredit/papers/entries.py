@@ -19,7 +19,7 @@ from tokencredit.store.files import read_yaml, reading
 
 FOLDER: Final = Path(__file__).parent / "catalogue"
 """One YAML file for each table or figure of a paper; another paper is more files."""
-CLAIMS: Final = ("win_rates", "claims", "token_classes")
+CLAIMS: Final = ("win_rates", "claims", "token_classes", "numbers")
 """The lists of a claims.yaml."""
 STATISTICS: Final = {
     "mean": "mean of the first points of each run",

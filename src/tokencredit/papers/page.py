@@ -26,6 +26,7 @@ from tokencredit.papers.conduct import conduct_table
 from tokencredit.papers.fairness import fairness_table
 from tokencredit.papers.figure_data import figure_marks
 from tokencredit.papers.figures import pictures
+from tokencredit.papers.file_claims import judge_file_claims, read_file_claims
 from tokencredit.papers.formats import Runs
 from tokencredit.papers.frontier import equal_kl_tables
 from tokencredit.papers.held_out import held_out_table
@@ -39,7 +40,6 @@ from tokencredit.papers.readings import readings_table
 from tokencredit.papers.runs import holds_runs
 from tokencredit.papers.scores import find_comparisons
 from tokencredit.papers.sources import Source, read_sources
-from tokencredit.papers.token_classes import judge_class_claims, read_class_claims
 from tokencredit.papers.token_maps import TokenMap, drawn
 from tokencredit.papers.win_tables import crossed_markdown
 from tokencredit.store.files import write_bytes
@@ -185,8 +185,8 @@ class Page:
         own = [claim for claim in map(self._of_claim, read_claims(paper)) if claim.panels]
         wins = [claim for claim in read_win_claims(paper) if claim.task == self.task]
         won = [item for claim in wins for item in judge_win_claim(claim, self.comparisons)]
-        classes = [claim for claim in read_class_claims(paper) if claim.task == self.task]
-        said = judge_class_claims(classes, {self.task: self.folder})
+        files = [claim for claim in read_file_claims(paper) if claim.task == self.task]
+        said = judge_file_claims(files, {self.task: self.folder})
         return corrected_by_page([*won, *said, *judge_claims(own, self.sources, points)])
 
     def held_out(self) -> str:

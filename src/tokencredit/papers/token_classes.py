@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final
 
 from tokencredit.errors import UserError, require
-from tokencredit.papers.claims import Judged, Stated
-from tokencredit.papers.entries import FOLDER, build
+from tokencredit.papers.claims import FileClaim
 from tokencredit.papers.token_maps import COLUMNS
-from tokencredit.papers.verdicts import Finding, difference, judge, no_data, nothing
+from tokencredit.papers.verdicts import Finding, difference, judge, nothing
 from tokencredit.statistics.curves import mean
 from tokencredit.statistics.intervals import mean_ci, p_value
-from tokencredit.store.files import csv_rows, read_yaml
+from tokencredit.store.files import csv_rows
 
 ADVANTAGES: Final = "advantages.csv"
 """In a stage's folder, and beside an experiment's page: a line for each token, without its text."""
@@ -27,7 +26,7 @@ SIDES: Final = ("chosen", "rejected")
 
 
 @dataclass(slots=True, kw_only=True)
-class ClassClaim(Stated):
+class ClassClaim(FileClaim):
     """That the tokens of a class of words have advantages of one sign.
 
     Its statistic: the mean over a pair's tokens of the class, both answers together, then the mean
@@ -35,31 +34,16 @@ class ClassClaim(Stated):
     """
 
     kind: ClassVar[str] = "token_classes"
+    file: ClassVar[str] = ADVANTAGES
 
     word_class: str
     """The class."""
     positive: bool
     """Whether the advantages are said to be above 0, else below."""
-    task: str
-    """The experiment in whose folder advantages.csv lies."""
 
-
-def read_class_claims(paper: str) -> list[ClassClaim]:
-    """The claims of a paper on classes of words."""
-    path = FOLDER / paper / "claims.yaml"
-    return [build(ClassClaim, each, path) for each in read_yaml(path).get(ClassClaim.kind, ())]
-
-
-def judge_class_claims(claims: Sequence[ClassClaim], folders: Mapping[str, Path]) -> list[Judged]:
-    """Each claim by the advantages in the folder of its experiment, none corrected."""
-    return [_judged(claim, folders[claim.task] / ADVANTAGES) for claim in claims]
-
-
-def _judged(claim: ClassClaim, path: Path) -> Judged:
-    if not path.is_file():
-        return Judged(claim, claim.task, "", "", no_data(f"no {ADVANTAGES} yet"), claim.task)
-    found = judge_class(claim, class_means(path).get(claim.word_class, {}))
-    return Judged(claim, claim.task, path.parent.as_posix(), "", found, claim.task)
+    def judged_by(self, path: Path) -> Finding:
+        """The verdict of the advantages in a file."""
+        return judge_class(self, class_means(path).get(self.word_class, {}))
 
 
 def judge_class(claim: ClassClaim, values: Mapping[int, float]) -> Finding:
