@@ -15,7 +15,7 @@ from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.algorithms.grpo import GRPO
 from tokencredit.algorithms.ppo import PPO
 from tokencredit.algorithms.ppo_penalty import PPOPenalty
-from tokencredit.algorithms.procedure import PreferenceOnly, Procedure, SupervisedOnly
+from tokencredit.algorithms.procedure import JudgeOnly, PreferenceOnly, Procedure, SupervisedOnly
 from tokencredit.algorithms.reinforce import RLOO, Reinforce
 from tokencredit.algorithms.remax import ReMax
 from tokencredit.data.dataset import Dataset, add_format
@@ -187,7 +187,8 @@ COMPONENTS: Final[dict[str, list[type]]] = {
     ],
     "advantage_scheme": [Keep, Own, Hindsight],
     "algorithm": [
-        *(PPO, PPOPenalty, Reinforce, RLOO, GRPO, ReMax, SupervisedOnly, PreferenceOnly, FIGA)
+        *(PPO, PPOPenalty, Reinforce, RLOO, GRPO, ReMax, SupervisedOnly, PreferenceOnly, FIGA),
+        JudgeOnly,
     ],
     "hardware": [Hardware],
     "tracking": [Tracking],
