@@ -68,7 +68,7 @@ def test_the_stage_leaves_the_advantages_of_the_first_answers(place: Path) -> No
             spelt = "".join(text[int(line["start"]) : int(line["end"])] for line in own)
             assert spelt == text
             with torch.no_grad():
-                expected = model.own(as_rollout([found.prompt_ids], [said], 1))[0, :-1]
+                expected = model.own(as_rollout([found.prompt_ids], [said], 1))[0][0, :-1]
             values = torch.tensor([float(line["advantage"]) for line in own])
             assert torch.allclose(values, expected, atol=2e-6)
     assert any(float(line["advantage"]) for line in lines)

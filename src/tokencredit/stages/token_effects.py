@@ -85,7 +85,7 @@ def write_effects(
 def advantages_of(model: AdvantageModel, told: Sequence[Told], pad: int) -> list[list[float]]:
     """The advantages of the tokens of some answers, each as of the first answer."""
     rollout = as_rollout([one.prompt for one in told], [one.ids for one in told], pad)
-    found = model.own(rollout.to(model.head.up.device), pad).cpu()
+    found = model.own(rollout.to(model.head.up.device), filler=pad)[0].cpu()
     check_scores("advantage", found)
     return [found[row, : len(one.ids)].tolist() for row, one in enumerate(told)]
 
