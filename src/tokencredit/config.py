@@ -15,7 +15,7 @@ from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.algorithms.grpo import GRPO
 from tokencredit.algorithms.ppo import PPO
 from tokencredit.algorithms.ppo_penalty import PPOPenalty
-from tokencredit.algorithms.procedure import JudgeOnly, PreferenceOnly, Procedure, SupervisedOnly
+from tokencredit.algorithms.procedure import PROCEDURES, Procedure
 from tokencredit.algorithms.reinforce import RLOO, Reinforce
 from tokencredit.algorithms.remax import ReMax
 from tokencredit.config_keys import path_of, unknown_key
@@ -187,14 +187,10 @@ COMPONENTS: Final[dict[str, list[type]]] = {
         *(Sparse, Uniform, *CONTROLS, Redistribute, Attribution, *IMPLICIT, *TLCR_SCHEMES, DAE),
     ],
     "advantage_scheme": [Keep, Own, Hindsight],
-    "algorithm": [
-        *(PPO, PPOPenalty, Reinforce, RLOO, GRPO, ReMax, SupervisedOnly, PreferenceOnly, FIGA),
-        JudgeOnly,
-    ],
+    "algorithm": [PPO, PPOPenalty, Reinforce, RLOO, GRPO, ReMax, *PROCEDURES, FIGA],
     "hardware": [Hardware],
     "tracking": [Tracking],
 }
-
 
 LATER: Final[dict[str, type]] = {"advantage_scheme": Keep}
 """Groups that files of earlier times do not have, and the component that means "as before"."""

@@ -34,6 +34,7 @@ COMPANIONS = {
     "judge/advantage": ["reward_scheme=rto"],
     "judge/attribution": ["reward_scheme=attribution"],
     "judge/bradley_terry": ["reward_scheme=sparse"],
+    "judge/bradley_terry_dae": ["reward_scheme=sparse"],
     "judge/discriminator": ["reward_scheme=tlcr"],
     "judge/function": ["judge.function=f.py:g", "reward_scheme=sparse"],
     "judge/reward_model": ["reward_scheme=sparse"],

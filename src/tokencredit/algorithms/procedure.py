@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from tokencredit.fields import Settings
 
@@ -48,3 +48,7 @@ class JudgeOnly(Procedure):
     """Stop after the stage that the judge brings along: no policy is trained."""
 
     ends_with: ClassVar[str] = "judge"
+
+
+PROCEDURES: Final = (SupervisedOnly, PreferenceOnly, JudgeOnly)
+"""Those that have no settings of their own."""
