@@ -21,9 +21,11 @@ from tokencredit.training_settings import JudgeTraining
 
 @dataclass(slots=True, kw_only=True)
 class HindsightJudge(Judge):
-    """c_t = log h(y_t | y_<t, x, outcome) − log π(y_t | y_<t, x) of each response token, where the
-    outcome is the bin of the response's score between quantiles of the SFT model's scores
-    (Harutyunyan et al. 2019, return-conditional form). The score is the reward model's.
+    """How much likelier the response's outcome makes each token, log h − log π (signed).
+
+    c_t = log h(y_t | y_<t, x, outcome) − log π(y_t | y_<t, x), where the outcome is the bin of the
+    score between quantiles of the SFT model's scores (Harutyunyan et al. 2019, return-conditional
+    form). The score of a response is the reward model's.
 
     π is the frozen SFT model, and h the same model under adapters, trained on its responses with
     the outcome told in words before the prompt. By Bayes' rule h / π = p(outcome | s, a) /
@@ -42,7 +44,7 @@ class HindsightJudge(Judge):
     outcomes: int = number(4, at_least=2)
     """Bins of the score, of equally many training responses each."""
     phrase: str = "Outcome"
-    """What stands before the prompt, then the number of the outcome: "Outcome 3 of 4." """
+    """What stands before the prompt, with the number of the outcome: `Outcome 3 of 4.`"""
     lora_rank: int = number(16, at_least=1)
     """Of the adapters on all linear layers, which are scaled by lora_alpha / sqrt(lora_rank)."""
     lora_alpha: int = number(32, at_least=1)
