@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
@@ -196,7 +196,7 @@ def read_said(folder: Path, name: str) -> list[Said]:
     return found
 
 
-def rows_of(said: Sequence[Said], outcomes: Outcomes) -> list[dict[str, Any]]:
+def rows_of(said: Sequence[Said], outcomes: Outcomes) -> list[dict[str, list[int]]]:
     """What the trainer reads: outcome, prompt, and response, of which the response is learnt."""
     numbers = outcomes(torch.tensor([each.score for each in said])).tolist()
     rows = []
