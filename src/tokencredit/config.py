@@ -29,8 +29,9 @@ from tokencredit.judges.attribution import AttributionJudge
 from tokencredit.judges.bradley_terry import BradleyTerryJudge
 from tokencredit.judges.discriminator import DiscriminatorJudge
 from tokencredit.judges.ensemble import Ensemble, EnsembleJudge
-from tokencredit.judges.fit import check_advantages, check_evidence, check_fit
+from tokencredit.judges.fit import check_advantages, check_evidence, check_fit, check_scorer
 from tokencredit.judges.function import FunctionJudge
+from tokencredit.judges.hindsight import HindsightJudge
 from tokencredit.judges.implicit import ImplicitJudge
 from tokencredit.judges.judge import Judge
 from tokencredit.judges.panel import SameAsJudge
@@ -109,12 +110,7 @@ class Config:
         self._fill_rates()
         check_fit(self.reward_scheme, self.judge, COMPONENTS["judge"])
         check_evidence(self.advantage_scheme, self.judge, COMPONENTS["judge"])
-        require(
-            self.judge.gives_scores or not isinstance(self.scorer, SameAsJudge),
-            "scorer",
-            "judge",
-            f"{type(self.judge).__name__} gives no scores; use scorer=reward_model or function",
-        )
+        check_scorer(self.judge, self.scorer)
         self.algorithm.fit_to(self.steps)
         if self.algorithm.rolls_out:
             self._check_rollouts()
@@ -180,7 +176,7 @@ COMPONENTS: Final[dict[str, list[type]]] = {
     "judge": [
         *(RewardModelJudge, AttentionJudge, PolicyAttentionJudge, AttributionJudge),
         *(EnsembleJudge, ImplicitJudge, FunctionJudge, DiscriminatorJudge, BradleyTerryJudge),
-        AdvantageJudge,
+        *(AdvantageJudge, HindsightJudge),
     ],
     "scorer": [RewardModelJudge, Ensemble, ImplicitJudge, FunctionJudge, SameAsJudge],
     "reward_scheme": [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edit_observers import discriminated, played, preferring, refined
+from edit_observers import discriminated, looking_back, played, preferring, refined
 from observers import judged, paid
 
 from .tries import HERE, Try
@@ -43,6 +43,8 @@ PLAYED: dict[str, tuple[Any, dict[str, Any]]] = {
     "separator": ("Again.", {}),
     "effects": (0, {}),
 }
+LOOKING_BACK = ("judge=hindsight", "reward_scheme=sparse")
+TOLD: dict[str, Any] = {"outcomes": 3, "phrase": "Grade"}
 ATTRIBUTING = {"method": "gradient_x_input", "baseline": "zero", "steps": 5, "pass_tokens": 40}
 
 CREDIT: dict[str, Try] = {
@@ -100,6 +102,7 @@ CREDIT: dict[str, Try] = {
         f"judge.{name}": Try(played, value, {**PAIRS, **given}, PLAYING)
         for name, (value, given) in PLAYED.items()
     },
+    **{f"judge.{name}": Try(looking_back, value, {}, LOOKING_BACK) for name, value in TOLD.items()},
     "judge.init": Try(discriminated, "base", choices=TLCR),
     **{
         f"judge.training.{name}": Try(discriminated, value, choices=TLCR)

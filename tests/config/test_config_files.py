@@ -37,6 +37,7 @@ COMPANIONS = {
     "judge/bradley_terry_dae": ["reward_scheme=sparse"],
     "judge/discriminator": ["reward_scheme=tlcr"],
     "judge/function": ["judge.function=f.py:g", "reward_scheme=sparse"],
+    "judge/hindsight": ["reward_scheme=sparse"],
     "judge/reward_model": ["reward_scheme=sparse"],
     "judge/implicit": ["reward_scheme=rto"],
     "judge/implicit_sentences": ["reward_scheme=semi_rto"],

@@ -13,7 +13,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from edit_observers import discriminated, played, preferring, refined
+from edit_observers import discriminated, looking_back, played, preferring, refined
 from named_tests import names_of_tests
 from observers import (
     Observer,
@@ -42,6 +42,7 @@ from tokencredit.stages.context import Context
 from tokencredit.stages.discriminator import DiscriminatorStage
 from tokencredit.stages.dpo import DPOStage
 from tokencredit.stages.figa import FIGAStage
+from tokencredit.stages.hindsight import HindsightStage
 from tokencredit.stages.oracle import OracleStage
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.rl import RLStage
@@ -147,6 +148,7 @@ STAGES: dict[Observer, tuple[type[Stage], dict[str, Any]]] = {
     discriminated: (DiscriminatorStage, PAIRS),
     preferring: (BradleyTerryStage, PAIRS),
     played: (AdvantageStage, PAIRS),
+    looking_back: (HindsightStage, {}),
     refined: (FIGAStage, PAIRS),
     sampled: (SampledPairsStage, {}),
     rated: (OracleStage, {}),

@@ -17,6 +17,7 @@ from tokencredit.judges.advantage import AdvantageJudge
 from tokencredit.judges.bradley_terry import BradleyTerryJudge, Preference
 from tokencredit.judges.discriminator import DiscriminatorJudge
 from tokencredit.judges.ensemble import Ensemble
+from tokencredit.judges.hindsight import HindsightJudge
 from tokencredit.judges.implicit import ImplicitJudge
 from tokencredit.judges.panel import SameAsJudge
 from tokencredit.models.adapters.lora import Lora
@@ -24,6 +25,7 @@ from tokencredit.models.loading.architecture import Architecture
 from tokencredit.models.loading.model import ModelSource, Pretrained
 from tokencredit.pipeline.pipeline import all_stages
 from tokencredit.reviser_settings import Backend, Reviser
+from tokencredit.rewards.advantage_schemes import Hindsight
 from tokencredit.rewards.implicit import RTO
 from tokencredit.rewards.sparse import Sparse
 from tokencredit.rewards.tlcr import TLCR
@@ -136,6 +138,14 @@ def playing(config: Config, place: Path) -> Config:
     return replace(config, judge=judge, scorer=SameAsJudge(), reward_scheme=RTO())
 
 
+def looking_back(config: Config, place: Path) -> Config:
+    """With a hindsight model of responses that are sampled from the SFT model."""
+    training = JudgeTraining(learning_rate=1e-2, batch_size=4, max_length=90)
+    judge = HindsightJudge(outcomes=3, lora_rank=2, lora_alpha=4, training=training)
+    found = replace(sampling(config, place), judge=judge, scorer=SameAsJudge())
+    return replace(found, reward_scheme=Sparse(), advantage_scheme=Hindsight())
+
+
 def refining(config: Config, place: Path) -> Config:
     """It ends with FIGA, which learns from the chosen answers as revisions."""
     training = FIGATraining(learning_rate=1e-2, batch_size=4, max_length=90)
@@ -186,6 +196,7 @@ STAGES: dict[str, tuple[str, tuple[Change, ...]]] = {
     "evaluation of FIGA with adapters": ("evaluation", (refining, lora)),
     "reward model of the run's pairs": ("bradley_terry", (by_pairs,)),
     "advantage model": ("advantage", (playing,)),
+    "hindsight model": ("hindsight", (looking_back,)),
     "reward model of revisions": ("bradley_terry", (by_revisions,)),
 }
 """The name of the stage, and what makes a run that has it of the run on pairs."""

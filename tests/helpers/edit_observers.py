@@ -15,6 +15,7 @@ from tokencredit.stages.advantage import AdvantageStage
 from tokencredit.stages.bradley_terry import BradleyTerryStage
 from tokencredit.stages.discriminator import DiscriminatorStage
 from tokencredit.stages.figa import FIGAStage
+from tokencredit.stages.hindsight import HindsightStage
 from tokencredit.stages.stage import Stage
 from tokencredit.store.artifacts import Store
 
@@ -40,6 +41,27 @@ def played(config: Config, place: Path) -> Any:
     batch = made["data_collator"](made["train_dataset"][:2])
     games = {name: tensor.tolist() for name, tensor in batch.items()}
     return [found, adapters(made["model"].model), list(made["model"].head.up.shape), games]
+
+
+def looking_back(config: Config, place: Path) -> Any:
+    """What the hindsight model asks of its trainer and reports, and its adapters."""
+    folder = place / "scored"
+    folder.mkdir(exist_ok=True)
+    for name in ("train", "held_out"):
+        with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as lines:
+            for n in range(20):
+                sides = {
+                    f"{side}_{what}": value
+                    for place, side in enumerate(("chosen", "rejected"))
+                    for what, value in (("ids", [9 + n, 8 + place, 0]), ("score", 2.0 * n - place))
+                }
+                print(json.dumps({"prompt_ids": [5 + n] * (1 + n % 3), **sides}), file=lines)
+    folders = {"sampled_pairs": folder, "sft": place / "model"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Store, "get", lambda _, stage: SimpleNamespace(path=folders[stage.name]))
+        found = asked(config, place, HindsightStage)
+    (made,) = Trainer.made
+    return [found, adapters(made["model"])]
 
 
 def refined(config: Config, place: Path) -> Any:

@@ -17,6 +17,7 @@ from tokencredit.judges.attention import AttentionJudge
 from tokencredit.judges.bradley_terry import BradleyTerryJudge
 from tokencredit.judges.discriminator import DiscriminatorJudge
 from tokencredit.judges.function import FunctionJudge
+from tokencredit.judges.hindsight import HindsightJudge
 from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.models.adapters.lora import Lora
 from tokencredit.models.decoding.sampling import Sampling
@@ -119,6 +120,12 @@ def played(**settings: Any) -> Change:
     """The run's judge is an advantage model."""
     judge = AdvantageJudge(**settings)
     return lambda c: replace(PAIRS(c), judge=judge, reward_scheme=RTO())
+
+
+def looking_back(**settings: Any) -> Change:
+    """The run's judge is a hindsight model."""
+    judge = HindsightJudge(**settings)
+    return lambda c: replace(c, judge=judge, reward_scheme=Sparse())
 
 
 def own_words(c: Config) -> Path:

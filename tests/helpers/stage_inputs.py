@@ -21,6 +21,7 @@ from stage_changes import (
     discriminated,
     from_path,
     judged_by_function,
+    looking_back,
     model,
     own_words,
     played,
@@ -57,6 +58,7 @@ from tokencredit.stages.discriminator import DiscriminatorStage
 from tokencredit.stages.dpo import DPOStage
 from tokencredit.stages.evaluation import EvaluationStage
 from tokencredit.stages.figa import FIGAStage
+from tokencredit.stages.hindsight import HindsightStage
 from tokencredit.stages.oracle import OracleStage
 from tokencredit.stages.revisions import RevisionsStage
 from tokencredit.stages.reward_model import RewardModelStage
@@ -265,6 +267,20 @@ CASES = {
         },
         given=played(),
         elsewhere=("format", "word_classes"),
+    ),
+    "hindsight": Case(
+        HindsightStage,
+        {
+            "training": [looking_back(training=JudgeTraining(epochs=7.5))],
+            "outcomes": [looking_back(outcomes=3)],
+            "phrase": [looking_back(phrase="Grade")],
+            "lora_rank": [looking_back(lora_rank=3)],
+            "lora_alpha": [looking_back(lora_alpha=3)],
+            "dtype": [DTYPE],
+            "stage_seed": [STAGE_SEED],
+            "nf4": [NF4_ON],
+        },
+        given=looking_back(),
     ),
     "figa": Case(
         FIGAStage,

@@ -21,6 +21,7 @@ from built_stages import STAGES, build, furnish, stage_of
 from tokencredit.config import Config
 from tokencredit.judges.advantage import AdvantageJudge
 from tokencredit.judges.discriminator import DiscriminatorJudge
+from tokencredit.judges.hindsight import HindsightJudge
 from tokencredit.settings import DPO, FIGA, SFT, FIGATraining, RewardModel
 from tokencredit.stages.context import Context
 from tokencredit.stages.saves import Saves
@@ -40,6 +41,7 @@ KINDS: Final = (
     "dpo with adapters",
     "discriminator",
     "advantage model",
+    "hindsight model",
     "figa",
 )
 
@@ -67,7 +69,7 @@ def stage(kind: str, place: Path, store: Path, minutes: float | None) -> Stage:
         dpo=DPO(**PASSES, max_length=90),
         run=replace(config.run, save_minutes=minutes),
     )
-    if isinstance(config.judge, DiscriminatorJudge | AdvantageJudge):
+    if isinstance(config.judge, DiscriminatorJudge | AdvantageJudge | HindsightJudge):
         training = JudgeTraining(**PASSES, max_length=90)
         config = replace(config, judge=replace(config.judge, training=training))
     if isinstance(config.algorithm, FIGA):

@@ -48,8 +48,9 @@ if TYPE_CHECKING:
 PROMPTS, RESPONSES = (2, 3, 4, 5, 6), (1, 2, 4, 7, 11)
 """Tokens of the responses that a judge is shown, and of their prompts: rising, so that a judge that
 sorts by length, and forgets it, is found in another order alone."""
-EVEN: Final = 12
-"""Tokens of each prompt, and of each response, in the batch on which passes are counted."""
+EVEN: Final = 48
+"""Tokens of each prompt, and of each response, in the batch on which passes are counted: so many
+that a few words which a judge puts before a prompt count little."""
 STEPS: Final = 3
 """Optimizer steps of a judge's own stage."""
 SPREAD: Final = 0.3

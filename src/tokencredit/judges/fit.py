@@ -9,6 +9,7 @@ from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.algorithms.scores import Normalise
 from tokencredit.errors import require
 from tokencredit.judges.judge import Judge
+from tokencredit.judges.panel import SameAsJudge, shares_pass
 from tokencredit.models.value import ValueKind
 from tokencredit.rewards.advantage_schemes import AdvantageScheme, Keep
 from tokencredit.rewards.scheme import Evidence, RewardScheme
@@ -42,6 +43,24 @@ def check_evidence(
         f"gives {judge.gives().value} evidence, but {type(scheme).__name__} needs {wanted.value} "
         f"evidence of each token; choose another {scheme.section}, or a judge that gives it: "
         f"{fitting}",
+    )
+
+
+def check_scorer(judge: Judge, scorer: Judge) -> None:
+    """Raise unless there are scores, and they are those that the judge's evidence is of."""
+    name = type(judge).__name__
+    require(
+        judge.gives_scores or not isinstance(scorer, SameAsJudge),
+        "scorer",
+        "judge",
+        f"{name} gives no scores; use scorer=reward_model or function",
+    )
+    require(
+        not judge.reads_score or shares_pass(judge, scorer),
+        "scorer",
+        type(scorer).__name__,
+        f"{name} says what tokens have to do with its own score, so no other can be paid; use "
+        "scorer=judge, or what it is scored by (of judge=hindsight scorer=reward_model)",
     )
 
 

@@ -30,6 +30,8 @@ class Judge(Settings, ABC):
     causal: ClassVar[bool] = False
     """Whether the evidence of a token depends on prompt and response up to that token alone."""
     gives_scores: ClassVar[bool] = True
+    reads_score: ClassVar[bool] = False
+    """Whether its evidence is of its own score, so that no other score can be paid by it."""
     needs: ClassVar[tuple[str, ...]] = ()
     """Names of the artifacts that it reads; two judges that need the reward model alone share a
     pass."""

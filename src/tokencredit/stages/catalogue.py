@@ -17,6 +17,7 @@ from tokencredit.stages.context import Context
 from tokencredit.stages.discriminator import DiscriminatorStage
 from tokencredit.stages.dpo import DPOStage
 from tokencredit.stages.figa import FIGAStage
+from tokencredit.stages.hindsight import HindsightStage
 from tokencredit.stages.judge_stage import JudgeStage
 from tokencredit.stages.oracle import OracleStage
 from tokencredit.stages.revisions import RevisionsStage
@@ -36,6 +37,7 @@ STAGES: Final[Mapping[str, type[Stage]]] = {
         DiscriminatorStage,
         BradleyTerryStage,
         AdvantageStage,
+        HindsightStage,
         FIGAStage,
         OracleStage,
     )

@@ -93,7 +93,7 @@ def scored_samples(config: Config, steps: int) -> int:
     by_dpo = "advantage" in read or ("dpo" in read and config.dpo.train)
     by_judge = bool(read & {"discriminator", "bradley_terry"})
     sources = config.dpo.pairs if by_dpo else None, config.reviser.pairs if by_judge else None
-    if PairSource.sampled in sources:
+    if "hindsight" in read or PairSource.sampled in sources:
         found += 2 * config.dpo.prompts
     return found
 
