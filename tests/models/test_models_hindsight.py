@@ -21,7 +21,7 @@ from tokencredit.models.tokens.ends import SpecialIds
 from tokencredit.ops import masked_mean
 from tokencredit.rewards.advantage_schemes import Hindsight as Credit
 from tokencredit.rollout import Judgement, Rollout
-from tokencredit.statistics.hindsight_numbers import Told, hindsight_numbers
+from tokencredit.statistics.judge_numbers import Told, hindsight_numbers
 
 PREFIXES = ((7, 8), (9,), (10, 11, 12))
 SPECIAL = SpecialIds(eos=EOS_ID, pad=PAD_ID, others=(5,), spare=(298, 299))

@@ -35,7 +35,7 @@ from tokencredit.settings import PairSource
 from tokencredit.stages.advantage import AdvantageStage, Row, Table, games_of, measured, rows_of
 from tokencredit.stages.context import Context
 from tokencredit.stages.results import scored_samples
-from tokencredit.statistics.game_numbers import game_numbers
+from tokencredit.statistics.judge_numbers import game_numbers
 from tokencredit.store.files import read_json
 
 pytestmark = pytest.mark.xdist_group("advantages")  # one process, which trains the stage once

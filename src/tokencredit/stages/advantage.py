@@ -32,7 +32,7 @@ from tokencredit.stages.judge_stage import JudgeStage
 from tokencredit.stages.sampled_pairs import SampledPairsStage, load_sampled
 from tokencredit.stages.stage import Stage
 from tokencredit.stages.token_effects import told_of, write_effects
-from tokencredit.statistics.game_numbers import GameNumbers, game_numbers
+from tokencredit.statistics.judge_numbers import GameNumbers, game_numbers
 from tokencredit.store.files import write_json
 from tokencredit.store.finite import check_scores
 

@@ -35,7 +35,7 @@ from tokencredit.stages.judge_stage import JudgeStage
 from tokencredit.stages.sampled_pairs import SampledPairsStage
 from tokencredit.stages.sft import IGNORED
 from tokencredit.stages.stage import Stage
-from tokencredit.statistics.hindsight_numbers import HindsightNumbers, Told, hindsight_numbers
+from tokencredit.statistics.judge_numbers import HindsightNumbers, Told, hindsight_numbers
 from tokencredit.store.files import reading, write_json
 from tokencredit.store.finite import check_scores
 from tokencredit.store.jsonl import read_jsonl
