@@ -35,7 +35,6 @@ APART: Mapping[str, str] = {
     "tokencredit.models.decoding.cache": "extends classes of transformers, named here",
     "tokencredit.models.loading.architecture": "settings, read beside those of the other models",
     "tokencredit.evaluation.llm.run": "the one thing that the command does, without its options",
-    "tokencredit.statistics.judge_numbers": "numbers in, numbers out; the stage that imports it trains",
     "tokencredit.models.bag_of_grams": "a model; the stage that imports it trains it",
 }
 """Why a file under 80 lines that one other file imports is a file of its own.
@@ -240,7 +239,8 @@ def _names(node: ast.AST) -> Iterator[str]:
             yield part.attr
 
 
-# The bounds of files and lines grow with what is added: `reproduction`, the ledger of claims, revisions.
+# The bounds of files and lines grow with what is added: `reproduction`, the ledger of claims, revisions, DAE. A
+# judge may import so much since `hindsight` reads a reward model and a model of its own.
 MEASURES = (
     Measure("circles", circles, 5, 0, "0"),
     Measure("modules in circles", lambda p: [n for c in circles(p) for n in c], 52, 0, "0"),
