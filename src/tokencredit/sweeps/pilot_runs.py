@@ -22,6 +22,7 @@ from tokencredit.reports.times import duration
 from tokencredit.stages.context import Context
 from tokencredit.store.files import reading
 from tokencredit.store.run_folder import COMPLETE, FAILED, RESULTS, RunFolder, git_commit
+from tokencredit.sweeps.sweep import MOST
 from tokencredit.sweeps.tuning import (
     Comparison,
     check_places,
@@ -93,8 +94,13 @@ class Board:
         with listening():
             broken = self._run(due, at_once)
         if isinstance(broken, Stopped):
-            left = len(set(due) - {row.trial for row in self.rows})
-            raise Stopped(f"{broken}; {left} of this round's {len(due)} runs remain") from None
+            there = {row.trial for row in self.rows}
+            left = [trial for trial in due if trial not in there]
+            names = [f"{say_point(t.method, t.point)} seed {t.seed}" for t in left[:MOST]]
+            named = "; ".join([*names, *["…"] * (len(left) > MOST)])
+            raise Stopped(
+                f"{broken}; {len(left)} of {len(due)} runs of this round remain ({named})"
+            )
         if broken is not None:
             raise broken
 
