@@ -13,6 +13,7 @@ from tokencredit.console import USER_ERROR, say, show, speaking
 from tokencredit.errors import UserError
 from tokencredit.machine.faults import fault, users_own
 from tokencredit.machine.scratch import temporary_folder
+from tokencredit.machine.stopping import STOPPED, Stopped
 from tokencredit.pipeline.environment import take_over
 from tokencredit.redaction import redacted
 from tokencredit.version import __version__
@@ -97,12 +98,15 @@ def about(
 
 
 def main() -> None:
-    """The console script; exit code 2 for a user's mistake."""
+    """The console script; exit code 2 for a user's mistake, 75 for what a signal has stopped."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         with speaking(), temporary_folder():
             take_over(os.environ)
             app()
+    except Stopped as stopped:
+        say(f"stopped: {stopped}; the same command goes on")
+        sys.exit(STOPPED)
     except (Exception, SystemExit) as error:
         ended = isinstance(error, SystemExit)  # by ourselves, or by code of the user's
         known = error if isinstance(error, UserError) else None if ended else fault(error)

@@ -303,6 +303,9 @@ class Run(Settings):
     save_minutes: float | None = number(10.0, above=0, null="never", note="minutes")
     """Minutes between saves of a stage with a borrowed trainer (SFT, reward model, DPO), from which
     it goes on after an interruption; null: never, so that it starts over."""
+    stop_seconds: float | None = number(600.0, above=0, null="as long as it takes")
+    """Longest time that a run or stage may take to save when a signal asks it to stop; then it ends
+    without, and goes on from the save before. null: as long as it takes."""
     sample_every: int = number(20, at_least=1, note="step")
     """Steps between saved samples."""
     samples: int = number(8, at_least=0)

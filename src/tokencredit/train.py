@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import is_dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -34,6 +35,7 @@ from tokencredit.errors import UserError, require
 from tokencredit.machine.faults import chain, users_own
 from tokencredit.machine.scratch import temporary_folder
 from tokencredit.machine.search_path import isolate_children
+from tokencredit.machine.stopping import INTERRUPTED, STOPPED, Stopped, listening
 from tokencredit.papers.cells import PLACES
 from tokencredit.pipeline.environment import take_over
 from tokencredit.pipeline.process import StageFailed, follow
@@ -50,11 +52,13 @@ SCHEMES = ("reward_scheme", "advantage_scheme")
 MAIN_JOB = ("experiment=main_job", "scale=cpu")
 WITH_VALUE = {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp", "--cfg", "-c"}
 WITH_VALUE |= {"--package", "-p", "--info", "-i"}
-PLAIN_FLAGS = {"-m", "--multirun", "--run", "-r", "--resolve", "--hydra-help"}
+MULTIRUN = {"-m", "--multirun"}
+PLAIN_FLAGS = {*MULTIRUN, "--run", "-r", "--resolve", "--hydra-help"}
 
 
 def main() -> None:
-    """Compose and run; exit code 2 for a user's mistake, 1 if a cell of a sweep failed."""
+    """Compose and run; exit code 2 for a user's mistake, 1 if a cell of a sweep failed, 75 for what
+    a signal has stopped."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach `explain` unprinted
     isolate_children()
     try:
@@ -63,9 +67,12 @@ def main() -> None:
     except StageFailed as failure:
         say(f"error: {failure}")
         sys.exit(failure.code)
+    except Stopped as stopped:
+        say(f"stopped: {stopped}; the same command goes on")
+        sys.exit(STOPPED)
     except KeyboardInterrupt:
         say("interrupted; the same command continues")
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except Exception as error:
         mistake = explain(error) or unreadable_yaml(error, more_folders(sys.argv[1:]))
         if mistake is None:
@@ -96,7 +103,8 @@ def run_command(arguments: list[str]) -> int:
         configuration.load_plugins(task.request.plugins)
         sys.argv = spelled(sys.argv, more_folders(sys.argv[1:]))
         task.request.overrides = spelled(task.request.overrides, more_folders(sys.argv[1:]))
-        run_hydra(task)
+        with listening() if set(sys.argv) & MULTIRUN else nullcontext():
+            run_hydra(task)
         if task.failure is not None:
             raise task.failure
         if not sweep.FOLDERS:
@@ -122,6 +130,9 @@ def run_hydra(task: Task) -> None:
         hydra.main(config_path=str(conf_dir()), config_name="train", version_base="1.3")(task)()
     except sweep.Refused as refused:
         raise refused.mistake from None
+    except Stopped:
+        if not sweep.FOLDERS:
+            raise
     except Exception as error:
         if not sweep.gave_up(error):
             raise
@@ -151,7 +162,7 @@ def split_arguments(arguments: list[str], request: Request) -> list[str]:
             require(not argument.startswith("="), argument, "", "write KEY=VALUE")
             overrides.append(argument)
     overrides += main_job(overrides)
-    multirun = bool({"-m", "--multirun"} & set(flags))
+    multirun = bool(MULTIRUN & set(flags))
     check_grammar(overrides, multirun)
     request.overrides = list(overrides)
     check_hydra_folder(overrides, multirun)
@@ -232,14 +243,17 @@ class Task:
 
     def __call__(self, composed: DictConfig) -> objective.Value:
         """Run or plan one configuration; what it is worth to a sweeper."""
-        if os.getpid() != self.process:  # a launcher's worker, which would outlive us
-            follow(self.process)
+        launched = os.getpid() != self.process
+        if launched:  # a launcher's worker, which would outlive us
+            self._follow(HydraConfig.get().runtime.choices["hydra/launcher"])
             # Their classes have come alone, without the files.
             configuration.load_plugins(self.request.plugins)
         if HydraConfig.get().mode is RunMode.MULTIRUN:
             from tokencredit.sweeps.cell import run_cell
 
-            return run_cell(HydraConfig.get(), composed, self.request, self._load)
+            with listening():
+                settings = HydraConfig.get()
+                return run_cell(settings, composed, self.request, self._load, launched=launched)
         try:
             config = self._load(composed)
             from tokencredit.sweeps.cell import run_alone  # once nothing is wrong: it needs torch
@@ -251,6 +265,16 @@ class Task:
         except Exception as error:  # raised again by main: Hydra would print lines of its own
             self.failure = error
         return None
+
+    def _follow(self, launcher: str) -> None:
+        """End this process with the one that started it, and with the command where that is near.
+
+        joblib's workers are the command's own children. A job of submitit is a child of what
+        submitit started for it, on this machine or, in a cluster, on another.
+        """
+        if launcher == "joblib" and os.getppid() != self.process:
+            os._exit(1)  # the command has ended before we could look
+        follow(*[self.process] * launcher.endswith("_local"))
 
     def _load(self, composed: DictConfig) -> Config:
         check_meaning(self.request.overrides, composed)

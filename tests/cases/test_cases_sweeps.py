@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import pickle
@@ -11,9 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hydra.errors import HydraException
 
 from case_machine import Place
 from case_plans import small
+from tokencredit.composing.explain import explain
 from tokencredit.config import Config
 from tokencredit.errors import UserError
 from tokencredit.pipeline.pipeline import Outcome, all_stages
@@ -65,8 +66,8 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[objective.Value]:
     found: list[objective.Value] = []
     run_cell = sweep_cell.run_cell
 
-    def tell(*arguments: Any) -> objective.Value:
-        found.append(run_cell(*arguments))
+    def tell(*arguments: Any, **options: Any) -> objective.Value:
+        found.append(run_cell(*arguments, **options))
         return found[-1]
 
     monkeypatch.setattr(sweep_cell, "run_cell", tell)
@@ -222,9 +223,10 @@ def test_case_16_a_sweeper_that_is_not_installed_is_named_with_its_extra(
 ) -> None:
     error = place.train("-m", "hydra/sweeper=optunna", "seed=0,1").error()
     assert "hydra/sweeper = 'optunna'" in error and "basic" in error
-    if importlib.util.find_spec("submitit") is None:
-        error = place.train("-m", "hydra/launcher=submitit_local", "seed=0,1").error()
-        assert "hydra/launcher = 'submitit_local'" in error and "tokencredit[submitit]" in error
+    missing = explain(HydraException("Could not find 'hydra/launcher/submitit_local'"))
+    assert "hydra/launcher = 'submitit_local'" in str(missing)
+    assert "tokencredit[submitit]" in str(missing)
+    assert "no such option" in place.train("-m", "hydra/launcher=ray", "seed=0,1").error()
 
 
 def test_the_nan_of_a_failed_cell_is_nan_and_refuses_to_be_a_number() -> None:

@@ -13,6 +13,10 @@ HELD_ELSEWHERE: Final[dict[str, tuple[str, str]]] = {
         "a stage is saved while it trains",
         "test_saves_are_as_many_minutes_apart_as_the_setting_says",
     ),
+    "run.stop_seconds": (
+        "a run is asked to stop while it trains",
+        "test_a_request_of_one_process_goes_to_all_and_has_a_time",
+    ),
     "sweep.objective": (
         "it is what Hydra's sweeper is told of a run",
         "test_case_16_the_objective_is_returned_and_a_failed_cell_is_nan",

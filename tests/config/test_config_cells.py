@@ -101,7 +101,7 @@ def test_schemes_beside_the_methods_of_an_experiment_are_refused_before_the_firs
 def test_field_B40_a_cell_that_is_not_recorded_would_be_seen(
     entry: Command, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unrecorded(_: Any, composed: Any, __: Any, load: Any) -> None:
+    def unrecorded(_: Any, composed: Any, __: Any, load: Any, **___: Any) -> None:
         sweep_cell.execute_and_keep(load(composed), [])
 
     monkeypatch.setattr(sweep_cell, "run_cell", unrecorded)

@@ -2,60 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
 import shutil
 import signal
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import psutil
 import pytest
 
+from tokencredit.machine.stopping import STOPPED
+
 from .conftest import STEPS, Run, Wait, Workplace
+from .killing import ARGUMENTS, ask, clean_up, is_over, lines, workers
 
 pytestmark = pytest.mark.slow
 
 DIES_WITHIN = 2.0  # seconds after its parent
-ARGUMENTS = [f"steps={STEPS}", "run.sample_every=10", "run.save_every=1", "run_dir=killed"]
-
-
-def lines(file: Path) -> int:
-    """How many lines a log has."""
-    return file.read_bytes().count(b"\n") if file.is_file() else 0
-
-
-def is_over(process: psutil.Process) -> bool:
-    """Whether a process has ended; one that nobody waits for stays as a zombie."""
-    try:
-        return bool(process.status() == psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return True
-
-
-def workers(parent: int) -> list[psutil.Process]:
-    """The stage processes below `parent`."""
-    found = []
-    with contextlib.suppress(psutil.NoSuchProcess):
-        for child in psutil.Process(parent).children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-                if "tokencredit.pipeline.worker" in child.cmdline():
-                    found.append(child)
-    return found
-
-
-def clean_up(process: subprocess.Popen[str], others: list[psutil.Process]) -> tuple[str, str]:
-    """End what a failing test left of its process group; what the command printed."""
-    for one in others:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            one.kill()
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    return process.communicate(timeout=30)
 
 
 def interrupt(
@@ -130,11 +95,18 @@ def test_child_that_is_only_starting_dies_with_its_parent(own: Workplace, wait_u
         clean_up(process, below)
 
 
-@pytest.mark.parametrize(("number", "left"), [(signal.SIGTERM, 0), (signal.SIGKILL, 1)])
+@pytest.mark.parametrize(
+    ("number", "left", "code"), [(signal.SIGTERM, 0, STOPPED), (signal.SIGKILL, 1, -signal.SIGKILL)]
+)
 def test_temporary_folders_of_a_run_and_of_wandb_go_with_it(
-    own: Workplace, wait_until: Wait, monkeypatch: pytest.MonkeyPatch, number: int, left: int
+    own: Workplace,
+    wait_until: Wait,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    left: int,
+    code: int,
 ) -> None:
-    """At once after SIGTERM; with the next command after SIGKILL."""
+    """Once the run is saved after SIGTERM; with the next command after SIGKILL."""
     place = own.folder / "temporary"
     place.mkdir()
     monkeypatch.setenv("TMPDIR", str(place))
@@ -147,7 +119,7 @@ def test_temporary_folders_of_a_run_and_of_wandb_go_with_it(
         below = workers(process.pid)
         assert below
         process.send_signal(number)
-        assert process.wait(10) == -number
+        assert process.wait(60) == code
         assert len(list(place.iterdir())) == left
         assert wait_until(lambda: all(map(is_over, below)), DIES_WITHIN)
     finally:
@@ -249,7 +221,7 @@ def test_field_B33_a_damaged_checkpoint_is_named_and_never_half_used(
 def test_field_B32_B40_two_processes_killed_and_continued(
     own: Workplace, wait_until: Wait, hardware: str
 ) -> None:
-    """A rank, the parent, and the group are killed; the result is that of a run never killed."""
+    """A rank, the parent, and the group are killed, one rank is asked to stop; the result is that of a run never killed."""
     two = Workplace(own.folder, own.store, [*own.base, f"hardware={hardware}", "rollout.chunk=8"])
     folder = own.folder / "killed"
     log = folder / "metrics.jsonl"
@@ -260,7 +232,10 @@ def test_field_B32_B40_two_processes_killed_and_continued(
 
     interrupt(two, wait_until, (folder / "manifest.json").is_file, "worker", 0.0)
     interrupt(two, wait_until, lambda: lines(log) >= 2, "rank", 0.05)
-    interrupt(two, wait_until, lambda: lines(log) >= 6, "parent", 0.1)
+    code, err = ask(two, wait_until, ARGUMENTS, lambda: lines(log) >= 4, signal.SIGINT, "rank")
+    (checkpoint,) = (folder / "checkpoints").iterdir()
+    assert (code, checkpoint.name) == (STOPPED, f"step-{lines(log):06d}"), err
+    interrupt(two, wait_until, lambda: lines(log) >= 8, "parent", 0.1)
     interrupt(two, wait_until, lambda: lines(log) >= 10, "group", 0.0)
     last = Run(two.train(*ARGUMENTS).ok(), folder)
     for name in ("metrics.jsonl", "samples.jsonl", "policy/model.safetensors"):

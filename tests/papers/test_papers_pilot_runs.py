@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +16,7 @@ import pytest
 
 from tokencredit.config import Config
 from tokencredit.errors import UserError
+from tokencredit.machine.stopping import Stopped, request
 from tokencredit.papers.grids import Point
 from tokencredit.papers.pilot_files import read_pilots, write_pilots
 from tokencredit.papers.pilots import Pilot, Terms, Trial, trials
@@ -79,6 +84,30 @@ def test_what_breaks_off_ends_the_round_and_what_ran_beside_it_is_kept(
         board.run(due, at_once=1)
     assert [each.trial for each in read_pilots(board.comparison.rows)] == due[:2]
     assert board.due() == due[2:]
+
+
+def test_a_request_to_stop_ends_the_round_and_names_what_remains(
+    board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the run beside it is kept; the signal comes to the main thread, runs are in others."""
+    due, beside = board.due(), threading.Event()
+
+    def asked(config: object, trial: Trial) -> Pilot:
+        if trial == due[1]:
+            beside.wait(10)
+            return row(trial)
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not request().asked:
+            time.sleep(0.01)
+        beside.set()
+        raise Stopped("rl abc is saved behind step 3 of 9")
+
+    monkeypatch.setattr(pilot_runs, "pilot", asked)
+    with pytest.raises(Stopped, match="is saved behind step 3") as stopped:
+        board.run(due, at_once=2)
+    assert f"; {len(due) - 1} of {len(due)} runs of this round remain (" in str(stopped.value)
+    assert [each.trial for each in read_pilots(board.comparison.rows)] == [due[1]]
+    assert not request().asked
 
 
 def test_a_row_whose_run_has_another_key_today_is_made_again(

@@ -22,7 +22,7 @@ from tokencredit.machine.faults import chain, fault, users_own
 from tokencredit.user_code.plugins import conf_dir, is_ours
 
 CAUSES = (HydraException, OmegaConfBaseException, yaml.MarkedYAMLError)
-EXTRAS = {"optuna": "optuna", "ray": "ray", "submitit": "submitit"}
+EXTRAS = {"optuna": "optuna", "submitit": "submitit"}
 """What brings Hydra's plug-ins whose names begin so."""
 INTERNAL = re.compile(r"(full_key|object_type|reference_type)[:=]")
 

@@ -60,6 +60,22 @@ def leave() -> None:
     _tell("leave", "")
 
 
+def tell_asked(by: str) -> None:
+    """Say that a signal has asked this process to stop, so that all others are asked too."""
+    _tell("asked", by)
+
+
+def tell_saving(*, now: bool) -> None:
+    """Say whether this process looks for a request to stop from now on, and saves before it ends;
+    of one that does not, nothing is lost that a save could keep."""
+    _tell("saving" if now else "loose", "")
+
+
+def tell_stopped(what: str) -> None:
+    """Say what was saved before this process ended on request."""
+    _tell("stopped", what)
+
+
 def _tell(kind: str, text: str, seconds: float | None = None) -> None:
     descriptor = os.environ.get(MISTAKE)
     if descriptor is None:
@@ -87,6 +103,12 @@ class Heard:
     """The first that was told."""
     inside: dict[int, tuple[str, float | None, float]] = field(default_factory=dict)
     """By process: the user's code it is in, its time in seconds, and when it entered."""
+    asked: str = ""
+    """The signal that has asked one of them to stop."""
+    saving: set[int] = field(default_factory=set)
+    """Processes that save when they are asked to stop."""
+    stopped: str = ""
+    """What was saved before they ended on request."""
     rest: bytes = b""
 
     def __post_init__(self) -> None:
@@ -109,6 +131,14 @@ class Heard:
     def _take(self, kind: str, process: int, text: str, seconds: float | None) -> None:
         if kind == "mistake":
             self.mistake = self.mistake or text
+        elif kind == "asked":
+            self.asked = self.asked or text
+        elif kind == "stopped":
+            self.stopped = self.stopped or text
+        elif kind == "saving":
+            self.saving.add(process)
+        elif kind == "loose":
+            self.saving.discard(process)
         elif kind == "enter":
             self.inside[process] = (text, seconds, time.monotonic())
         else:

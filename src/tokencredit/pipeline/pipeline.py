@@ -12,6 +12,7 @@ from tokencredit.algorithms.procedure import JudgeOnly
 from tokencredit.config import Config
 from tokencredit.console import say
 from tokencredit.errors import UserError, require
+from tokencredit.machine.stopping import Request, Stopped, listening
 from tokencredit.pipeline.process import StageFailed, run_stage
 from tokencredit.preflight import checks
 from tokencredit.reports.times import budget
@@ -92,13 +93,21 @@ def execute(config: Config) -> Outcome:
 def make(config: Config, stages: Sequence[Stage], goal: str = "") -> dict[str, float]:
     """Build those of these stages that are missing, in this order; the seconds of each name.
 
-    `goal`: the stage that they are made for, where that is not what the run is for.
+    `goal`: the stage that they are made for, where that is not what the run is for. Raises
+    `Stopped` where a signal asks to stop: what can be saved of a stage is.
     """
+    with listening() as asked:
+        return _make(config, stages, goal, asked)
+
+
+def _make(config: Config, stages: Sequence[Stage], goal: str, asked: Request) -> dict[str, float]:
     seconds: dict[str, float] = {}
     for stage in stages:
         if stage.is_done():
             say(f"{stage.name} {stage.key}: {stage.found()}")
             continue
+        if asked.asked:
+            raise Stopped(f"{stage.name} {stage.key} was not begun")
         say(f"{stage.name} {stage.key}: running")
         started = time.monotonic()
         code, mistake = run_stage(config, stage.name, stage.key, *filter(None, [goal]))

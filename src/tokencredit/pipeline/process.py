@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from tokencredit import config as configuration
 from tokencredit.config import Config
+from tokencredit.console import say
 from tokencredit.errors import UserError
 from tokencredit.machine.child import LIFELINE, MISTAKE, Heard
 from tokencredit.machine.search_path import SAFE
+from tokencredit.machine.stopping import STOPPED, Request, Stopped, holding, request
 from tokencredit.pipeline.environment import without_ignored
 
 POLL_SECONDS = 0.05
-INTERRUPTED = {-2: "interrupted", -9: "killed", -15: "terminated"}
+PAUSE_SECONDS = 3.0
+"""What a stage that does not save has to end by itself when it is asked to stop."""
+INTERRUPTED = {-2: "interrupted", -9: "killed", -15: "terminated", 130: "interrupted"}
 
 
 class StageFailed(UserError):
@@ -59,7 +66,8 @@ def stage_environment(config: Config, stage: str) -> dict[str, str]:
 def run_stage(config: Config, stage: str, key: str, goal: str = "") -> tuple[int, str]:
     """Run one stage in processes of its own; the exit code, and the user's mistake if any.
 
-    `goal` is the stage that it is made for, where that is not what the run is for.
+    `goal` is the stage that it is made for, where that is not what the run is for. Raises `Stopped`
+    where a signal has asked this process, or one of the stage's, to stop.
 
     The configuration goes in through standard input and a mistake comes back through a pipe, so a
     process that is killed leaves no files behind. The first process that fails ends the others.
@@ -86,15 +94,19 @@ def run_stage(config: Config, stage: str, key: str, goal: str = "") -> tuple[int
     try:
         for rank in range(count):
             environment |= rank_environment(rank, count, environment)
-            child = subprocess.Popen(
-                command, env=environment, pass_fds=(lifeline, told), stdin=subprocess.PIPE
-            )
+            with holding():  # until it can tell a signal from its end
+                child = subprocess.Popen(
+                    command, env=environment, pass_fds=(lifeline, told), stdin=subprocess.PIPE
+                )
             children.append(child)
             _feed(child, text)
         heard = Heard(answer)
-        code = _first_failure(children, heard)
+        stopping = Stopping(f"{stage} {key}", config.run.stop_seconds)
+        code = _first_failure(children, heard, stopping)
         _end(children)
         heard.listen()
+        if code == STOPPED:
+            raise Stopped(stopping.outcome(heard))
         return code, heard.mistake
     finally:
         _end(children)
@@ -136,36 +148,95 @@ def _end(children: Sequence[subprocess.Popen[bytes]]) -> None:
         child.wait()
 
 
-def _first_failure(children: Sequence[subprocess.Popen[bytes]], heard: Heard) -> int:
-    """The exit code of the first child that fails, or 0 once all have ended well.
+@dataclass(slots=True)
+class Stopping:
+    """The end of a stage on request: its processes are told, and then waited for, not for ever."""
+
+    what: str
+    """The stage and its key, as lines name it."""
+    seconds: float | None
+    """Longest time that saving may take; None: as long as it likes."""
+    until: float = math.inf
+    """On the monotonic clock; infinite before anybody has asked."""
+    asked: Request = field(default_factory=request)
+
+    def look(
+        self, children: Sequence[subprocess.Popen[bytes]], heard: Heard, *, last: bool
+    ) -> bool:
+        """Pass a request on to all processes; whether the time to save is over.
+
+        `last`: one of them has stopped, so the others will.
+        """
+        if self.asked.insisted:  # only the main thread is interrupted, and this may be another
+            raise KeyboardInterrupt
+        if heard.asked:
+            self.asked.ask(heard.asked)
+        if math.isinf(self.until) and (self.asked.asked or heard.asked or last):
+            for child in children:
+                child.send_signal(signal.SIGUSR1)
+            self._begin(self.asked.by or heard.asked or "another process", saves=bool(heard.saving))
+        return time.monotonic() > self.until
+
+    def _begin(self, by: str, *, saves: bool) -> None:
+        wait = self.seconds if saves else PAUSE_SECONDS
+        limit = "" if wait is None else f", within {wait:g} s"
+        how = "saves behind the step it is in" if saves else "ends"
+        say(f"{by}: {self.what} {how}{limit}; Ctrl-C again leaves at once")
+        self.until = sys.float_info.max if wait is None else time.monotonic() + wait
+
+    def outcome(self, heard: Heard) -> str:
+        """What was saved, in a line."""
+        if heard.stopped:
+            return f"{self.what} {heard.stopped}"
+        if heard.saving:
+            return (
+                f"{self.what} could not be saved within run.stop_seconds={self.seconds:g}, and "
+                "goes on from the save before"
+            )
+        return f"{self.what} was where nothing is saved on the way, and does that part again"
+
+
+def _first_failure(
+    children: Sequence[subprocess.Popen[bytes]], heard: Heard, stopping: Stopping
+) -> int:
+    """The exit code of the first child that fails, 0 once all have ended well, or `STOPPED`.
 
     Whatever they tell meanwhile is heard: a pipe that nobody reads would fill up and hold them.
     """
-    try:
-        while True:
-            codes = [child.poll() for child in children]
-            heard.listen()
-            for child, code in zip(children, codes, strict=True):
-                if code is not None and heard.inside:
-                    heard.ended(child.pid, code)
-            failed = [code for code in codes if code]
-            if failed or heard.overdue():
-                return failed[0] if failed else 1
-            if all(code == 0 for code in codes):
-                return 0
-            time.sleep(POLL_SECONDS)
-    except KeyboardInterrupt:
-        for child in children:
-            child.terminate()
-        raise
+    while True:
+        codes = [child.poll() for child in children]
+        heard.listen()
+        for child, code in zip(children, codes, strict=True):
+            if code is not None and heard.inside:
+                heard.ended(child.pid, code)
+        failed = [code for code in codes if code not in {None, 0, STOPPED}]
+        if failed or heard.overdue():
+            return failed[0] if failed else 1
+        if None not in codes:
+            return STOPPED if STOPPED in codes else 0
+        if stopping.look(children, heard, last=STOPPED in codes):
+            return STOPPED
+        time.sleep(POLL_SECONDS)
 
 
-def follow(process: int) -> None:
-    """End this process soon after `process`, its parent, has ended (for launchers' own workers)."""
+def follow(*processes: int) -> None:
+    """End this process soon after its parent, or any of `processes`, has ended (for launchers' own
+    workers)."""
+    parent = os.getppid()
 
     def watch() -> None:
-        while os.getppid() == process:
+        while os.getppid() == parent and all(map(_is_there, processes)):
             time.sleep(0.25)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _is_there(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is there, and another's
+        return True
+    return True

@@ -14,17 +14,34 @@ from typing import TYPE_CHECKING
 
 from tokencredit.console import USER_ERROR, use_plain_characters
 from tokencredit.errors import UserError
-from tokencredit.machine.child import die_with_parent, tell_parent
+from tokencredit.machine.child import die_with_parent, tell_asked, tell_parent, tell_stopped
 from tokencredit.machine.faults import fault, unreadable, users_own
 from tokencredit.machine.search_path import SAFE
+from tokencredit.machine.stopping import INTERRUPTED, STOPPED, Stopped, ignore, listen, release
 
 if TYPE_CHECKING:
     from tokencredit.config import Config
 
 
 def main(arguments: list[str]) -> int:
-    """Run the stage; exit code 2 for a user's mistake, 1 for a bug."""
+    """Run the stage; exit code 2 for a user's mistake, 1 for a bug, those of `stopping` if it was
+    to stop."""
     die_with_parent()  # before the imports, which take seconds
+    listen(tell_asked)
+    try:
+        release()
+        return work(arguments)
+    except Stopped as stopped:
+        tell_stopped(str(stopped))
+        return STOPPED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    finally:
+        ignore()
+
+
+def work(arguments: list[str]) -> int:
+    """As `main`, for a process that listens to signals."""
     os.environ.pop(SAFE, None)  # not meant for programs that the user's code starts
     use_plain_characters()
     hush()

@@ -19,6 +19,7 @@ from tokencredit.console import say
 from tokencredit.data.prompts import PromptStream
 from tokencredit.errors import UserError
 from tokencredit.judges.judge import OpenJudge
+from tokencredit.machine.stopping import Request, Stopped, saving
 from tokencredit.models.actors import Actors
 from tokencredit.rl.checkpoints import Checkpoints, Progress
 from tokencredit.rl.collector import Collector, Speaker
@@ -90,20 +91,33 @@ class Learner:
     def train(self, tracker: Tracker | None, checkpoints: Checkpoints) -> None:
         """The remaining steps, with checkpoints on the way and one at the end.
 
-        Every process calls this; only the main one has a tracker.
+        Every process calls this; only the main one has a tracker. Raises `Stopped` behind the step
+        in which one of them was asked to stop, once that is saved.
         """
-        settings, steps = self.config.run, self.config.steps
+        settings, steps, saved = self.config.run, self.config.steps, self.next_step
         log = self.log(tracker)
         self.actors.policy.train()
         self._warn()
         self.state = self.algorithm.prepared(self.state, self._reference_scores)
         self._warm_up()
-        while self.next_step < steps:
-            self.step(self.next_step, log)
-            self.next_step += 1
-            if self.next_step % settings.save_every == 0 or self.next_step == steps:
-                checkpoints.save(self.engine, self.progress(log))
+        with saving() as asked:
+            while not self._stops(asked) and self.next_step < steps:
+                self.step(self.next_step, log)
+                self.next_step += 1
+                if self.next_step % settings.save_every == 0 or self.next_step == steps:
+                    checkpoints.save(self.engine, self.progress(log))
+                    saved = self.next_step
+            if self._stops(asked):
+                if saved < self.next_step:
+                    checkpoints.save(self.engine, self.progress(log))
+                raise Stopped(f"is saved behind step {self.next_step} of {steps}")
         self._held_out(steps)
+
+    def _stops(self, asked: Request) -> bool:
+        """Whether a process of the run was asked to stop: all of them get the same answer."""
+        if self.world.size == 1:
+            return asked.asked
+        return self.world.sums({"asked": float(asked.asked)})["asked"] > 0
 
     def log(self, tracker: Tracker | None) -> StepLog:
         """What measures the steps, and writes them down if there is a tracker."""

@@ -18,7 +18,9 @@ import torch
 from tokencredit.canonical import digest, folder_sha256
 from tokencredit.console import say
 from tokencredit.errors import UserError
+from tokencredit.machine.child import tell_saving
 from tokencredit.machine.faults import fault
+from tokencredit.machine.stopping import Stopped, request
 from tokencredit.store.artifacts import MANIFEST, SAVE_STATE, SAVES, find_damage
 from tokencredit.store.files import building, read_json, reading, write_json
 
@@ -168,8 +170,17 @@ class Saves:
             torch.set_rng_state(self._order)
         self._order = torch.get_rng_state()
 
-    def save(self) -> None:
-        """Write a save beside the older ones, then remove those.
+    def stop(self) -> Stopped:
+        """What ends the training because it was asked to, behind the step that it has taken."""
+        state = self.trainer.state
+        if self.saving.minutes is None:
+            return Stopped("begins again, since run.save_minutes=null keeps no saves")
+        if not self.save():
+            return Stopped("was not saved, and goes on from the save before, if there is one")
+        return Stopped(f"is saved behind step {state.global_step} of {state.max_steps}")
+
+    def save(self) -> bool:
+        """Write a save beside the older ones, then remove those; whether that went well.
 
         A full disk is said, and the training goes on without this save.
         """
@@ -182,10 +193,11 @@ class Saves:
             if known is None:
                 raise
             say(f"{self.saving.what}: {final.name} is not saved: {known}")
-            return
+            return False
         for older in self.root.iterdir():
             if older != final:
                 shutil.rmtree(older, ignore_errors=True)
+        return True
 
     def _write(self, folder: Path) -> None:
         trainer = self.trainer
@@ -216,12 +228,15 @@ def _callback(saves: Saves) -> TrainerCallback:
     """What a trainer calls on the way."""
     from transformers import TrainerCallback
 
+    asked = request()
+
     class Saver(TrainerCallback):  # type: ignore[misc]
-        """Saves when enough minutes have gone by, and never behind the last step."""
+        """Saves when enough minutes have gone by, or it is to stop; never behind the last step."""
 
         taken, last = 0, 0.0
 
         def on_train_begin(self, *_: object, **__: object) -> None:
+            tell_saving(now=True)  # to its end: what is trained is soon complete
             saves.begin()
             self.last = time.monotonic()
 
@@ -233,9 +248,11 @@ def _callback(saves: Saves) -> TrainerCallback:
         ) -> None:
             self.taken += 1
             minutes = saves.saving.minutes
-            if minutes is None or state.global_step >= state.max_steps:
+            if state.global_step >= state.max_steps:
                 return
-            if time.monotonic() - self.last >= 60 * minutes:
+            if asked.asked:
+                raise saves.stop()
+            if minutes is not None and time.monotonic() - self.last >= 60 * minutes:
                 saves.save()
                 self.last = time.monotonic()
 

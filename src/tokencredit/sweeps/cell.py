@@ -21,7 +21,9 @@ from tokencredit.composing.explain import explain
 from tokencredit.config import Config
 from tokencredit.console import USER_ERROR, say
 from tokencredit.errors import require
+from tokencredit.machine import stopping
 from tokencredit.machine.later import read_now
+from tokencredit.machine.stopping import STOPPED, Stopped
 from tokencredit.pipeline.cells import STATE, committed_cell, execute_and_keep
 from tokencredit.pipeline.pipeline import plan, spent
 from tokencredit.reports.samples import print_continuations, render_samples
@@ -39,14 +41,37 @@ SHOWN = 4
 
 
 def run_cell(
-    settings: Any, composed: Any, request: Request, load: Callable[[Any], Config]
+    settings: Any,
+    composed: Any,
+    request: Request,
+    load: Callable[[Any], Config],
+    *,
+    launched: bool = False,
 ) -> objective.Value:
     """Do a cell, and return its objective. Whatever goes wrong in it is recorded, and the sweep
-    goes on.
+    goes on, unless it was asked to stop.
 
-    `settings` are Hydra's own for the cell; `load` makes a configuration of what it composed.
+    `settings` are Hydra's own for the cell; `load` makes a configuration of what it composed;
+    `launched`: in a process of a launcher's, which may end only once the cells beside it are saved.
     """
-    folder, began = Path(settings.sweep.dir), time.monotonic()
+    folder = Path(settings.sweep.dir)
+    sweep.join(folder)
+    try:
+        return _try_cell(folder, settings, composed, request, load)
+    except Stopped:
+        sweep.stop(folder)
+        if launched and not sweep.adaptive(settings):
+            return objective.of_failed(objective.listed(composed.sweep.objective), "")
+        raise
+
+
+def _try_cell(
+    folder: Path, settings: Any, composed: Any, request: Request, load: Callable[[Any], Config]
+) -> objective.Value:
+    """As `run_cell`. Raises `Stopped`, and records that of a cell that was begun."""
+    if stopping.request().asked:
+        raise Stopped("the cell was not begun")
+    began = time.monotonic()
     overrides = list(settings.overrides.task)
     cell = partial(sweep.Cell, number=int(settings.job.num), overrides=overrides)
     wanted = objective.listed(composed.sweep.objective)
@@ -59,7 +84,13 @@ def run_cell(
             kept = committed_cell(config)
             request.plans += plan(config) if kept is None else [kept]
             return objective.of_planned(wanted)
-        state, place = _done(config, overrides)
+        try:
+            state, place = _done(config, overrides)
+        except Stopped as stopped:
+            say(f"cell {settings.job.num} ({' '.join(overrides)}) stopped: {stopped}")
+            seconds = time.monotonic() - began
+            sweep.record(folder, cell(state=sweep.STOPPED, seconds=seconds, error=str(stopped)))
+            raise
         found = objective.measures(Path(place))
         worth = objective.value(wanted, found)
     except (Exception, SystemExit) as problem:
@@ -120,8 +151,12 @@ def close_sweep(request: Request, started: float) -> int:
         unique = {(item.name, item.key): item for item in request.plans}
         print_plans(list(unique.values()))
         return USER_ERROR if request.mistakes else 0
-    failed = table.print_table(sweep.cells(sweep.FOLDERS[-1]), started)
+    found, remain = sweep.cells(sweep.FOLDERS[-1]), sweep.remaining(sweep.FOLDERS[-1])
+    failed = table.print_table(found, started) if found or not remain else 0
     table.print_best(sweep.FOLDERS[-1])
+    if remain:
+        say(f"stopped: {remain}; the same command goes on")
+        return STOPPED
     return 1 if failed else 0
 
 

@@ -14,6 +14,7 @@ from tokencredit.config import Config
 from tokencredit.console import say
 from tokencredit.errors import UserError
 from tokencredit.machine.later import read_now
+from tokencredit.machine.stopping import Stopped, listening
 from tokencredit.papers.pilot_files import read_pilots, write_pilots, write_terms
 from tokencredit.papers.pilots import Pilot, Trial, choose, trials
 from tokencredit.pipeline.pipeline import execute, last_stage
@@ -21,6 +22,7 @@ from tokencredit.reports.times import duration
 from tokencredit.stages.context import Context
 from tokencredit.store.files import reading
 from tokencredit.store.run_folder import COMPLETE, FAILED, RESULTS, RunFolder, git_commit
+from tokencredit.sweeps.sweep import MOST
 from tokencredit.sweeps.tuning import (
     Comparison,
     check_places,
@@ -87,8 +89,23 @@ class Board:
 
     def run(self, due: Sequence[Trial], at_once: int) -> None:
         """Do these runs, `at_once` at a time. What one that breaks off raises is raised once the
-        others that have begun are kept.
+        others that have begun are kept; of a request to stop, once they are saved.
         """
+        with listening():
+            broken = self._run(due, at_once)
+        if isinstance(broken, Stopped):
+            there = {row.trial for row in self.rows}
+            left = [trial for trial in due if trial not in there]
+            names = [f"{say_point(t.method, t.point)} seed {t.seed}" for t in left[:MOST]]
+            named = "; ".join([*names, *["…"] * (len(left) > MOST)])
+            raise Stopped(
+                f"{broken}; {len(left)} of {len(due)} runs of this round remain ({named})"
+            )
+        if broken is not None:
+            raise broken
+
+    def _run(self, due: Sequence[Trial], at_once: int) -> BaseException | None:
+        """As `run`; what the first that broke off has raised."""
         pending = list(due)
         running: dict[Future[Pilot], tuple[Trial, float]] = {}
         broken: BaseException | None = None
@@ -105,8 +122,7 @@ class Board:
                         self.add(done.result())
                         waiting = [*pending, *(other for other, _ in running.values())]
                         self._tell(done.result(), time.monotonic() - began, waiting, at_once)
-        if broken is not None:
-            raise broken
+        return broken
 
     def _tell(self, row: Pilot, took: float, waiting: Sequence[Trial], at_once: int) -> None:
         """Say what a run came to, and how long the others of this round take at its pace."""

@@ -9,17 +9,28 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from tokencredit.console import say
 from tokencredit.errors import UserError
+from tokencredit.machine.stopping import request
 from tokencredit.store.files import naming, reading
 from tokencredit.store.jsonl import read_jsonl
 from tokencredit.sweeps.objective import KEY, Measures, Unknown, listed
 
 CELLS = "cells.jsonl"
+MULTIRUN: Final = "multirun.yaml"
+"""What Hydra writes of a sweep."""
 FAILED: Final = "failed"
+STOPPED: Final = "stopped"
+STOP: Final = "STOP"
+"""The file in a sweep's folder that asks all its cells to stop."""
+MOST: Final = 8
+"""Cells that are named of those that remain."""
 FOLDERS: list[Path] = []
 """The folder of the sweep that this process has started."""
 ADAPTIVE: Final = ("optuna", "ax", "nevergrad")
@@ -38,6 +49,8 @@ class Remember(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Called by Hydra once, before the first cell and before it makes the sweeper."""
         FOLDERS.append(Path(config.hydra.sweep.dir))
+        (FOLDERS[-1] / STOP).unlink(missing_ok=True)  # of a sweep in the same folder
+        join(FOLDERS[-1])
         sweeper, name = config.hydra.sweeper, adaptive(config.hydra)
         if self.plan and sweeper.get("storage") is not None:
             with open_dict(config):
@@ -67,13 +80,56 @@ class Cell:
     number: int
     overrides: list[str]
     state: str
-    """done, done before, done (committed), or failed."""
+    """done, done before, done (committed), stopped, or failed."""
     folder: str = ""
     """Of its results, or its committed CSV."""
     seconds: float = 0.0
     error: str = ""
     measures: Measures = field(default_factory=dict)
     """The numbers that the closing table shows."""
+
+
+def join(sweep: Path) -> None:
+    """Let what asks this process to stop ask all cells of the sweep, and the other way round.
+
+    They may run in processes that a launcher has started, on other machines too.
+    """
+    request().flag = sweep / STOP
+
+
+def stop(sweep: Path) -> None:
+    """Ask all cells of the sweep to stop."""
+    sweep.mkdir(parents=True, exist_ok=True)
+    with naming(sweep / STOP):
+        (sweep / STOP).touch()
+
+
+def remaining(sweep: Path) -> str:
+    """Of a sweep that was asked to stop, the cells that are not done, in words; empty if none is.
+
+    A sweeper that chooses cells by results has no list of them.
+    """
+    if not (sweep / STOP).exists():
+        return ""
+    (sweep / STOP).unlink()
+    found = cells(sweep)
+    config = OmegaConf.load(sweep / MULTIRUN) if (sweep / MULTIRUN).exists() else None
+    if config is None or adaptive(config.hydra):
+        return "the sweep is not complete"
+    there = {cell.number for cell in found if cell.state != STOPPED}
+    every = _every(config.hydra)
+    missing = [" ".join(own) for number, own in enumerate(every) if number not in there]
+    named = "; ".join(missing[:MOST]) + "; …" * (len(missing) > MOST)
+    return f"{len(missing)} of {len(every)} cells remain ({named})" if missing else ""
+
+
+def _every(settings: DictConfig) -> list[list[str]]:
+    """The overrides of each cell, as Hydra's own sweeper orders them."""
+    params = [f"{key}={value}" for key, value in (settings.sweeper.get("params") or {}).items()]
+    loader = GlobalHydra.instance().config_loader() if GlobalHydra().is_initialized() else None
+    parser = OverridesParser.create(config_loader=loader)
+    parsed = parser.parse_overrides([*params, *settings.overrides.task])
+    return list(BasicSweeper.split_arguments(parsed, None)[0])
 
 
 def record(sweep: Path, cell: Cell) -> None:
@@ -92,7 +148,8 @@ def forget(sweep: Path) -> None:
     """Remove the folder of a sweep in which no cell was started, and parents that are empty."""
     if (sweep / CELLS).exists() or not sweep.is_dir():
         return
-    (sweep / "multirun.yaml").unlink(missing_ok=True)
+    (sweep / STOP).unlink(missing_ok=True)
+    (sweep / MULTIRUN).unlink(missing_ok=True)
     for folder in (sweep, sweep.parent, sweep.parent.parent):
         if any(folder.iterdir()):
             return
@@ -144,7 +201,7 @@ def check_sweeper(settings: DictConfig, wanted: Sequence[str]) -> None:
 
 def begun(sweep: Path) -> bool:
     """Whether a cell of the sweep has ended well."""
-    return any(cell.state != FAILED for cell in cells(sweep))
+    return any(cell.state not in {FAILED, STOPPED} for cell in cells(sweep))
 
 
 def gave_up(error: Exception) -> bool:

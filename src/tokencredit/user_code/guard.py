@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any, Final
 
 import numpy as np
@@ -19,11 +20,15 @@ import torch
 from tokencredit.errors import UserError
 from tokencredit.machine import child
 from tokencredit.machine.faults import LONGEST, raised, shortened, users_place
+from tokencredit.machine.stopping import Request
 
 SECONDS: Final = 600.0
 """How long one call may take where no configuration says otherwise."""
 AGAIN: Final = 1.0
 """Seconds after which code is told again that its time is over, if it has held the first."""
+
+ENDINGS: Final = (signal.SIGTERM, signal.SIGUSR1)
+"""Signals that ask for an end, whatever the user's code has done to them."""
 
 
 class _TimedOut(BaseException):
@@ -92,12 +97,18 @@ def _alarm(seconds: float | None, interrupts: list[int]) -> Iterator[None]:
     def end(*_: object) -> None:
         raise _TimedOut
 
-    def interrupt(number: int, *_: object) -> None:
-        interrupts.append(number)
-        raise KeyboardInterrupt
+    ending = signal.getsignal(signal.SIGINT)
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        assert callable(ending)
+        try:
+            ending(number, frame)
+        except KeyboardInterrupt:
+            interrupts.append(number)
+            raise
 
     known: dict[int, Callable[..., None]] = {signal.SIGALRM: end}
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    if ending is signal.default_int_handler or isinstance(ending, Request):
         known[signal.SIGINT] = interrupt
     handlers = {number: signal.signal(number, handler) for number, handler in known.items()}
     if seconds is not None:
@@ -140,7 +151,8 @@ class _Before:
             _OWN[what].set()
         self.dtype, self.threads = torch.get_default_dtype(), torch.get_num_threads()
         self.gradient, self.device = torch.is_grad_enabled(), torch.get_default_device()
-        self.depth, self.terminating = sys.getrecursionlimit(), signal.getsignal(signal.SIGTERM)
+        self.depth = sys.getrecursionlimit()
+        self.endings = {number: signal.getsignal(number) for number in ENDINGS}
         self.streams = {name: getattr(sys, name) for name in ("stdout", "stderr")}
         self.copies = {number: _copy(number) for number in (1, 2)}
 
@@ -164,8 +176,9 @@ class _Before:
     def _restore_ending(self) -> None:
         """Let the process end when it is told to; only the main thread may say how."""
         main = threading.current_thread() is threading.main_thread()
-        if main and signal.getsignal(signal.SIGTERM) is not self.terminating:
-            signal.signal(signal.SIGTERM, self.terminating or signal.SIG_DFL)
+        for number, handler in self.endings.items() if main else ():
+            if signal.getsignal(number) is not handler:
+                signal.signal(number, handler or signal.SIG_DFL)
 
     def _restore_streams(self) -> None:
         for (name, stream), (number, copy) in zip(
