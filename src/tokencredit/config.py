@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, Final, TextIO, cast, get_args, get_type_hints
 
@@ -15,12 +15,13 @@ from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.algorithms.grpo import GRPO
 from tokencredit.algorithms.ppo import PPO
 from tokencredit.algorithms.ppo_penalty import PPOPenalty
-from tokencredit.algorithms.procedure import PreferenceOnly, Procedure, SupervisedOnly
+from tokencredit.algorithms.procedure import JudgeOnly, PreferenceOnly, Procedure, SupervisedOnly
 from tokencredit.algorithms.reinforce import RLOO, Reinforce
 from tokencredit.algorithms.remax import ReMax
+from tokencredit.config_keys import path_of, unknown_key
 from tokencredit.data.dataset import Dataset, add_format
-from tokencredit.errors import UserError, nearest, require
-from tokencredit.fields import added, check_all_bounds, former_names, number, what_became_of
+from tokencredit.errors import UserError, require
+from tokencredit.fields import added, check_all_bounds, former_names, number
 from tokencredit.hardware import Hardware
 from tokencredit.judges.advantage import AdvantageJudge
 from tokencredit.judges.attention import AttentionJudge
@@ -187,7 +188,8 @@ COMPONENTS: Final[dict[str, list[type]]] = {
     ],
     "advantage_scheme": [Keep, Own, Hindsight],
     "algorithm": [
-        *(PPO, PPOPenalty, Reinforce, RLOO, GRPO, ReMax, SupervisedOnly, PreferenceOnly, FIGA)
+        *(PPO, PPOPenalty, Reinforce, RLOO, GRPO, ReMax, SupervisedOnly, PreferenceOnly, FIGA),
+        JudgeOnly,
     ],
     "hardware": [Hardware],
     "tracking": [Tracking],
@@ -242,33 +244,8 @@ def load(composed: DictConfig) -> Config:
         schema = found and _schemas().get(found[1])
         if not found or not schema:
             raise
-        path = _path_of(composed, found[1], found[2]) or found[2]
+        path = path_of(composed, found[1], found[2]) or found[2]
         raise UserError(unknown_key(path, schema)) from error
-
-
-def unknown_key(path: str, schema: type, place: str = "") -> str:
-    """The message about a key that `schema` does not have."""
-    name = path.rpartition(".")[2]
-    became = what_became_of(schema, name)
-    if became is not None:
-        return f"{path}: {became}{place}"
-    names = [*field_names(schema), *(["experiment", "scale"] if schema is Config else [])]
-    guess = nearest(name, names)
-    return f"{path}: unknown key{place}{guess}; {schema.__name__} has: {', '.join(names)}"
-
-
-def _path_of(node: DictConfig, schema: str, key: str, prefix: str = "") -> str | None:
-    """The dotted path of `key` in the first node of that schema that holds it."""
-    kind = OmegaConf.get_type(node)
-    if kind is not None and kind.__name__ == schema and key in node:
-        return f"{prefix}{key}"
-    for name in map(str, node):
-        child = None if OmegaConf.is_missing(node, name) else node[name]
-        if isinstance(child, DictConfig):
-            found = _path_of(child, schema, key, f"{prefix}{name}.")
-            if found:
-                return found
-    return None
 
 
 def _schemas() -> dict[str, type]:
@@ -346,8 +323,3 @@ def component_named(group: str, name: str) -> type:
     raise UserError(
         f"{group}: no component {name!r} is registered (known: {known}); is a --plugin missing?"
     )
-
-
-def field_names(component: object) -> list[str]:
-    """The keys a component has."""
-    return [item.name for item in fields(component)]  # type: ignore[arg-type]

@@ -256,3 +256,8 @@ def _field(given: object, metadata: Mapping[str, object]) -> Any:
     if isinstance(given, list | dict):
         return field(default_factory=lambda: copy.deepcopy(given), metadata=metadata)
     return field(default=given, metadata=metadata)
+
+
+def field_names(component: object) -> list[str]:
+    """The keys a component has."""
+    return [item.name for item in fields(component)]  # type: ignore[arg-type]

@@ -41,6 +41,7 @@ PLAYED: dict[str, tuple[Any, dict[str, Any]]] = {
     "pi_context": ("concat", {}),
     "ties": ("drop", {"dataset.margin_column": "label"}),
     "separator": ("Again.", {}),
+    "effects": (0, {}),
 }
 ATTRIBUTING = {"method": "gradient_x_input", "baseline": "zero", "steps": 5, "pass_tokens": 40}
 

@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 from tokencredit import __version__
 from tokencredit.cli import ABOUT, COMMANDS, app
 from tokencredit.composing.helptext import SENTENCE_END, first_comment, help_text
-from tokencredit.config import Config, field_names
+from tokencredit.config import Config
 from tokencredit.errors import UserError
+from tokencredit.fields import field_names
 from tokencredit.user_code.plugins import conf_dir
 
 from .conftest import Command

@@ -25,6 +25,7 @@ ABC = ["experiment=abc/positive_generation", "scale=cpu"]
 TUNED = {
     "abc/positive_generation": ["abc", "abc_d", "abc_d2", "uniform", "sparse"],
     "rto/win_rates": ["ppo", "dppo", "dppo_same_kl", "rto"],
+    "dae/imdb": ["sparse_pairs", "abc_pairs", "dae", "dae_own"],
     "tlcr/main": ["ppo_seq", "remax", "ppo_synthetic", "tlcr_fixed", "tlcr", "word_list"],
 }
 

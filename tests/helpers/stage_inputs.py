@@ -254,6 +254,7 @@ CASES = {
             "pi_context": [played(pi_context=PiContext.concat)],
             "ties": [played(ties=Ties.drop)],
             "separator": [played(separator="Again.")],
+            "effects": [played(effects=3)],
             "data": [record_of("reward")],
             "eval": [record_of("eval")],
             "dtype": [DTYPE],
@@ -263,7 +264,7 @@ CASES = {
             "nf4": [NF4_ON],
         },
         given=played(),
-        elsewhere=("format",),
+        elsewhere=("format", "word_classes"),
     ),
     "figa": Case(
         FIGAStage,

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from builders import tiny_causal
-from dense_advantages import dense_advantages
+from dense_advantages import dense_advantages, dense_values
 from tokencredit.errors import UserError
 from tokencredit.models.adapters.lora import Lora, LoraLayers, adapted, using
 from tokencredit.models.advantage_model import AdvantageHead, AdvantageModel
 from tokencredit.models.loading.trunk import backbone, hidden_size
+from tokencredit.models.passes.computation import Computation
 from tokencredit.models.passes.games import Duel, Games, PiContext
+from tokencredit.models.passes.packing import hidden_states
 from tokencredit.ops import antisymmetry_gap, game_loss
 
 SEPARATOR = [7, 8, 9]
@@ -263,6 +265,19 @@ def test_papers_D8_only_the_independent_policy_centres_whole_second_answers() ->
         assert total.abs().max() > 0.1
     assert gaps[PiContext.independent] < 1e-5
     assert gaps[PiContext.concat] > 1e-2
+
+
+@torch.no_grad()
+def test_without_centring_numbers_are_the_heads_own() -> None:
+    """f(s, z) as it is, whose mean under the policy is far from 0."""
+    model, played = make_model(), games()
+    plain = AdvantageModel(model.model, model.head, centred=False)
+    states = hidden_states(plain.model, played.layout, Computation())
+    f = dense_values(model.head, states).gather(1, played.chosen[:, None])[:, 0]
+    assert torch.allclose(plain(played)[played.mask], f, atol=1e-5)
+    gap = plain.residual(played).float()
+    assert gap.abs().max() > 0.1
+    assert torch.allclose(f - gap, model(played)[played.mask], atol=1e-4)
 
 
 @pytest.mark.parametrize(("rslora", "scale"), [(True, 5.656854), (False, 1.0)])

@@ -21,14 +21,15 @@ from tokencredit.papers.claim_tests import gold_at_equal_kl
 from tokencredit.papers.claims import (
     Claim,
     Judged,
-    WinClaim,
+    Stated,
     corrected_by_page,
     judge_claims,
     papers,
     read_claims,
     read_win_claims,
 )
-from tokencredit.papers.entries import FOLDER, Panel, claim_names
+from tokencredit.papers.entries import CLAIMS, FOLDER, Panel, claim_names
+from tokencredit.papers.file_claims import read_file_claims
 from tokencredit.papers.ledger import LEDGER, ledger, tasks_of, work_of
 from tokencredit.papers.runs import LoggedRun, Origin, Setting
 from tokencredit.papers.sources import read_sources
@@ -53,15 +54,20 @@ def test_every_claim_states_hypothesis_margin_and_rank() -> None:
     """In the file itself, not by a default."""
     for paper in papers():
         tree = read_yaml(FOLDER / paper / "claims.yaml")
-        for claim in [*tree.get("win_rates", ()), *tree["claims"]]:
+        for claim in [claim for kind in CLAIMS for claim in tree.get(kind, ())]:
             assert {"hypothesis", "margin", "primary"} <= claim.keys(), claim["name"]
             assert claim["hypothesis"]
 
 
 def test_each_experiment_has_one_primary_claim_and_its_file_names_it() -> None:
     for paper in papers():
-        every: list[Claim | WinClaim] = [*read_claims(paper), *read_win_claims(paper)]
+        every: list[Stated] = [*read_claims(paper), *read_win_claims(paper)]
+        of_files = {claim.task for claim in read_file_claims(paper)}
         for task in tasks_of(paper):
+            if task in of_files:  # they are one family, and none stands by itself
+                assert not any(task in claim.primary for claim in every)
+                assert not any(claim.primary for claim in read_file_claims(paper))
+                continue
             (primary,) = [claim for claim in every if task in claim.primary]
             tree = read_yaml(EXPERIMENTS / paper / f"{task}.yaml")
             assert tree["run"]["primary"] == f"{paper}/{primary.name}", task

@@ -13,13 +13,24 @@ import torch
 
 from builders import handed, make_rollout, speaking, train_tokenizer
 from built_stages import build, furnish, stage_of
+from dense_advantages import dense_advantages, dense_policy
 from tokencredit.data.pairs import Pair, read_pairs
 from tokencredit.data.records import Record
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.errors import UserError
 from tokencredit.judges.advantage import AdvantageJudge
+from tokencredit.models.adapters.lora import using
+from tokencredit.models.advantage import open_advantages
+from tokencredit.models.decoding.sampling import Sampling
 from tokencredit.models.loading.model import Model, load_tokenizer
+from tokencredit.models.loading.trunk import head_of
+from tokencredit.models.loading.weights import load_causal
+from tokencredit.models.passes.computation import Computation
 from tokencredit.models.passes.games import Duel, Games, PiContext, Ties
+from tokencredit.models.passes.packing import hidden_states
+from tokencredit.models.policy import PolicyWithValue
+from tokencredit.models.tokens.ends import special_ids
+from tokencredit.rollout import Judgement
 from tokencredit.settings import PairSource
 from tokencredit.stages.advantage import AdvantageStage, Row, Table, games_of, measured, rows_of
 from tokencredit.stages.context import Context
@@ -96,8 +107,6 @@ def test_the_judge_reads_the_first_answers_advantages(place: Path) -> None:
     assert found.evidence.abs().max() > 1e-4
     assert (found.evidence[~rollout.response_mask] == 0).all()
     assert torch.allclose(found.scores, found.evidence.sum(dim=1), atol=1e-6)
-    from tokencredit.models.advantage import open_advantages
-
     model = open_advantages(artifact.path, folders["sft"], tokenizer, Model(context=96), "cpu")
     for row, length in enumerate(rollout.lengths.tolist()):
         prompt = rollout.prompt_ids[row][rollout.prompt_mask[row]].tolist()
@@ -109,6 +118,41 @@ def test_the_judge_reads_the_first_answers_advantages(place: Path) -> None:
             assert torch.allclose(found.evidence[row, :length], expected, atol=1e-5)
     with pytest.raises(UserError, match="vocabulary differs"):
         one.settings.open(given, speaking(train_tokenizer(chat=True, sep_token="<|sep|>")))
+
+
+def test_the_drift_is_what_the_current_policy_expects_of_the_advantages(place: Path) -> None:
+    """Σ_z π(z|s) Â(s, z) from whole tensors; 0 under the SFT model, under which it is centred."""
+    one = stage(place)
+    folders = {"advantage": build(one).path, "sft": one.made("sft")}
+    tokenizer, rollout = load_tokenizer(folders["sft"]), make_rollout([4, 2, 3], seed=3)
+    given = handed(folder=folders.__getitem__, model=Model(context=96))
+    model = load_causal(folders["sft"], "float32")
+    policy = PolicyWithValue(model, special_ids(tokenizer, model), Sampling())
+    judge = one.settings.open(given, replace(speaking(tokenizer), policy=policy))
+    drift = named(judge(rollout), "centring_drift")
+    assert drift.abs().max() < 1e-6
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(3)
+    drift = named(judge(rollout), "centring_drift")
+    advantages = open_advantages(*folders.values(), tokenizer, Model(context=96), "cpu")
+    layout = policy.layout(rollout)
+    with torch.no_grad():
+        states, head = policy.choosing(layout)
+        with using(advantages.model, None):
+            frozen = hidden_states(advantages.model, layout, Computation())
+        own = hidden_states(advantages.model, layout, Computation())
+        effects = dense_advantages(
+            advantages.head, own, dense_policy(frozen, head_of(advantages.model))
+        )
+        expected = layout.spread((dense_policy(states, head) * effects).sum(dim=1))
+    assert torch.allclose(drift, expected.sum(dim=1) / rollout.lengths, atol=1e-6)
+    assert drift.abs().min() > 1e-5
+
+
+def named(judgement: Judgement, name: str) -> torch.Tensor:
+    """A column of its notes."""
+    assert judgement.notes is not None
+    return judgement.notes.columns[name]
 
 
 def test_pairs_longer_than_a_game_are_left_out_whole(
@@ -245,7 +289,8 @@ def test_sampled_pairs_are_those_of_dpo(
     sampled = replace(config, dpo=replace(config.dpo, pairs=PairSource.sampled))
     one = AdvantageStage(Context(sampled))
     assert set(one.parents()) == {"sft", "sampled_pairs"}
-    assert set(stage(place).inputs()) - set(one.inputs()) == {"data", "eval", "format"}
+    of_data = {"data", "eval", "format", "effects", "word_classes"}
+    assert set(stage(place).inputs()) - set(one.inputs()) == of_data
     assert scored_samples(sampled, 3) == scored_samples(config, 3) + 2 * config.dpo.prompts
     assert not one.spoken()
     said = {"prompt_ids": [5, 6], "chosen_ids": [7, 8], "rejected_ids": [9, 10, 0]}

@@ -16,9 +16,11 @@ from built_stages import build, furnish, stage_of
 from tokencredit.config import Config
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.errors import UserError
+from tokencredit.judges.attention import AttentionJudge
 from tokencredit.judges.bradley_terry import BradleyTerryJudge, Preference
 from tokencredit.models.loading.model import Model, load_tokenizer
 from tokencredit.reviser_settings import Backend, Reviser
+from tokencredit.rewards.scheme import Evidence
 from tokencredit.settings import PairSource
 from tokencredit.stages.bradley_terry import BradleyTerryStage
 from tokencredit.stages.context import Context
@@ -220,6 +222,21 @@ def test_its_score_is_read_at_the_last_token_and_it_says_nothing_of_tokens(tmp_p
             wanted = model.score(hidden)
         assert verdict.scores[row].item() == pytest.approx(wanted.item(), abs=1e-5)
     assert not verdict.evidence.any()
+
+
+def test_its_attention_is_evidence_where_that_is_asked_for(tmp_path: Path) -> None:
+    """What judge=attention reads of the same model; the scores stay."""
+    tiny_classifier(num_labels=1).save_pretrained(tmp_path)
+    tokenizer, rollout = train_tokenizer(), make_rollout([6, 3, 5])
+    tokenizer.save_pretrained(tmp_path)
+    given = handed(folder=lambda _: tmp_path, model=Model(context=96))
+    plain, reading = BradleyTerryJudge(), BradleyTerryJudge(attention=True)
+    assert (plain.gives(), reading.gives()) == (Evidence.none, Evidence.nonnegative)
+    alone, found = (judge.open(given, speaking(tokenizer))(rollout) for judge in (plain, reading))
+    assert torch.allclose(found.scores, alone.scores, atol=1e-5) and not alone.evidence.any()
+    expected = AttentionJudge().open(given, speaking(tokenizer))(rollout)
+    assert torch.equal(found.evidence, expected.evidence) and found.evidence.sum() > 0
+    assert plain.scoring() == reading.scoring()
 
 
 def test_a_folder_with_another_vocabulary_is_refused(tmp_path: Path) -> None:

@@ -41,3 +41,10 @@ class PreferenceOnly(Procedure):
     """Stop after direct preference optimisation: no rollouts."""
 
     ends_with: ClassVar[str] = "dpo"
+
+
+@dataclass(slots=True, kw_only=True)
+class JudgeOnly(Procedure):
+    """Stop after the stage that the judge brings along: no policy is trained."""
+
+    ends_with: ClassVar[str] = "judge"

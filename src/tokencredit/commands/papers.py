@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from tokencredit.commands.options import Plugins
 from tokencredit.config import load_plugins
 from tokencredit.console import say, show
+from tokencredit.data.dataset import Dataset
+from tokencredit.data.files import file_rows
+from tokencredit.data.sources import Source as Where
+from tokencredit.data.splits import Splits
 from tokencredit.errors import UserError, require
 from tokencredit.evaluation.opinions import read_opinions
 from tokencredit.papers import claims
 from tokencredit.papers.answers import ANSWERS
 from tokencredit.papers.entries import PanelEntry
 from tokencredit.papers.figures import write_figure
+from tokencredit.papers.file_claims import judge_file_claims, read_file_claims
 from tokencredit.papers.formats import SUFFIX, Format, Runs
+from tokencredit.papers.judge_stages import there
 from tokencredit.papers.kinds import find_any_figure, find_table, is_own, listing
 from tokencredit.papers.ledger import write_ledger
 from tokencredit.papers.opinions import Benchmark, Opinions
 from tokencredit.papers.page import write_page
+from tokencredit.papers.pair_maps import DATA, PairMap
 from tokencredit.papers.runs import holds_runs
 from tokencredit.papers.scores import Comparison, find_comparisons
 from tokencredit.papers.sources import Source, read_sources
-from tokencredit.papers.token_maps import TokenMap, write_token_map
+from tokencredit.papers.token_classes import SIDES
+from tokencredit.papers.token_maps import Place, Text, TokenMap, write_token_map
 from tokencredit.store.files import write_bytes
 
 EXPERIMENTS = Path("experiments")
+ALL_HELD_OUT = Splits(sft=0, reward=0, rl=0, oracle=0, eval=1)
+"""All records in one split."""
 
 Name = Annotated[
     str | None, typer.Argument(help="PAPER/NAME of the catalogue, or a YAML file of your own.")
@@ -42,6 +53,13 @@ Given = Annotated[
 Out = Annotated[Path | None, typer.Option(help="Folder for the files.")]
 Points = Annotated[
     int | None, typer.Option(min=1, help="Use this many first steps, not the paper's number.")
+]
+Pairs = Annotated[
+    Path | None,
+    typer.Option(
+        "--texts",
+        help="File of the pairs whose rows a figure shows. Default: that in $TOKENCREDIT_DATA.",
+    ),
 ]
 Form = Annotated[Format, typer.Option("--format", help="What is printed.")]
 
@@ -65,6 +83,7 @@ def table(
             lambda task: comparisons(name, task, runs),
             lambda benchmark, task: opinions(name, benchmark, task, runs),
             lambda task: answers(name, task, runs),
+            lambda task, names: there(beside(name, task, runs, f"{names[0]}.json"), names),
         ),
         points,
     )
@@ -81,6 +100,7 @@ def figure(
     runs: Given = None,
     out: Out = Path("figures"),
     points: Points = None,
+    pairs: Pairs = None,
 ) -> None:
     """Draw a figure of a paper from runs as PNG, PDF, and CSV; without a name, list the figures.
 
@@ -92,6 +112,11 @@ def figure(
     entry = find_any_figure(name)
     require(out is not None, "--out", out, "name a folder")
     assert out is not None
+    if isinstance(entry, PairMap):
+        entry = with_texts(entry, pairs)
+    else:
+        rule = "only a figure of pairs of a data set, whose texts lie there, has texts from a file"
+        require(pairs is None, "--texts", pairs, rule)
     if isinstance(entry, TokenMap):
         require(points is None, "--points", points, "these are texts, which have no steps")
         written, notes = write_token_map(entry, texts(name, entry, runs), out, Path(name).stem)
@@ -125,12 +150,15 @@ def paper_claims(
     wins = claims.read_win_claims(paper)
     made = {task: comparisons(paper, task, runs) for task in dict.fromkeys(c.task for c in wins)}
     won = [item for claim in wins for item in claims.judge_win_claim(claim, made[claim.task])]
+    files = read_file_claims(paper)
+    places = {claim.task: beside(paper, claim.task, runs, claim.file) for claim in files}
+    won += judge_file_claims(files, places)
     try:
         found = sources(paper, runs)
     except UserError:
         if not any(item.source for item in won):
             raise
-        found = []  # a comparison alone
+        found = []  # a comparison, or files, alone
     judged = claims.judge_claims(claims.read_claims(paper), found, points)
     show(claims.claims_text(claims.corrected_by_page([*judged, *won])), end="")
     for note in claims.unused(judged, found):
@@ -192,12 +220,38 @@ def answers(name: str, task: str, runs: list[Path] | None) -> list[Path]:
     return [path] if path.is_file() else []
 
 
+def with_texts(entry: PairMap, file: Path | None) -> PairMap:
+    """The figure with the texts of the pairs in a file, or in that of $TOKENCREDIT_DATA; as it is
+    where there is none. A file with a column `prompt` has answers, one without it transcripts.
+    """
+    folder = os.environ.get(DATA)
+    path = file or Path(folder or "", entry.texts)
+    if file is None and not (folder and path.is_file()):
+        return entry
+    layout = "preference" if "prompt" in next(file_rows(path), {}) else "hh"
+    given: dict[str, Any] = {"path": str(path), "format": layout, "splits": ALL_HELD_OUT}
+    data = Dataset(source=Where.path, label_column=None, **given)
+    found: dict[Place, Text] = {}
+    for record in data.read().records():
+        if record.rejected is not None:
+            asked = "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in record.asked)
+            said = (record.answer, record.rejected)
+            for answer, text in zip(SIDES, said, strict=True):
+                found.setdefault((record.row, answer), Text(record.prompt or asked, text))
+    return entry.with_texts(found, path)
+
+
 def texts(name: str, entry: TokenMap, runs: list[Path] | None) -> Path:
     """The folder that is named, or that of the figure's experiment; the files lie in it."""
-    require(len(runs or []) < 2, "--runs", runs, f"name one folder, in which {entry.numbers} lies")
     if not runs and is_own(name):
         raise UserError(f"--runs: {name} is of your own; name the folder of {entry.numbers}")
-    return runs[0] if runs else EXPERIMENTS / name.partition("/")[0] / entry.task
+    return beside(name, entry.task, runs, entry.numbers)
+
+
+def beside(name: str, task: str, runs: list[Path] | None, file: str) -> Path:
+    """The folder that is named, or that of a paper's experiment, in which a file lies."""
+    require(len(runs or []) < 2, "--runs", runs, f"name one folder, in which {file} lies")
+    return runs[0] if runs else EXPERIMENTS / name.partition("/")[0] / task
 
 
 def _list(command: str) -> None:

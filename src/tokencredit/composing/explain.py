@@ -14,8 +14,10 @@ from omegaconf.errors import (
 )
 
 from tokencredit.composing.helptext import groups
-from tokencredit.config import COMPONENTS, Config, field_names, present_name, unknown_key
+from tokencredit.config import COMPONENTS, Config, present_name
+from tokencredit.config_keys import unknown_key
 from tokencredit.errors import UserError, nearest
+from tokencredit.fields import field_names
 from tokencredit.machine.faults import chain, fault, users_own
 from tokencredit.user_code.plugins import conf_dir, is_ours
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from tokencredit.errors import require
-from tokencredit.fields import number
+from tokencredit.fields import added, number
 from tokencredit.judges.given import Given, Live
 from tokencredit.judges.judge import Judge, OpenJudge
 from tokencredit.models.advantage import open_advantages
@@ -16,6 +16,9 @@ from tokencredit.ops import masked_sum
 from tokencredit.rewards.scheme import Evidence
 from tokencredit.rollout import Judgement, Notes, Rollout
 from tokencredit.training_settings import JudgeTraining
+
+if TYPE_CHECKING:
+    from tokencredit.models.policy import PolicyWithValue
 
 
 @dataclass(slots=True, kw_only=True)
@@ -32,7 +35,10 @@ class AdvantageJudge(Judge):
     causal: ClassVar[bool] = True
 
     rank: int = number(16, at_least=1)
-    """Of the head, at most the width of the model."""
+    """Of the head, at most the width of the model, with which it can be any linear map to ids."""
+    centred: bool = True
+    """Whether what the SFT model expects is taken off; if not, sums still say who wins, but single
+    numbers are no advantages: an ablation."""
     lora_rank: int = number(32, at_least=1)
     """Of the adapters on all linear layers, which are scaled by lora_alpha / sqrt(lora_rank)."""
     lora_alpha: int = number(32, at_least=1)
@@ -43,6 +49,9 @@ class AdvantageJudge(Judge):
     """zero, or drop: what pairs of margin 0 (dataset.margin_column) are."""
     separator: str = "Please give another answer."
     """What a user says between two answers; in texts, what stands between them by itself."""
+    effects: int = added(number(500, at_least=0))
+    """Held-out pairs of the data, at most, of whose tokens the stage writes the advantages, each
+    with place and class of word, to advantages.csv; none of sampled pairs, which are in no data."""
     training: JudgeTraining = field(
         default_factory=lambda: JudgeTraining(
             learning_rate=2.5e-5, epochs=2.0, batch_size=64, max_length=512, warmup_fraction=0.1
@@ -64,18 +73,21 @@ class AdvantageJudge(Judge):
         return {"advantage": "advantage", "sft": "sft"}
 
     def passes(self) -> Mapping[str, float]:
-        """One of the SFT model as it is, the frozen policy, and one under its adapters."""
-        return {"sft": 2.0}
+        """One of the SFT model as it is, the frozen policy, one under its adapters, and one of the
+        policy that is being trained."""
+        return {"sft": 2.0, "policy": 1.0}
 
     def open(self, given: Given, actors: Live) -> OpenJudge:
         """The advantage model behind a callable."""
         folders = given.folder("advantage"), given.folder("sft")
         model = open_advantages(*folders, actors.tokenizer, given.model, given.device)
+        policy = cast("PolicyWithValue", actors.policy)
 
         def judge(rollout: Rollout) -> Judgement:
-            evidence = model.own(rollout)
-            scores = masked_sum(evidence, rollout.response_mask)
-            notes = Notes({"advantage": scores})
+            evidence, drift = model.own(rollout, policy.choosing)
+            mask = rollout.response_mask
+            scores, drift_of = masked_sum(evidence, mask), masked_sum(drift, mask)
+            notes = Notes({"advantage": scores, "centring_drift": drift_of / mask.sum(dim=1)})
             return Judgement(scores=scores, evidence=evidence, notes=notes)
 
         return judge

@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
+from tokencredit.fields import added
+from tokencredit.judges.attention import AttentionJudge
 from tokencredit.judges.given import Given, Live
 from tokencredit.judges.judge import Judge, OpenJudge
 from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.models.passes.sequences import ScoreAt
 from tokencredit.models.scorer import open_scorer
+from tokencredit.rewards.scheme import Evidence
 from tokencredit.training_settings import JudgeTraining, Start
 
 
@@ -37,11 +40,18 @@ class BradleyTerryJudge(Judge):
     """preferred (chosen over rejected), or revised (revised over rejected)."""
     init: Start = Start.sft
     """sft, or base."""
+    attention: bool = added(False)
+    """Its attention from where the score is read is the evidence, as of judge=attention; otherwise
+    it says nothing of single tokens."""
     training: JudgeTraining = field(
         default_factory=lambda: JudgeTraining(
             epochs=2.0, batch_size=32, weight_decay=0.1, warmup_fraction=0.0
         )
     )
+
+    def gives(self) -> Evidence:
+        """Shares of the score where its attention is read, else nothing."""
+        return Evidence.nonnegative if self.attention else Evidence.none
 
     def artifacts(self) -> Mapping[str, str | type]:
         """The model that its own stage trains."""
@@ -58,4 +68,4 @@ class BradleyTerryJudge(Judge):
         """
         folder, end = given.folder("bradley_terry"), ScoreAt.end
         model = open_scorer(folder, actors.tokenizer, given.model, end, given.device)
-        return RewardModelJudge().judging(model)
+        return (AttentionJudge() if self.attention else RewardModelJudge()).judging(model)

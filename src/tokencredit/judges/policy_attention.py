@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, ClassVar, cast
@@ -13,7 +12,6 @@ from jaxtyping import Bool, Float
 
 from tokencredit.judges.given import Given, Live
 from tokencredit.judges.judge import Judge, OpenJudge, Seen
-from tokencredit.models.adapters.lora import POLICY, using
 from tokencredit.models.attention.row import check_attention
 from tokencredit.models.attention.steps import StepAttention
 from tokencredit.models.attention.weights import check_named
@@ -106,9 +104,8 @@ class PolicyAttentionJudge(Judge):
     ) -> Float[torch.Tensor, "B T"]:
         """What the steps paid to each token, from the pass that also gives log-probabilities."""
         start, mask = part.prompt_mask.sum(dim=1), part.response_mask
-        adapters = getattr(policy.model, "peft_config", None)
         with (
-            using(policy.model, POLICY) if adapters else nullcontext(),
+            policy.acting(),
             reader.capture(start, mask, last=self.average is Average.last) as seen,
         ):
             policy.states(policy.model, policy.layout(part))

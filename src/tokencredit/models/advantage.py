@@ -25,7 +25,11 @@ MODEL_CARD: Final = "README.md"
 
 
 def with_head(
-    model: PreTrainedModel, rank: int, tokenizer: PreTrainedTokenizerBase
+    model: PreTrainedModel,
+    rank: int,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    centred: bool = True,
 ) -> AdvantageModel:
     """`model`, which has adapters, with a fresh head; ids without a token are impossible.
 
@@ -42,7 +46,7 @@ def with_head(
     )
     own = AdvantageHead(width, len(head.weight), rank).to(head.weight.device)
     spare = special_ids(tokenizer, model).spare_on(head.weight.device)
-    return AdvantageModel(model, own, spare=spare)
+    return AdvantageModel(model, own, spare=spare, centred=centred)
 
 
 def save_advantages(model: AdvantageModel, folder: Path, base: str) -> None:
@@ -53,7 +57,8 @@ def save_advantages(model: AdvantageModel, folder: Path, base: str) -> None:
     (folder / MODEL_CARD).unlink(missing_ok=True)  # peft's, which names a place on this machine
     name_base(folder, base)
     save_file(model.head.state_dict(), folder / HEAD)
-    write_json(folder / SETTINGS, {"rank": model.head.down.out_features})
+    settings = {"rank": model.head.down.out_features, "centred": model.centred}
+    write_json(folder / SETTINGS, settings)
 
 
 def open_advantages(
@@ -75,6 +80,8 @@ def open_advantages(
     check_context(plain.config, model.context, of="advantage model")
     disable_dropout(plain)
     adapted = adapter.filled(plain.to(device))
-    found = with_head(adapted, int(read_json(folder / SETTINGS)["rank"]), tokenizer)
+    settings = read_json(folder / SETTINGS)
+    rank, centred = int(settings["rank"]), bool(settings["centred"])
+    found = with_head(adapted, rank, tokenizer, centred=centred)
     load_into(found.head, folder / HEAD)
     return found.eval().requires_grad_(False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -21,6 +22,8 @@ from tokencredit.rollout import Rollout
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+Chooser = Callable[[Layout], "tuple[torch.Tensor, torch.nn.Linear]"]
+"""The states in which a policy chose the response tokens, (N, d), and its head."""
 RANK: Final = 16
 """Of the paper's head (Table 1)."""
 
@@ -65,20 +68,6 @@ class AdvantageHead(torch.nn.Module):
         chosen = torch.nn.functional.embedding(ids, self.up)
         return ((chosen - means) * self.projected(states)).sum(dim=1)
 
-    def residual(
-        self,
-        states: Float[torch.Tensor, "N d"],
-        policy: tuple[Float[torch.Tensor, "N d"], torch.nn.Linear],
-        spare: Int[torch.Tensor, "K"] | None = None,
-        rows: int = CHUNK,
-    ) -> Float[torch.Tensor, "N"]:
-        """Σ_z π(z|s) Â(s, z) in each state, 0 but for rounding; see `centring_residual`.
-
-        `policy` are the policy's states and its head.
-        """
-        means = self.means(*policy, spare, rows)
-        return centring_residual(self.up, means, self.projected(states), policy, spare, rows)
-
 
 class AdvantageModel(torch.nn.Module):
     """Advantages of the tokens of both answers, in the reward of who answers first (Estimating
@@ -95,12 +84,15 @@ class AdvantageModel(torch.nn.Module):
         computation: Computation | None = None,
         spare: Int[torch.Tensor, "K"] | None = None,
         rows: int = CHUNK,
+        *,
+        centred: bool = True,
     ) -> None:
         """`model` has adapters, and no dropout below them; else it is a `UserError`, or the policy
-        is another in every pass. `spare` are its ids without a token, whose probability is 0."""
+        is another in every pass. `spare` are its ids without a token, whose probability is 0. Not
+        `centred`, the numbers are f(s, z) as they are, which are no advantages: an ablation."""
         torch.nn.Module.__init__(self)
         check_reference(model)
-        self.model, self.head, self.rows = model, head, rows
+        self.model, self.head, self.rows, self.centred = model, head, rows, centred
         self.computation = computation or Computation()
         self.register_buffer("spare", spare, persistent=False)
         self.spare: torch.Tensor | None
@@ -112,13 +104,21 @@ class AdvantageModel(torch.nn.Module):
             states = hidden_states(self.model, games.policy_layout, self.computation)
         return states, head_of(self.model)
 
+    def means(
+        self, states: Float[torch.Tensor, "M d"], head: torch.nn.Linear
+    ) -> Float[torch.Tensor, "M r"]:
+        """What is taken off f in the policy's `states`; see `AdvantageHead.means`."""
+        if not self.centred:
+            return self.head.up.new_zeros(len(states), self.head.up.shape[1])
+        return self.head.means(states, head, self.spare, self.rows)
+
     def forward(self, games: Games) -> Float[torch.Tensor, "B T"]:
         """Â of every answer token, zero where masked.
 
         That of a token of the second answer is what it does for the first one: good for the second
         is negative.
         """
-        means = self.head.means(*self.policy(games), self.spare, self.rows)
+        means = self.means(*self.policy(games))
         states = hidden_states(self.model, games.layout, self.computation)
         found = self.head(states, means[games.places], games.chosen)
         return games.layout.spread(found)
@@ -132,20 +132,32 @@ class AdvantageModel(torch.nn.Module):
         """Σ_z π(z|s) Â(s, z) wherever an answer token was chosen, 0 but for rounding."""
         states, head = self.policy(games)
         own = hidden_states(self.model, games.layout, self.computation)
-        return self.head.residual(own, (states[games.places], head), self.spare, self.rows)
+        policy = states[games.places], head
+        means, rows = self.means(*policy), self.head.projected(own)
+        return centring_residual(self.head.up, means, rows, policy, self.spare, self.rows)
 
     @without_gradient
-    def own(self, rollout: Rollout, filler: int = 0) -> Float[torch.Tensor, "B T"]:
-        """Â of each response token as of the first answer, which no second one changes; zero where
-        masked. Rows are read a few at a time; padding holds the id `filler`."""
-        found = torch.zeros(rollout.response_mask.shape, device=rollout.response_ids.device)
+    def own(
+        self, rollout: Rollout, current: Chooser | None = None, filler: int = 0
+    ) -> tuple[Float[torch.Tensor, "B T"], Float[torch.Tensor, "B T"]]:
+        """Â of each response token as of the first answer, which no second one changes, and the
+        drift: Σ_z π(z|s) Â(s, z) under the `current` policy, which is 0 while that is the frozen
+        one, and without one. Zero where masked. Rows are read a few at a time; padding holds the
+        id `filler`.
+        """
+        shape, device = rollout.response_mask.shape, rollout.response_ids.device
+        advantages, drift = torch.zeros(shape, device=device), torch.zeros(shape, device=device)
         for rows, _ in parts(rollout.total_lengths):
             part = rollout[rows].trimmed()
-            layout = Layout.of(part, filler)
+            layout, width = Layout.of(part, filler), part.response_mask.shape[1]
             with using(self.model, None):
                 policy = hidden_states(self.model, layout, self.computation)
-            means = self.head.means(policy, head_of(self.model), self.spare, self.rows)
+            means = self.means(policy, head_of(self.model))
             states = hidden_states(self.model, layout, self.computation)
             said = self.head(states, means, part.response_ids[part.response_mask])
-            found[rows, : part.response_mask.shape[1]] = layout.spread(said).float()
-        return found
+            advantages[rows, :width] = layout.spread(said).float()
+            if current is not None:
+                now = self.head.means(*current(layout), self.spare, self.rows)
+                gap = ((now - means) * self.head.projected(states)).sum(dim=1)
+                drift[rows, :width] = layout.spread(gap).float()
+        return advantages, drift

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 
 from tokencredit.models.adapters.lora import (
+    POLICY,
     VALUE,
     belongs_to_value,
     check_reference,
@@ -103,9 +104,19 @@ class PolicyWithValue(torch.nn.Module):
         output = PolicyOutput(logp=spread(logp), values=values, entropy=spread(entropy))
         return output, states
 
+    def acting(self) -> AbstractContextManager[None]:
+        """While the context lasts, `model` has the policy's adapter on, if it has adapters."""
+        adapted = getattr(self.model, "peft_config", None)
+        return using(self.model, POLICY) if adapted else nullcontext()
+
     def states(self, model: torch.nn.Module, layout: Layout) -> Float[torch.Tensor, "N d"]:
         """The hidden state from which each response token was chosen."""
         return hidden_states(model, layout, self.computation)
+
+    def choosing(self, layout: Layout) -> tuple[Float[torch.Tensor, "N d"], torch.nn.Linear]:
+        """The states in which the policy, as it is now, chose each response token, and its head."""
+        with self.acting():
+            return self.states(self.model, layout), head_of(self.model)
 
     def choices(self, rollout: Rollout) -> Choices:
         """What each response token was chosen from, under the configured distribution."""

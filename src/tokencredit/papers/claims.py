@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from pathlib import Path
+from typing import ClassVar, Final
 
 from tokencredit.errors import UserError, require
 from tokencredit.papers.claim_tests import JOINT, SHARES, TESTS
@@ -38,6 +40,9 @@ GOLD: Final = "gold_at_equal_kl"
 class Stated:
     """What every claim states before its runs."""
 
+    kind: ClassVar[str]
+    """The list of claims.yaml that it stands in."""
+
     name: str
     """Short name."""
     says: str
@@ -48,11 +53,15 @@ class Stated:
     """The claim as an inequality of numbers."""
     primary: list[str] = field(default_factory=list)
     """The experiments, by their names without the paper, whose one primary claim it is."""
+    margin: float | None = None
+    """A distance that counts as none, stated before the runs; null: none was."""
 
 
 @dataclass(slots=True, kw_only=True)
 class WinClaim(Stated):
     """That one method wins more than half of the prompts against others."""
+
+    kind: ClassVar[str] = "win_rates"
 
     method: str
     """Of whom it is said."""
@@ -62,13 +71,26 @@ class WinClaim(Stated):
     """The experiment with the comparison."""
     measure: str | None = None
     """Of an experiment with several scorers: the one that decides; null: each by itself."""
-    margin: float | None = None
-    """A distance from one half that counts as none, stated before the runs; null: none was."""
 
     def __post_init__(self) -> None:
-        """Check the margin."""
+        """Check the margin, which is a distance from one half."""
         possible = self.margin is None or 0 < self.margin < HALF
         require(possible, "margin", self.margin, "must lie in (0, 0.5), or be null")
+
+
+@dataclass(slots=True, kw_only=True)
+class FileClaim(Stated, ABC):
+    """A claim that one file beside an experiment's page decides."""
+
+    file: ClassVar[str]
+    """The file's name."""
+
+    task: str
+    """The experiment in whose folder it lies."""
+
+    @abstractmethod
+    def judged_by(self, path: Path) -> Finding:
+        """The verdict of that file, not corrected for the number of claims."""
 
 
 def judge_wins(claim: WinClaim, comparison: Comparison) -> Finding:
@@ -100,6 +122,8 @@ def _over(found: Against | None, other: str, margin: float | None) -> Finding:
 class Claim(Stated):
     """A sentence of a paper, and the statistic that decides it."""
 
+    kind: ClassVar[str] = "claims"
+
     test: str
     """Name of the statistic."""
     panels: list[Panel]
@@ -116,8 +140,6 @@ class Claim(Stated):
     """With passes_maximum: the share of steps that is claimed."""
     level: float | None = None
     """With gold_at_equal_kl: the distance from the reference, in nats."""
-    margin: float | None = None
-    """A difference that counts as none, stated before the runs; null: none was."""
 
     def __post_init__(self) -> None:
         """Check the names."""
@@ -137,7 +159,7 @@ class Claim(Stated):
 class Judged:
     """A claim, the runs it was held against, and the finding."""
 
-    claim: Claim | WinClaim
+    claim: Stated
     task: str
     source: str
     about: str

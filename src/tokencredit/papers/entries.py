@@ -19,6 +19,8 @@ from tokencredit.store.files import read_yaml, reading
 
 FOLDER: Final = Path(__file__).parent / "catalogue"
 """One YAML file for each table or figure of a paper; another paper is more files."""
+CLAIMS: Final = ("win_rates", "claims", "token_classes", "numbers")
+"""The lists of a claims.yaml."""
 STATISTICS: Final = {
     "mean": "mean of the first points of each run",
     "last": "mean of the last ten of the first points of each run",
@@ -162,7 +164,7 @@ def claim_names() -> list[str]:
     for path in sorted(FOLDER.glob("*/claims.yaml")):
         with reading(path):
             tree = read_yaml(path)
-            given = [*tree.get("win_rates", ()), *tree.get("claims", ())]
+            given = [claim for kind in CLAIMS for claim in tree.get(kind, ())]
             found += [f"{path.parent.name}/{claim['name']}" for claim in given]
     return found
 

@@ -54,6 +54,8 @@ class Runs:
     """By method what was said of a task's answers."""
     answers: Callable[[str], Sequence[Path]] = field(default=lambda _: ())
     """Files of what methods answered in a task."""
+    judges: Callable[[str, Sequence[str]], Sequence[Path]] = field(default=lambda *_: ())
+    """Files NAME.json, of those names that a task has, of what its judges' stages came to."""
 
 
 class Made(ABC):

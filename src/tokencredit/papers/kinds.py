@@ -13,8 +13,10 @@ from tokencredit.papers.figure_data import FigureEntry
 from tokencredit.papers.figure_kinds import ByBeta, Curves, Frontier, OnTheWay, Tradeoff
 from tokencredit.papers.formats import TableEntry
 from tokencredit.papers.held_out import HeldOutEntry
+from tokencredit.papers.judge_stages import JudgeStages
 from tokencredit.papers.judged import JudgedEntry
 from tokencredit.papers.mean_scores import MeanScoreEntry
+from tokencredit.papers.pair_maps import PairMap
 from tokencredit.papers.tables import CurveTable
 from tokencredit.papers.token_maps import TokenMap
 from tokencredit.papers.win_report import WinEntry
@@ -24,7 +26,16 @@ KINDS: Final[Mapping[str, type[Entry]]] = {
     kind.kind: kind
     for kind in (
         *(CurveTable, Curves, Tradeoff, Frontier, OnTheWay, ByBeta),
-        *(HeldOutEntry, WinEntry, MeanScoreEntry, JudgedEntry, AnswersEntry, TokenMap),
+        *(
+            HeldOutEntry,
+            WinEntry,
+            MeanScoreEntry,
+            JudgedEntry,
+            AnswersEntry,
+            TokenMap,
+            PairMap,
+            JudgeStages,
+        ),
     )
 }
 

@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tokencredit.papers.claims import Claim, Judged, papers, read_claims, read_win_claims
+from tokencredit.papers.claims import (
+    Claim,
+    FileClaim,
+    Judged,
+    WinClaim,
+    papers,
+    read_claims,
+    read_win_claims,
+)
+from tokencredit.papers.file_claims import read_file_claims
 from tokencredit.papers.formats import markdown
 from tokencredit.papers.page import Page
 from tokencredit.papers.verdicts import DEFINITIONS
@@ -73,14 +82,15 @@ def ledger(experiments: Path) -> str:
 def tasks_of(paper: str) -> list[str]:
     """The experiments that claims of a paper are about, in the order of its file."""
     of_curves = [panel.tasks[0] for claim in read_claims(paper) for panel in claim.panels]
-    return list(dict.fromkeys([*of_curves, *(claim.task for claim in read_win_claims(paper))]))
+    others: list[WinClaim | FileClaim] = [*read_win_claims(paper), *read_file_claims(paper)]
+    return list(dict.fromkeys([*of_curves, *(claim.task for claim in others)]))
 
 
 def _table(judged: Sequence[Judged]) -> str:
     rows = []
     for item in judged:
         claim, finding = item.claim, item.finding
-        test = claim.test if isinstance(claim, Claim) else "win_rates"
+        test = claim.test if isinstance(claim, Claim) else claim.kind
         margin = "none" if claim.margin is None else f"{claim.margin:g}"
         name = f"**{claim.name}** (primary)" if item.primary else claim.name
         where = f"{claim.says} ({claim.where})"
@@ -112,6 +122,10 @@ def wall_seconds(page: Page) -> float | None:
 def work_of(experiment: str, seconds: float | None, *, on_the_way: bool) -> Work:
     """The command in an experiment's file, and how many cells its sweep has."""
     path = conf_dir() / "experiment" / f"{experiment}.yaml"
+    if not path.is_file():  # a script's, whose page has its command
+        return Work(
+            f"python experiments/{experiment}.py --out experiments/{experiment}", 1, seconds
+        )
     said = COMMAND.search(path.read_text(encoding="utf-8"))
     command = said[1] if said else f"tokencredit train -m experiment={experiment}"
     scale = "cpu" if "scale=cpu" in command else "paper"

@@ -26,9 +26,11 @@ from tokencredit.papers.conduct import conduct_table
 from tokencredit.papers.fairness import fairness_table
 from tokencredit.papers.figure_data import figure_marks
 from tokencredit.papers.figures import pictures
+from tokencredit.papers.file_claims import judge_file_claims, read_file_claims
 from tokencredit.papers.formats import Runs
 from tokencredit.papers.frontier import equal_kl_tables
 from tokencredit.papers.held_out import held_out_table
+from tokencredit.papers.judge_stages import there
 from tokencredit.papers.kinds import find_any_figure, find_table
 from tokencredit.papers.on_the_way import over_optimisation
 from tokencredit.papers.opinions import Benchmark, Opinions
@@ -130,6 +132,7 @@ class Page:
             comparisons=lambda _: self.comparisons,
             opinions=lambda benchmark, _: self._said(benchmark),
             answers=lambda _: kept,
+            judges=lambda _, names: there(self.folder, names),
         )
         return find_table(name).of_task(self.task).made(runs, points).on_page()
 
@@ -170,7 +173,8 @@ class Page:
     def claims(self, paper: str, points: int | None = None) -> str:
         """The claims of a paper that are about this experiment, judged."""
         judged = self.judged(paper, points)
-        if not self.sources and not self.comparisons:
+        some = self.sources or self.comparisons or any(item.finding.data for item in judged)
+        if not some:
             every = [item.claim for item in judged]
             return "\n".join(f"- {claim.says} ({claim.where}): no cells yet." for claim in every)
         said = [f"*Note: {note}.*" for note in unused(judged, self.sources)] if not points else []
@@ -181,7 +185,9 @@ class Page:
         own = [claim for claim in map(self._of_claim, read_claims(paper)) if claim.panels]
         wins = [claim for claim in read_win_claims(paper) if claim.task == self.task]
         won = [item for claim in wins for item in judge_win_claim(claim, self.comparisons)]
-        return corrected_by_page([*won, *judge_claims(own, self.sources, points)])
+        files = [claim for claim in read_file_claims(paper) if claim.task == self.task]
+        said = judge_file_claims(files, {self.task: self.folder})
+        return corrected_by_page([*won, *said, *judge_claims(own, self.sources, points)])
 
     def held_out(self) -> str:
         """What the policies came to on held-out prompts."""

@@ -121,12 +121,13 @@ class TokenMap(Entry):
         if missing := self.missing(folder):
             raise UserError(f"--runs {folder}: {missing}")
         texts, found = self.said(folder), []
-        for (row, answer), tokens in self._tokens(folder / self.numbers).items():
+        for (row, answer), tokens in self.tokens(folder / self.numbers).items():
             text = texts.get((row, answer))
             if text is None or tokens[-1].span[1] > len(text.text):
+                where, remedy = self.place(folder)
                 raise UserError(
-                    f"{folder / self.texts}: the text of row {row}, {answer}, is missing or "
-                    f"shorter than {self.numbers} says; write both again with `{self.fills}`"
+                    f"{where}: the text of row {row}, {answer}, is missing or shorter than "
+                    f"{self.numbers} says; {remedy}"
                 )
             most = max(abs(token.value) for token in tokens) or 1.0
             unit = most if self.relative else 1.0
@@ -134,13 +135,18 @@ class TokenMap(Entry):
         order = list(self.methods.values())
         return sorted(found, key=lambda one: (one.row, order.index(one.name)))
 
+    def place(self, folder: Path) -> tuple[Path, str]:
+        """Where the texts lie, and what to do where they are not those of the numbers."""
+        return folder / self.texts, f"write both again with `{self.fills}`"
+
     def said(self, folder: Path) -> Mapping[Place, Text]:
         """What each answer says. A kind whose texts lie elsewhere reads them here."""
         path = folder / self.texts
         with reading(path):
             return dict(map(_text, read_jsonl(path)))
 
-    def _tokens(self, path: Path) -> dict[Place, list[Token]]:
+    def tokens(self, path: Path) -> dict[Place, list[Token]]:
+        """The tokens of each answer in the file of numbers, in its order."""
         found: dict[Place, list[Token]] = {}
         for number, line in csv_rows(path):
             place, token = self._token(path, number, line)

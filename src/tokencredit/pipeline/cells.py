@@ -10,17 +10,22 @@ from tokencredit.config import Config
 from tokencredit.console import say
 from tokencredit.errors import UserError
 from tokencredit.papers.cells import PLACES, write_cell, write_stepless
+from tokencredit.papers.token_classes import ADVANTAGES
 from tokencredit.pipeline.pipeline import Outcome, all_stages, execute
 from tokencredit.rl.compute import spent
 from tokencredit.stages.context import Context
 from tokencredit.stages.evaluation import EvaluationStage, is_evaluation
+from tokencredit.stages.judge_stage import JudgeStage
+from tokencredit.stages.results import called
 from tokencredit.stages.rl import RLStage, is_run
 from tokencredit.stages.stage import Stage
-from tokencredit.store.artifacts import Plan
-from tokencredit.store.files import read_json
-from tokencredit.store.run_folder import COMPLETE, RunFolder
+from tokencredit.store.artifacts import MANIFEST, Plan, processor
+from tokencredit.store.files import read_json, write_json, write_text
+from tokencredit.store.run_folder import COMPLETE, RunFolder, git_commit
 
 STATE: Final = "done (committed)"
+CURVE: Final = "curve"
+"""The figure of a stage that is no number: its losses."""
 
 
 def committed_cell(config: Config) -> Plan | None:
@@ -29,9 +34,9 @@ def committed_cell(config: Config) -> Plan | None:
     if folder is None or config.sweep.recompute:
         return None
     stage = all_stages(Context(config))[-1]
-    if not (is_run(stage) or is_evaluation(stage)):
+    if not (is_run(stage) or is_evaluation(stage) or isinstance(stage, JudgeStage)):
         return None
-    path = folder / f"{stage.key}.csv"
+    path = folder / (f"{stage.name}.json" if isinstance(stage, JudgeStage) else f"{stage.key}.csv")
     if not _is_done(path, stage, config):
         return None
     return Plan(stage.name, stage.key, hit=True, state=f"{STATE}: {path}")
@@ -47,7 +52,8 @@ def cells_folder(config: Config) -> Path | None:
 def execute_and_keep(config: Config, overrides: Sequence[str]) -> Outcome:
     """As `execute`; a cell of an experiment is kept at once, and so is one that has failed.
 
-    A model that learnt without rollouts is one where it has been evaluated.
+    A model that learnt without rollouts is one where it has been evaluated. Of a judge's stage with
+    which a run ends its figures are kept.
     """
     try:
         outcome = execute(config)
@@ -57,6 +63,8 @@ def execute_and_keep(config: Config, overrides: Sequence[str]) -> Outcome:
     last = outcome.last
     if is_run(last) or is_evaluation(last):
         keep(config, last, overrides, anew=last.name in outcome.seconds)
+    elif isinstance(last, JudgeStage):
+        keep_judge(config, last, overrides, anew=last.name in outcome.seconds)
     return outcome
 
 
@@ -79,6 +87,49 @@ def keep(
         made = {"overrides": _chosen(overrides), **stage.provenance()}
         return write_stepless(stage.results(), lengths, folder, task, made)
     return write_cell(stage.folder, folder, task, provenance(stage, overrides))
+
+
+def keep_judge(
+    config: Config, stage: JudgeStage, overrides: Sequence[str], *, anew: bool
+) -> Path | None:
+    """Write STAGE.json with figures and time of a judge's stage to its experiment's folder, and a
+    copy of its advantages.csv, if it has one; the path of the former.
+
+    The file of another setting is replaced with sweep.recompute=true alone. Unless it was computed
+    `anew`, commit and processor are not known.
+    """
+    folder = cells_folder(config)
+    if folder is None:
+        return None
+    path, made = folder / f"{stage.name}.json", read_json(stage.folder / MANIFEST)
+    other = read_json(path).get("config_hash") if path.is_file() else None
+    if other is not None and not config.sweep.recompute:
+        if other != stage.key:
+            remedy = "sweep.recompute=true replaces it"
+            say(f"{path}: is of another setting, {other}, and stays; {remedy}")
+        return path
+    kept = stage.folder / ADVANTAGES
+    if kept.is_file():
+        write_text(folder / ADVANTAGES, kept.read_text(encoding="utf-8"))
+    figures = {name: value for name, value in stage.figures().items() if name != CURVE}
+    record = {
+        **called(config, stage.key, config.stage_seed),
+        "stage": stage.name,
+        "status": COMPLETE,
+        "scale": config.run.scale,
+        "git_commit": git_commit() if anew else None,
+        "processor": processor() if anew else None,
+        "wall_seconds": made["seconds"],
+        "figures": figures,
+        "provenance": {
+            "overrides": _chosen(overrides),
+            "environment": made["environment"],
+            "identity": made["identity"],
+            "recipes": stage.recipes,
+        },
+    }
+    write_json(path, record)
+    return path
 
 
 def provenance(stage: RLStage, overrides: Sequence[str]) -> dict[str, Any]:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from tokencredit.algorithms.procedure import JudgeOnly
 from tokencredit.config import Config
 from tokencredit.console import say
 from tokencredit.errors import UserError, require
 from tokencredit.pipeline.process import StageFailed, run_stage
 from tokencredit.preflight import checks
 from tokencredit.reports.times import budget
-from tokencredit.stages.catalogue import STAGES
+from tokencredit.stages.catalogue import STAGES, own_stage
 from tokencredit.stages.context import Context
 from tokencredit.stages.evaluation import EvaluationStage, is_evaluated
 from tokencredit.stages.rl import RLStage
@@ -23,8 +24,12 @@ from tokencredit.stages.supervised import report_stage
 from tokencredit.store.artifacts import Plan
 from tokencredit.store.run_folder import RunFolder
 
-GOALS: Final[Mapping[str, type[Stage]]] = {**STAGES, RLStage.name: RLStage}
-"""The stages that a run can be for, by name."""
+GOALS: Final[Mapping[str, Callable[[Context], Stage]]] = {
+    **STAGES,
+    RLStage.name: RLStage,
+    JudgeOnly.ends_with: own_stage,
+}
+"""What makes each stage that a run can be for, by name; `judge` is that of the run's judge."""
 
 
 def all_stages(context: Context, goal: str = "") -> list[Stage]:

@@ -28,6 +28,7 @@ COUNTED: Final = {
     "noted": "training records",
     "pairs_noted": "training pairs",
     "held_out_noted": "held-out pairs",
+    "effects_noted": "held-out pairs without advantages of tokens",
 }
 """Figures that count records by reason."""
 ENDS: Final = 10

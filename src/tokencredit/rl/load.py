@@ -22,12 +22,14 @@ from tokencredit.models.loading.weights import load_causal
 from tokencredit.models.log_ratio import ADAPTER
 from tokencredit.models.passes.computation import Computation
 from tokencredit.models.passes.kernels import ready
-from tokencredit.models.tokens.ends import special_ids
+from tokencredit.models.tokens.ends import SpecialIds, special_ids
 from tokencredit.models.value import ValueInit, ValueKind
 from tokencredit.streams import torch_seed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from tokencredit.models.policy import PolicyWithValue, Reference
 
 
 def load_actors(config: Config, sft: Path, start: Path | None = None) -> Actors:
@@ -55,16 +57,12 @@ def load_actors(config: Config, sft: Path, start: Path | None = None) -> Actors:
     for each in (model, frozen, trunk):
         if each is not None:
             ready(each)
-    device = config.hardware.device.value
     computation = _computation(config, uses_values=uses_values)
-    from tokencredit.models.policy import PolicyWithValue, Reference
-
-    policy = PolicyWithValue(model, special, config.rollout, computation, trunk).to(device)
+    policy, reference = _live(config, model, special, computation, frozen, trunk)
     if weight is not None:
         start_head(policy, weight)
     if config.hardware.gradient_checkpointing:
         policy.checkpoint_activations()
-    reference = Reference(policy, None if frozen is None else frozen.to(device))
     return Actors(
         policy=policy,
         reference=reference,
@@ -82,8 +80,6 @@ def load_finished(config: Config, trained: Path, sft: Path) -> Actors:
     The SFT model is in four bits where a run's would be. `trained` may be its own folder; an
     adapter lies on one copy of it; a whole model is read as it was written.
     """
-    from tokencredit.models.policy import PolicyWithValue, Reference
-
     tokenizer, base, adapter = load_tokenizer(sft), _load(config, sft), find_adapter(trained)
     special = special_ids(tokenizer, base)
     frozen: PreTrainedModel | None = base
@@ -94,10 +90,24 @@ def load_finished(config: Config, trained: Path, sft: Path) -> Actors:
     for each in {id(part): part for part in (model, frozen) if part is not None}.values():
         ready(each)
     computation = _computation(config, uses_values=False)
-    device = config.hardware.device.value
-    policy = PolicyWithValue(model, special, config.rollout, computation).to(device)
-    reference = Reference(policy, None if frozen is None else frozen.to(device))
+    policy, reference = _live(config, model, special, computation, frozen)
     return Actors(policy=policy, reference=reference, tokenizer=tokenizer)
+
+
+def _live(
+    config: Config,
+    model: PreTrainedModel,
+    special: SpecialIds,
+    computation: Computation,
+    frozen: PreTrainedModel | None,
+    trunk: torch.nn.Module | None = None,
+) -> tuple[PolicyWithValue, Reference]:
+    """The policy and its reference on the configured device."""
+    from tokencredit.models.policy import PolicyWithValue, Reference  # classes of torch's
+
+    device = config.hardware.device.value
+    policy = PolicyWithValue(model, special, config.rollout, computation, trunk).to(device)
+    return policy, Reference(policy, None if frozen is None else frozen.to(device))
 
 
 def _computation(config: Config, *, uses_values: bool) -> Computation:
@@ -149,12 +159,10 @@ def open_live(
 
     The policy is frozen and has no values; without one, the reference ("sft") stands in its place.
     """
-    from tokencredit.models.policy import PolicyWithValue, Reference
-
     place = folders.get("policy", folders.get("sft"))
     if place is None:
         return TokenizerAlone(tokenizer)
-    device, dpo = config.hardware.device.value, folders.get("dpo")
+    dpo = folders.get("dpo")
     base = load_causal(place, config.model.dtype)
     special = special_ids(tokenizer, base)
     # A DPO model that is an adapter is put beside others, on the model that it was trained on.
@@ -162,10 +170,10 @@ def open_live(
     model = adapted(base, replace(config.model.lora, enabled=beside)).eval()
     ready(model)
     memory = Computation(uses_values=False, logits_memory=config.hardware.logits_memory_mb << 20)
-    policy = PolicyWithValue(model, special, config.rollout, memory).to(device)
     apart = config.reads_reference() and "policy" in folders
-    frozen = load_causal(folders["sft"], config.model.dtype).to(device) if apart else base
-    return Actors(policy=policy, reference=Reference(policy, frozen), tokenizer=tokenizer)
+    frozen = load_causal(folders["sft"], config.model.dtype) if apart else base
+    policy, reference = _live(config, model, special, memory, frozen)
+    return Actors(policy=policy, reference=reference, tokenizer=tokenizer)
 
 
 def given_from(

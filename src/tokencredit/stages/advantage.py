@@ -14,6 +14,7 @@ from tokencredit.console import say
 from tokencredit.data.pairs import Pair, read_pairs, usable
 from tokencredit.data.records import Record
 from tokencredit.data.token_ids import TokenIds
+from tokencredit.data.word_classes import shipped_classes
 from tokencredit.errors import UserError, require
 from tokencredit.judges.advantage import AdvantageJudge
 from tokencredit.judges.judge import Judge
@@ -30,6 +31,7 @@ from tokencredit.stages.context import Context
 from tokencredit.stages.judge_stage import JudgeStage
 from tokencredit.stages.sampled_pairs import SampledPairsStage, load_sampled
 from tokencredit.stages.stage import Stage
+from tokencredit.stages.token_effects import told_of, write_effects
 from tokencredit.statistics.game_numbers import GameNumbers, game_numbers
 from tokencredit.store.files import write_json
 from tokencredit.store.finite import check_scores
@@ -63,7 +65,8 @@ class Row(TypedDict):
 
 class AdvantageStage(JudgeStage):
     """Adapters of the SFT model and a head. Its folder has evaluation.json of held-out pairs beside
-    them: the squared error, the share of winners that are named, and the gap of the two orders.
+    them: the squared error, the share of winners that are named, and the gap of the two orders; and
+    advantages.csv of the tokens of the first of them.
     """
 
     name: ClassVar[str] = "advantage"
@@ -89,7 +92,7 @@ class AdvantageStage(JudgeStage):
     def inputs(self) -> Mapping[str, object]:
         """Its settings, number format, and seed; the pairs, where no stage before it says so."""
         config, judge = self.context.config, self.settings
-        names = "rank", "lora_rank", "lora_alpha", "pi_context", "ties", "separator"
+        names = "rank", "centred", "lora_rank", "lora_alpha", "pi_context", "ties", "separator"
         given = {
             **super().inputs(),
             **{name: getattr(judge, name) for name in names},
@@ -100,6 +103,8 @@ class AdvantageStage(JudgeStage):
         if self._sampled():
             return {name: value for name, value in given.items() if name not in OF_DATA}
         self.context.corpus.check_pairs("reward", NO_PAIRS)  # said before anything is trained
+        if judge.effects:
+            given |= {"effects": judge.effects, "word_classes": shipped_classes().fingerprint}
         return given
 
     def _sampled(self) -> bool:
@@ -141,9 +146,17 @@ class AdvantageStage(JudgeStage):
             figures |= {name: each for name, each in numbers.items() if name != "pairs"}
         else:
             say("advantage: no pair is held out, so its error is not known")
+        if self.settings.effects and not self._sampled():
+            figures |= self.effects(model, ids, out)
         save_advantages(model, out, f"../../{sft.parent.name}/{sft.name}")
         tokenizer.save_pretrained(out)
         return figures | {"held_out": len(held_out), "held_out_noted": held_out_noted}
+
+    def effects(self, model: AdvantageModel, ids: TokenIds, out: Path) -> dict[str, object]:
+        """Write the advantages of the tokens of held-out pairs; how many there are of these."""
+        most, pad = self.settings.effects, int(ids.tokenizer.pad_token_id)
+        told, noted = told_of(self.records("held_out"), ids, self.longest(), most)
+        return write_effects(model, told, noted, pad, out)
 
     def model(self, sft: Path, tokenizer: PreTrainedTokenizerBase) -> AdvantageModel:
         """The SFT model with fresh adapters and a fresh head."""
@@ -159,7 +172,8 @@ class AdvantageStage(JudgeStage):
             rslora=True,
             layers=LoraLayers.all,
         )
-        return with_head(adapted(plain, lora), judge.rank, tokenizer)
+        adapters = adapted(plain, lora)
+        return with_head(adapters, judge.rank, tokenizer, centred=judge.centred)
 
     def records(self, name: str) -> Sequence[Record]:
         """The data's pairs to learn from ("train") or to measure on ("held_out")."""

@@ -73,6 +73,21 @@ def made_by(maker: str | type, context: Context, judge: Judge) -> Stage:
     return kind(context, judge) if issubclass(kind, JudgeStage) else kind(context)
 
 
+def own_stage(context: Context) -> Stage:
+    """The stage that the judge of a run brings along.
+
+    Raises `UserError` for a judge that brings none.
+    """
+    judge = context.config.judge
+    own = [each for each in stages_of(judge, context).values() if isinstance(each, JudgeStage)]
+    if not own:
+        raise UserError(
+            f"judge = {type(judge).__name__}: brings no stage of its own for algorithm=judge to "
+            "end with; use judge=advantage, bradley_terry, or discriminator"
+        )
+    return own[0]
+
+
 def panel_stages(context: Context) -> dict[str, Stage]:
     """The stages whose artifacts judge and scorer of a run have asked for, by role.
 
