@@ -23,8 +23,23 @@ class Sharding(str, Enum):
 
     none = "none"
     """Nothing: each process holds everything (distributed data parallel)."""
+    zero1 = "zero1"
+    """Optimizer state, by DeepSpeed ZeRO-1."""
     zero2 = "zero2"
     """Gradients and optimizer state, by DeepSpeed ZeRO-2."""
+    zero3 = "zero3"
+    """Weights, gradients, and optimizer state, by DeepSpeed ZeRO-3."""
+
+
+class Offload(str, Enum):
+    """What is kept in the memory of the CPU between its uses."""
+
+    none = "none"
+    """Nothing."""
+    optimizer = "optimizer"
+    """The optimizer's state, which is also stepped there."""
+    parameters = "parameters"
+    """That, and the shards of the weights; with zero3 alone."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,7 +61,11 @@ class Hardware(Settings):
     processes: int = number(1, at_least=1)
     """Processes of the RL run on this machine; each has `threads` threads."""
     sharding: Sharding = Sharding.none
-    """none, or zero2."""
+    """none, zero1, zero2, or zero3."""
+    offload: Offload = Offload.none
+    """What DeepSpeed keeps in the CPU's memory: none, optimizer, or parameters (with zero3)."""
+    whole_below: int = number(100_000, at_least=0, note="numbers")
+    """With zero3: smaller tensors stay whole in each process."""
     micro_batch: int | None = number(None, at_least=1, null="chosen by lengths", note="row")
     """Rows of one forward and backward pass in a process; null: the minibatch at once, or in
     parts of similar length where that spares padding."""
@@ -54,6 +73,27 @@ class Hardware(Settings):
     """Recompute activations in the backward pass: less memory, a third more time."""
     logits_memory_mb: int = number(256, at_least=1, note="MB")
     """Logits of a pass above this size are computed in chunks and recomputed in its backward."""
+
+    def __post_init__(self) -> None:
+        """Check what is kept where."""
+        Settings.__post_init__(self)
+        require(
+            self.offload is Offload.none or self.zero_stage > 0,
+            "hardware.offload",
+            self.offload.value,
+            "is DeepSpeed's work; set hardware.sharding=zero2 or zero3, or leave it at none",
+        )
+        require(
+            self.offload is not Offload.parameters or self.sharding is Sharding.zero3,
+            "hardware.offload",
+            self.offload.value,
+            "needs weights in shards; set hardware.sharding=zero3, or offload=optimizer",
+        )
+
+    @property
+    def zero_stage(self) -> int:
+        """DeepSpeed's number of what is divided; 0 without DeepSpeed."""
+        return list(Sharding).index(self.sharding)
 
     def check(self) -> None:
         """Raise if the machine lacks what is configured."""
@@ -76,6 +116,7 @@ class Hardware(Settings):
             "threads": self.threads,
             "processes": self.processes,
             "sharding": self.sharding.value,
+            "offload": self.offload.value,
             "micro_batch": self.micro_batch,
             "gradient_checkpointing": self.gradient_checkpointing,
             "logits_memory_mb": self.logits_memory_mb,

@@ -306,7 +306,7 @@ class Targets(Batch):
         return self._each(lambda value: value[:, :length])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # without slots: ZeRO-3 looks for tensors in its `vars`
 class PolicyOutput(Batch):
     """One forward pass of the trained module over the response tokens, with gradient."""
 

@@ -311,7 +311,8 @@ class Run(Settings):
     samples: int = number(8, at_least=0)
     """Responses saved each time."""
     resume_inexact: bool = False
-    """Continue under other threads than run or stage began with; the result is marked."""
+    """Continue under other threads, processes, or sharding than run or stage began with; the result
+    is marked."""
     function_seconds: float | None = number(600.0, above=0, null="as long as it likes")
     """Longest time that one call of your own function or scheme may take; null: as long as it
     likes."""

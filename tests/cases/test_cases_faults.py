@@ -204,13 +204,13 @@ def test_what_an_earlier_attempt_left_is_replaced(tmp_path: Path, left: str) -> 
 @pytest.mark.parametrize("when", ["weights", "state"])
 def test_a_checkpoint_on_a_full_disk_keeps_the_older_one(tmp_path: Path, when: str) -> None:
     def save(folder: Path) -> None:
-        (folder / "trained.safetensors").write_bytes(bytes(5000 if when == "weights" else 10))
+        (folder / "slices-00000.safetensors").write_bytes(bytes(5000 if when == "weights" else 10))
 
     world = SimpleNamespace(is_main=True, wait=lambda: None)
-    engine: Any = SimpleNamespace(world=world, save=save, trained=dict)
+    engine: Any = SimpleNamespace(world=world, save=save, first_not_finite=lambda: None)
     checkpoints = Checkpoints(tmp_path)
     progress = Progress(next_step=7, state={}, offsets={"metrics.jsonl": 10})
-    empty: Any = SimpleNamespace(world=world, save=lambda _: None, trained=dict)
+    empty: Any = SimpleNamespace(world=world, save=lambda _: None, first_not_finite=lambda: None)
     checkpoints.save(empty, progress)
     later = Progress(next_step=8, state={"x" * 3000: 0.0}, offsets={})
     with nearly_full(1000), pytest.raises(OSError, match="too large") as caught:

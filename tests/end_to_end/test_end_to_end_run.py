@@ -10,6 +10,7 @@ import pytest
 
 from tokencredit import config as configuration
 from tokencredit.hardware import Hardware
+from tokencredit.rl.slices import Kept
 from tokencredit.sweeps import objective
 
 from .conftest import STEPS, Run, Workplace
@@ -116,7 +117,7 @@ def test_field_B36_exported_policy_is_a_plain_model_and_the_value_head_reloads(f
         assert not info[kind]
     tokenizer = AutoTokenizer.from_pretrained(first.folder / "policy")
     assert tokenizer.eos_token_id not in {None, tokenizer.pad_token_id}
-    trained = load_file(next((first.folder / "checkpoints").iterdir()) / "trained.safetensors")
+    trained = Kept(next((first.folder / "checkpoints").iterdir())).weights()
     head = load_file(first.folder / "value" / "value_head.safetensors")
     for name, tensor in head.items():
         (saved,) = [value for key, value in trained.items() if key == f"value_head.{name}"]

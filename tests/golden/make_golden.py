@@ -33,9 +33,10 @@ from tokencredit.models.policy import PolicyWithValue, Reference  # noqa: E402
 from tokencredit.models.scorer import Scorer  # noqa: E402
 from tokencredit.models.tokens.ends import SpecialIds  # noqa: E402
 from tokencredit.rewards.redistribute import Redistribute  # noqa: E402
-from tokencredit.rl.engine import Engine, World  # noqa: E402
+from tokencredit.rl.engine import Engine  # noqa: E402
 from tokencredit.rl.metrics import describe  # noqa: E402
 from tokencredit.rl.update import Updater  # noqa: E402
+from tokencredit.rl.world import World  # noqa: E402
 from tokencredit.rollout import Judgement  # noqa: E402
 
 WEIGHTS, NUMBERS = FOLDER / "weights.safetensors", FOLDER / "numbers.json"

@@ -16,10 +16,11 @@ from tokencredit.models.actors import Actors
 from tokencredit.models.loading.model import Autocast, Dtype
 from tokencredit.models.loading.quantization import NF4, ComputeFormat
 from tokencredit.models.loading.weights import load_causal
-from tokencredit.rl.engine import Engine, World
+from tokencredit.rl.engine import Engine
 from tokencredit.rl.export import export_policy
 from tokencredit.rl.load import load_actors
 from tokencredit.rl.update import Updater
+from tokencredit.rl.world import World
 
 pytestmark = [
     pytest.mark.gpu,

@@ -26,8 +26,9 @@ from tokencredit.models.actors import Actors
 from tokencredit.models.attention.row import AttentionRow
 from tokencredit.models.decoding.sampling import Sampling
 from tokencredit.models.scorer import Scorer
-from tokencredit.rl.engine import Engine, World
+from tokencredit.rl.engine import Engine
 from tokencredit.rl.update import Updater
+from tokencredit.rl.world import World
 from tokencredit.rollout import Prompts, Rollout
 
 pytestmark = [

@@ -16,8 +16,9 @@ from tokencredit.algorithms.ppo import PPO
 from tokencredit.hardware import Hardware
 from tokencredit.models.actors import Actors
 from tokencredit.ops import k1, keep, masked_sum
-from tokencredit.rl.engine import Engine, World
+from tokencredit.rl.engine import Engine
 from tokencredit.rl.update import Updater
+from tokencredit.rl.world import World
 from tokencredit.rollout import Rollout, Targets
 
 FAST = Optimizer(learning_rate=3e-3, weight_decay=0.01)

@@ -37,11 +37,12 @@ from tokencredit.models.passes.logprob import chunks
 from tokencredit.models.scorer import Scorer
 from tokencredit.ops import keep, masked_sum
 from tokencredit.rl.compute import Compute
-from tokencredit.rl.engine import Engine, World
+from tokencredit.rl.engine import Engine
 from tokencredit.rl.evaluate import Rater
 from tokencredit.rl.export import export_policy
 from tokencredit.rl.load import load_actors
 from tokencredit.rl.loop import Learner, RunInputs
+from tokencredit.rl.world import World
 from tokencredit.rollout import Judgement, Rollout
 from tokencredit.stages.catalogue import given_of
 from tokencredit.stages.context import Context

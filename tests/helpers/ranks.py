@@ -1,4 +1,4 @@
-"""One process of a small RL loop: `python ranks.py OUT FIRST LAST SHARDING [forced]`, in the
+"""One process of a small RL loop: `python ranks.py OUT FIRST LAST SHARDING[+OFFLOAD] [forced]`, in the
 environment of a rank. Reads and writes OUT: checkpoints, and report-<rank>.json.
 """
 
@@ -16,13 +16,14 @@ from safetensors.torch import load_file, save_file
 
 from builders import make_prompts, tiny_actors
 from learning import TASK
-from tokencredit.hardware import Hardware, Sharding
+from tokencredit.hardware import Hardware, Offload, Sharding
 from tokencredit.models.actors import Actors
 from tokencredit.ops import k1, keep, masked_sum
 from tokencredit.rl.checkpoints import Checkpoints, Progress
 from tokencredit.rl.collector import Collector, Speaker
-from tokencredit.rl.engine import Engine, World
+from tokencredit.rl.engine import Engine
 from tokencredit.rl.update import Updater
+from tokencredit.rl.world import World
 from tokencredit.rollout import Judgement, Prompts, Rollout
 
 LENGTHS = [2, 5, 3, 4, 2, 6, 3, 4]
@@ -71,8 +72,12 @@ def optimizer_elements(engine: Engine) -> int:
 
 def main(out: Path, first: int, last: int, sharding: str, forced: bool) -> None:
     torch.set_num_threads(1)
+    kind, _, offload = sharding.partition("+")
     hardware = Hardware(
-        processes=int(os.environ.get("WORLD_SIZE", "1")), sharding=Sharding(sharding)
+        processes=int(os.environ.get("WORLD_SIZE", "1")),
+        sharding=Sharding(kind),
+        offload=Offload(offload or "none"),
+        whole_below=0,
     )
     world = World(hardware, TASK.optimizer.max_grad_norm)
     actors = tiny_actors(seed=0)
@@ -90,9 +95,10 @@ def main(out: Path, first: int, last: int, sharding: str, forced: bool) -> None:
     said: dict[str, Any] = {}
     for step in range(first, last):
         prompts = make_prompts(LENGTHS, max_new=LIMITS, seed=step)
-        rollout, judgement = collector.collect(
-            prompts, speaker(actors, step, out / FORCED if forced else None)
-        )
+        with engine.whole():
+            rollout, judgement = collector.collect(
+                prompts, speaker(actors, step, out / FORCED if forced else None)
+            )
         targets = TASK.targets(rollout, TASK.shape(judgement.evidence, rollout, state))
         metrics = updater.update(rollout, targets, state, step)
         kl = float(masked_sum(k1(rollout.logp, rollout.ref_logp), rollout.response_mask).mean())
@@ -118,6 +124,8 @@ def main(out: Path, first: int, last: int, sharding: str, forced: bool) -> None:
         "size": world.size,
         "optimizer": optimizer_elements(engine),
         "trained": sum(p.numel() for p in engine.module().parameters() if p.requires_grad),
+        "held": sum(p.numel() for p in engine.module().parameters()),
+        "shards": sum(getattr(p, "ds_tensor", p).numel() for p in engine.module().parameters()),
         "log": log,
         "state": state,
     }

@@ -16,8 +16,9 @@ from tokencredit.hardware import Hardware
 from tokencredit.models.actors import Actors
 from tokencredit.models.decoding.sampling import Sampling
 from tokencredit.ops import keep, masked_sum
-from tokencredit.rl.engine import Engine, World
+from tokencredit.rl.engine import Engine
 from tokencredit.rl.update import Updater
+from tokencredit.rl.world import World
 from tokencredit.rollout import Rollout, Targets
 
 ALGORITHMS: list[type[Algorithm]] = [

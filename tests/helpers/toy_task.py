@@ -14,9 +14,10 @@ from tokencredit.algorithms.kl import Controller
 from tokencredit.algorithms.optimizer import Optimizer, Schedule
 from tokencredit.hardware import Hardware
 from tokencredit.rewards.scheme import RewardScheme
-from tokencredit.rl.engine import Engine, World
+from tokencredit.rl.engine import Engine
 from tokencredit.rl.metrics import describe
 from tokencredit.rl.update import Updater
+from tokencredit.rl.world import World
 from tokencredit.rollout import Judgement, Rollout, Targets
 
 

@@ -168,7 +168,7 @@ def test_field_B37_a_full_disk_keeps_the_checkpoint_before(
     learn(actors, updater, range(1, 2))
 
     def full(engine: Engine, folder: Path) -> None:
-        (folder / "trained.safetensors").write_bytes(b"half of")
+        (folder / "slices-00000.safetensors").write_bytes(b"half of")
         if mutation:
             (older,) = checkpoints.root.glob("step-000001")
             older.rename(tmp_path / "deleted")

@@ -11,7 +11,8 @@ from builders import tiny_actors
 from learning import TASK, learn, start
 from tokencredit.algorithms.optimizer import Optimizer
 from tokencredit.hardware import Hardware
-from tokencredit.rl.engine import Engine, World
+from tokencredit.rl.engine import Engine
+from tokencredit.rl.world import World
 
 
 def test_adams_epsilon_stands_outside_the_correction() -> None:

@@ -33,8 +33,8 @@ from tokencredit.rewards.attribution import Attribution
 from tokencredit.rewards.redistribute import Redistribute
 from tokencredit.rewards.scheme import Evidence
 from tokencredit.rl.collector import Collector
-from tokencredit.rl.engine import World
 from tokencredit.rl.metrics import describe
+from tokencredit.rl.world import World
 from tokencredit.rollout import Targets
 
 LENGTHS = [4, 1, 9, 3]

@@ -17,10 +17,10 @@ from tokencredit.data.dataset import Dataset, PromptSpec
 from tokencredit.data.sources import Source
 from tokencredit.errors import UserError
 from tokencredit.models.decoding.sampling import Sampling
-from tokencredit.rl.engine import World
 from tokencredit.rl.failed_step import NAME, require_finite
 from tokencredit.rl.load import load_actors
 from tokencredit.rl.loop import Learner, RunInputs
+from tokencredit.rl.world import World
 from tokencredit.rollout import Judgement, Rollout
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -26,9 +25,11 @@ from tokencredit.models.loading.weights import load_causal
 from tokencredit.models.policy import PolicyWithValue
 from tokencredit.models.value import Value, ValueKind
 from tokencredit.rl.checkpoints import Checkpoints, Progress
-from tokencredit.rl.engine import WEIGHTS, Engine, World
+from tokencredit.rl.engine import Engine
 from tokencredit.rl.export import export_policy
+from tokencredit.rl.slices import Kept
 from tokencredit.rl.update import Updater
+from tokencredit.rl.world import World
 
 every_architecture = pytest.mark.parametrize("architecture", NAMES)
 ALGORITHM = task(FAST)
@@ -165,7 +166,7 @@ def test_field_B32_a_resumed_run_is_the_run(
     checkpoints.save(updater.engine, Progress(2, middle, {}))
     newest = checkpoints.newest()
     assert newest is not None
-    held = load_file(newest / WEIGHTS)
+    held = Kept(newest).weights()
     assert all("lora_" in name or name.startswith("value_head") for name in held)
     assert {tensor.dtype for tensor in held.values()} == {torch.float32}
     resumed = qlora_actors(folders["llama"], value=value)

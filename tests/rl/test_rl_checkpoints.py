@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from learning import equal, learn, start, weights
 from tokencredit.algorithms.algorithm import State
 from tokencredit.errors import UserError
 from tokencredit.rl.checkpoints import Checkpoints, Progress
-from tokencredit.rl.engine import WEIGHTS, Engine
+from tokencredit.rl.engine import Engine
+from tokencredit.rl.slices import MOMENTS, Slice, write
 
-OPTIMIZER = "optimizer-0.pt"
+SLICES = "slices-00000.safetensors"
 STATE: State = {"kl/coef": 0.2}
 
 
@@ -47,9 +50,18 @@ def test_field_B32_a_resumed_run_is_the_run(tmp_path: Path, cut: int) -> None:
     assert first_log + rest == log
     assert equal(weights(engine), weights(resumed_engine))
     assert last == coef != {"kl/coef": 0.3}
-    states = [list(e.optimizer.state.values()) for e in (engine, resumed_engine)]
-    for a, b in zip(*states, strict=True):
-        assert all(torch.equal(a[name], b[name]) for name in a)
+    assert same_optimizers(engine, resumed_engine)
+
+
+def same_optimizers(one: Engine, two: Engine) -> bool:
+    """Whether all means and steps are the same, and some optimizer steps were made."""
+    pairs = list(zip(one.slices(), two.slices(), strict=True))
+    return all(
+        a.name == b.name
+        and a.step == b.step > 0
+        and all(torch.equal(a.moments[name], b.moments[name]) for name in MOMENTS)
+        for a, b in pairs
+    )
 
 
 @pytest.mark.parametrize("forgotten", ["optimizer", "coefficient", "step"])
@@ -77,36 +89,70 @@ def test_field_B33_a_forgotten_part_would_be_seen(tmp_path: Path, forgotten: str
     assert rest != log[2:]
 
 
+def rewritten(slices: Sequence[Slice], folder: Path) -> Path:
+    """These slices in place of those in `folder`."""
+    for path in folder.glob("slices-*"):
+        path.unlink()
+    write(slices, folder, 0)
+    return folder
+
+
 def test_field_B33_a_missing_or_unknown_tensor_is_refused(tmp_path: Path) -> None:
     actors, updater = start()
     engine = updater.engine
     learn(actors, updater, range(1))
-    engine.save(tmp_path)
-    saved = load_file(tmp_path / WEIGHTS)
+    slices = engine.slices()
     before = weights(engine)
-    without = {name: tensor for name, tensor in saved.items() if name != "value_head.bias"}
-    for tensors in (without, {**saved, "another": torch.zeros(1)}):
-        save_file(tensors, tmp_path / WEIGHTS)
+    without = [each for each in slices if each.name != "value_head.bias"]
+    unknown = [*slices, replace(slices[-1], name="another")]
+    wide = [replace(each, shape=(1, *each.shape)) for each in slices]
+    for other in (without, unknown, wide):
         with pytest.raises(UserError, match=r"other weights than this model trains"):
-            engine.load(tmp_path)
+            engine.load(rewritten(other, tmp_path))
     assert equal(before, weights(engine))
-    save_file(saved, tmp_path / WEIGHTS)
-    engine.load(tmp_path)
-    (tmp_path / OPTIMIZER).unlink()
-    with pytest.raises((UserError, FileNotFoundError), match=OPTIMIZER.replace(".", r"\.")):
-        engine.load(tmp_path)
+    engine.load(rewritten(slices, tmp_path))
 
 
-def test_a_tensor_of_another_shape_is_refused(tmp_path: Path) -> None:
-    _, updater = start()
+def test_slices_of_any_cut_are_put_together(tmp_path: Path) -> None:
+    """As if three processes had written them, in cuts of their own; one that is lost is named."""
+    actors, updater = start()
+    learn(actors, updater, range(2))
+    slices = updater.engine.slices()
+    for rank in range(3):
+        write([piece for each in slices for piece in cut(each, rank)], tmp_path, rank)
+    other = start(seed=3)[1].engine
+    other.load(tmp_path)
+    assert equal(weights(other), weights(updater.engine))
+    assert same_optimizers(updater.engine, other)
+    (tmp_path / "slices-00001.safetensors").unlink()
+    with pytest.raises(UserError, match=r"master of .* is missing from \d+ to \d+; a file of one"):
+        other.load(tmp_path)
+
+
+def cut(whole: Slice, rank: int) -> list[Slice]:
+    """A third of a slice; of one number, the first process has it."""
+    size = whole.stop
+    begin, end = (size * n // 3 if size > 2 else size * min(n, 1) for n in (rank, rank + 1))
+    part = slice(begin, end)
+    moments = {name: numbers[part] for name, numbers in whole.moments.items()}
+    piece = replace(whole, start=begin, master=whole.master[part], moments=moments)
+    return [piece] if end > begin else []
+
+
+def test_checkpoints_from_before_slices_are_read(tmp_path: Path) -> None:
+    actors, updater = start()
     engine = updater.engine
-    engine.save(tmp_path)
-    saved = load_file(tmp_path / WEIGHTS)
-    save_file({**saved, "value_head.weight": torch.ones(1, 1)}, tmp_path / WEIGHTS)
-    before = weights(engine)
-    with pytest.raises(UserError, match=r"other weights than this model trains"):
-        engine.load(tmp_path)
-    assert equal(before, weights(engine))
+    learn(actors, updater, range(2))
+    trained = {name: parameter.data for name, parameter in engine.trained()}
+    save_file(trained, tmp_path / "trained.safetensors")
+    torch.save({"optimizer": engine.optimizer.state_dict()}, tmp_path / "optimizer-0.pt")
+    other = start(seed=3)[1].engine
+    other.load(tmp_path)
+    assert equal(weights(other), weights(engine))
+    assert same_optimizers(engine, other)
+    torch.save({"optimizer": {}, "masters": []}, tmp_path / "optimizer-0.pt")
+    with pytest.raises(UserError, match="was written with 1 processes under ZeRO-2"):
+        other.load(tmp_path)
 
 
 def test_only_the_newest_complete_checkpoint_is_kept(tmp_path: Path) -> None:
@@ -132,20 +178,20 @@ def test_field_B37_a_damaged_checkpoint_is_left_for_an_older_one(
     shutil.copytree(old, tmp_path / "kept")
     checkpoint(tmp_path, engine, 4, STATE)
     shutil.copytree(tmp_path / "kept", old)
-    weights_file = checkpoints.root / "step-000004" / WEIGHTS
+    weights_file = checkpoints.root / "step-000004" / SLICES
     content = bytearray(weights_file.read_bytes())
     content[-1] ^= 1
     weights_file.write_bytes(content)
     newest = checkpoints.newest()
     assert newest is not None and newest.name == "step-000002"
     said = capsys.readouterr().err
-    assert "step-000004 is damaged" in said and WEIGHTS in said
-    (old / OPTIMIZER).unlink()
-    with pytest.raises(UserError, match=r"step-000004: trained.* has changed; no other checkpoint"):
+    assert "step-000004 is damaged" in said and SLICES in said
+    (old / SLICES).unlink()
+    with pytest.raises(UserError, match=r"step-000004: slices.* has changed; no other checkpoint"):
         checkpoints.newest()
 
 
-@pytest.mark.parametrize("file", ["state.json", WEIGHTS, OPTIMIZER])
+@pytest.mark.parametrize("file", ["state.json", SLICES])
 def test_every_file_of_a_checkpoint_is_held_to_its_checksum(tmp_path: Path, file: str) -> None:
     """Another coefficient or another step would go on to another result without a word."""
     _, updater = start()

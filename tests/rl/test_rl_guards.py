@@ -31,10 +31,11 @@ from tokencredit.models.actors import Actors
 from tokencredit.models.critic import save_value
 from tokencredit.models.value import Value, ValueKind
 from tokencredit.ops import keep
-from tokencredit.rl.engine import Engine, World, compute_deterministically
+from tokencredit.rl.engine import Engine
 from tokencredit.rl.load import load_actors
 from tokencredit.rl.micro_batches import deal
 from tokencredit.rl.update import NotFinite, Updater
+from tokencredit.rl.world import World, compute_deterministically
 from tokencredit.rollout import Rollout
 from tokencredit.streams import permutation, stream_key
 

@@ -31,10 +31,10 @@ from tokencredit.ops import masked_sum
 from tokencredit.rewards.sparse import Sparse
 from tokencredit.rl.checkpoints import Checkpoints
 from tokencredit.rl.collector import Collector
-from tokencredit.rl.engine import World
 from tokencredit.rl.evaluate import evaluate
 from tokencredit.rl.load import load_actors
 from tokencredit.rl.loop import Learner, RunInputs
+from tokencredit.rl.world import World
 from tokencredit.rollout import Judgement, Rollout
 from tokencredit.settings import Evaluation, Run
 

@@ -26,11 +26,11 @@ from tokencredit.models.actors import Actors
 from tokencredit.models.decoding.sampling import Sampling
 from tokencredit.models.passes.computation import Computation
 from tokencredit.rl.collector import Collector
-from tokencredit.rl.engine import World
 from tokencredit.rl.evaluate import evaluate, names, report
 from tokencredit.rl.load import load_actors
 from tokencredit.rl.loop import Learner, RunInputs
 from tokencredit.rl.perplexity import OWN, PARTS, Perplexities, answers, following, perplexity
+from tokencredit.rl.world import World
 from tokencredit.rollout import Rollout
 from tokencredit.settings import Evaluation
 from tokencredit.sweeps import objective

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import load_file
 
 from learning import equal
 from tokencredit.pipeline.process import free_port, rank_environment
-from tokencredit.rl.engine import WEIGHTS
+from tokencredit.rl.slices import Kept
 
 pytestmark = pytest.mark.xdist_group("ranks")  # one process, which starts each kind of ranks once
 
@@ -41,7 +40,7 @@ class Ran:
     def weights(self) -> dict[str, Any]:
         """The trained tensors of the last checkpoint."""
         (checkpoint,) = (self.folder / "checkpoints").glob("step-*")
-        return load_file(checkpoint / WEIGHTS)
+        return Kept(checkpoint).weights()
 
 
 def launch(
@@ -91,7 +90,11 @@ def two(one: Ran, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, st
     return start
 
 
-SHARDINGS = [pytest.param("none", marks=pytest.mark.slow), "zero2"]
+SHARDINGS = [
+    *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("none", "zero1", "zero2+optimizer")),
+    *("zero2", "zero3"),
+    pytest.param("zero3+parameters", marks=pytest.mark.slow),
+]
 
 
 def close(a: dict[str, Any], b: dict[str, Any], tolerance: float) -> None:
@@ -113,6 +116,15 @@ def test_zero2_is_deepspeed_and_halves_the_optimizer(
         assert report["kind"] == "DistributedType.DEEPSPEED"
         assert (report["stage"], report["size"]) == (2, 2)
         assert report["optimizer"] == pytest.approx(whole / 2, rel=0.02)
+
+
+def test_zero3_halves_the_weights_too(one: Ran, two: Callable[[str, str], Ran]) -> None:
+    """Outside of passes nothing is whole; each process has half of every tensor."""
+    trained = one.reports[0]["trained"]
+    for report in two("zero3", "").reports:
+        assert (report["stage"], report["held"]) == (3, 0)
+        assert report["shards"] == pytest.approx(trained / 2, rel=0.02)
+        assert report["optimizer"] == pytest.approx(trained, rel=0.02)
 
 
 @pytest.mark.slow
@@ -163,7 +175,7 @@ def test_left_alone_they_may_part_late(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sharding", ["none", "zero2"])
+@pytest.mark.parametrize("sharding", ["none", "zero2", "zero3", "zero3+parameters"])
 def test_field_B32_two_processes_resume_to_the_same_bits(
     two: Callable[[str, str], Ran], sharding: str, tmp_path: Path
 ) -> None:
@@ -176,12 +188,30 @@ def test_field_B32_two_processes_resume_to_the_same_bits(
 
 
 @pytest.mark.slow
-def test_field_B33_a_missing_shard_is_named(two: Callable[[str, str], Ran], tmp_path: Path) -> None:
+def test_field_B33_a_missing_slice_is_named(tmp_path: Path) -> None:
     launch(tmp_path, (0, 1), 2, "zero2")
     (checkpoint,) = (tmp_path / "checkpoints").glob("step-*")
-    (checkpoint / "optimizer-1.pt").unlink()
-    with pytest.raises(AssertionError, match=r"optimizer-1\.pt is missing; no other checkpoint"):
+    (checkpoint / "slices-00001.safetensors").unlink()
+    with pytest.raises(AssertionError, match=r"slices-00001\.safetensors is missing; no other"):
         launch(tmp_path, (1, 2), 2, "zero2")
+
+
+@pytest.mark.slow
+def test_another_number_of_processes_goes_on_where_one_stopped(one: Ran, tmp_path: Path) -> None:
+    """ZeRO-3 on two processes, then one process, then ZeRO-2 on two; on recorded responses."""
+    recorded = (one.folder / "forced.safetensors").read_bytes()
+    (tmp_path / "forced.safetensors").write_bytes(recorded)
+    parts = [
+        launch(tmp_path, (0, 4), 2, "zero3", "forced"),
+        launch(tmp_path, (4, 7), 1, "none", "forced"),
+        launch(tmp_path, (7, STEPS), 2, "zero2", "forced"),
+    ]
+    log = [step for part in parts for step in part.log]
+    for a, b in zip(log, one.log, strict=True):
+        close(a, b, 1e-4)
+    found = parts[-1].weights()
+    for name, tensor in one.weights().items():
+        assert (found[name] - tensor).norm() < 1e-4 * tensor.norm(), name
 
 
 def test_rank_environment() -> None:

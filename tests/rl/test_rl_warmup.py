@@ -22,9 +22,9 @@ from tokencredit.errors import UserError
 from tokencredit.models.adapters.lora import Lora
 from tokencredit.models.decoding.sampling import Sampling
 from tokencredit.models.value import Value, ValueKind
-from tokencredit.rl.engine import World
 from tokencredit.rl.load import load_actors
 from tokencredit.rl.loop import Learner, RunInputs
+from tokencredit.rl.world import World
 from tokencredit.rollout import Judgement, Rollout
 from tokencredit.settings import Evaluation
 

@@ -20,8 +20,8 @@ from tokencredit.models.log_ratio import LogRatio, as_it_is
 from tokencredit.models.passes.computation import Computation
 from tokencredit.ops import k1, masked_sum
 from tokencredit.rl.collector import Collector
-from tokencredit.rl.engine import World
 from tokencredit.rl.evaluate import dpo_answers, dpo_models, names, report
+from tokencredit.rl.world import World
 from tokencredit.statistics.win_rates import shares
 
 RATED = ("score", "length", "oracle")

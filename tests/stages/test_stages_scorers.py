@@ -22,8 +22,8 @@ from tokencredit.judges.panel import Panel, SameAsJudge
 from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.models.decoding.sampling import Sampling
 from tokencredit.rl.collector import Collector
-from tokencredit.rl.engine import World
 from tokencredit.rl.evaluate import held_out
+from tokencredit.rl.world import World
 from tokencredit.rollout import Judgement, Rollout
 from tokencredit.settings import Evaluation
 from tokencredit.stages.context import Context

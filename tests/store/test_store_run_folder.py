@@ -83,23 +83,17 @@ def test_other_arithmetic_is_refused_by_name(
     run.write(State.running, key="a" * 16, identity=IDENTITY, arithmetic={**plain, name: before})
     with pytest.raises(UserError, match=rf"hardware\.{name} = {now}.*began with {before}"):
         run.check_arithmetic({**plain, name: now}, inexact=False)
-    if name == "sharding":  # the optimizer's state lies in other pieces
-        with pytest.raises(UserError, match=r"began with none.*set hardware\.sharding=none$"):
-            run.check_arithmetic({**plain, name: now}, inexact=True)
-    else:
-        run.check_arithmetic({**plain, name: now}, inexact=True)
+    assert run.check_arithmetic({**plain, name: now}, inexact=True) == {name: before}
+    assert run.check_arithmetic({**plain, name: before}, inexact=False) == {}
 
 
-def test_the_number_of_processes_that_share_a_state_is_kept(tmp_path: Path) -> None:
-    """Its pieces lie in as many files; `run.resume_inexact` cannot make others of them."""
-    run = RunFolder(tmp_path)
-    began = Hardware(processes=2, sharding=Sharding.zero2).arithmetic()
+def test_a_run_from_before_offload_began_without(tmp_path: Path) -> None:
+    run, plain = RunFolder(tmp_path), Hardware(sharding=Sharding.zero2).arithmetic()
+    began = {name: value for name, value in plain.items() if name != "offload"}
     run.write(State.running, key="a" * 16, identity=IDENTITY, arithmetic=began)
-    for inexact in (False, True):
-        with pytest.raises(UserError, match=r"hardware\.processes = 4") as caught:
-            run.check_arithmetic({**began, "processes": 4}, inexact)
-        assert "resume_inexact" not in str(caught.value)
-    run.check_arithmetic({**began, "threads": 9}, inexact=True)  # touches no piece
+    assert run.check_arithmetic(plain, inexact=False) == {}
+    with pytest.raises(UserError, match=r"hardware\.offload = optimizer.*began with none"):
+        run.check_arithmetic({**plain, "offload": "optimizer"}, inexact=False)
 
 
 def test_a_run_says_what_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

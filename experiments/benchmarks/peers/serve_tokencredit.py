@@ -37,9 +37,9 @@ from tokencredit.models.actors import Actors
 from tokencredit.models.loading.weights import load_classifier
 from tokencredit.pipeline.process import stage_environment
 from tokencredit.pipeline.worker import hush
-from tokencredit.rl.engine import World, compute_deterministically
 from tokencredit.rl.load import load_actors
 from tokencredit.rl.loop import Learner, RunInputs
+from tokencredit.rl.world import World, compute_deterministically
 from tokencredit.rollout import Prompts, Rollout
 from tokencredit.stages.catalogue import given_of
 from tokencredit.stages.context import Context

@@ -21,8 +21,8 @@ from tokencredit.models.passes.kernels import ready
 from tokencredit.models.policy import PolicyWithValue, Reference
 from tokencredit.models.scorer import Scorer
 from tokencredit.models.tokens.ends import SpecialIds
-from tokencredit.rl.engine import World
 from tokencredit.rl.loop import Learner, RunInputs
+from tokencredit.rl.world import World
 from tokencredit.rollout import Prompts
 
 if TYPE_CHECKING:

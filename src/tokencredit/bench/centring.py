@@ -38,7 +38,7 @@ from tokencredit.models.passes.logprob import token_logp
 from tokencredit.models.passes.packing import hidden_states
 from tokencredit.ops import game_loss
 from tokencredit.pipeline.worker import hush
-from tokencredit.rl.engine import compute_deterministically
+from tokencredit.rl.world import compute_deterministically
 
 ADAPTERS: Final = Lora(enabled=True, r=32, alpha=32, rslora=True, layers=LoraLayers.all)
 """Those of Table 1."""

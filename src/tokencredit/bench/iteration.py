@@ -17,8 +17,8 @@ from tokencredit.bench.workload import Work
 from tokencredit.models.actors import Actors
 from tokencredit.models.loading.model import parameter_count
 from tokencredit.models.loading.trunk import backbone
-from tokencredit.rl.engine import compute_deterministically
 from tokencredit.rl.update import Updater
+from tokencredit.rl.world import compute_deterministically
 from tokencredit.rollout import Rollout, Targets
 
 

@@ -25,8 +25,8 @@ from tokencredit.rewards.controls import TENTHS, tenths
 from tokencredit.rewards.redistribute import shares
 from tokencredit.rewards.scheme import Evidence
 from tokencredit.rl.collector import Collector
-from tokencredit.rl.engine import World
 from tokencredit.rl.load import load_actors
+from tokencredit.rl.world import World
 from tokencredit.stages.catalogue import given_of
 from tokencredit.stages.context import Context
 from tokencredit.stages.rl import RLStage

@@ -18,7 +18,7 @@ from tokencredit.models.adapters.lora import (
     using,
 )
 from tokencredit.models.decoding.sampling import LogprobMask, Sampling
-from tokencredit.models.loading.trunk import checkpoint, head_of, hidden_size
+from tokencredit.models.loading.trunk import checkpoint, head_of, hidden_size, passing
 from tokencredit.models.passes.computation import Computation
 from tokencredit.models.passes.distribution import Choices
 from tokencredit.models.passes.logprob import token_kl, token_logp
@@ -91,11 +91,13 @@ class PolicyWithValue(torch.nn.Module):
     ) -> tuple[PolicyOutput, Float[torch.Tensor, "N d"]]:
         """`forward`, and the policy's hidden states."""
         states = self.states(self.model, layout)
-        logp, entropy = token_logp(
-            self.computation.narrow(states),
+        head, choices, memory = (
             head_of(self.model),
             self.choices(rollout),
             self.computation.logits_memory,
+        )
+        logp, entropy = passing(
+            head, lambda x: token_logp(x, head, choices, memory), self.computation.narrow(states)
         )
         spread = layout.spread
         values = spread(self._values(states, layout)) if self.uses_values else None

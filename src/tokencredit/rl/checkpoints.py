@@ -14,7 +14,6 @@ from tokencredit.rl.engine import Engine
 from tokencredit.rl.update import WeightsNotFinite
 from tokencredit.store.artifacts import MANIFEST, find_damage
 from tokencredit.store.files import naming, publish, read_json, reading, remove, write_json
-from tokencredit.store.finite import first_not_finite
 
 STATE = "state.json"
 
@@ -45,7 +44,7 @@ class Checkpoints:
         Raises WeightsNotFinite, and keeps what is there, if it could not go on from these weights.
         """
         final = self.root / f"step-{progress.next_step:06d}"
-        tensor = first_not_finite(engine.trained().items())
+        tensor = engine.first_not_finite()
         if tensor is not None:
             raise WeightsNotFinite(tensor, f"checkpoint {final.name}")
         partial = final.with_suffix(".partial")

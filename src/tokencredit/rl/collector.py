@@ -13,7 +13,7 @@ import torch
 
 from tokencredit.judges.judge import OpenJudge
 from tokencredit.ops import without_gradient
-from tokencredit.rl.engine import World
+from tokencredit.rl.world import World
 from tokencredit.rollout import Judgement, Prompts, Rollout
 
 Speaker = Callable[[Prompts], Rollout]

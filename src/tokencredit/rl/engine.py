@@ -1,141 +1,27 @@
-"""The only file that knows accelerate and DeepSpeed: processes, gradients, optimizer steps."""
+"""The trained module under its optimizer: gradients and steps, in one process or in several."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import accelerate
 import torch
 
 from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.algorithms.optimizer import ClipNorm
 from tokencredit.errors import UserError, require
-from tokencredit.hardware import Hardware, Sharding
+from tokencredit.rl import before_slices
+from tokencredit.rl.slices import Kept, Slice, of_optimizer, restore, write
+from tokencredit.rl.world import World
+from tokencredit.rl.zero import Zero
 from tokencredit.rollout import PolicyOutput, Rollout
+from tokencredit.store.finite import first_not_finite
 
 if TYPE_CHECKING:
     from tokencredit.models.policy import PolicyWithValue
-
-WEIGHTS = "trained.safetensors"
-T = TypeVar("T")
-
-
-class World:
-    """The processes of a run, and how they agree. One process is a world too."""
-
-    def __init__(self, hardware: Hardware, max_grad_norm: float | None = None) -> None:
-        """Join the processes that were started together."""
-        self.hardware = hardware
-        if hardware.sharding is Sharding.none:
-            self.accelerator = accelerate.Accelerator(cpu=hardware.on_cpu())
-        else:
-            if hardware.on_cpu():
-                _spare_compiling()
-            # With a cpu flag, accelerate would run plain DDP without a word.
-            plugin = accelerate.utils.DeepSpeedPlugin(
-                hf_ds_config=deepspeed_settings(hardware, max_grad_norm)
-            )
-            backend = accelerate.utils.InitProcessGroupKwargs(
-                backend="gloo" if hardware.on_cpu() else "nccl"
-            )
-            self.accelerator = accelerate.Accelerator(
-                deepspeed_plugin=plugin, kwargs_handlers=[backend]
-            )
-            kind = self.accelerator.distributed_type
-            if kind != accelerate.utils.DistributedType.DEEPSPEED:
-                raise RuntimeError(f"DeepSpeed was asked for, but accelerate chose {kind}")
-        found = self.accelerator.num_processes
-        if found != hardware.processes:
-            raise RuntimeError(f"{hardware.processes} processes were asked for, {found} are here")
-
-    @property
-    def rank(self) -> int:
-        """Number of this process."""
-        return int(self.accelerator.process_index)
-
-    @property
-    def size(self) -> int:
-        """Number of processes."""
-        return int(self.accelerator.num_processes)
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this is the process that writes."""
-        return self.rank == 0
-
-    @property
-    def device(self) -> torch.device:
-        """Where this process's batches must lie."""
-        device: torch.device = self.accelerator.device
-        return device
-
-    @property
-    def sharded(self) -> bool:
-        """Whether DeepSpeed holds the optimizer."""
-        return self.hardware.sharding is not Sharding.none
-
-    def wait(self) -> None:
-        """Return once every process has come here."""
-        self.accelerator.wait_for_everyone()
-
-    def broadcast(self, value: T) -> T:
-        """The main process's value, in every process."""
-        if self.size == 1:
-            return value
-        values = [value]
-        accelerate.utils.broadcast_object_list(values)
-        return values[0]
-
-    def gather(self, values: list[T]) -> list[T]:
-        """The values of all processes, in order of rank, in every process."""
-        return list(accelerate.utils.gather_object(values)) if self.size > 1 else values
-
-    def sums(self, values: dict[str, torch.Tensor | float]) -> dict[str, float]:
-        """Each value summed over all processes, which must have the same names in this order."""
-        column = torch.stack(
-            [torch.as_tensor(v, dtype=torch.float64).to(self.device) for v in values.values()]
-        )
-        if self.size > 1:
-            column = self.accelerator.reduce(column, reduction="sum")
-        return dict(zip(values, column.tolist(), strict=True))
-
-
-def compute_deterministically() -> None:
-    """Kernels of this process that give the same bits every time, as far as torch has them."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    # Nothing here reads memory that nothing wrote; filling all of it takes time.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    # Its backward pass sums in any order; flash attention and the plain products do not.
-    torch.backends.cuda.enable_mem_efficient_sdp(False)
-
-
-def _spare_compiling() -> None:
-    """Keep DeepSpeed from compiling a collective that only its inference engine calls."""
-    import deepspeed
-
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-
-
-def deepspeed_settings(hardware: Hardware, max_grad_norm: float | None) -> dict[str, Any]:
-    """DeepSpeed's configuration; micro-batches are counted by `update`, not by DeepSpeed."""
-    return {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": max_grad_norm or 0.0,
-        # The default bucket is 2 GB, and is allocated anew for each backward pass.
-        "zero_optimization": {
-            "stage": 2,
-            "overlap_comm": not hardware.on_cpu(),
-            "reduce_bucket_size": 2**25,
-        },
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": 10**9,
-    }
 
 
 class Engine:
@@ -160,6 +46,8 @@ class Engine:
             list(self._groups(policy)), fused=world.hardware.on_cpu() or None
         )
         self.policy, self.optimizer = self.accelerator.prepare(policy, optimizer)
+        hardware = world.hardware
+        self.zero = Zero(self.policy, hardware, world.rank) if world.sharded else None
 
     def _groups(self, policy: PolicyWithValue) -> Iterator[dict[str, Any]]:
         for name, parameters in policy.parameter_groups().items():
@@ -222,8 +110,8 @@ class Engine:
     def discard(self) -> None:
         """Forget the gradients: the minibatch is left out."""
         self.optimizer.zero_grad(set_to_none=True)
-        if self.world.sharded:  # as DeepSpeed itself does after an overflow
-            self.policy.optimizer.averaged_gradients = {}
+        if self.zero is not None:
+            self.zero.discard()
 
     def step(self, only: str | None = None) -> float:
         """Clip, move the weights, forget the gradients; the gradient norm before clipping.
@@ -268,48 +156,50 @@ class Engine:
         bad = (n for n, p in named if p.grad is not None and not p.grad.isfinite().all())
         return next(bad, "")
 
-    def save(self, folder: Path) -> None:
-        """Write trained weights, and this process's part of the optimizer's state, to `folder`."""
-        if self.world.is_main:
-            from safetensors.torch import save_file
+    def trained(self) -> list[tuple[str, torch.nn.Parameter]]:
+        """Every tensor that training changes, by name, tied ones once."""
+        return [(n, p) for n, p in self.module().named_parameters() if p.requires_grad]
 
-            save_file(self.trained(), folder / WEIGHTS)
-        if self.world.sharded:
-            inner = self.policy.optimizer
-            masters = [part.detach().clone() for part in inner.single_partition_of_fp32_groups]
-            state = {"optimizer": inner.optimizer.state_dict(), "masters": masters}
-            torch.save(state, self._shard(folder))
-        elif self.world.is_main:
-            torch.save({"optimizer": self.optimizer.state_dict()}, self._shard(folder))
+    def slices(self) -> list[Slice]:
+        """What this process's optimizer moves: all that is trained, or its part of it."""
+        if self.zero is not None:
+            return self.zero.slices(self.trained())
+        return of_optimizer(self.trained(), self.optimizer)
+
+    def first_not_finite(self) -> str | None:
+        """The name of the first trained tensor that holds NaN or an infinity, in any process."""
+        found = first_not_finite((each.name, each.master) for each in self.slices())
+        return next(filter(None, self.world.gather([found])), None)
+
+    def whole(self) -> AbstractContextManager[bool]:
+        """All weights in this process while the context lasts, for passes without gradient; what
+        it gives says whether they were gathered for it."""
+        return nullcontext(enter_result=False) if self.zero is None else self.zero.whole()
+
+    def save(self, folder: Path) -> None:
+        """Write this process's slices of weights and optimizer to `folder`; undivided, all
+        processes have the same, and the main one writes."""
+        if self.world.sharded or self.world.is_main:
+            write(self.slices(), folder, self.world.rank)
 
     def load(self, folder: Path) -> None:
-        """Restore what `save` wrote; a missing or additional tensor is an error."""
-        from safetensors.torch import load_file
-
-        trained, saved = self.trained(), load_file(folder / WEIGHTS)
-        if {n: t.shape for n, t in trained.items()} != {n: t.shape for n, t in saved.items()}:
+        """Restore what `save` wrote, in whatever processes; a missing or additional tensor is an
+        error. Checkpoints of before there were slices are read too."""
+        before, kept = before_slices.shapes(folder), Kept(folder)
+        saved = kept.shapes if before is None else before
+        own = {name: _shape(parameter) for name, parameter in self.trained()}
+        if own != saved:
             raise UserError(
                 f"{folder}: holds other weights than this model trains; use another run_dir"
             )
-        _copy(trained.values(), (saved[name] for name in trained))
-        state: dict[str, Any] = torch.load(self._shard(folder), weights_only=True)
-        if self.world.sharded:
-            inner = self.policy.optimizer
-            inner.optimizer.load_state_dict(state["optimizer"])
-            _copy((p.data for p in inner.single_partition_of_fp32_groups), state["masters"])
-        else:
-            self.optimizer.load_state_dict(state["optimizer"])
-
-    def _shard(self, folder: Path) -> Path:
-        """Where this process's optimizer state lies; unsharded, all processes share one file."""
-        return folder / f"optimizer-{self.world.rank if self.world.sharded else 0}.pt"
-
-    def trained(self) -> dict[str, torch.Tensor]:
-        """Every tensor that training changes, tied ones once."""
-        named = self.module().named_parameters()
-        return {name: parameter.data for name, parameter in named if parameter.requires_grad}
+        if before is not None:
+            before_slices.load(self, folder)
+            return
+        restore(self.slices(), kept)
+        if self.zero is not None:
+            self.zero.refill(self.trained(), kept)
 
 
-def _copy(targets: Iterable[torch.Tensor], sources: Iterable[torch.Tensor]) -> None:
-    for target, source in zip(targets, sources, strict=True):
-        target.copy_(source)
+def _shape(parameter: torch.nn.Parameter) -> tuple[int, ...]:
+    """The whole tensor's shape, also of one of which there is a shard."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))

@@ -24,7 +24,7 @@ from tokencredit.models.actors import Actors
 from tokencredit.rl.checkpoints import Checkpoints, Progress
 from tokencredit.rl.collector import Collector, Speaker
 from tokencredit.rl.compute import Compute
-from tokencredit.rl.engine import Engine, World
+from tokencredit.rl.engine import Engine
 from tokencredit.rl.evaluate import Rater, held_out, on_the_way
 from tokencredit.rl.export import export_policy
 from tokencredit.rl.failed_step import dump, require_finite
@@ -33,6 +33,7 @@ from tokencredit.rl.payer import Payer, Reshaper, warn_of_nothing
 from tokencredit.rl.perplexity import Perplexities
 from tokencredit.rl.step_log import Clock, Made, StepLog
 from tokencredit.rl.update import NotFinite, Updater
+from tokencredit.rl.world import World
 from tokencredit.rollout import Batch, Judgement, Prompts, Rollout, Targets
 from tokencredit.tracking.tracker import Tracker
 
@@ -98,7 +99,8 @@ class Learner:
         log = self.log(tracker)
         self.actors.policy.train()
         self._warn()
-        self.state = self.algorithm.prepared(self.state, self._reference_scores)
+        with self.engine.whole():
+            self.state = self.algorithm.prepared(self.state, self._reference_scores)
         self._warm_up()
         with saving() as asked:
             while not self._stops(asked) and self.next_step < steps:
@@ -111,7 +113,8 @@ class Learner:
                 if saved < self.next_step:
                     checkpoints.save(self.engine, self.progress(log))
                 raise Stopped(f"is saved behind step {self.next_step} of {steps}")
-        self._held_out(steps)
+        with self.engine.whole():
+            self._held_out(steps)
 
     def _stops(self, asked: Request) -> bool:
         """Whether a process of the run was asked to stop: all of them get the same answer."""
@@ -138,13 +141,16 @@ class Learner:
     def step(self, step: int, log: StepLog) -> None:
         """One rollout and the updates on it."""
         clock = Clock()
-        evaluated = self._held_out(step)
         prompts = self._prompts(step)
-        rollout, judgement = self._roll_out(prompts, step)
-        clock.mark("rollout")
-        paid = self.algorithm.scaled(judgement, self.state)
-        rewards = self.payer.pay(rollout, paid, step)
-        observed = self.algorithm.observe(rollout, Beside(self, prompts, step))
+        with self.engine.whole() as gathered:
+            if gathered:
+                clock.mark("gather")
+            evaluated = self._held_out(step)
+            rollout, judgement = self._roll_out(prompts, step)
+            clock.mark("rollout")
+            paid = self.algorithm.scaled(judgement, self.state)
+            rewards = self.payer.pay(rollout, paid, step)
+            observed = self.algorithm.observe(rollout, Beside(self, prompts, step))
         shaped = self.algorithm.shape(rewards, rollout, self.state, observed)
         change = self.reshaper.change(rollout, paid, shaped, step)
         targets = self.algorithm.targets(rollout, shaped, change)
@@ -209,7 +215,8 @@ class Learner:
         for number in range(rollouts):
             prompts = self.prompts.batch(seed, number, algorithm.batch_size, WARMUP)
             speak = partial(self.actors.roll_out, stream=(seed, WARMUP, number))
-            rollout, judgement = self.collect(prompts, speak, self.next_step)
+            with self.engine.whole():
+                rollout, judgement = self.collect(prompts, speak, self.next_step)
             paid = algorithm.scaled(judgement, self.state)
             rewards = self.payer.pay(rollout, paid, self.next_step)
             targets = algorithm.targets(rollout, algorithm.shape(rewards, rollout, self.state))

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from tokencredit.config import Config
     from tokencredit.models.actors import Actors
-    from tokencredit.rl.engine import World
+    from tokencredit.rl.world import World
     from tokencredit.rollout import Rollout
 
 ANSWER: Final = "answer/length"

@@ -13,9 +13,9 @@ from tokencredit.data.token_ids import TokenIds
 from tokencredit.errors import UserError
 from tokencredit.hardware import Hardware, Sharding
 from tokencredit.rl.collector import Collector
-from tokencredit.rl.engine import World, compute_deterministically
 from tokencredit.rl.evaluate import evaluate, report, unpaid
 from tokencredit.rl.load import load_finished
+from tokencredit.rl.world import World, compute_deterministically
 from tokencredit.stages.catalogue import STAGES
 from tokencredit.stages.oracle import OracleStage, load_oracle
 from tokencredit.stages.results import Record, called

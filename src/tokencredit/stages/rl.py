@@ -22,12 +22,12 @@ from tokencredit.models.loading.model import RewardReads
 from tokencredit.reports.stage_report import curves_of, left_out
 from tokencredit.rl.checkpoints import Checkpoints
 from tokencredit.rl.compute import Compute, stored_parameters
-from tokencredit.rl.engine import World, compute_deterministically
 from tokencredit.rl.evaluate import evaluate, report
 from tokencredit.rl.export import export_policy
 from tokencredit.rl.load import load_actors
 from tokencredit.rl.loop import Learner, RunInputs
 from tokencredit.rl.payer import horizon
+from tokencredit.rl.world import World, compute_deterministically
 from tokencredit.stages.catalogue import critic_role, given_of, panel_stages
 from tokencredit.stages.mirrored import (
     facts,
@@ -214,7 +214,7 @@ class RLStage(Stage):
                 _tell_damage(run)
             newest = Checkpoints(run.path).newest()  # before anything is changed: it may be damaged
             if world.is_main:
-                self._write_identity(run)
+                self._write_identity(run, newest)
             world.wait()
             compute_deterministically()
             return self._train_and_evaluate(run, world, newest)
@@ -234,11 +234,12 @@ class RLStage(Stage):
             if tracker is not None:
                 run.write(State.trained, prompts_dropped=learner.prompts.dropped)
             speakers = learner.actors, learner.collector, learner.oracle, learner.held_out
-            rows, right = evaluate(config, *speakers), accuracies(self.context, *speakers)
-            if tracker is None:
-                return {}
-            write_rows(run.path / EVALUATION, rows)
-            export_policy(learner.actors, config.model.lora, run.path)
+            with learner.engine.whole():
+                rows, right = evaluate(config, *speakers), accuracies(self.context, *speakers)
+                if tracker is None:
+                    return {}
+                write_rows(run.path / EVALUATION, rows)
+                export_policy(learner.actors, config.model.lora, run.path)
             took = round(seconds_of_steps(run.path) - before, 3)
             session = {"steps": config.steps - first, "step_seconds": took}
             seconds = before + time.monotonic() - started
@@ -298,15 +299,23 @@ class RLStage(Stage):
         tracker.curves(curves_of(self.figures_before()))
         return tracker
 
-    def _write_identity(self, run: RunFolder) -> None:
+    def _write_identity(self, run: RunFolder, newest: Path | None) -> None:
         config = self.context.config
+        inexact: list[object] = list(run.manifest().get("inexact", ()))
+        now = config.hardware.arithmetic()
+        before = run.check_arithmetic(now, config.run.resume_inexact)
+        if newest is not None and before:
+            step = Checkpoints.progress(newest).next_step
+            changes = ", ".join(f"{name} {began} → {now[name]}" for name, began in before.items())
+            say(f"rl {self.key}: from step {step} on inexact ({changes}); the manifest says so")
+            inexact.append({"step": step, "before": before})
         code = keep_code(config.named_code(), run.path)
         ahead = horizon(config.judge, config.reward_scheme)
         run.write(
             State.running,
             key=self.key,
             identity=canonical(self.identity),
-            arithmetic=config.hardware.arithmetic(),
+            arithmetic=now,
             hardware=canonical(config.hardware),
             recipes=self.recipes,
             seeds={"seed": config.seed, "stage_seed": config.stage_seed},
@@ -318,6 +327,7 @@ class RLStage(Stage):
             figures=self.figures_before(),
             failed=None,
             exports=None,
+            **({"inexact": inexact} if inexact else {}),
             **({"code": code} if code else {}),
             **({"horizon": ahead} if ahead else {}),
         )

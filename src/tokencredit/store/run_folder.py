@@ -56,6 +56,10 @@ READ: Final = {"config_hash": str, "seeds": dict, "steps": int, "status": str}
 """Keys of results.json that are read, and their types."""
 
 
+LATER_ARITHMETIC: Final = {"offload": "none"}
+"""Settings that came later, as they were in runs from before."""
+
+
 class State(str, Enum):
     """How far a run is."""
 
@@ -246,26 +250,18 @@ class RunFolder:
             if path.exists() and not path.is_dir():
                 raise UserError(f"{path}: a folder is wanted there; move the file away")
 
-    def check_arithmetic(self, now: Mapping[str, object], inexact: bool) -> None:
-        """Raise if the run began on other hardware settings that change the last bits.
-
-        `inexact` allows it, except where the optimizer's state is divided among processes.
-        """
-        before = self.manifest().get("arithmetic", now)
-        other = [name for name in now if before.get(name) != now[name]]
-        if not other:
-            return
-        name = other[0]
-        sharded = {"none"} != {before.get("sharding"), now["sharding"]}
-        allowed = not sharded or not {"sharding", "processes"} & set(other)
-        if inexact and allowed:
-            return
-        remedy = ", or run.resume_inexact=true to go on all the same" if allowed else ""
-        raise UserError(
-            f"hardware.{name} = {now[name]}: the run in {self.path} began with {before.get(name)}, "
-            f"and another value changes the last bits; set hardware.{name}={before.get(name)}"
-            f"{remedy}"
-        )
+    def check_arithmetic(self, now: Mapping[str, object], inexact: bool) -> dict[str, object]:
+        """By name, the hardware settings that change the last bits and that the run did not begin
+        with: what they were. Raises if there are any, unless `inexact` allows them."""
+        before = {**LATER_ARITHMETIC, **self.manifest().get("arithmetic", now)}
+        other = {name: before.get(name) for name in now if before.get(name) != now[name]}
+        for name, began in () if inexact else other.items():
+            raise UserError(
+                f"hardware.{name} = {now[name]}: the run in {self.path} began with {began}, and "
+                f"another value changes the last bits; set hardware.{name}={began}, or "
+                "run.resume_inexact=true to go on all the same"
+            )
+        return other
 
     def write(self, state: State, **entries: Any) -> None:
         """Set the state and add entries to the manifest."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 import torch
 
 from tokencredit.errors import UserError, require
 
+T = TypeVar("T")
 Contexts = Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]
 """Called in a forward pass: what surrounds a layer then, and what surrounds it recomputed."""
 
@@ -57,6 +58,24 @@ def head_of(model: torch.nn.Module) -> torch.nn.Linear:
         if getattr(config, key, None) not in {None, 1}:
             raise UserError(f"model: {key} of {name} changes its logits, which is not supported")
     return head
+
+
+def passing(head: torch.nn.Linear, compute: Callable[[torch.Tensor], T], states: torch.Tensor) -> T:
+    """`compute(states)`, which reads the weights of `head`, as a pass of `head`.
+
+    Where weights are in shards (ZeRO-3), hooks around a layer's passes bring its own together, and
+    take them apart again, forward and backward.
+    """
+    before = vars(head).get("forward")
+    head.forward = compute  # type: ignore[method-assign, assignment]
+    try:
+        found: T = head(states)
+    finally:
+        if before is None:
+            del head.forward
+        else:
+            head.forward = before  # type: ignore[method-assign]
+    return found
 
 
 def check_readable(model: torch.nn.Module) -> None:

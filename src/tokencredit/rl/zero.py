@@ -1,0 +1,102 @@
+"""What DeepSpeed's ZeRO-1, 2, and 3 divide, and where it lies in each process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from tokencredit.hardware import Hardware, Sharding
+from tokencredit.rl.slices import Kept, Slice, slice_of, state_of
+
+Named = Sequence[tuple[str, torch.nn.Parameter]]
+
+
+class Zero:
+    """A module under DeepSpeed, in this process.
+
+    What is read here of DeepSpeed has no public form: its own checkpoints are pickles, and its
+    accessors of optimizer state want DeepSpeed's own Adam in some stages.
+    """
+
+    def __init__(self, wrapped: Any, hardware: Hardware, rank: int) -> None:
+        """`wrapped` is DeepSpeed's engine."""
+        self.wrapped, self.rank = wrapped, rank
+        self.divided: Any = wrapped.optimizer
+        self.shards_weights = hardware.sharding is Sharding.zero3
+        self._inside = False
+
+    def slices(self, named: Named) -> list[Slice]:
+        """The parts of the trained tensors that the optimizer moves in this process."""
+        find = self._shard if self.shards_weights else self._partition
+        return [found for found in (find(*each) for each in named) if found is not None]
+
+    def _partition(self, name: str, parameter: torch.nn.Parameter) -> Slice | None:
+        """ZeRO-1 and 2: every process has its part of all tensors in a row, group by group."""
+        place: Any = vars(parameter)["_hp_mapping"]
+        if place is None:
+            return None
+        flat = self.divided.single_partition_of_fp32_groups[place.param_group_index]
+        where = place.hp_fragment_address
+        part = slice(where.start, where.start + where.numel)
+        state = state_of(self.divided.optimizer, flat)
+        start = int(place.lp_fragment_address.start)
+        return slice_of(name, tuple(parameter.shape), start, (flat.data, part), state)
+
+    def _shard(self, name: str, parameter: torch.nn.Parameter) -> Slice | None:
+        """ZeRO-3: every process has its part of each tensor, the last one's filled up."""
+        sharded: Any = parameter
+        group, offset, size = self.divided.grad_position[self.divided.get_param_id(parameter)]
+        start = self.rank * size
+        count = min(size, int(sharded.ds_numel) - start)
+        if count <= 0:
+            return None
+        flat = self.divided.fp32_partitioned_groups_flat[group]
+        state = state_of(self.divided.optimizer, flat)
+        place = flat.data, slice(offset, offset + count)
+        return slice_of(name, tuple(sharded.ds_shape), start, place, state)
+
+    def refill(self, named: Named, kept: Kept) -> None:
+        """Give the model's own tensors, of which the optimizer has copies, what is kept."""
+        if not self.shards_weights:
+            for name, parameter in named:
+                parameter.data.copy_(kept.whole(name))
+            return
+        shards: dict[str, Any] = dict(named)
+        for each in self.slices(named):
+            shard = shards[each.name].ds_tensor
+            shard.data[: each.master.numel()].copy_(each.master)
+        small = self.divided.persistent_parameters
+        if small:  # they are whole in every process
+            small[0].partition(small)
+            small[0].all_gather(small)
+
+    def discard(self) -> None:
+        """Forget the gradients that were reduced, as DeepSpeed itself does after an overflow."""
+        self.divided.averaged_gradients = {}
+        self.divided.zero_grad()
+
+    @contextmanager
+    def whole(self) -> Iterator[bool]:
+        """All weights in every process while the context lasts, gathered once, and none of
+        DeepSpeed's hooks, so that processes need not make the same passes; no gradient is taken.
+        What it gives says whether they were gathered for it.
+        """
+        if not self.shards_weights or self._inside:
+            yield False
+            return
+        import deepspeed
+        from trl.models.utils import add_hooks, remove_hooks
+
+        self._inside = True
+        try:
+            with deepspeed.zero.GatheredParameters(list(self.wrapped.module.parameters())):
+                remove_hooks(self.wrapped)
+                try:
+                    yield True
+                finally:
+                    add_hooks(self.wrapped)
+        finally:
+            self._inside = False
