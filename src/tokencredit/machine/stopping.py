@@ -25,6 +25,10 @@ INTERRUPTED: Final = 130
 """Exit code after a second Ctrl-C, with which nothing is saved (128 + SIGINT)."""
 
 
+Handled = tuple[int, Callable[[int, FrameType | None], Any] | int | signal.Handlers | None]
+"""A signal, and what handles it."""
+
+
 class Stopped(BaseException):
     """Ends what was asked to stop; no `Exception`, since nothing has failed and no cell follows."""
 
@@ -81,7 +85,7 @@ def request() -> Request:
     return handler if isinstance(handler, Request) else Request()
 
 
-def listen(tell: Callable[[str], None] | None = None) -> Sequence[tuple[int, Any]]:
+def listen(tell: Callable[[str], None] | None = None) -> Sequence[Handled]:
     """From now on `SIGNALS` only ask, unless the process ignores them; the handlers of before."""
     asked = Request(tell)
     before = [(number, signal.getsignal(number)) for number in SIGNALS]
@@ -98,7 +102,7 @@ def listening() -> Iterator[Request]:
     Within another one, and in a thread, to which no signal comes, it is that which listens.
     """
     there = isinstance(signal.getsignal(signal.SIGUSR1), Request)
-    before: Sequence[tuple[int, Any]] = ()
+    before: Sequence[Handled] = ()
     if not there and threading.current_thread() is threading.main_thread():
         before = listen()
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,7 +11,7 @@ import torch
 from tokencredit.errors import UserError
 
 if TYPE_CHECKING:
-    from tokencredit.rl.engine import Engine
+    from torch.optim import Optimizer
 
 WEIGHTS: Final = "trained.safetensors"
 
@@ -26,30 +26,32 @@ def shapes(folder: Path) -> dict[str, tuple[int, ...]] | None:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
-def load(engine: Engine, folder: Path) -> None:
-    """Restore weights and optimizer, on as many processes as wrote them."""
+def load(
+    folder: Path,
+    trained: Sequence[tuple[str, torch.nn.Parameter]],
+    optimizer: Optimizer,
+    masters: Sequence[torch.Tensor],
+    rank: int,
+) -> None:
+    """Restore weights and optimizer, on as many processes as wrote them; `masters` are this
+    process's copies of the weights, where DeepSpeed has divided the optimizer.
+
+    Raises `UserError` where others wrote them.
+    """
     from safetensors.torch import load_file
 
-    saved, world = load_file(folder / WEIGHTS), engine.world
-    trained = engine.trained()
-    _copy((tensor.data for _, tensor in trained), (saved[name] for name, _ in trained))
     files = sorted(folder.glob("optimizer-*.pt"))
-    state: dict[str, Any] = torch.load(files[world.rank % len(files)], weights_only=True)
-    divided = "masters" in state
-    if (divided, len(files)) != (world.sharded, world.size if world.sharded else 1):
-        how = f"{len(files)} processes under ZeRO-2" if divided else "no sharding"
+    state: dict[str, Any] = torch.load(files[rank % len(files)], weights_only=True)
+    held = state.get("masters", [])
+    if [part.shape for part in held] != [part.shape for part in masters]:
+        how = f"{len(files)} processes under ZeRO-2" if held else "no sharding"
         raise UserError(
             f"{folder}: was written with {how}, in a form that other processes cannot read; go on "
             "with the same hardware for a step, which writes the form of today"
         )
-    if not world.sharded:
-        engine.optimizer.load_state_dict(state["optimizer"])
-        return
-    inner = engine.policy.optimizer
-    inner.optimizer.load_state_dict(state["optimizer"])
-    _copy((part.data for part in inner.single_partition_of_fp32_groups), state["masters"])
-
-
-def _copy(targets: Iterable[torch.Tensor], sources: Iterable[torch.Tensor]) -> None:
-    for target, source in zip(targets, sources, strict=True):
-        target.copy_(source)
+    saved = load_file(folder / WEIGHTS)
+    for name, parameter in trained:
+        parameter.data.copy_(saved[name])
+    optimizer.load_state_dict(state["optimizer"])
+    for master, numbers in zip(masters, held, strict=True):
+        master.copy_(numbers)

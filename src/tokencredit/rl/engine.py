@@ -187,13 +187,15 @@ class Engine:
         error. Checkpoints of before there were slices are read too."""
         before, kept = before_slices.shapes(folder), Kept(folder)
         saved = kept.shapes if before is None else before
-        own = {name: _shape(parameter) for name, parameter in self.trained()}
-        if own != saved:
+        if {name: _shape(parameter) for name, parameter in self.trained()} != saved:
             raise UserError(
                 f"{folder}: holds other weights than this model trains; use another run_dir"
             )
         if before is not None:
-            before_slices.load(self, folder)
+            own, masters = self.optimizer, list[torch.Tensor]()
+            if self.zero is not None:
+                own, masters = self.zero.before_slices()
+            before_slices.load(folder, self.trained(), own, masters, self.world.rank)
             return
         restore(self.slices(), kept)
         if self.zero is not None:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, TypedDict
 
 import torch
 
@@ -88,14 +88,24 @@ def slice_of(
     )
 
 
+class Place(TypedDict):
+    """What a file says of a slice."""
+
+    shape: list[int]
+    """Of the whole tensor."""
+    start: int
+    stop: int
+    step: float
+
+
 def write(slices: Sequence[Slice], folder: Path, rank: int) -> None:
     """Write this process's slices to its file in `folder`."""
     from safetensors.torch import save_file
 
-    tensors, layout = dict[str, torch.Tensor](), dict[str, object]()
+    tensors, layout = dict[str, torch.Tensor](), dict[str, Place]()
     for each in slices:
-        place = {"shape": each.shape, "start": each.start, "stop": each.stop}
-        layout[each.name] = {**place, STEP: float(each.step)}
+        shape, steps = list(each.shape), float(each.step)
+        layout[each.name] = Place(shape=shape, start=each.start, stop=each.stop, step=steps)
         for kind, numbers in ((MASTER, each.master), *each.moments.items()):
             tensors[_key(each.name, kind)] = numbers.detach().clone()
     save_file(tensors, folder / f"slices-{rank:05d}.safetensors", {LAYOUT: json.dumps(layout)})
@@ -112,7 +122,7 @@ class Kept:
     folder: Path
 
     @cached_property
-    def _layouts(self) -> list[tuple[Path, dict[str, dict[str, Any]]]]:
+    def _layouts(self) -> list[tuple[Path, dict[str, Place]]]:
         """Every file, and what it says of its slices."""
         from safetensors import safe_open
 
@@ -134,7 +144,7 @@ class Kept:
         found: dict[str, list[tuple[int, int, float, Path]]] = {name: [] for name in self.shapes}
         for path, layout in self._layouts:
             for name, at in layout.items():
-                found[name].append((at["start"], at["stop"], at[STEP], path))
+                found[name].append((at["start"], at["stop"], at["step"], path))
         return {name: sorted(each) for name, each in found.items()}
 
     def read(self, name: str, kind: str, start: int, stop: int) -> torch.Tensor:

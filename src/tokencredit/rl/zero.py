@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from tokencredit.hardware import Hardware, Sharding
 from tokencredit.rl.slices import Kept, Slice, slice_of, state_of
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
 
 Named = Sequence[tuple[str, torch.nn.Parameter]]
 
@@ -21,10 +24,11 @@ class Zero:
     accessors of optimizer state want DeepSpeed's own Adam in some stages.
     """
 
-    def __init__(self, wrapped: Any, hardware: Hardware, rank: int) -> None:
+    def __init__(self, wrapped: torch.nn.Module, hardware: Hardware, rank: int) -> None:
         """`wrapped` is DeepSpeed's engine."""
-        self.wrapped, self.rank = wrapped, rank
-        self.divided: Any = wrapped.optimizer
+        self.wrapped: Any = wrapped
+        self.divided: Any = self.wrapped.optimizer
+        self.rank = rank
         self.shards_weights = hardware.sharding is Sharding.zero3
         self._inside = False
 
@@ -72,6 +76,11 @@ class Zero:
         if small:  # they are whole in every process
             small[0].partition(small)
             small[0].all_gather(small)
+
+    def before_slices(self) -> tuple[Optimizer, list[torch.Tensor]]:
+        """The optimizer, and its weights as ZeRO-2 has them, for checkpoints from before slices."""
+        parts = getattr(self.divided, "single_partition_of_fp32_groups", ())
+        return self.divided.optimizer, [part.data for part in parts]
 
     def discard(self) -> None:
         """Forget the gradients that were reduced, as DeepSpeed itself does after an overflow."""

@@ -57,7 +57,8 @@ def run_cell(
     folder = Path(settings.sweep.dir)
     sweep.join(folder)
     try:
-        return _try_cell(folder, settings, composed, request, load)
+        wanted = objective.listed(composed.sweep.objective)
+        return _try_cell(folder, settings, wanted, request, partial(load, composed))
     except Stopped:
         sweep.stop(folder)
         if launched and not sweep.adaptive(settings):
@@ -66,7 +67,11 @@ def run_cell(
 
 
 def _try_cell(
-    folder: Path, settings: Any, composed: Any, request: Request, load: Callable[[Any], Config]
+    folder: Path,
+    settings: Any,
+    wanted: list[str],
+    request: Request,
+    load: Callable[[], Config],
 ) -> objective.Value:
     """As `run_cell`. Raises `Stopped`, and records that of a cell that was begun."""
     if stopping.request().asked:
@@ -74,10 +79,9 @@ def _try_cell(
     began = time.monotonic()
     overrides = list(settings.overrides.task)
     cell = partial(sweep.Cell, number=int(settings.job.num), overrides=overrides)
-    wanted = objective.listed(composed.sweep.objective)
     try:
         sweep.check_sweeper(settings, wanted)
-        config = load(composed)
+        config = load()
         require(config.run_dir is None, "run_dir", config.run_dir, "cannot be set in a sweep")
         config.run.group = sweep.group(folder, config.run.experiment)
         if request.plan_only:
