@@ -40,7 +40,7 @@ def test_a_run_stops_behind_its_step_whoever_is_asked_and_ends_with_the_same_byt
         (signal.SIGINT, "group", 8),
         (signal.SIGINT, "worker", 10),
     ):
-        code, err = ask(own, wait_until, arguments, lambda n=rows: lines(log) >= n, number, whom)  # type: ignore[misc]
+        code, err = ask(own, wait_until, arguments, lambda n=rows: lines(log) >= n, number, whom)
         assert code == STOPPED, err
         (checkpoint,) = (folder / "checkpoints").iterdir()
         at = lines(log)
@@ -125,7 +125,7 @@ def test_cells_side_by_side_are_all_saved_when_one_worker_is_asked(
     code, err = ask(own, wait_until, more, moment, signal.SIGUSR1, "worker")
     assert code == STOPPED
     assert states(own.folder) == ["stopped", "stopped"]
-    assert "3 of 3 cells remain (seed=5 " in stopped_line(err)
+    assert "3 of 3 cells remain (seed=5; seed=6; seed=7)" in stopped_line(err)
     for folder in logs.iterdir():
         (checkpoint,) = (folder / "checkpoints").iterdir()
         assert checkpoint.name == f"step-{lines(folder / 'metrics.jsonl'):06d}"
@@ -155,6 +155,7 @@ def test_jobs_of_submitit_end_with_a_killed_command(own: Workplace, wait_until: 
         below = workers(process.pid)
         assert below
         os.kill(process.pid, signal.SIGKILL)
+        process.wait(10)  # until then it is there, though dead
         assert wait_until(lambda: all(map(is_over, below)), 5.0)
     finally:
         clean_up(process, below)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, Final
+from typing import Final
 
 from tokencredit.machine.child import tell_saving
 
@@ -23,10 +23,6 @@ STOPPED: Final = 75
 """Exit code of what was stopped on request and goes on with the same command (EX_TEMPFAIL)."""
 INTERRUPTED: Final = 130
 """Exit code after a second Ctrl-C, with which nothing is saved (128 + SIGINT)."""
-
-
-Handled = tuple[int, Callable[[int, FrameType | None], Any] | int | signal.Handlers | None]
-"""A signal, and what handles it."""
 
 
 class Stopped(BaseException):
@@ -85,14 +81,19 @@ def request() -> Request:
     return handler if isinstance(handler, Request) else Request()
 
 
-def listen(tell: Callable[[str], None] | None = None) -> Sequence[Handled]:
-    """From now on `SIGNALS` only ask, unless the process ignores them; the handlers of before."""
+def listen(tell: Callable[[str], None] | None = None) -> Callable[[], None]:
+    """From now on `SIGNALS` only ask, unless the process ignores them; what undoes that."""
     asked = Request(tell)
     before = [(number, signal.getsignal(number)) for number in SIGNALS]
     changed = [(number, handler) for number, handler in before if handler is not signal.SIG_IGN]
     for number, _ in changed:
         signal.signal(number, asked)
-    return changed
+
+    def undo() -> None:
+        for number, handler in changed:
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    return undo
 
 
 @contextmanager
@@ -102,14 +103,14 @@ def listening() -> Iterator[Request]:
     Within another one, and in a thread, to which no signal comes, it is that which listens.
     """
     there = isinstance(signal.getsignal(signal.SIGUSR1), Request)
-    before: Sequence[Handled] = ()
-    if not there and threading.current_thread() is threading.main_thread():
-        before = listen()
+    if there or threading.current_thread() is not threading.main_thread():
+        yield request()
+        return
+    undo = listen()
     try:
         yield request()
     finally:
-        for number, handler in before:
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        undo()
 
 
 @contextmanager

@@ -54,49 +54,32 @@ def run_cell(
     `settings` are Hydra's own for the cell; `load` makes a configuration of what it composed;
     `launched`: in a process of a launcher's, which may end only once the cells beside it are saved.
     """
-    folder = Path(settings.sweep.dir)
+    folder, began = Path(settings.sweep.dir), time.monotonic()
     sweep.join(folder)
-    try:
-        wanted = objective.listed(composed.sweep.objective)
-        return _try_cell(folder, settings, wanted, request, partial(load, composed))
-    except Stopped:
-        sweep.stop(folder)
-        if launched and not sweep.adaptive(settings):
-            return objective.of_failed(objective.listed(composed.sweep.objective), "")
-        raise
-
-
-def _try_cell(
-    folder: Path,
-    settings: Any,
-    wanted: list[str],
-    request: Request,
-    load: Callable[[], Config],
-) -> objective.Value:
-    """As `run_cell`. Raises `Stopped`, and records that of a cell that was begun."""
-    if stopping.request().asked:
-        raise Stopped("the cell was not begun")
-    began = time.monotonic()
     overrides = list(settings.overrides.task)
     cell = partial(sweep.Cell, number=int(settings.job.num), overrides=overrides)
+    wanted = objective.listed(composed.sweep.objective)
     try:
+        if stopping.request().asked:
+            raise Stopped
         sweep.check_sweeper(settings, wanted)
-        config = load()
+        config = load(composed)
         require(config.run_dir is None, "run_dir", config.run_dir, "cannot be set in a sweep")
         config.run.group = sweep.group(folder, config.run.experiment)
         if request.plan_only:
             kept = committed_cell(config)
             request.plans += plan(config) if kept is None else [kept]
             return objective.of_planned(wanted)
-        try:
-            state, place = _done(config, overrides)
-        except Stopped as stopped:
-            say(f"cell {settings.job.num} ({' '.join(overrides)}) stopped: {stopped}")
-            seconds = time.monotonic() - began
-            sweep.record(folder, cell(state=sweep.STOPPED, seconds=seconds, error=str(stopped)))
-            raise
+        state, place = _done(config, overrides)
         found = objective.measures(Path(place))
         worth = objective.value(wanted, found)
+    except Stopped as stopped:
+        sweep.stop(folder)
+        if stopped.args:  # else it was not begun
+            _record(folder, cell(state=sweep.STOPPED, error=str(stopped)), began)
+        if launched and not sweep.adaptive(settings):
+            return objective.of_failed(wanted, "")
+        raise
     except (Exception, SystemExit) as problem:
         known = explain(problem)
         if known is None:
@@ -104,15 +87,19 @@ def _try_cell(
         if isinstance(known, objective.Unknown | Clash) and not sweep.begun(folder):
             raise sweep.Refused(known) from None
         request.mistakes += 1
-        say(f"cell {settings.job.num} ({' '.join(overrides)}) failed: {known}")
-        seconds = time.monotonic() - began
-        sweep.record(folder, cell(state=sweep.FAILED, seconds=seconds, error=str(known)))
+        _record(folder, cell(state=sweep.FAILED, error=str(known)), began)
         if request.counts_failures():  # Optuna counts exceptions
             raise known from None
         return objective.of_failed(wanted, sweep.adaptive(settings))
-    done = cell(state=state, folder=place, measures=shown(wanted, found))
-    sweep.record(folder, replace(done, seconds=time.monotonic() - began))
+    _record(folder, cell(state=state, folder=place, measures=shown(wanted, found)), began)
     return worth
+
+
+def _record(folder: Path, cell: sweep.Cell, began: float) -> None:
+    """Add a cell to the sweep's list, and say of one that has not ended well why."""
+    if cell.error:
+        say(f"cell {cell.number} ({' '.join(cell.overrides)}) {cell.state}: {cell.error}")
+    sweep.record(folder, replace(cell, seconds=time.monotonic() - began))
 
 
 def _done(config: Config, overrides: list[str]) -> tuple[str, str]:

@@ -118,7 +118,12 @@ def remaining(sweep: Path) -> str:
         return "the sweep is not complete"
     there = {cell.number for cell in found if cell.state != STOPPED}
     every = _every(config.hydra)
-    missing = [" ".join(own) for number, own in enumerate(every) if number not in there]
+    shared = common(every)
+    missing = [
+        " ".join(override for override in own if override not in shared)
+        for number, own in enumerate(every)
+        if number not in there
+    ]
     named = "; ".join(missing[:MOST]) + "; …" * (len(missing) > MOST)
     return f"{len(missing)} of {len(every)} cells remain ({named})" if missing else ""
 
@@ -130,6 +135,11 @@ def _every(settings: DictConfig) -> list[list[str]]:
     parser = OverridesParser.create(config_loader=loader)
     parsed = parser.parse_overrides([*params, *settings.overrides.task])
     return list(BasicSweeper.split_arguments(parsed, None)[0])
+
+
+def common(several: Sequence[Sequence[str]]) -> set[str]:
+    """Overrides that all have, of several."""
+    return set.intersection(*map(set, several)) if len(several) > 1 else set()
 
 
 def record(sweep: Path, cell: Cell) -> None:

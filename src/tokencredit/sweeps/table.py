@@ -14,7 +14,7 @@ from rich.table import Table
 from tokencredit.statistics.intervals import from_error, mean_ci
 from tokencredit.store.files import read_yaml
 from tokencredit.sweeps.objective import Measures
-from tokencredit.sweeps.sweep import FAILED, Cell
+from tokencredit.sweeps.sweep import FAILED, Cell, common
 
 SCORES: Final = ("policy/score", "policy/oracle")
 """Shown of every sweep, after its objective."""
@@ -53,7 +53,7 @@ def _cells(found: Sequence[Cell]) -> Table:
     about = "mean ± 95 % interval over held-out prompts" if names else None
     table = Table("cell", "overrides", "state", *names, "seconds", "folder", title="sweep")
     table.caption = about
-    shared = _shared([cell.overrides for cell in found])
+    shared = common([cell.overrides for cell in found])
     for cell in found:
         own = " ".join(override for override in cell.overrides if override not in shared)
         numbers = [_over_prompts(cell, name) for name in names]
@@ -66,7 +66,7 @@ def _cells(found: Sequence[Cell]) -> Table:
 def _over_seeds(groups: Mapping[tuple[str, ...], Sequence[Cell]], names: Sequence[str]) -> Table:
     table = Table("overrides", "seeds", *names, title="over seeds")
     table.caption = "mean [95 % t interval] over seeds"
-    shared = _shared([list(setting) for setting in groups])
+    shared = common([list(setting) for setting in groups])
     for setting, own in groups.items():
         failed = sum(cell.state == FAILED for cell in own)
         count = f"{len(own)}, {failed} failed" if failed else str(len(own))
@@ -85,11 +85,6 @@ def _by_setting(found: Sequence[Cell]) -> dict[tuple[str, ...], list[Cell]]:
         setting = tuple(o for o in cell.overrides if not o.lstrip("+").startswith(SEEDS))
         groups.setdefault(setting, []).append(cell)
     return groups
-
-
-def _shared(several: Sequence[Sequence[str]]) -> set[str]:
-    """Overrides that all have, of several."""
-    return set.intersection(*map(set, several)) if len(several) > 1 else set()
 
 
 def _over_prompts(cell: Cell, name: str) -> str:
