@@ -9,6 +9,18 @@ HELD_ELSEWHERE: Final[dict[str, tuple[str, str]]] = {
         "takes two processes and DeepSpeed, which need seconds to start",
         "test_zero2_is_deepspeed_and_halves_the_optimizer",
     ),
+    "hardware.offload": (
+        "takes two processes and DeepSpeed",
+        "test_ten_steps_on_the_same_responses_agree",
+    ),
+    "hardware.whole_below": (
+        "takes two processes and DeepSpeed",
+        "test_zero3_halves_the_weights_too",
+    ),
+    "judge.attention": (
+        "it is what a finished reward model says",
+        "test_its_attention_is_evidence_where_that_is_asked_for",
+    ),
     "run.save_minutes": (
         "a stage is saved while it trains",
         "test_saves_are_as_many_minutes_apart_as_the_setting_says",

@@ -36,6 +36,7 @@ DISCRIMINATING: dict[str, Any] = {
 PLAYING = ("judge=advantage", "reward_scheme=rto")
 PLAYED: dict[str, tuple[Any, dict[str, Any]]] = {
     "rank": (3, {}),
+    "centred": (False, {}),
     "lora_rank": (3, {}),
     "lora_alpha": (3, {}),
     "pi_context": ("concat", {}),

@@ -33,22 +33,30 @@ from tokencredit.canonical import flatten
 from tokencredit.config import COMPONENTS, Config
 from tokencredit.data.dataset import Dataset
 from tokencredit.data.sources import Source
+from tokencredit.judges.advantage import AdvantageJudge
 from tokencredit.judges.attribution import AttributionJudge
 from tokencredit.judges.discriminator import judging
 from tokencredit.judges.ensemble import Ensemble
+from tokencredit.judges.hindsight import Reading
 from tokencredit.judges.implicit import ImplicitJudge
 from tokencredit.judges.judge import OpenJudge
+from tokencredit.models.adapters.lora import Lora, adapted
+from tokencredit.models.advantage_model import AdvantageHead, AdvantageModel
 from tokencredit.models.bag_of_grams import BagOfGrams
 from tokencredit.models.decoding.sampling import Sampling
 from tokencredit.models.discriminator import Discriminator
+from tokencredit.models.hindsight import HindsightModel, Outcomes
+from tokencredit.models.loading.trunk import head_of, hidden_size
 from tokencredit.models.log_ratio import LogRatio, as_it_is
 from tokencredit.models.passes.computation import Computation
 from tokencredit.models.scorer import Scorer
 from tokencredit.rewards.attribution import Attribution
+from tokencredit.rewards.effects import DAE
 from tokencredit.rewards.implicit import RTO
 from tokencredit.rewards.scheme import RewardScheme
 from tokencredit.rewards.sparse import Sparse
 from tokencredit.rewards.tlcr import TLCR
+from tokencredit.rewards.uniform import Uniform
 from tokencredit.settings import Evaluation
 from tokencredit.train import conf_dir
 
@@ -171,6 +179,19 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     return found | of_judges() | {"implicit judge": {f"judge/{name}" for name in notes.columns}}
 
 
+def playing() -> AdvantageModel:
+    """An advantage model that has learnt nothing."""
+    model = adapted(tiny_causal(), Lora(enabled=True, r=2, alpha=4))
+    return AdvantageModel(model, AdvantageHead(hidden_size(model), len(head_of(model).weight)))
+
+
+def looking_back(scorer: Scorer) -> OpenJudge:
+    """A hindsight model of two outcomes that has learnt nothing."""
+    model, ids = adapted(tiny_causal(), Lora(enabled=True, r=2, alpha=4)), tiny_policy().ids
+    computation = Computation(uses_values=False)
+    return Reading(HindsightModel(model, ids, Outcomes((0.0,), ((5,), (6,))), computation), scorer)
+
+
 def of_judges() -> dict[str, set[str]]:
     """What judges and schemes log of their own."""
     rollout, scorer, found = make_rollout([3, 2]), Scorer(tiny_classifier(), PAD_ID), {}
@@ -178,6 +199,8 @@ def of_judges() -> dict[str, set[str]]:
         (AttributionJudge(steps=2).judging(scorer), Attribution()),
         (Ensemble().judging([scorer, scorer]), Sparse()),
         (judging(Discriminator(tiny_classifier(num_labels=2))), TLCR()),
+        (AdvantageJudge().judging(playing(), tiny_policy()), DAE()),
+        (looking_back(scorer), Uniform()),
     ]
     for judge, scheme in pairs:
         said = judge(rollout)

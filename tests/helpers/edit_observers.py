@@ -40,7 +40,8 @@ def played(config: Config, place: Path) -> Any:
     (made,) = Trainer.made
     batch = made["data_collator"](made["train_dataset"][:2])
     games = {name: tensor.tolist() for name, tensor in batch.items()}
-    return [found, adapters(made["model"].model), list(made["model"].head.up.shape), games]
+    model = made["model"]
+    return [found, adapters(model.model), list(model.head.up.shape), model.centred, games]
 
 
 def looking_back(config: Config, place: Path) -> Any:

@@ -251,6 +251,7 @@ CASES = {
         {
             "training": [played(training=JudgeTraining(epochs=7.5))],
             "rank": [played(rank=3)],
+            "centred": [played(centred=False)],
             "lora_rank": [played(lora_rank=3)],
             "lora_alpha": [played(lora_alpha=3)],
             "pi_context": [played(pi_context=PiContext.concat)],

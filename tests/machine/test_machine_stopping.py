@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,14 @@ from tokencredit.machine.child import MISTAKE, Heard
 from tokencredit.machine.stopping import SIGNALS, Request, listening, request, saving
 from tokencredit.pipeline.process import PAUSE_SECONDS, Stopping
 from tokencredit.user_code.guard import guarded
+
+
+@pytest.fixture(autouse=True)
+def from_a_terminal() -> Iterator[None]:
+    """A process that a script starts in the background ignores Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("number", SIGNALS)

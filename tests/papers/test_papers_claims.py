@@ -230,7 +230,7 @@ def test_the_command_and_the_table(tmp_path: Path) -> None:
     answer = CliRunner().invoke(app, ["claims", "abc", "--runs", str(path)])
     assert answer.exit_code == 0, answer.output
     assert "supported (primary): generation_length, r: sparse: 0 of 5 runs lost" in answer.output
-    assert CliRunner().invoke(app, ["claims"]).output == "abc\ndae\nrto\ntlcr\n"
+    assert CliRunner().invoke(app, ["claims"]).output == "abc\ndae\nrto\nslides\ntlcr\n"
     table = claims_table(judge_claims(read_claims("abc"), read_sources([path])))
     assert "**supported**" in table and table.splitlines()[2].startswith("| claim")
     for verdict in Verdict:

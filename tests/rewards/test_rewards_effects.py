@@ -9,7 +9,7 @@ from builders import make_rollout
 from tokencredit.composing.chosen import composed
 from tokencredit.errors import UserError
 from tokencredit.judges.advantage import AdvantageJudge
-from tokencredit.judges.reward_model import RewardModelJudge
+from tokencredit.judges.panel import SameAsJudge
 from tokencredit.rewards.advantage_schemes import Own
 from tokencredit.rewards.effects import DAE
 from tokencredit.rollout import Judgement
@@ -31,11 +31,11 @@ def test_effects_are_paid_as_they_are() -> None:
 
 
 def test_methods_as_rewards_and_as_advantages() -> None:
-    """Both are judged by the advantage model, and scored by the reward model as all methods are."""
+    """Both are judged by the advantage model, whose sum is the score: what is paid."""
     paid, taken = composed(["method=dae"]), composed(["method=dae_own"])
     for config in (paid, taken):
         assert isinstance(config.judge, AdvantageJudge)
-        assert isinstance(config.scorer, RewardModelJudge)
+        assert isinstance(config.scorer, SameAsJudge)
         assert isinstance(config.reward_scheme, DAE)
     assert paid.uses_values and not taken.uses_values
     assert isinstance(taken.advantage_scheme, Own)

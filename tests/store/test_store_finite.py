@@ -89,8 +89,8 @@ def test_a_checkpoint_or_an_export_of_such_weights_is_not_written(tmp_path: Path
     _, updater = start()
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(updater.engine, Progress(1, {}, {}))
-    name, tensor = next(iter(updater.engine.trained().items()))
-    tensor.view(-1)[0] = math.nan
+    name, tensor = updater.engine.trained()[0]
+    tensor.data.view(-1)[0] = math.nan
     with pytest.raises(NotFinite, match=rf"checkpoint step-000002 is not written: .*{name} is not"):
         checkpoints.save(updater.engine, Progress(2, {}, {}))
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000001"]

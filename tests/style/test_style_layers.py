@@ -23,7 +23,7 @@ INTRUDERS = {
     "science knows no machinery": ("rewards/sparse.py", "import transformers"),
     "composing is the business of the entry point": ("store/artifacts.py", "import omegaconf"),
     "one file knows accelerate": ("store/artifacts.py", "import accelerate"),
-    "one file knows DeepSpeed": ("store/artifacts.py", "import deepspeed"),
+    "who starts DeepSpeed and who reads it know it": ("store/artifacts.py", "import deepspeed"),
     "one file knows W&B": ("store/jsonl.py", "import wandb"),
 }
 

@@ -18,6 +18,7 @@ from tokencredit.rollout import Judgement, Notes, Rollout
 from tokencredit.training_settings import JudgeTraining
 
 if TYPE_CHECKING:
+    from tokencredit.models.advantage_model import AdvantageModel
     from tokencredit.models.policy import PolicyWithValue
 
 
@@ -81,7 +82,10 @@ class AdvantageJudge(Judge):
         """The advantage model behind a callable."""
         folders = given.folder("advantage"), given.folder("sft")
         model = open_advantages(*folders, actors.tokenizer, given.model, given.device)
-        policy = cast("PolicyWithValue", actors.policy)
+        return self.judging(model, cast("PolicyWithValue", actors.policy))
+
+    def judging(self, model: AdvantageModel, policy: PolicyWithValue) -> OpenJudge:
+        """The judge that reads this model, and how far this policy has moved from its own."""
 
         def judge(rollout: Rollout) -> Judgement:
             evidence, drift = model.own(rollout, policy.choosing)

@@ -301,14 +301,9 @@ class RLStage(Stage):
 
     def _write_identity(self, run: RunFolder, newest: Path | None) -> None:
         config = self.context.config
-        inexact: list[object] = list(run.manifest().get("inexact", ()))
         now = config.hardware.arithmetic()
-        before = run.check_arithmetic(now, config.run.resume_inexact)
-        if newest is not None and before:
-            step = Checkpoints.progress(newest).next_step
-            changes = ", ".join(f"{name} {began} → {now[name]}" for name, began in before.items())
-            say(f"rl {self.key}: from step {step} on inexact ({changes}); the manifest says so")
-            inexact.append({"step": step, "before": before})
+        if newest is not None and config.run.resume_inexact:
+            run.mark_inexact(Checkpoints.progress(newest).next_step, now)
         code = keep_code(config.named_code(), run.path)
         ahead = horizon(config.judge, config.reward_scheme)
         run.write(
@@ -327,7 +322,6 @@ class RLStage(Stage):
             figures=self.figures_before(),
             failed=None,
             exports=None,
-            **({"inexact": inexact} if inexact else {}),
             **({"code": code} if code else {}),
             **({"horizon": ahead} if ahead else {}),
         )

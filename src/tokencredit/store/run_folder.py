@@ -14,6 +14,7 @@ from typing import Any, Final
 from filelock import FileLock, Timeout
 
 from tokencredit.canonical import differences, file_sha256
+from tokencredit.console import say
 from tokencredit.errors import UserError
 from tokencredit.store.artifacts import MANIFEST, environment, make_folder, processor
 from tokencredit.store.files import (
@@ -56,8 +57,7 @@ READ: Final = {"config_hash": str, "seeds": dict, "steps": int, "status": str}
 """Keys of results.json that are read, and their types."""
 
 
-LATER_ARITHMETIC: Final = {"offload": "none"}
-"""Settings that came later, as they were in runs from before."""
+LATER: Final = {"offload": "none"}  # of the hardware, as they were in runs from before
 
 
 class State(str, Enum):
@@ -251,9 +251,9 @@ class RunFolder:
                 raise UserError(f"{path}: a folder is wanted there; move the file away")
 
     def check_arithmetic(self, now: Mapping[str, object], inexact: bool) -> dict[str, object]:
-        """By name, the hardware settings that change the last bits and that the run did not begin
-        with: what they were. Raises if there are any, unless `inexact` allows them."""
-        before = {**LATER_ARITHMETIC, **self.manifest().get("arithmetic", now)}
+        """The hardware settings that the run did not begin with, as they were; raises if there are
+        any, unless `inexact` allows them."""
+        before = {**LATER, **self.manifest().get("arithmetic", now)}
         other = {name: before.get(name) for name in now if before.get(name) != now[name]}
         for name, began in () if inexact else other.items():
             raise UserError(
@@ -262,6 +262,14 @@ class RunFolder:
                 "run.resume_inexact=true to go on all the same"
             )
         return other
+
+    def mark_inexact(self, step: int, now: Mapping[str, object]) -> None:
+        """Note, and say, from which step on the run has other last bits, and what was before."""
+        if before := self.check_arithmetic(now, inexact=True):
+            changes = ", ".join(f"{name} {began} → {now[name]}" for name, began in before.items())
+            say(f"{self.path}: from step {step} on inexact ({changes}), as its manifest notes")
+            noted = [*self.manifest().get("inexact", ()), {"step": step, "before": before}]
+            self.write(self.state(), inexact=noted)
 
     def write(self, state: State, **entries: Any) -> None:
         """Set the state and add entries to the manifest."""
