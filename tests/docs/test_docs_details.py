@@ -18,6 +18,7 @@ from builders import (
     make_rollout,
     tiny_causal,
     tiny_classifier,
+    tiny_policy,
     train_tokenizer,
 )
 from named_tests import names_of_tests
