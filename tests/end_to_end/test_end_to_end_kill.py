@@ -251,7 +251,7 @@ def test_resuming_on_other_hardware_is_refused(own: Workplace, first: Run) -> No
     assert "hardware.processes = 2" in said and "began with 1" in said
     assert "run.resume_inexact=true" in said
     ended = own.train(*more, "hardware=cpu_zero2", "run.resume_inexact=true").ok()
-    assert f"from step {STEPS} on inexact (processes 1 → 2, sharding none → zero2)" in ended.said
+    assert f"from step {STEPS} on inexact (processes 1 → 2, sharding none → zero2)" in ended.err
     again = Run(ended, folder)
     assert len(again.rows()) == STEPS + 1
     changed = {"processes": 1, "sharding": "none"}

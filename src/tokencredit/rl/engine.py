@@ -46,6 +46,7 @@ class Engine:
             list(self._groups(policy)), fused=world.hardware.on_cpu() or None
         )
         self.policy, self.optimizer = self.accelerator.prepare(policy, optimizer)
+        world.load_whole()
         hardware = world.hardware
         self.zero = Zero(self.policy, hardware, world.rank) if world.sharded else None
 

@@ -33,12 +33,19 @@ class World:
             self.accelerator = accelerate.Accelerator(
                 deepspeed_plugin=plugin, kwargs_handlers=[backend]
             )
+            self.load_whole()
             kind = self.accelerator.distributed_type
             if kind != accelerate.utils.DistributedType.DEEPSPEED:
                 raise RuntimeError(f"DeepSpeed was asked for, but accelerate chose {kind}")
         found = self.accelerator.num_processes
         if found != hardware.processes:
             raise RuntimeError(f"{hardware.processes} processes were asked for, {found} are here")
+
+    def load_whole(self) -> None:
+        """Forget what makes transformers load every model in shards, the frozen ones too; it is
+        there again after accelerate has prepared a module."""
+        if self.sharded:
+            self.accelerator.state.deepspeed_plugin.dschf = None
 
     @property
     def rank(self) -> int:
