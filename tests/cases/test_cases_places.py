@@ -124,7 +124,7 @@ def test_a_run_on_a_full_disk_names_it_and_goes_on_later(place: Place) -> None:
     place.train("algorithm=sft", "oracle.enabled=false").ok()
     (weights,) = (place.folder / "store" / "sft").glob("*/model.safetensors")
     said = train_within(place, 3 * weights.stat().st_size // 2)  # one model, no checkpoint
-    assert said.startswith("error: run: a file could not be written; make room")
+    assert said.startswith("error: run: file too large; raise the limit on the size of files")
     assert list((place.folder / "store").glob("reward_model/*/manifest.json"))
     ended = place.train(*SMALLEST).ok()
     assert ended.err.count(": reused") == 3  # what was finished was kept

@@ -286,6 +286,7 @@ def test_every_judge_that_ships_keeps_its_promises(name: str, tmp_path: Path) ->
         "function": [f"judge.function={tmp_path / 'mine.py'}:score"],
         "discriminator": ["dataset=pairs", "reviser.backend=chosen"],
         "bradley_terry": ["dataset=pairs"],
+        "bradley_terry_dae": ["dataset=pairs"],
         "advantage": ["dataset=pairs", "model.context=256"],
     }
     found = examine_judge(trial_of(name, named.get(name, []), tmp_path))

@@ -22,7 +22,7 @@ from tokencredit.config import Config
 from tokencredit.judges.advantage import AdvantageJudge
 from tokencredit.judges.discriminator import DiscriminatorJudge
 from tokencredit.judges.hindsight import HindsightJudge
-from tokencredit.settings import DPO, FIGA, SFT, FIGATraining, RewardModel
+from tokencredit.settings import FIGA, SFT, FIGATraining, RewardModel
 from tokencredit.stages.context import Context
 from tokencredit.stages.saves import Saves
 from tokencredit.stages.stage import Stage
@@ -66,7 +66,7 @@ def stage(kind: str, place: Path, store: Path, minutes: float | None) -> Stage:
         config,
         sft=SFT(**PASSES, max_length=48),
         reward_model=RewardModel(**PASSES, max_length=90),
-        dpo=DPO(**PASSES, max_length=90),
+        dpo=replace(config.dpo, **PASSES, max_length=90),
         run=replace(config.run, save_minutes=minutes),
     )
     if isinstance(config.judge, DiscriminatorJudge | AdvantageJudge | HindsightJudge):
