@@ -56,9 +56,9 @@ def training(one: HindsightStage, **numbers: Any) -> HindsightStage:
 
 def folders_of(one: HindsightStage) -> dict[str, Path]:
     """What its judge reads, by role."""
-    found = {role: one.made(role) for role in ("sft", "sampled_pairs")}
+    own = build(one).path  # and before it what it is made from, whichever test comes first
     made = one.context.store.get(one.parents()["sampled_pairs"].parents()["reward_model"])
-    return {"hindsight": build(one).path, "sft": found["sft"], "reward_model": made.path}
+    return {"hindsight": own, "sft": one.made("sft"), "reward_model": made.path}
 
 
 def test_it_leaves_adapters_outcomes_and_numbers_of_held_out_responses(place: Path) -> None:
