@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tokencredit.errors import UserError, require
-from tokencredit.models.adapters.adapter import find_adapter, name_base
-from tokencredit.models.loading.model import Model, load_tokenizer
+from tokencredit.errors import require
+from tokencredit.models.adapters.adapter import own_adapter, save_on
+from tokencredit.models.loading.model import Model, check_vocabulary
 from tokencredit.models.loading.trunk import head_of, hidden_size
 from tokencredit.models.loading.weights import check_context, load_causal, load_into
 from tokencredit.models.passes.kernels import disable_dropout
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 HEAD: Final = "advantage_head.safetensors"
 SETTINGS: Final = "advantage.json"
-MODEL_CARD: Final = "README.md"
 
 
 def with_head(
@@ -49,13 +48,11 @@ def with_head(
     return AdvantageModel(model, own, spare=spare, centred=centred)
 
 
-def save_advantages(model: AdvantageModel, folder: Path, base: str) -> None:
-    """Write adapters and head to `folder`; `base` names the model beneath, seen from there."""
+def save_advantages(model: AdvantageModel, folder: Path, sft: Path) -> None:
+    """Write adapters and head to `folder`, beside that of `sft`, the model beneath."""
     from safetensors.torch import save_file
 
-    model.model.save_pretrained(folder)
-    (folder / MODEL_CARD).unlink(missing_ok=True)  # peft's, which names a place on this machine
-    name_base(folder, base)
+    save_on(model.model, folder, sft)
     save_file(model.head.state_dict(), folder / HEAD)
     settings = {"rank": model.head.down.out_features, "centred": model.centred}
     write_json(folder / SETTINGS, settings)
@@ -68,14 +65,8 @@ def open_advantages(
 
     Raises `UserError` where the policy, whose `tokenizer` is given, writes in another vocabulary.
     """
-    if load_tokenizer(folder).get_vocab() != tokenizer.get_vocab():
-        raise UserError(
-            f"{folder}: the advantage model's vocabulary differs from the policy's, whose token "
-            "ids it would read; train it from the policy's own model"
-        )
-    adapter = find_adapter(folder)
-    if adapter is None:
-        raise UserError(f"{folder}: the advantage model's adapters are missing; train it again")
+    check_vocabulary(folder, tokenizer, "advantage model")
+    adapter = own_adapter(folder, "advantage model")
     plain = load_causal(sft, model.dtype)
     check_context(plain.config, model.context, of="advantage model")
     disable_dropout(plain)

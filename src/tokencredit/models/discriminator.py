@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 
 from tokencredit.errors import UserError
-from tokencredit.models.loading.model import Model, load_tokenizer
+from tokencredit.models.loading.model import Model, check_vocabulary
 from tokencredit.models.loading.trunk import backbone, check_readable
 from tokencredit.models.loading.weights import check_context, load_classifier
 from tokencredit.models.passes.kernels import ready
@@ -75,11 +75,7 @@ def open_discriminator(
 
     Raises `UserError` for one with other outputs, another vocabulary, or too short a context.
     """
-    if load_tokenizer(folder).get_vocab() != tokenizer.get_vocab():
-        raise UserError(
-            f"{folder}: the discriminator's vocabulary differs from the policy's, whose token ids "
-            "it would read; train it from the policy's own model (judge.init=sft)"
-        )
+    check_vocabulary(folder, tokenizer, "discriminator", " (judge.init=sft)")
     classifier = load_classifier(folder, model.dtype)
     check_classes(classifier, str(folder))
     check_context(classifier.config, model.context, of="discriminator")

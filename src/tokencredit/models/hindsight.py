@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float, Int
 
 from tokencredit.canonical import file_sha256
-from tokencredit.errors import UserError, require
-from tokencredit.models.adapters.adapter import find_adapter, name_base
+from tokencredit.errors import require
+from tokencredit.models.adapters.adapter import own_adapter, save_on
 from tokencredit.models.adapters.lora import check_reference, using
-from tokencredit.models.loading.model import Model, load_tokenizer
+from tokencredit.models.loading.model import Model, check_vocabulary
 from tokencredit.models.loading.trunk import head_of
 from tokencredit.models.loading.weights import context_of, load_causal
 from tokencredit.models.passes.computation import Computation
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SETTINGS: Final = "hindsight.json"
-MODEL_CARD: Final = "README.md"
 NEVER: Final = 0.01
 """h is said to be 0 where it is below this share of π."""
 MUCH: Final = 0.1
@@ -222,9 +221,7 @@ def save_hindsight(
 ) -> None:
     """Write adapters and outcomes to `folder`, which lies in the store beside that of `sft`, the
     model beneath. `about` are the settings that `open_hindsight` is to be given again."""
-    model.save_pretrained(folder)
-    (folder / MODEL_CARD).unlink(missing_ok=True)  # peft's, which names a place on this machine
-    name_base(folder, f"../../{sft.parent.name}/{sft.name}")
+    save_on(model, folder, sft)
     known = {"edges": outcomes.edges, "prefixes": outcomes.prefixes, "base": weights_of(sft)}
     write_json(folder / SETTINGS, {"schema_version": 1, **about, **known})
 
@@ -242,14 +239,8 @@ def open_hindsight(
     Raises `UserError` where the policy, whose `tokenizer` is given, writes in another vocabulary,
     where the model was trained on another base, or by other settings than `about`.
     """
-    if load_tokenizer(folder).get_vocab() != tokenizer.get_vocab():
-        raise UserError(
-            f"{folder}: the hindsight model's vocabulary differs from the policy's, whose token "
-            "ids it would read; train it from the policy's own model"
-        )
-    adapter = find_adapter(folder)
-    if adapter is None:
-        raise UserError(f"{folder}: the hindsight model's adapters are missing; train it again")
+    check_vocabulary(folder, tokenizer, "hindsight model")
+    adapter = own_adapter(folder, "hindsight model")
     kept = read_json(folder / SETTINGS, edges=list, prefixes=list, base=dict)
     for name, value in about.items():
         require(

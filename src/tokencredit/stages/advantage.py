@@ -18,13 +18,10 @@ from tokencredit.data.word_classes import shipped_classes
 from tokencredit.errors import UserError, require
 from tokencredit.judges.advantage import AdvantageJudge
 from tokencredit.judges.judge import Judge
-from tokencredit.models.adapters.lora import Lora, LoraLayers, adapted
 from tokencredit.models.advantage import save_advantages, with_head
 from tokencredit.models.loading.model import load_tokenizer
-from tokencredit.models.loading.weights import load_causal
 from tokencredit.models.passes.games import Duel, Games, PiContext, Ties
-from tokencredit.models.passes.kernels import disable_dropout
-from tokencredit.models.tokens.padding import ensure_pad, fit_embeddings
+from tokencredit.models.tokens.padding import ensure_pad
 from tokencredit.ops import game_loss, without_gradient
 from tokencredit.settings import PairSource
 from tokencredit.stages.context import Context
@@ -148,7 +145,7 @@ class AdvantageStage(JudgeStage):
             say("advantage: no pair is held out, so its error is not known")
         if self.settings.effects and not self._sampled():
             figures |= self.effects(model, ids, out)
-        save_advantages(model, out, f"../../{sft.parent.name}/{sft.name}")
+        save_advantages(model, out, sft)
         tokenizer.save_pretrained(out)
         return figures | {"held_out": len(held_out), "held_out_noted": held_out_noted}
 
@@ -160,20 +157,9 @@ class AdvantageStage(JudgeStage):
 
     def model(self, sft: Path, tokenizer: PreTrainedTokenizerBase) -> AdvantageModel:
         """The SFT model with fresh adapters and a fresh head."""
-        config, judge = self.context.config, self.settings
-        quantized = config.model.quantized(config.hardware.device.value)
-        plain = load_causal(sft, config.model.dtype, self.longest(), quantized)
-        fit_embeddings(plain, tokenizer)
-        disable_dropout(plain)
-        lora = Lora(
-            enabled=True,
-            r=judge.lora_rank,
-            alpha=judge.lora_alpha,
-            rslora=True,
-            layers=LoraLayers.all,
-        )
-        adapters = adapted(plain, lora)
-        return with_head(adapters, judge.rank, tokenizer, centred=judge.centred)
+        judge, longest = self.settings, self.longest()
+        model = self.adapted_sft(sft, tokenizer, judge.lora_rank, judge.lora_alpha, longest)
+        return with_head(model, judge.rank, tokenizer, centred=judge.centred)
 
     def records(self, name: str) -> Sequence[Record]:
         """The data's pairs to learn from ("train") or to measure on ("held_out")."""

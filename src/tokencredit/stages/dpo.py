@@ -14,7 +14,7 @@ from tokencredit.console import say
 from tokencredit.data.pairs import Pair, as_rollout, read_pairs, usable
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.errors import UserError, require
-from tokencredit.models.adapters.adapter import name_base
+from tokencredit.models.adapters.adapter import save_on
 from tokencredit.models.adapters.lora import POLICY, lora_config
 from tokencredit.models.loading.model import load_tokenizer
 from tokencredit.models.loading.weights import load_causal
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-MODEL_CARD = "README.md"
 NO_PAIRS: Final = (
     "; or let the SFT model write the pairs, which the reward model orders (dpo.pairs=sampled)"
 )
@@ -132,9 +131,7 @@ class DPOStage(Stage):
         tokenizer = load_tokenizer(sft)
         pairs, held_out, counts = self.pairs(tokenizer)
         model, ratio, figures = self._train(sft, tokenizer, pairs, out)
-        model.save_pretrained(out)
-        (out / MODEL_CARD).unlink(missing_ok=True)  # peft's, which names a place on this machine
-        name_base(out, f"../../{sft.parent.name}/{sft.name}")
+        save_on(model, out, sft)
         tokenizer.save_pretrained(out)
         if held_out:
             found = margins(ratio, held_out, self.context.config.dpo.beta, model.device)

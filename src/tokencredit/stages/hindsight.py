@@ -15,7 +15,6 @@ from tokencredit.data.pairs import as_rollout
 from tokencredit.errors import UserError, require
 from tokencredit.judges.hindsight import HindsightJudge
 from tokencredit.judges.judge import Judge
-from tokencredit.models.adapters.lora import Lora, LoraLayers, adapted
 from tokencredit.models.hindsight import (
     MUCH,
     HindsightModel,
@@ -23,11 +22,9 @@ from tokencredit.models.hindsight import (
     save_hindsight,
 )
 from tokencredit.models.loading.model import load_tokenizer
-from tokencredit.models.loading.weights import load_causal
 from tokencredit.models.passes.computation import Computation
-from tokencredit.models.passes.kernels import disable_dropout
 from tokencredit.models.tokens.ends import special_ids
-from tokencredit.models.tokens.padding import ensure_pad, fit_embeddings
+from tokencredit.models.tokens.padding import ensure_pad
 from tokencredit.ops import masked_sum
 from tokencredit.rollout import padded
 from tokencredit.stages.context import Context
@@ -174,14 +171,8 @@ class HindsightStage(JudgeStage):
         return kept, len(said) - len(kept)
 
     def model(self, sft: Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-        """The SFT model with fresh adapters, under which it is still the SFT model."""
-        config, judge = self.context.config, self.settings
-        quantized = config.model.quantized(config.hardware.device.value)
-        plain = load_causal(sft, config.model.dtype, quantized=quantized)
-        fit_embeddings(plain, tokenizer)
-        disable_dropout(plain)
-        layers, r, alpha = LoraLayers.all, judge.lora_rank, judge.lora_alpha
-        return adapted(plain, Lora(enabled=True, r=r, alpha=alpha, rslora=True, layers=layers))
+        """The SFT model with fresh adapters."""
+        return self.adapted_sft(sft, tokenizer, self.settings.lora_rank, self.settings.lora_alpha)
 
 
 def read_said(folder: Path, name: str) -> list[Said]:

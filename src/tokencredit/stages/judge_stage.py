@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.errors import UserError
 from tokencredit.judges.judge import Judge
+from tokencredit.models.adapters.lora import Lora, LoraLayers, adapted
 from tokencredit.models.loading.place import Place
+from tokencredit.models.loading.weights import load_causal
+from tokencredit.models.passes.kernels import disable_dropout
+from tokencredit.models.tokens.padding import fit_embeddings
 from tokencredit.stages.base_model import base_of
 from tokencredit.stages.context import Context
 from tokencredit.stages.sft import SFTStage
@@ -20,7 +24,7 @@ from tokencredit.streams import permutation, stream_key
 from tokencredit.training_settings import Start, Training
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class JudgeStage(Stage):
@@ -76,6 +80,24 @@ class JudgeStage(Stage):
         """Training by `training`, with a trainer of transformers or TRL."""
         section = "scorer" if self.judge is self.context.config.scorer else "judge"
         return SupervisedRun.of(self.context.config, f"{section}.training", out, self.seed)
+
+    def adapted_sft(
+        self,
+        sft: Path,
+        tokenizer: PreTrainedTokenizerBase,
+        rank: int,
+        alpha: int,
+        context: int | None = None,
+    ) -> PreTrainedModel:
+        """The SFT model without dropout, with fresh rsLoRA adapters on all linear layers, under
+        which it is still the SFT model."""
+        model = self.context.config.model
+        quantized = model.quantized(self.context.config.hardware.device.value)
+        plain = load_causal(sft, model.dtype, context, quantized)
+        fit_embeddings(plain, tokenizer)
+        disable_dropout(plain)
+        layers = LoraLayers.all
+        return adapted(plain, Lora(enabled=True, r=rank, alpha=alpha, rslora=True, layers=layers))
 
     def labelled(self, tokenizer: PreTrainedTokenizerBase) -> list[tuple[list[int], int]]:
         """Ids and label (0 or 1) of the labelled texts to learn from, in a shuffled order.

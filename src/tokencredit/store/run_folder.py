@@ -55,8 +55,6 @@ STATUSES: Final = (COMPLETE, FAILED, RUNNING)
 """What the record of a run says of how it ended."""
 READ: Final = {"config_hash": str, "seeds": dict, "steps": int, "status": str}
 """Keys of results.json that are read, and their types."""
-
-
 LATER: Final = {"offload": "none"}  # of the hardware, as they were in runs from before
 
 
@@ -255,7 +253,8 @@ class RunFolder:
         any, unless `inexact` allows them."""
         before = {**LATER, **self.manifest().get("arithmetic", now)}
         other = {name: before.get(name) for name in now if before.get(name) != now[name]}
-        for name, began in () if inexact else other.items():
+        if other and not inexact:
+            name, began = next(iter(other.items()))
             raise UserError(
                 f"hardware.{name} = {now[name]}: the run in {self.path} began with {began}, and "
                 f"another value changes the last bits; set hardware.{name}={began}, or "

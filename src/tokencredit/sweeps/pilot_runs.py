@@ -22,7 +22,7 @@ from tokencredit.reports.times import duration
 from tokencredit.stages.context import Context
 from tokencredit.store.files import reading
 from tokencredit.store.run_folder import COMPLETE, FAILED, RESULTS, RunFolder, git_commit
-from tokencredit.sweeps.sweep import MOST
+from tokencredit.sweeps.sweep import some_of
 from tokencredit.sweeps.tuning import (
     Comparison,
     check_places,
@@ -96,8 +96,7 @@ class Board:
         if isinstance(broken, Stopped):
             there = {row.trial for row in self.rows}
             left = [trial for trial in due if trial not in there]
-            names = [f"{say_point(t.method, t.point)} seed {t.seed}" for t in left[:MOST]]
-            named = "; ".join([*names, *["…"] * (len(left) > MOST)])
+            named = some_of([f"{say_point(t.method, t.point)} seed {t.seed}" for t in left])
             raise Stopped(
                 f"{broken}; {len(left)} of {len(due)} runs of this round remain ({named})"
             )

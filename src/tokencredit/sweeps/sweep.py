@@ -124,8 +124,12 @@ def remaining(sweep: Path) -> str:
         for number, own in enumerate(every)
         if number not in there
     ]
-    named = "; ".join(missing[:MOST]) + "; …" * (len(missing) > MOST)
-    return f"{len(missing)} of {len(every)} cells remain ({named})" if missing else ""
+    return f"{len(missing)} of {len(every)} cells remain ({some_of(missing)})" if missing else ""
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first few of several names, in a line."""
+    return "; ".join(names[:MOST]) + "; …" * (len(names) > MOST)
 
 
 def _every(settings: DictConfig) -> list[list[str]]:

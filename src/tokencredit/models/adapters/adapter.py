@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 CONFIG: Final = "adapter_config.json"
 WEIGHTS: Final = "adapter_model.safetensors"
+MODEL_CARD: Final = "README.md"
 HEAD: Final = "score.weight"
 """How the name of a classifier's head ends."""
 
@@ -216,15 +217,28 @@ def fill_adapter(model: nn.Module, path: Path, what: str, name: str) -> None:
     set_peft_model_state_dict(model, load_file(path), adapter_name=name)
 
 
-def name_base(folder: Path, base: str) -> None:
-    """Name the model beneath a saved adapter `base`, and write its modules in alphabetical order.
+def own_adapter(folder: Path, what: str) -> Adapter:
+    """The adapters that a stage has left in `folder`; `UserError` where they are missing."""
+    adapter = find_adapter(folder)
+    if adapter is None:
+        raise UserError(f"{folder}: the {what}'s adapters are missing; train it again")
+    return adapter
 
-    peft writes where the base lies on this machine, and the modules in the order of a set.
+
+def save_on(model: PreTrainedModel, folder: Path, base: Path) -> None:
+    """Write a model, or its adapters, to `folder`, which lies in the store beside `base`, the
+    folder of the model beneath.
+
+    peft names places on this machine, in a model card and as the base, and the modules in the order
+    of a set; here the base is named as seen from `folder`, and modules are in alphabetical order.
     """
+    model.save_pretrained(folder)
+    (folder / MODEL_CARD).unlink(missing_ok=True)
     path = folder / CONFIG
     if path.is_file():
         settings = read_json(path)
         modules = settings.get("target_modules")
         if isinstance(modules, list):
             settings["target_modules"] = sorted(modules)
-        write_json(path, settings | {"base_model_name_or_path": base})
+        name = f"../../{base.parent.name}/{base.name}"
+        write_json(path, settings | {"base_model_name_or_path": name})

@@ -271,6 +271,20 @@ def check_folder(path: Path, key: str = "model.policy.path") -> None:
         raise UserError(f"{key} = {str(path)!r}: the folder holds {remedy}")
 
 
+def check_vocabulary(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, what: str, how: str = ""
+) -> None:
+    """Raise `UserError` unless the model in `folder` reads the ids of `tokenizer`, the policy's.
+
+    `how` says which setting trains one that does.
+    """
+    if load_tokenizer(folder).get_vocab() != tokenizer.get_vocab():
+        raise UserError(
+            f"{folder}: the {what}'s vocabulary differs from the policy's, whose token ids it "
+            f"would read; train it from the policy's own model{how}"
+        )
+
+
 def load_tokenizer(where: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer of a model, or of the one beneath an adapter; it must have an end token."""
     from transformers import AutoTokenizer
