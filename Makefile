@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Numbers in tests are exact for one thread; a worker for each core, at most four.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rfEs -n auto --maxprocesses=4 --dist loadgroup
 # Folders of scripts, which find one another by the folder that they lie in.
-EXPERIMENTS := experiments experiments/base_model experiments/benchmarks experiments/benchmarks/peers
+EXPERIMENTS := experiments $(addprefix experiments/,base_model benchmarks benchmarks/peers dae slides)
 export PYTHON TORCH
 
 .DEFAULT_GOAL := help
