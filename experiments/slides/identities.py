@@ -30,7 +30,7 @@ from tokencredit.rollout import Judgement
 from tokencredit.store.files import write_text
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "dae"))
-import games  # type: ignore[import-not-found]
+import games
 
 FILE: Final = "numbers.csv"
 V: Final = 3

@@ -83,7 +83,7 @@ def test_without_numbers_the_ledger_names_the_script(tmp_path: Path) -> None:
 
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr(sys, "path", [str(EXPERIMENTS / "slides"), *sys.path])
-    import identities  # type: ignore[import-not-found]
+    import identities
 
     found: ModuleType = identities
     return found
