@@ -69,8 +69,8 @@ def main() -> None:
     try:
         code = exit_code()
     finally:
-        for crew in CREWS:
-            crew.dismiss(code)
+        while CREWS:
+            CREWS.pop().dismiss(code)
     sys.exit(code)
 
 

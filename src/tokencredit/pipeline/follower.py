@@ -28,7 +28,7 @@ def follow_orders(launch: Launch, seconds: float = JOIN_SECONDS) -> int:
         try:
             return follower.serve()
         finally:
-            follower.drop()
+            follower.leave()
 
 
 def _join(launch: Launch, seconds: float) -> Line:
@@ -137,6 +137,11 @@ class _Follower:
             end([self.child])
             self.pipes.close()
         self.child = None
+
+    def leave(self) -> None:
+        """End, and let rank 0 know."""
+        self.drop()
+        self.line.connection.close()
 
 
 def _lists(file: Path) -> bool:

@@ -63,8 +63,8 @@ class Line:
             *lines, self.rest = (self.rest + piece).split(b"\n")
             self.gone = not piece or len(self.rest) > LONGEST
             try:
-                self.waiting.extend(map(json.loads, lines))
-            except ValueError:  # not one of us
+                self.waiting.extend(dict(json.loads(line)) for line in lines)
+            except (ValueError, TypeError):  # not one of us
                 self.gone = True
 
     def next(self, seconds: float) -> dict[str, Any] | None:

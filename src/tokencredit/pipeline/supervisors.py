@@ -144,6 +144,7 @@ class Crew:
         """Let the others end with that exit code."""
         for other in self.others:
             other.line.send("end", code=code)
+            other.line.connection.close()
 
 
 CREWS: list[Crew] = []
@@ -164,28 +165,27 @@ def lead(launch: Launch, seconds: float = JOIN_SECONDS) -> Crew:
     try:
         door = _open(launch)
     except OSError as error:
-        raise UserError(
-            in_use(launch, launch.meeting, "the meeting of all ranks", error)
-        ) from error
+        said = in_use(launch, launch.meeting, "the meeting of all ranks", error)
+        raise UserError(said) from error
     found: dict[int, Remote] = {}
     until = time.monotonic() + seconds
     with door:
-        while len(found) < launch.size - 1:
-            missing = [str(r) for r in range(1, launch.size) if r not in found]
-            door.settimeout(max(until - time.monotonic(), 0.01))
-            try:
-                line = Line(door.accept()[0])
-            except TimeoutError:
-                raise UserError(
-                    f"{launch.launcher}: of {launch.size} ranks {', '.join(missing)} did not come "
-                    f"to {launch.address}:{launch.meeting} within {seconds:g} s; are all nodes "
-                    "started, with one master address and port, and does no firewall lie between?"
-                ) from None
-            other = _welcome(launch, line)
-            if other is not None:
-                found[other.rank] = other
-    crew = Crew(launch, [found[rank] for rank in sorted(found)])
-    CREWS.append(crew)
+        try:
+            while len(found) < launch.size - 1:
+                door.settimeout(max(until - time.monotonic(), 0.01))
+                other = _welcome(launch, Line(door.accept()[0]))
+                if other is not None:
+                    found[other.rank] = other
+        except TimeoutError:
+            missing = [str(rank) for rank in range(1, launch.size) if rank not in found]
+            raise UserError(
+                f"{launch.launcher}: of {launch.size} ranks {', '.join(missing)} did not come "
+                f"to {launch.address}:{launch.meeting} within {seconds:g} s; are all nodes "
+                "started, with one master address and port, and does no firewall lie between?"
+            ) from None
+        finally:
+            crew = Crew(launch, [found[rank] for rank in sorted(found)])
+            CREWS.append(crew)  # those who have come are dismissed in any case
     return crew
 
 
@@ -211,6 +211,7 @@ def _welcome(launch: Launch, line: Line) -> Remote | None:
         return None
     other = Remote(int(hello["rank"]), str(hello["host"]), line)
     if hello["version"] != __version__:
+        line.connection.close()
         raise UserError(
             f"{other.name} has tokencredit {hello['version']}, rank 0 has "
             f"{__version__}; install the same version on all nodes"
