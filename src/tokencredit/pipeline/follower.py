@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from tokencredit.errors import UserError
 from tokencredit.machine.child import Heard
@@ -19,6 +20,9 @@ from tokencredit.pipeline.environment import without_ignored
 from tokencredit.pipeline.launched import Launch
 from tokencredit.pipeline.line import JOIN_SECONDS, POLL_SECONDS, SEEN_SECONDS, Line
 from tokencredit.version import __version__
+
+IDLE_SECONDS: Final = 0.25
+"""Between looks for a signal, where there is no child."""
 
 
 def follow_orders(launch: Launch, seconds: float = JOIN_SECONDS) -> int:
@@ -85,7 +89,10 @@ class _Follower:
                 self.told = True
                 self.line.send("told", entry=["asked", self.asked.by, None])
             self._relay()
-            select.select([self.line.connection], [], [], POLL_SECONDS if self.child else 0.25)
+            if self.child is not None and self.pipes is not None:
+                select.select([self.line.connection, self.pipes.answer], [], [], POLL_SECONDS)
+            else:
+                select.select([self.line.connection], [], [], IDLE_SECONDS)
 
     def _relay(self) -> None:
         """Pass on what the child has told, and its end."""

@@ -25,6 +25,8 @@ from tokencredit.pipeline.environment import without_ignored
 from tokencredit.pipeline.supervisors import CREWS
 
 POLL_SECONDS = 0.05
+CAUSE_SECONDS = 1.0
+"""What is left for several processes to end by themselves, once one of them has failed."""
 PAUSE_SECONDS = 3.0
 """What a stage that does not save has to end by itself when it is asked to stop."""
 INTERRUPTED = {-2: "interrupted", -9: "killed", -15: "terminated", 130: "interrupted"}
@@ -141,7 +143,7 @@ def _where(children: Sequence[Child], heard: Heard) -> str:
     """Which of several processes failed first, and how, as far as it has told; maybe nothing."""
     ranks = {child.pid: rank for rank, child in enumerate(children)}
     hosts = {other.pid: f" on {other.host}" for crew in CREWS for other in crew.others}
-    for process, error in heard.failed.items():
+    for process, error in heard.failed.items():  # the first
         rank = f"rank {ranks.get(process, -process)}{hosts.get(process, '')}"
         return f"{rank}: {error}" if error else rank
     return ""
@@ -228,8 +230,7 @@ def _first_failure(children: Sequence[Child], heard: Heard, stopping: Stopping) 
                 heard.ended(child.pid, code)
         failed = [code for code in codes if code is not None and code not in {0, STOPPED}]
         if failed:
-            heard.failed.setdefault(children[codes.index(failed[0])].pid, "")
-            return failed[0]
+            return _cause(children, heard)
         if heard.overdue() or not complete:
             return 1
         if None not in codes:
@@ -237,6 +238,28 @@ def _first_failure(children: Sequence[Child], heard: Heard, stopping: Stopping) 
         if stopping.look(children, heard, last=STOPPED in codes):
             return STOPPED
         time.sleep(POLL_SECONDS)
+
+
+def _cause(children: Sequence[Child], heard: Heard) -> int:
+    """The exit code of the process that the others fail for, which goes to the head of
+    `heard.failed`. One whose partner was killed may be seen to fail before it, so a moment is left
+    for the end of others to come in: a signal is the cause, else the first that told an error.
+    """
+    until = time.monotonic() + CAUSE_SECONDS
+    while True:
+        codes = {child.pid: child.poll() for child in children}
+        if None not in codes.values() or heard.mistake or time.monotonic() > until:
+            break
+        _listen(heard)
+        time.sleep(POLL_SECONDS)
+    bad = {
+        pid: code for pid, code in codes.items() if code is not None and code not in {0, STOPPED}
+    }
+    killed = [pid for pid, code in bad.items() if code < 0]
+    told = [pid for pid in heard.failed if pid in bad]
+    first = next(iter([*killed, *told, *bad]))
+    heard.failed = {first: heard.failed.get(first, "")}
+    return bad[first]
 
 
 def follow(*processes: int) -> None:
