@@ -89,10 +89,11 @@ class _Follower:
                 self.told = True
                 self.line.send("told", entry=["asked", self.asked.by, None])
             self._relay()
+            news = [self.line.connection.fileno()]
             if self.child is not None and self.pipes is not None:
-                select.select([self.line.connection, self.pipes.answer], [], [], POLL_SECONDS)
+                select.select([*news, self.pipes.answer], [], [], POLL_SECONDS)
             else:
-                select.select([self.line.connection], [], [], IDLE_SECONDS)
+                select.select(news, [], [], IDLE_SECONDS)
 
     def _relay(self) -> None:
         """Pass on what the child has told, and its end."""
