@@ -21,12 +21,14 @@ PLACE: Final = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"
 """What a process must be told to find its place among the others."""
 MEETING: Final = 100
 """Supervisors meet at the port that is this much above MASTER_PORT; stages take those between."""
+UNNAMED: Final = "launcher"
+"""One that has set nothing but what all set."""
 FLAGS: Final = {
     "torchrun": "--nproc_per_node (on each of --nnodes)",
     "accelerate": "--num_processes",
     "deepspeed": "--num_gpus (on each of --num_nodes)",
     "srun": "--ntasks",
-    "launcher": "number of processes",
+    UNNAMED: "number of processes",
 }
 """What says how many processes each launcher starts."""
 PORTS: Final = {
@@ -124,19 +126,13 @@ def launch_of(environment: Mapping[str, str]) -> Launch | None:
     half a launcher's environment.
     """
     told = {name: environment[name] for name in PLACE if environment.get(name)}
-    own = any(name.startswith(OF_TORCHRUN) for name in environment) or OF_DEEPSPEED in environment
-    if "RANK" not in told and _tasks(environment) > 1:
-        return _of_slurm(environment)
-    if not own and ("RANK" not in told) and told.get("WORLD_SIZE", "1") == "1":
-        return None
-    missing = [name for name in PLACE if name not in told]
-    if missing:
-        others = ", ".join(f"{name}={value}" for name, value in told.items()) or "the launcher's"
-        raise UserError(
-            f"{', '.join(missing)}: missing beside {others}, half of what a launcher sets; start "
-            "with torchrun, accelerate, deepspeed, or srun as launch/README.md shows, or unset the "
-            "rest: without a launcher the command starts its own processes"
-        )
+    own = _name(environment) != UNNAMED
+    if "RANK" not in told:
+        if _tasks(environment) > 1:
+            return _of_slurm(environment)
+        if not own and told.get("WORLD_SIZE", "1") == "1":
+            return None
+    _check_whole(told)
     size = _number(environment, "WORLD_SIZE")
     if size == 1 and not own:
         return None
@@ -153,11 +149,22 @@ def launch_of(environment: Mapping[str, str]) -> Launch | None:
     )
 
 
+def _check_whole(told: Mapping[str, str]) -> None:
+    missing = [name for name in PLACE if name not in told]
+    if missing:
+        others = ", ".join(f"{name}={value}" for name, value in told.items()) or "the launcher's"
+        raise UserError(
+            f"{', '.join(missing)}: missing beside {others}, half of what a launcher sets; start "
+            "with torchrun, accelerate, deepspeed, or srun as launch/README.md shows, or unset the "
+            "rest: without a launcher the command starts its own processes"
+        )
+
+
 def _name(environment: Mapping[str, str]) -> str:
     if any(name.startswith(OF_TORCHRUN) for name in environment):
         accelerate = any(name.startswith(OF_ACCELERATE) for name in environment)
         return "accelerate" if accelerate else "torchrun"
-    return "deepspeed" if OF_DEEPSPEED in environment else "launcher"
+    return "deepspeed" if OF_DEEPSPEED in environment else UNNAMED
 
 
 def _number(environment: Mapping[str, str], name: str) -> int:

@@ -9,8 +9,9 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
+Message: TypeAlias = dict[str, Any]
 JOIN_SECONDS: Final = 120.0
 """Longest time until all supervisors have come together."""
 SEEN_SECONDS: Final = 30.0
@@ -28,7 +29,7 @@ class Line:
     def __init__(self, connection: socket.socket) -> None:
         """Over a connection, whose end is noticed also where a node is gone without a word."""
         self.connection, self.gone, self.rest = connection, False, b""
-        self.waiting: deque[dict[str, Any]] = deque()
+        self.waiting: deque[Message] = deque()
         idle, between, tries = SILENCE
         connection.settimeout(None)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -42,12 +43,12 @@ class Line:
             if hasattr(socket, name):  # on Linux all are
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
-    def send(self, kind: str, **message: Any) -> None:
+    def send(self, kind: str, **message: object) -> None:
         """Send a message; nothing if the other one is gone, which `messages` finds out."""
         with suppress(OSError):
             self.connection.sendall(json.dumps({"kind": kind, **message}).encode() + b"\n")
 
-    def messages(self) -> Iterator[dict[str, Any]]:
+    def messages(self) -> Iterator[Message]:
         """What has come until now; does not wait."""
         while True:
             while self.waiting:
@@ -67,7 +68,7 @@ class Line:
             except (ValueError, TypeError):  # not one of us
                 self.gone = True
 
-    def next(self, seconds: float) -> dict[str, Any] | None:
+    def next(self, seconds: float) -> Message | None:
         """The next message, waited for so long; None without one."""
         until = time.monotonic() + seconds
         while True:

@@ -13,7 +13,7 @@ import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from tokencredit.errors import UserError
 from tokencredit.machine.child import GRACE, Heard
@@ -54,7 +54,7 @@ class Remote:
             heard.failed.setdefault(self.pid, "is gone; what it printed says more")
             self.code = 1 if self.code is None else self.code
 
-    def start(self, arguments: Sequence[str], **order: Any) -> None:
+    def start(self, arguments: Sequence[str], **order: object) -> None:
         """Have it start its child."""
         self.code = None
         self.line.send("stage", arguments=[*arguments], **order)
