@@ -126,3 +126,16 @@ def test_runs_alone_and_on_the_cpu_take_none(cell: Config) -> None:
         with of_own(config, 1, count) as chosen:
             assert chosen == {}
     assert not Path(cell.store).exists()
+
+
+def test_the_driver_is_asked_for_their_number_and_torch_where_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch in a process of its own, for which a number stands here."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(devices, "COUNT", "print(5)")
+    assert visible({}) == ["0", "1", "2", "3", "4"]
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text("#!/bin/sh\n[ $1 = --list-gpus ] && echo 'GPU 0: A' && echo 'GPU 1: B'\n")
+    driver.chmod(0o755)
+    assert visible({}) == ["0", "1"]

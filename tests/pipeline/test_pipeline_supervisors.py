@@ -18,7 +18,7 @@ import pytest
 
 from tokencredit.errors import UserError
 from tokencredit.machine.child import MISTAKE, Heard
-from tokencredit.pipeline import follower, supervisors
+from tokencredit.pipeline import follower, process, supervisors
 from tokencredit.pipeline.follower import follow_orders
 from tokencredit.pipeline.launched import MEETING, Launch
 from tokencredit.pipeline.line import Line
@@ -258,14 +258,57 @@ def test_a_signal_to_another_supervisor_asks_rank_0(role: Launch) -> None:
         "from tokencredit.pipeline.launched import Launch\n"
         f"sys.exit(follow_orders({replace(role, rank=1)!r}))"
     )
-    process = subprocess.Popen([sys.executable, "-c", program], env=dict(os.environ))
+    other = subprocess.Popen([sys.executable, "-c", program], env=dict(os.environ))
     try:
         crew = lead(role, 30)
-        process.send_signal(signal.SIGTERM)
+        other.send_signal(signal.SIGTERM)
         heard_until(crew, lambda heard: heard.asked == "SIGTERM")
-        assert crew.asked == "SIGTERM" and process.poll() is None, "it waits for what rank 0 says"
+        assert crew.asked == "SIGTERM" and other.poll() is None, "it waits for what rank 0 says"
         crew.dismiss(75)
-        assert process.wait(10) == 75
+        assert other.wait(10) == 75
     finally:
-        process.kill()
-        process.wait()
+        other.kill()
+        other.wait()
+
+
+class Ended:
+    """A child that ends with a code at some look, and tells an error before."""
+
+    def __init__(self, pid: int, looks: int, code: int) -> None:
+        self.pid, self.looks, self.code = pid, looks, code
+
+    def poll(self) -> int | None:
+        self.looks -= 1
+        return self.code if self.looks < 0 else None
+
+    def send_signal(self, sig: int, /) -> None:
+        raise AssertionError
+
+    def kill(self) -> None:
+        raise AssertionError
+
+    def wait(self) -> int:
+        return self.code
+
+
+@pytest.mark.parametrize(
+    ("children", "told", "code", "where"),
+    [
+        ([Ended(7, 0, 1), Ended(8, 1, -9)], {7: "connection lost"}, -9, "rank 1"),
+        ([Ended(7, 1, 1), Ended(8, 0, 1)], {8: "ValueError", 7: "lost"}, 1, "rank 1: ValueError"),
+        ([Ended(7, 0, 1), Ended(8, 999, 0)], {7: "ValueError"}, 1, "rank 0: ValueError"),
+        ([Ended(7, 0, 0), Ended(8, 0, 3)], {}, 3, "rank 1"),
+    ],
+)
+def test_the_rank_that_the_others_fail_for_is_named(
+    children: list[Ended],
+    told: dict[int, str],
+    code: int,
+    where: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One that was killed, though the other was seen to fail before; else who told an error first."""
+    monkeypatch.setattr(process, "CAUSE_SECONDS", 0.2)
+    heard = Heard(None, failed=dict(told))
+    assert process._cause(children, heard) == code
+    assert process._where(children, heard) == where

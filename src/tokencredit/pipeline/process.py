@@ -246,12 +246,13 @@ def _cause(children: Sequence[Child], heard: Heard) -> int:
     for the end of others to come in: a signal is the cause, else the first that told an error.
     """
     until = time.monotonic() + CAUSE_SECONDS
-    while True:
-        codes = {child.pid: child.poll() for child in children}
-        if None not in codes.values() or heard.mistake or time.monotonic() > until:
+    codes = {child.pid: child.poll() for child in children}
+    while None in codes.values() and not heard.mistake and time.monotonic() < until:
+        if any(code is not None and code < 0 for code in codes.values()):
             break
         _listen(heard)
         time.sleep(POLL_SECONDS)
+        codes = {child.pid: child.poll() for child in children}
     bad = {
         pid: code for pid, code in codes.items() if code is not None and code not in {0, STOPPED}
     }
