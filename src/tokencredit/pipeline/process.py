@@ -242,25 +242,29 @@ def _first_failure(children: Sequence[Child], heard: Heard, stopping: Stopping) 
 
 def _cause(children: Sequence[Child], heard: Heard) -> int:
     """The exit code of the process that the others fail for, which goes to the head of
-    `heard.failed`. One whose partner was killed may be seen to fail before it, so a moment is left
-    for the end of others to come in: a signal is the cause, else the first that told an error.
+    `heard.failed`: one that a signal has ended, else the first that told an error.
+
+    One whose partner was killed may be seen to fail before it, so a moment is left for that.
     """
     until = time.monotonic() + CAUSE_SECONDS
-    codes = {child.pid: child.poll() for child in children}
+    codes = _codes(children)
     while None in codes.values() and not heard.mistake and time.monotonic() < until:
-        if any(code is not None and code < 0 for code in codes.values()):
+        if min(filter(None, codes.values())) < 0:
             break
         _listen(heard)
         time.sleep(POLL_SECONDS)
-        codes = {child.pid: child.poll() for child in children}
-    bad = {
-        pid: code for pid, code in codes.items() if code is not None and code not in {0, STOPPED}
-    }
+        codes = _codes(children)
+    bad = {pid: code for pid, code in codes.items() if code and code != STOPPED}
     killed = [pid for pid, code in bad.items() if code < 0]
     told = [pid for pid in heard.failed if pid in bad]
-    first = next(iter([*killed, *told, *bad]))
+    first = [*killed, *told, *bad][0]
     heard.failed = {first: heard.failed.get(first, "")}
     return bad[first]
+
+
+def _codes(children: Sequence[Child]) -> dict[int, int | None]:
+    """The exit codes of those that have ended, by process."""
+    return {child.pid: child.poll() for child in children}
 
 
 def follow(*processes: int) -> None:
