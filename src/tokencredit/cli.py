@@ -15,6 +15,7 @@ from tokencredit.machine.faults import fault, users_own
 from tokencredit.machine.scratch import temporary_folder
 from tokencredit.machine.stopping import STOPPED, Stopped
 from tokencredit.pipeline.environment import take_over
+from tokencredit.pipeline.launched import launch_of, without_local_rank
 from tokencredit.redaction import redacted
 from tokencredit.version import __version__
 
@@ -38,6 +39,8 @@ COMMANDS: Final = {
     "judge": "tokencredit.commands.judge:judge",
 }
 """Where each command is: `module:name`."""
+LAUNCHED: Final = (["train"], ["plan"])
+"""Commands that several processes of a launcher may run together."""
 ABOUT: Final = {
     "train": (
         "Train SFT → reward model → RL from one configuration; `train --help` lists all groups."
@@ -97,12 +100,29 @@ def about(
     """Token-level credit in RLHF: which tokens earned the preference?"""
 
 
+def alone() -> None:
+    """Take away what a launcher left in the environment; raises `UserError` where it has started
+    several processes, which would all do the same."""
+    launch = launch_of(os.environ)
+    take_over(os.environ, launch)
+    if launch is None or launch.size == 1:
+        return
+    if launch.rank > 0:
+        sys.exit(USER_ERROR)  # the first process says why
+    raise UserError(
+        f"{' '.join(['tokencredit', *sys.argv[1:2]])}: is the work of one process, and "
+        f"{launch.launcher} started {launch.size}; run it without, only train and plan know how"
+    )
+
+
 def main() -> None:
     """The console script; exit code 2 for a user's mistake, 75 for what a signal has stopped."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         with speaking(), temporary_folder():
-            take_over(os.environ)
+            sys.argv[1:] = without_local_rank(sys.argv[1:])
+            if sys.argv[1:2] not in LAUNCHED:  # these read what a launcher says themselves
+                alone()
             app()
     except Stopped as stopped:
         say(f"stopped: {stopped}; the same command goes on")

@@ -59,7 +59,7 @@ class Hardware(Settings):
     """CPU threads of the stages before RL; null: all cores."""
 
     processes: int = number(1, at_least=1)
-    """Processes of the RL run on this machine; each has `threads` threads."""
+    """Processes of the RL run on all nodes together; each has `threads` threads."""
     sharding: Sharding = Sharding.none
     """none, zero1, zero2, or zero3."""
     offload: Offload = Offload.none

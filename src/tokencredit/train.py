@@ -38,7 +38,10 @@ from tokencredit.machine.search_path import isolate_children
 from tokencredit.machine.stopping import INTERRUPTED, STOPPED, Stopped, listening
 from tokencredit.papers.cells import PLACES
 from tokencredit.pipeline.environment import take_over
+from tokencredit.pipeline.follower import follow_orders
+from tokencredit.pipeline.launched import launch_of, without_local_rank
 from tokencredit.pipeline.process import StageFailed, follow
+from tokencredit.pipeline.supervisors import CREWS, lead
 from tokencredit.redaction import redacted
 from tokencredit.rewards.advantage_schemes import AdvantageScheme
 from tokencredit.rewards.scheme import RewardScheme
@@ -58,21 +61,33 @@ PLAIN_FLAGS = {*MULTIRUN, "--run", "-r", "--resolve", "--hydra-help"}
 
 def main() -> None:
     """Compose and run; exit code 2 for a user's mistake, 1 if a cell of a sweep failed, 75 for what
-    a signal has stopped."""
+    a signal has stopped. Where a launcher has started several processes, all end with that of the
+    first."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach `explain` unprinted
     isolate_children()
+    code = 1
+    try:
+        code = exit_code()
+    finally:
+        while CREWS:
+            CREWS.pop().dismiss(code)
+    sys.exit(code)
+
+
+def exit_code() -> int:
+    """Do what the command line says, and say what went wrong."""
     try:
         with speaking(), temporary_folder():
-            sys.exit(run_command(sys.argv[1:]))
+            return run_command(sys.argv[1:])
     except StageFailed as failure:
         say(f"error: {failure}")
-        sys.exit(failure.code)
+        return failure.code
     except Stopped as stopped:
         say(f"stopped: {stopped}; the same command goes on")
-        sys.exit(STOPPED)
+        return STOPPED
     except KeyboardInterrupt:
         say("interrupted; the same command continues")
-        sys.exit(INTERRUPTED)
+        return INTERRUPTED
     except Exception as error:
         mistake = explain(error) or unreadable_yaml(error, more_folders(sys.argv[1:]))
         if mistake is None:
@@ -80,12 +95,25 @@ def main() -> None:
         say(f"error: {redacted(str(mistake))}")
         for folder in sweep.FOLDERS:
             sweep.forget(folder)
-        sys.exit(USER_ERROR)
+        return USER_ERROR
 
 
 def run_command(arguments: list[str]) -> int:
     """Do what the arguments say; the exit code, unless an exception tells more."""
     started = time.monotonic()
+    arguments = without_local_rank(arguments)
+    launch = launch_of(os.environ)
+    take_over(os.environ, launch)
+    if launch is not None:
+        follow()
+        if launch.rank > 0:
+            return follow_orders(launch)
+        lead(launch)
+    return lead_command(arguments, started)
+
+
+def lead_command(arguments: list[str], started: float) -> int:
+    """As `run_command`, in the only process, or the first one."""
     if {"--help", "-h"} & set(arguments):
         folders = [conf_dir(), *more_folders(arguments)]
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
@@ -94,7 +122,6 @@ def run_command(arguments: list[str]) -> int:
     if "--version" in arguments:
         print(f"tokencredit {__version__}")
         return 0
-    take_over(os.environ)
     task = Task(Request(), started)
     try:
         sys.argv = [sys.argv[0], *split_arguments(arguments, task.request)]
@@ -103,7 +130,15 @@ def run_command(arguments: list[str]) -> int:
         configuration.load_plugins(task.request.plugins)
         sys.argv = spelled(sys.argv, more_folders(sys.argv[1:]))
         task.request.overrides = spelled(task.request.overrides, more_folders(sys.argv[1:]))
-        with listening() if set(sys.argv) & MULTIRUN else nullcontext():
+        swept = bool(set(sys.argv) & MULTIRUN)
+        require(
+            not (swept and CREWS),
+            "--multirun",
+            "",
+            "the cells of a sweep are started one by one; launch each, or leave the launcher out: "
+            "the command starts the processes of each cell itself",
+        )
+        with listening() if swept else nullcontext():
             run_hydra(task)
         if task.failure is not None:
             raise task.failure

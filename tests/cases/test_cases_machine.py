@@ -24,19 +24,20 @@ from tokencredit.hardware import Hardware
 from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.models.loading.model import Model
 from tokencredit.pipeline import environment
-from tokencredit.pipeline.process import rank_environment, stage_environment
+from tokencredit.pipeline.launched import MEETING
+from tokencredit.pipeline.process import free_port, rank_environment, stage_environment
 from tokencredit.rewards.sparse import Sparse
 from tokencredit.stages.reward_model import member_seed
 from tokencredit.streams import integer, permutation, stream_key, torch_seed
 from tokencredit.tracking.tracking import Tracking
 
 CLUSTER = {
-    "RANK": "1",
-    "WORLD_SIZE": "4",
-    "LOCAL_RANK": "1",
+    "RANK": "0",
+    "WORLD_SIZE": "1",
+    "LOCAL_RANK": "0",
     "MASTER_ADDR": "10.0.0.1",
     "MASTER_PORT": "29500",
-    "SLURM_PROCID": "1",
+    "SLURM_PROCID": "0",
     "SLURM_NTASKS": "4",
     "PMI_RANK": "1",
     "OMPI_COMM_WORLD_SIZE": "4",
@@ -110,12 +111,60 @@ def test_case_7_the_command_takes_ranks_away_and_says_so_once(
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.parametrize("name", ["TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT"])
 @pytest.mark.parametrize("command", ["plan", "train"])
-def test_case_7_under_torchrun_it_is_refused(place: Place, command: str, name: str) -> None:
-    place.monkeypatch.setenv(name, "0")
+@pytest.mark.parametrize(
+    ("left", "missing"),
+    [
+        ({"RANK": "3"}, "LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT"),
+        ({"WORLD_SIZE": "4", "MASTER_ADDR": "node1"}, "RANK, LOCAL_RANK, MASTER_PORT"),
+        ({"TORCHELASTIC_RUN_ID": "7", "LOCAL_RANK": "0"}, "RANK, WORLD_SIZE, MASTER_ADDR"),
+    ],
+)
+def test_case_7_half_of_a_launchers_environment_is_refused(
+    place: Place, command: str, left: dict[str, str], missing: str
+) -> None:
+    for name, value in left.items():
+        place.monkeypatch.setenv(name, value)
     said = place.command(command, "steps=2").error()
-    assert "several nodes are not supported yet" in said and "hardware.processes=" in said
+    assert f"error: {missing}" in said and "half of what a launcher sets" in said
+    assert all(f"{n}={v}" in said for n, v in left.items() if not n.startswith("TORCHELASTIC"))
+
+
+@pytest.fixture
+def torchrun(place: Place) -> Place:
+    """What torchrun tells the only process that it starts."""
+    port = str(free_port() - MEETING)
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "7"}
+    for name, value in {**alone, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+        place.monkeypatch.setenv(name, value)
+    place.monkeypatch.setattr("tokencredit.train.follow", lambda: None)  # this process has no agent
+    return place
+
+
+def test_case_7_a_launcher_that_started_too_few_is_refused(torchrun: Place) -> None:
+    said = torchrun.plan("hardware=cpu_zero2").error()
+    assert "hardware.processes = 2: torchrun started 1" in said and "--nproc_per_node" in said
+
+
+def test_case_7_a_launched_plan_of_one_process_is_as_without(torchrun: Place) -> None:
+    ended = torchrun.plan().ok()
+    assert "misses" in ended.out and "ignored" not in ended.err
+
+
+def test_case_7_a_sweep_under_a_launcher_is_refused(torchrun: Place) -> None:
+    said = torchrun.train("-m", "seed=0,1").error()
+    assert "--multirun" in said and "launch each" in said
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_case_7_other_commands_are_of_one_process(torchrun: Place, rank: str) -> None:
+    """The first one says so, the others are silent."""
+    torchrun.monkeypatch.setenv("WORLD_SIZE", "2")
+    torchrun.monkeypatch.setenv("RANK", rank)
+    ended = torchrun.command("report", "nowhere")
+    assert ended.code == 2 and not ended.out
+    said = "error: tokencredit report: is the work of one process, and torchrun started 2"
+    assert ended.err.startswith(said) if rank == "0" else not ended.err
 
 
 def test_case_7_plan_with_ranks_of_a_cluster(place: Place) -> None:

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -48,6 +49,11 @@ def _wait_for_end(descriptor: int) -> None:
 def tell_parent(mistake: str) -> None:
     """Hand a user's mistake to the process that started this one, which says it once."""
     _tell("mistake", mistake)
+
+
+def tell_failed(error: str) -> None:
+    """Say which error ends this process; it prints it itself, maybe on another machine."""
+    _tell("failed", error)
 
 
 def enter(what: str, seconds: float | None) -> None:
@@ -98,7 +104,8 @@ class Heard:
     Their own children may hold its other end open for as long as they like.
     """
 
-    descriptor: int
+    descriptor: int | None
+    """None: nobody tells anything through a pipe."""
     mistake: str = ""
     """The first that was told."""
     inside: dict[int, tuple[str, float | None, float]] = field(default_factory=dict)
@@ -109,15 +116,23 @@ class Heard:
     """Processes that save when they are asked to stop."""
     stopped: str = ""
     """What was saved before they ended on request."""
+    failed: dict[int, str] = field(default_factory=dict)
+    """By process: the error that ended it, the first that was told first."""
     rest: bytes = b""
 
     def __post_init__(self) -> None:
         """Let reads return at once."""
-        os.set_blocking(self.descriptor, False)
+        if self.descriptor is not None:
+            os.set_blocking(self.descriptor, False)
 
     def listen(self) -> None:
         """Take in what was told until now."""
-        while True:
+        for entry in self.entries():
+            self.take(*entry)
+
+    def entries(self) -> Iterator[tuple[str, int, str, float | None]]:
+        """What was told until now: its kind, the process, a text, and maybe seconds."""
+        while self.descriptor is not None:
             try:
                 piece = os.read(self.descriptor, 1 << 16)
             except BlockingIOError:
@@ -125,16 +140,18 @@ class Heard:
             if not piece:
                 return
             *lines, self.rest = (self.rest + piece).split(b"\n")
-            for line in lines:
-                self._take(*json.loads(line))
+            yield from map(json.loads, lines)
 
-    def _take(self, kind: str, process: int, text: str, seconds: float | None) -> None:
+    def take(self, kind: str, process: int, text: str, seconds: float | None) -> None:
+        """Take in one thing that a process has told."""
         if kind == "mistake":
             self.mistake = self.mistake or text
         elif kind == "asked":
             self.asked = self.asked or text
         elif kind == "stopped":
             self.stopped = self.stopped or text
+        elif kind == "failed":
+            self.failed.setdefault(process, text)
         elif kind == "saving":
             self.saving.add(process)
         elif kind == "loose":

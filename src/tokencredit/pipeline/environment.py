@@ -1,8 +1,9 @@
 """Variables of the environment that would change what a run computes, or whom it waits for.
 
 Schedulers, containers, and launchers set them for programs that read them. Here the configuration
-says how many processes there are and how they compute, and every process is started by the command
-itself; a variable that torch, accelerate, or DeepSpeed would read beside it is taken away.
+says how many processes there are and how they compute, and every process of a stage is started by
+the command itself; a variable that torch, accelerate, or DeepSpeed would read beside it is taken
+away. What a launcher has said of the place of this process is read before (`launched`).
 """
 
 from __future__ import annotations
@@ -11,10 +12,8 @@ from collections.abc import Mapping, MutableMapping
 from typing import Final
 
 from tokencredit.console import say
-from tokencredit.errors import UserError
+from tokencredit.pipeline.launched import OF_TORCHRUN, Launch
 
-OF_A_LAUNCHER: Final = "TORCHELASTIC_"
-"""Only torchrun and what is built on it (accelerate launch, say) set these, for their children."""
 RANKS: Final = frozenset(
     {
         *("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "ROLE_RANK", "CROSS_RANK", "ROLE_NAME"),
@@ -42,7 +41,7 @@ def ignored(environment: Mapping[str, str]) -> list[str]:
     return sorted(
         name
         for name in environment
-        if name in RANKS or name in ARITHMETIC or name.startswith((*FAMILIES, OF_A_LAUNCHER))
+        if name in RANKS or name in ARITHMETIC or name.startswith((*FAMILIES, OF_TORCHRUN))
     )
 
 
@@ -52,22 +51,16 @@ def without_ignored(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if name not in gone}
 
 
-def take_over(environment: MutableMapping[str, str]) -> None:
-    """Take the variables away and say so in one line.
-
-    Raises `UserError` in a process that a launcher started: there are others, doing the same.
-    """
-    if any(name.startswith(OF_A_LAUNCHER) for name in environment):
-        raise UserError(
-            "torchrun: several nodes are not supported yet, and the processes of one machine are "
-            "started by the command; run `tokencredit train hardware=…` itself, with "
-            "hardware.processes=… for several"
-        )
+def take_over(environment: MutableMapping[str, str], launch: Launch | None = None) -> None:
+    """Take the variables away and say so in one line; of those that a `launch` was read from
+    nothing, and that by its first process alone."""
     names = ignored(environment)
-    if not names:
-        return
     for name in names:
         del environment[name]
+    if launch is not None:
+        names = [name for name in names if name in ARITHMETIC and launch.rank == 0]
+    if not names:
+        return
     say(
         f"environment: {', '.join(names)} {'is' if len(names) == 1 else 'are'} ignored; processes, "
         "devices, and precision are those of the configuration (hardware.processes=…, hardware=…, "

@@ -6,14 +6,17 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from tokencredit.algorithms.procedure import JudgeOnly
 from tokencredit.config import Config
 from tokencredit.console import say
 from tokencredit.errors import UserError, require
+from tokencredit.machine.child import Heard
 from tokencredit.machine.stopping import Request, Stopped, listening
 from tokencredit.pipeline.process import StageFailed, run_stage
+from tokencredit.pipeline.supervisors import CREWS
 from tokencredit.preflight import checks
 from tokencredit.reports.times import budget
 from tokencredit.stages.catalogue import STAGES, own_stage
@@ -22,7 +25,7 @@ from tokencredit.stages.evaluation import EvaluationStage, is_evaluated
 from tokencredit.stages.rl import RLStage
 from tokencredit.stages.stage import Stage
 from tokencredit.stages.supervised import report_stage
-from tokencredit.store.artifacts import Plan
+from tokencredit.store.artifacts import Plan, make_folder
 from tokencredit.store.run_folder import RunFolder
 
 GOALS: Final[Mapping[str, Callable[[Context], Stage]]] = {
@@ -65,9 +68,17 @@ def last_stage(context: Context) -> Stage:
 def plan(config: Config) -> list[Plan]:
     """Hit or miss of every stage; an error for what `execute` would refuse."""
     context = Context(config)
+    stages = _checked(context)
+    return [stage.plan() for stage in stages]
+
+
+def _checked(context: Context) -> list[Stage]:
+    """Every stage of the run; an error for what can be refused without work."""
+    for crew in CREWS:
+        crew.launch.check_size(context.config.hardware.processes)
     stages = all_stages(context)
     checks.check(context, stages)
-    return [stage.plan() for stage in stages]
+    return stages
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +92,22 @@ class Outcome:
 def execute(config: Config) -> Outcome:
     """Build what is missing, each stage in a process of its own."""
     context = Context(config)
-    stages = all_stages(context)
-    checks.check(context, stages)
+    stages = _checked(context)
+    for crew in CREWS:
+        crew.check_shared(_written(context, stages))
     context.remember()
     seconds = make(config, stages)
     if not stages[-1].is_run:
         report_stage(stages[-1], anew=stages[-1].name in seconds)
     return Outcome(stages[-1], seconds)
+
+
+def _written(context: Context, stages: Sequence[Stage]) -> list[Path]:
+    """The folders in which a run leaves something, made if they are missing."""
+    folders = [context.store.root, *[stage.folder.parent for stage in stages if stage.is_run]]
+    for folder in folders:
+        make_folder(folder)
+    return folders
 
 
 def make(config: Config, stages: Sequence[Stage], goal: str = "") -> dict[str, float]:
@@ -106,6 +126,10 @@ def _make(config: Config, stages: Sequence[Stage], goal: str, asked: Request) ->
         if stage.is_done():
             say(f"{stage.name} {stage.key}: {stage.found()}")
             continue
+        for crew in CREWS:
+            crew.listen(Heard(None))
+            if crew.asked:
+                asked.ask(crew.asked)
         if asked.asked:
             raise Stopped(f"{stage.name} {stage.key} was not begun")
         say(f"{stage.name} {stage.key}: running")

@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING
 
 from tokencredit.console import USER_ERROR, use_plain_characters
 from tokencredit.errors import UserError
-from tokencredit.machine.child import die_with_parent, tell_asked, tell_parent, tell_stopped
+from tokencredit.machine.child import (
+    die_with_parent,
+    tell_asked,
+    tell_failed,
+    tell_parent,
+    tell_stopped,
+)
 from tokencredit.machine.faults import fault, unreadable, users_own
 from tokencredit.machine.search_path import SAFE
 from tokencredit.machine.stopping import INTERRUPTED, STOPPED, Stopped, ignore, listen, release
@@ -54,6 +60,9 @@ def work(arguments: list[str]) -> int:
     except UserError as error:
         tell_parent(str(error))
         return USER_ERROR
+    except Exception as error:
+        tell_failed(f"{type(error).__name__}: {error}".partition("\n")[0])
+        raise
     return 0
 
 
