@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from tokencredit.errors import require
 from tokencredit.fields import Settings, number
+
+SHARED: Final = frozenset(
+    {"sft", "reward_model", "dpo", "discriminator", "advantage", "hindsight", "bradley_terry"}
+)
+"""Stages before RL that several processes share where DeepSpeed divides what they train."""
 
 
 class Device(str, Enum):
@@ -56,10 +61,11 @@ class Hardware(Settings):
     """CPU threads of the RL run and of evaluations. One and two differ in the last bits; resuming
     keeps the number."""
     stage_threads: int | None = number(None, at_least=1, null="all cores")
-    """CPU threads of the stages before RL; null: all cores."""
+    """CPU threads of the stages before RL; null: all cores, divided among their processes."""
 
     processes: int = number(1, at_least=1)
-    """Processes of the RL run on this machine; each has `threads` threads."""
+    """Processes of the RL run on this machine, each with `threads` threads; under DeepSpeed, of
+    the stages before it that train too."""
     sharding: Sharding = Sharding.none
     """none, zero1, zero2, or zero3."""
     offload: Offload = Offload.none
@@ -127,11 +133,14 @@ class Hardware(Settings):
         return {"device": self.device.value, "stage_threads": self.threads_of("sft")}
 
     def processes_of(self, stage: str) -> int:
-        """How many processes a stage gets."""
-        return self.processes if stage == "rl" else 1
+        """How many processes a stage gets: the RL run all, stages before it where DeepSpeed
+        divides what they train; else, and of every other stage, there is one."""
+        shared = stage in SHARED and self.zero_stage > 0
+        return self.processes if stage == "rl" or shared else 1
 
     def threads_of(self, stage: str) -> int:
         """How many CPU threads a stage gets; evaluations as many as runs, whose bits they have."""
         if stage in {"rl", "evaluation"}:
             return self.threads
-        return self.stage_threads or len(os.sched_getaffinity(0))
+        cores = len(os.sched_getaffinity(0))
+        return self.stage_threads or max(1, cores // self.processes_of(stage))

@@ -109,3 +109,28 @@ class Zero:
                     add_hooks(self.wrapped)
         finally:
             self._inside = False
+
+
+def take_off(wrapped: Any, *, keep: bool) -> None:
+    """Take DeepSpeed off the module in its engine `wrapped`; called by every process.
+
+    Where `keep`, the module is a plain one again with all of its weights, which are brought
+    together tensor by tensor; elsewhere its shards are lost.
+    """
+    import deepspeed
+
+    module: torch.nn.Module = wrapped.module
+    whole: dict[int, torch.nn.Parameter] = {}
+    for parameter in module.parameters():
+        if hasattr(parameter, "ds_id"):
+            with deepspeed.zero.GatheredParameters([parameter]):
+                data = parameter.data.clone() if keep else parameter.data.new_empty(0)
+            whole[id(parameter)] = torch.nn.Parameter(data, parameter.requires_grad)
+    wrapped.destroy()
+    for part in module.modules() if whole else ():
+        own = vars(part)
+        own.pop("_original_parameters", None)
+        own["_parameters"] = {
+            name: None if each is None else whole.get(id(each), each)
+            for name, each in own["_parameters"].items()
+        }
