@@ -47,6 +47,15 @@ class Offload(str, Enum):
     """That, and the shards of the weights; with zero3 alone."""
 
 
+class FrozenModels(str, Enum):
+    """How reference and judges lie in each process between their uses."""
+
+    whole = "whole"
+    """All of each."""
+    sharded = "sharded"
+    """A part of each, as under ZeRO-3; they are brought together for a rollout."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Hardware(Settings):
     """Devices, processes, and threads; not part of any key."""
@@ -72,6 +81,11 @@ class Hardware(Settings):
     """What DeepSpeed keeps in the CPU's memory: none, optimizer, or parameters (with zero3)."""
     whole_below: int = number(100_000, at_least=0, note="numbers")
     """With zero3: smaller tensors stay whole in each process."""
+    frozen: FrozenModels = FrozenModels.whole
+    """whole, or sharded (with zero1 to zero3): reference and judges between rollouts, when every
+    process has all or a part of each."""
+    offload_frozen: bool = False
+    """Keep reference and judges, or their parts, in the CPU's memory between rollouts."""
     micro_batch: int | None = number(None, at_least=1, null="chosen by lengths", note="row")
     """Rows of one forward and backward pass in a process; null: the minibatch at once, or in
     parts of similar length where that spares padding."""
@@ -94,6 +108,14 @@ class Hardware(Settings):
             "hardware.offload",
             self.offload.value,
             "needs weights in shards; set hardware.sharding=zero3, or offload=optimizer",
+        )
+
+        require(
+            self.frozen is FrozenModels.whole or self.zero_stage > 0,
+            "hardware.frozen",
+            self.frozen.value,
+            "is DeepSpeed's work; set hardware.sharding=zero1, zero2, or zero3, or leave it at "
+            "whole",
         )
 
     @property

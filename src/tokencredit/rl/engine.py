@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.algorithms.optimizer import ClipNorm
 from tokencredit.errors import UserError, require
 from tokencredit.rl import before_slices
+from tokencredit.rl.frozen import Frozen
 from tokencredit.rl.slices import Kept, Slice, of_optimizer, restore, write
 from tokencredit.rl.world import World
 from tokencredit.rl.zero import Zero
@@ -27,8 +28,15 @@ if TYPE_CHECKING:
 class Engine:
     """Owns the trained module and its optimizer, in one process or in several."""
 
-    def __init__(self, policy: PolicyWithValue, algorithm: Algorithm, world: World) -> None:
-        """Parameter groups follow `algorithm.optimizers()`; vectors are never decayed."""
+    def __init__(
+        self,
+        policy: PolicyWithValue,
+        algorithm: Algorithm,
+        world: World,
+        frozen: Sequence[torch.nn.Module] = (),
+    ) -> None:
+        """Parameter groups follow `algorithm.optimizers()`; vectors are never decayed. `frozen` are
+        the models beside the policy, which `whole` brings together with it."""
         self.world = world
         self.accelerator = world.accelerator
         groups = policy.parameter_groups()
@@ -49,6 +57,7 @@ class Engine:
         world.load_whole()
         hardware = world.hardware
         self.zero = Zero(self.policy, hardware, world.rank) if world.sharded else None
+        self.frozen = Frozen(frozen, world)
 
     def _groups(self, policy: PolicyWithValue) -> Iterator[dict[str, Any]]:
         for name, parameters in policy.parameter_groups().items():
@@ -172,10 +181,13 @@ class Engine:
         found = first_not_finite((each.name, each.master) for each in self.slices())
         return next(filter(None, self.world.gather([found])), None)
 
-    def whole(self) -> AbstractContextManager[bool]:
-        """All weights in this process while the context lasts, for passes without gradient; what
-        it gives says whether they were gathered for it."""
-        return nullcontext(enter_result=False) if self.zero is None else self.zero.whole()
+    @contextmanager
+    def whole(self) -> Iterator[bool]:
+        """All weights, of frozen models too, in this process while the context lasts, for passes
+        without gradient; what it gives says whether they were brought together for it."""
+        live = nullcontext(enter_result=False) if self.zero is None else self.zero.whole()
+        with self.frozen.whole() as first, live as second:
+            yield first or second
 
     def save(self, folder: Path) -> None:
         """Write this process's slices of weights and optimizer to `folder`; undivided, all

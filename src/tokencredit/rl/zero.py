@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -96,12 +96,11 @@ class Zero:
         if not self.shards_weights or self._inside:
             yield False
             return
-        import deepspeed
         from trl.models.utils import add_hooks, remove_hooks
 
         self._inside = True
         try:
-            with deepspeed.zero.GatheredParameters(list(self.wrapped.module.parameters())):
+            with gathered(self.wrapped.module):
                 remove_hooks(self.wrapped)
                 try:
                     yield True
@@ -109,6 +108,34 @@ class Zero:
                     add_hooks(self.wrapped)
         finally:
             self._inside = False
+
+
+def divide(module: torch.nn.Module, hardware: Hardware) -> None:
+    """Leave of each weight of a frozen module this process's part, as ZeRO-3 does; called by every
+    process. With `hardware.offload_frozen` the parts lie in the CPU's memory."""
+    import deepspeed
+
+    beside = {"device": "cpu", "pin_memory": not hardware.on_cpu()}
+    offload = {"offload_param": beside} if hardware.offload_frozen else {}
+    deepspeed.zero.Init(
+        module,
+        mem_efficient_linear=False,  # it would exchange torch's own function for all models
+        config_dict_or_path={
+            "train_micro_batch_size_per_gpu": 1,
+            "zero_optimization": {"stage": 3, **offload},
+        },
+    )
+
+
+def gathered(module: torch.nn.Module) -> AbstractContextManager[None]:
+    """All weights of a divided module in this process while the context lasts; they may not change.
+    Entered and left by every process."""
+    import deepspeed
+
+    found: AbstractContextManager[None] = deepspeed.zero.GatheredParameters(
+        list(module.parameters())
+    )
+    return found
 
 
 def take_off(wrapped: Any, *, keep: bool) -> None:
