@@ -35,7 +35,6 @@ APART: Mapping[str, str] = {
     "tokencredit.models.decoding.cache": "extends classes of transformers, named here",
     "tokencredit.models.loading.architecture": "settings, read beside those of the other models",
     "tokencredit.evaluation.llm.run": "the one thing that the command does, without its options",
-    "tokencredit.rl.frozen": "the models beside the trained one, which is the engine's own business",
     "tokencredit.rl.before_slices": "reads what nothing writes any more, to be deleted as a whole",
     "tokencredit.models.bag_of_grams": "a model; the stage that imports it trains it",
 }

@@ -70,12 +70,12 @@ def optimizer_elements(engine: Engine) -> int:
     return sum(t.numel() for t in tensors if torch.is_tensor(t) and t.dim() > 0)
 
 
-def main(out: Path, first: int, last: int, sharding: str, forced: bool) -> None:
-    torch.set_num_threads(1)
+def hardware_of(sharding: str) -> Hardware:
+    """As the command line says it."""
     live, _, beside = sharding.partition(":")
     kind, _, offload = live.partition("+")
     frozen, _, away = (beside or "whole").partition("-")
-    hardware = Hardware(
+    return Hardware(
         processes=int(os.environ.get("WORLD_SIZE", "1")),
         sharding=Sharding(kind),
         offload=Offload(offload or "none"),
@@ -83,6 +83,11 @@ def main(out: Path, first: int, last: int, sharding: str, forced: bool) -> None:
         offload_frozen=away == "away",
         whole_below=0,
     )
+
+
+def main(out: Path, first: int, last: int, sharding: str, forced: bool) -> None:
+    torch.set_num_threads(1)
+    hardware = hardware_of(sharding)
     world = World(hardware, TASK.optimizer.max_grad_norm)
     actors = tiny_actors(seed=0)
     reference = actors.reference.frozen

@@ -17,8 +17,8 @@ from tokencredit.hardware import FrozenModels, Hardware, Sharding
 from tokencredit.models.loading.model import Dtype
 from tokencredit.models.loading.weights import load_causal, noting
 from tokencredit.rl.engine import Engine
-from tokencredit.rl.frozen import Frozen
 from tokencredit.rl.world import World
+from tokencredit.rl.zero import Frozen
 
 
 @dataclass

@@ -14,10 +14,9 @@ from tokencredit.algorithms.algorithm import Algorithm
 from tokencredit.algorithms.optimizer import ClipNorm
 from tokencredit.errors import UserError, require
 from tokencredit.rl import before_slices
-from tokencredit.rl.frozen import Frozen
 from tokencredit.rl.slices import Kept, Slice, of_optimizer, restore, write
 from tokencredit.rl.world import World
-from tokencredit.rl.zero import Zero
+from tokencredit.rl.zero import Frozen, Zero
 from tokencredit.rollout import PolicyOutput, Rollout
 from tokencredit.store.finite import first_not_finite
 

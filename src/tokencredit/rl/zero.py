@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tokencredit.hardware import Hardware, Sharding
+from tokencredit.hardware import FrozenModels, Hardware, Sharding
 from tokencredit.rl.slices import Kept, Slice, slice_of, state_of
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
+
+    from tokencredit.rl.world import World
 
 Named = Sequence[tuple[str, torch.nn.Parameter]]
 
@@ -161,3 +163,46 @@ def take_off(wrapped: Any, *, keep: bool) -> None:
             name: None if each is None else whole.get(id(each), each)
             for name, each in own["_parameters"].items()
         }
+
+
+class Frozen:
+    """The frozen models of a run, each once: whole or in shards between their uses, on their device
+    or beside it.
+
+    Reference and judges make passes in rollouts and evaluations alone, and not every process makes
+    equally many. So they are brought together as a whole for as long as one of these lasts, and
+    need no hooks in between; what a judge hooks into is as it is in one process.
+    """
+
+    def __init__(self, models: Sequence[torch.nn.Module], world: World) -> None:
+        """`models` are whole, on their device, and are put away; called by every process."""
+        self.models = list({id(model): model for model in models}.values())
+        self.sharded = world.hardware.frozen is FrozenModels.sharded
+        self.away = world.hardware.offload_frozen
+        self.device, self._inside = world.device, False
+        for model in self.models:
+            if self.sharded:
+                divide(model, world.hardware)
+            elif self.away:
+                model.to("cpu")
+
+    @contextmanager
+    def whole(self) -> Iterator[bool]:
+        """All of them in this process and on its device while the context lasts; what it gives says
+        whether they were brought there for it."""
+        moved = (self.sharded or self.away) and bool(self.models) and not self._inside
+        if not moved:
+            yield False
+            return
+        self._inside = True
+        try:
+            with ExitStack() as together:
+                for model in self.models:
+                    if self.sharded:
+                        together.enter_context(gathered(model))
+                    else:
+                        together.callback(model.to, "cpu")
+                        model.to(self.device)
+                yield True
+        finally:
+            self._inside = False

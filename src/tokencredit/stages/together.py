@@ -14,13 +14,14 @@ import torch
 from tokencredit.console import say
 from tokencredit.errors import require
 from tokencredit.fields import key_of
+from tokencredit.rl.world import Crew, check_kind
+from tokencredit.rl.zero import take_off
 from tokencredit.store.artifacts import Buildable, Store
 
 if TYPE_CHECKING:
     from transformers import Trainer
 
     from tokencredit.hardware import Hardware
-    from tokencredit.rl.world import Crew
     from tokencredit.training_settings import Training
 
 T = TypeVar("T")
@@ -51,8 +52,6 @@ def build_together(stage: Buildable, store: Store, hardware: Hardware) -> None:
     The main process holds the lock and writes. The others say nothing, and end where the model is
     trained; what they write until then goes nowhere.
     """
-    from tokencredit.rl.world import Crew  # it needs accelerate, and plans need neither
-
     crew = Crew(hardware)
     _joined.append(crew)
     try:
@@ -117,8 +116,6 @@ def divided(common: dict[str, Any], settings: Training, crew: Crew) -> dict[str,
 def prepare(trainer: Trainer, what: str, crew: Crew, *, bf16: bool) -> None:
     """Let a trainer of several processes read the batches that one would, in the number format that
     was asked for; raise unless DeepSpeed divides its model."""
-    from tokencredit.rl.world import check_kind
-
     check_kind(trainer.accelerator)
     say(
         f"{what}: {crew.size} processes under DeepSpeed ZeRO-{crew.hardware.zero_stage}; nothing "
@@ -183,8 +180,6 @@ def finish(trainer: Trainer, losses: list[float], loss: float, crew: Crew) -> li
 
     Raises `Relieved` in the other processes.
     """
-    from tokencredit.rl.zero import take_off
-
     each = crew.gather([[*losses, loss]])
     frozen = getattr(trainer, "ref_model", None)
     for wrapped in (trainer.model_wrapped, frozen):
