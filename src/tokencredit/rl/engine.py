@@ -16,7 +16,7 @@ from tokencredit.errors import UserError, require
 from tokencredit.rl import before_slices
 from tokencredit.rl.slices import Kept, Slice, of_optimizer, restore, write
 from tokencredit.rl.world import World
-from tokencredit.rl.zero import Frozen, Zero
+from tokencredit.rl.zero import Frozen, Zero, whole_shape
 from tokencredit.rollout import PolicyOutput, Rollout
 from tokencredit.store.finite import first_not_finite
 
@@ -62,7 +62,7 @@ class Engine:
         for name, parameters in policy.parameter_groups().items():
             numbers = self.settings[name]
             for decayed in (True, False):
-                chosen = [p for p in parameters if (p.ndim >= 2) is decayed]
+                chosen = [p for p in parameters if (len(whole_shape(p)) >= 2) is decayed]
                 if chosen:
                     yield {
                         "name": name,
@@ -199,7 +199,7 @@ class Engine:
         error. Checkpoints of before there were slices are read too."""
         before, kept = before_slices.shapes(folder), Kept(folder)
         saved = kept.shapes if before is None else before
-        if {name: _shape(parameter) for name, parameter in self.trained()} != saved:
+        if {name: whole_shape(parameter) for name, parameter in self.trained()} != saved:
             raise UserError(
                 f"{folder}: holds other weights than this model trains; use another run_dir"
             )
@@ -212,8 +212,3 @@ class Engine:
         restore(self.slices(), kept)
         if self.zero is not None:
             self.zero.refill(self.trained(), kept)
-
-
-def _shape(parameter: torch.nn.Parameter) -> tuple[int, ...]:
-    """The whole tensor's shape, also of one of which there is a shard."""
-    return tuple(getattr(parameter, "ds_shape", parameter.shape))

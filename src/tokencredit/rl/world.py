@@ -12,6 +12,7 @@ import accelerate
 import torch
 
 from tokencredit.hardware import Hardware, Offload, Sharding
+from tokencredit.rl.zero import Dividing
 
 T = TypeVar("T")
 DEEPSPEED: Final = accelerate.utils.DistributedType.DEEPSPEED
@@ -53,6 +54,12 @@ class World:
         there again after accelerate has prepared a module."""
         if self.sharded:
             self.accelerator.state.deepspeed_plugin.dschf = None
+
+    def shards(self) -> Dividing | None:
+        """What divides weights as they are read; None where each process has all of them."""
+        if self.hardware.sharding is not Sharding.zero3:
+            return None
+        return Dividing(self.hardware, self.rank)
 
     @property
     def rank(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -110,6 +110,52 @@ class Zero:
                     add_hooks(self.wrapped)
         finally:
             self._inside = False
+
+
+class Dividing:
+    """What gives each process its part of weights under ZeRO-3 before any has all of them."""
+
+    def __init__(self, hardware: Hardware, rank: int) -> None:
+        """Of process `rank`."""
+        self.hardware, self.rank = hardware, rank
+
+    @contextmanager
+    def making(self, dtype: torch.dtype) -> Iterator[None]:
+        """While the context lasts, weights of models that are made are divided at once."""
+        from transformers.integrations.deepspeed import (
+            HfDeepSpeedConfig,
+            unset_hf_deepspeed_config,
+        )
+
+        settings = {
+            "train_micro_batch_size_per_gpu": 1,
+            "zero_optimization": {"stage": 3},
+            "bf16": {"enabled": dtype == torch.bfloat16},
+        }
+        known = HfDeepSpeedConfig(settings)  # transformers asks for it as long as it is there
+        try:
+            yield
+        finally:
+            unset_hf_deepspeed_config()
+            del known
+
+    def shape(self, parameter: torch.nn.Parameter) -> tuple[int, ...]:
+        """Of the whole tensor."""
+        return whole_shape(parameter)
+
+    def fill(self, parameter: torch.nn.Parameter, read: Callable[[int, int], torch.Tensor]) -> None:
+        """Give this process's part of a tensor the numbers that `read` finds from one place of the
+        whole, as a row of numbers, to another."""
+        shard, count = vars(parameter)["ds_tensor"], vars(parameter)["ds_numel"]
+        start = self.rank * shard.numel()
+        stop = min(start + shard.numel(), count)
+        if start < stop:
+            shard.data[: stop - start].copy_(read(start, stop))
+
+
+def whole_shape(parameter: torch.nn.Parameter) -> tuple[int, ...]:
+    """The whole tensor's shape, also of one of which there is a shard."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def divide(module: torch.nn.Module, hardware: Hardware) -> None:
