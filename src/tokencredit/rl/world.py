@@ -59,7 +59,7 @@ class World:
         """What divides weights as they are read; None where each process has all of them."""
         if self.hardware.sharding is not Sharding.zero3:
             return None
-        return Dividing(self.hardware, self.rank)
+        return Dividing(self.rank)
 
     @property
     def rank(self) -> int:

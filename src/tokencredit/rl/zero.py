@@ -115,42 +115,23 @@ class Zero:
 class Dividing:
     """What gives each process its part of weights under ZeRO-3 before any has all of them."""
 
-    def __init__(self, hardware: Hardware, rank: int) -> None:
+    def __init__(self, rank: int) -> None:
         """Of process `rank`."""
-        self.hardware, self.rank = hardware, rank
+        self.rank = rank
 
-    @contextmanager
-    def making(self, dtype: torch.dtype) -> Iterator[None]:
-        """While the context lasts, weights of models that are made are divided at once."""
-        from transformers.integrations.deepspeed import (
-            HfDeepSpeedConfig,
-            unset_hf_deepspeed_config,
-        )
-
-        settings = {
-            "train_micro_batch_size_per_gpu": 1,
-            "zero_optimization": {"stage": 3},
-            "bf16": {"enabled": dtype == torch.bfloat16},
-        }
-        known = HfDeepSpeedConfig(settings)  # transformers asks for it as long as it is there
-        try:
-            yield
-        finally:
-            unset_hf_deepspeed_config()
-            del known
-
-    def shape(self, parameter: torch.nn.Parameter) -> tuple[int, ...]:
-        """Of the whole tensor."""
-        return whole_shape(parameter)
-
-    def fill(self, parameter: torch.nn.Parameter, read: Callable[[int, int], torch.Tensor]) -> None:
-        """Give this process's part of a tensor the numbers that `read` finds from one place of the
-        whole, as a row of numbers, to another."""
+    def part(
+        self, shape: tuple[int, ...], dtype: torch.dtype, read: Callable[[int, int], torch.Tensor]
+    ) -> torch.nn.Parameter:
+        """A tensor of which this process has its part alone: the numbers that `read` finds from one
+        place of the whole, as a row of numbers, to another."""
+        parameter = torch.nn.Parameter(torch.empty(shape, dtype=dtype))
+        divide(torch.nn.ParameterList([parameter]), Hardware())
         shard, count = vars(parameter)["ds_tensor"], vars(parameter)["ds_numel"]
         start = self.rank * shard.numel()
         stop = min(start + shard.numel(), count)
         if start < stop:
             shard.data[: stop - start].copy_(read(start, stop))
+        return parameter
 
 
 def whole_shape(parameter: torch.nn.Parameter) -> tuple[int, ...]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -28,14 +28,8 @@ Read = Callable[[int, int], torch.Tensor]
 class Shards(Protocol):
     """What divides weights among processes (ZeRO-3)."""
 
-    def making(self, dtype: torch.dtype) -> AbstractContextManager[None]:
-        """While the context lasts, weights of models that are made are divided at once."""
-
-    def shape(self, parameter: torch.nn.Parameter) -> tuple[int, ...]:
-        """Of the whole tensor."""
-
-    def fill(self, parameter: torch.nn.Parameter, read: Read) -> None:
-        """Give this process's part of a tensor its numbers."""
+    def part(self, shape: tuple[int, ...], dtype: torch.dtype, read: Read) -> torch.nn.Parameter:
+        """A tensor of that shape, of which this process reads its part alone."""
 
 
 def load_causal_parts(
@@ -53,10 +47,9 @@ def load_causal_parts(
     if headers is None:
         return load_causal(where, dtype, context)
     config = read_config(place)
-    # Weights are drawn where they are made, in one process more than in the others.
-    with quiet(entirely=True), torch.random.fork_rng(devices=[]), shards.making(kind):
+    with quiet(entirely=True), torch.random.fork_rng(devices=[]), _without_weights():
         model: PreTrainedModel = Part.causal.auto.from_config(config, dtype=kind)
-    named = {name: shards.shape(own) for name, own in model.named_parameters()}
+    named = {name: tuple(own.shape) for name, own in model.named_parameters()}
     if any(headers.shapes.get(name) != shape for name, shape in named.items()):
         return load_causal(where, dtype, context)
     _fill(model, headers.files, kind, shards)
@@ -67,28 +60,54 @@ def load_causal_parts(
     return model.eval()
 
 
+@contextmanager
+def _without_weights() -> Iterator[None]:
+    """While the context lasts, weights of modules that are made are on no device; buffers are."""
+    inner = torch.nn.Module.register_parameter
+
+    def register(module: torch.nn.Module, name: str, own: torch.nn.Parameter | None) -> None:
+        if own is not None and not own.is_meta:  # a tied one is what it is tied to
+            own = torch.nn.Parameter(own.to("meta"), own.requires_grad)
+        inner(module, name, own)
+
+    torch.nn.Module.register_parameter = register  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        torch.nn.Module.register_parameter = inner  # type: ignore[method-assign]
+
+
 def _fill(
     model: PreTrainedModel, files: tuple[Path, ...], dtype: torch.dtype, shards: Shards
 ) -> None:
-    """Read each process's part of every tensor from the files that hold them."""
+    """Read each process's part of every tensor, the largest first."""
     from safetensors import safe_open
 
-    missing = dict(model.named_parameters())
+    where = {}
     for path in files:
         with safe_open(path, "pt") as file:
-            for name in missing.keys() & set(file.keys()):
-                parameter = missing.pop(name)
-                shape, kept = shards.shape(parameter), file.get_slice(name)
+            where |= dict.fromkeys(file.keys(), path)
+    made: dict[int, torch.nn.Parameter] = {}
+    for name, empty in sorted(model.named_parameters(), key=lambda item: -item[1].numel()):
+        # Opened for each anew: pages of a file that stays open would count as this process's own.
+        with safe_open(where[name], "pt") as file:
+            read = _reading(file.get_slice(name), tuple(empty.shape), dtype)
+            made[id(empty)] = shards.part(tuple(empty.shape), dtype, read)
+    for module in model.modules():
+        for leaf, own in list(module.named_parameters(recurse=False)):
+            setattr(module, leaf, made[id(own)])
 
-                def read(start: int, stop: int) -> torch.Tensor:
-                    across = max(1, torch.Size(shape[1:]).numel())  # noqa: B023 - read at once
-                    first = start // across
-                    rows: torch.Tensor = kept[first : -(-stop // across)]  # noqa: B023
-                    part = rows.reshape(-1)[start - first * across : stop - first * across]
-                    if not part.isfinite().all():
-                        raise UserError(
-                            f"{path}: the tensor {name} is not finite; make it again"  # noqa: B023
-                        )
-                    return part.to(dtype)
 
-                shards.fill(parameter, read)
+def _reading(kept: Any, shape: tuple[int, ...], dtype: torch.dtype) -> Read:
+    """What reads a tensor of a file as a row of numbers."""
+    across = max(1, torch.Size(shape[1:]).numel())
+
+    def read(start: int, stop: int) -> torch.Tensor:
+        first = start // across
+        rows: torch.Tensor = kept[first : -(-stop // across)]
+        part = rows.reshape(-1)[start - first * across : stop - first * across]
+        if not bool(part.sum(dtype=torch.float64).isfinite()):
+            raise UserError("a tensor of the policy is not finite; make its stage again")
+        return part.to(dtype)
+
+    return read
