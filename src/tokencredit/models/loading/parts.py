@@ -70,7 +70,7 @@ def _without_weights() -> Iterator[None]:
             own = torch.nn.Parameter(own.to("meta"), own.requires_grad)
         inner(module, name, own)
 
-    torch.nn.Module.register_parameter = register  # type: ignore[method-assign]
+    torch.nn.Module.register_parameter = register  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
@@ -83,7 +83,7 @@ def _fill(
     """Read each process's part of every tensor, the largest first."""
     from safetensors import safe_open
 
-    where = {}
+    where: dict[str, Path] = {}
     for path in files:
         with safe_open(path, "pt") as file:
             where |= dict.fromkeys(file.keys(), path)
