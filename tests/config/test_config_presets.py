@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from make_snapshots import load
+from .make_snapshots import load
 
 PAGE = Path(__file__).parents[2] / "launch" / "README.md"
 ROW = re.compile(r"^\| ((?:`\w+/\w+`(?:, )?)+) \| ((?:`\w+`(?:, )?)+) \|$", re.MULTILINE)
