@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from tokencredit.errors import require
 from tokencredit.fields import Settings, number
+
+SHARED: Final = frozenset(
+    {"sft", "reward_model", "dpo", "discriminator", "advantage", "hindsight", "bradley_terry"}
+)
+"""Stages before RL that several processes share where DeepSpeed divides what they train."""
 
 
 class Device(str, Enum):
@@ -42,6 +47,15 @@ class Offload(str, Enum):
     """That, and the shards of the weights; with zero3 alone."""
 
 
+class FrozenModels(str, Enum):
+    """How reference and judges lie in each process between their uses."""
+
+    whole = "whole"
+    """All of each."""
+    sharded = "sharded"
+    """A part of each, as under ZeRO-3; they are brought together for a rollout."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Hardware(Settings):
     """Devices, processes, and threads; not part of any key."""
@@ -56,16 +70,22 @@ class Hardware(Settings):
     """CPU threads of the RL run and of evaluations. One and two differ in the last bits; resuming
     keeps the number."""
     stage_threads: int | None = number(None, at_least=1, null="all cores")
-    """CPU threads of the stages before RL; null: all cores."""
+    """CPU threads of the stages before RL; null: all cores, divided among their processes."""
 
     processes: int = number(1, at_least=1)
-    """Processes of the RL run on all nodes together; each has `threads` threads."""
+    """Processes of the RL run on all nodes together, each with `threads` threads; under DeepSpeed,
+    of the stages before it that train too."""
     sharding: Sharding = Sharding.none
     """none, zero1, zero2, or zero3."""
     offload: Offload = Offload.none
     """What DeepSpeed keeps in the CPU's memory: none, optimizer, or parameters (with zero3)."""
     whole_below: int = number(100_000, at_least=0, note="numbers")
     """With zero3: smaller tensors stay whole in each process."""
+    frozen: FrozenModels = FrozenModels.whole
+    """whole, or sharded (with zero1 to zero3): reference and judges between rollouts, when every
+    process has all or a part of each."""
+    offload_frozen: bool = False
+    """Keep reference and judges, or their parts, in the CPU's memory between rollouts."""
     micro_batch: int | None = number(None, at_least=1, null="chosen by lengths", note="row")
     """Rows of one forward and backward pass in a process; null: the minibatch at once, or in
     parts of similar length where that spares padding."""
@@ -88,6 +108,14 @@ class Hardware(Settings):
             "hardware.offload",
             self.offload.value,
             "needs weights in shards; set hardware.sharding=zero3, or offload=optimizer",
+        )
+
+        require(
+            self.frozen is FrozenModels.whole or self.zero_stage > 0,
+            "hardware.frozen",
+            self.frozen.value,
+            "is DeepSpeed's work; set hardware.sharding=zero1, zero2, or zero3, or leave it at "
+            "whole",
         )
 
     @property
@@ -127,11 +155,14 @@ class Hardware(Settings):
         return {"device": self.device.value, "stage_threads": self.threads_of("sft")}
 
     def processes_of(self, stage: str) -> int:
-        """How many processes a stage gets."""
-        return self.processes if stage == "rl" else 1
+        """How many processes a stage gets: the RL run all, stages before it where DeepSpeed
+        divides what they train; else, and of every other stage, there is one."""
+        shared = stage in SHARED and self.zero_stage > 0
+        return self.processes if stage == "rl" or shared else 1
 
     def threads_of(self, stage: str) -> int:
         """How many CPU threads a stage gets; evaluations as many as runs, whose bits they have."""
         if stage in {"rl", "evaluation"}:
             return self.threads
-        return self.stage_threads or len(os.sched_getaffinity(0))
+        cores = len(os.sched_getaffinity(0))
+        return self.stage_threads or max(1, cores // self.processes_of(stage))

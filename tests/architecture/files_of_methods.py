@@ -138,7 +138,8 @@ METHODS = {
                 "conf/dataset/tlcr_*.yaml",
                 "conf/algorithm/*_tlcr_*.yaml",
                 "conf/algorithm/ppo_deepspeed_chat.yaml",
-                "conf/hardware/a100x8_zero2.yaml",
+                "conf/hardware/a100x8_mixed.yaml",
+                "src/tokencredit/hardware.py",  # its stage is one that processes share
                 "conf/model/llama2_7b.yaml",
                 "conf/method/tlcr*.yaml",
                 *(f"conf/method/{name}.yaml" for name in ("ppo_s*", "remax", "figa", "word_list")),

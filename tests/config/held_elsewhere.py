@@ -17,6 +17,14 @@ HELD_ELSEWHERE: Final[dict[str, tuple[str, str]]] = {
         "takes two processes and DeepSpeed",
         "test_zero3_halves_the_weights_too",
     ),
+    "hardware.frozen": (
+        "takes two processes and DeepSpeed",
+        "test_frozen_models_are_in_shards_between_rollouts",
+    ),
+    "hardware.offload_frozen": (
+        "moves weights between a device and the CPU, which are one here",
+        "test_frozen_models_are_on_their_device_while_they_are_used",
+    ),
     "judge.attention": (
         "it is what a finished reward model says",
         "test_its_attention_is_evidence_where_that_is_asked_for",

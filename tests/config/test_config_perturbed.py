@@ -210,7 +210,7 @@ def test_field_B19_a_new_key_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -
 def test_field_B19_the_list_of_exceptions_is_short_and_names_tests() -> None:
     others = ("algorithm.", "reviser.")
     own = {key: entry for key, entry in ELSEWHERE.items() if not key.startswith(others)}
-    assert len(own) <= 11
+    assert len(own) <= 13
     known = names_of_tests()
     for key, (reason, test) in ELSEWHERE.items():
         assert test in known and reason, key

@@ -13,13 +13,13 @@ from tokencredit.canonical import flatten
 
 from .make_snapshots import SNAPSHOTS, load, snapshots
 
-LEAVES: Final = 272
+LEAVES: Final = 274
 LEAVES_OF: Final = {
-    "base_model": 227,
-    "dae__hh_harmless": 243,
-    "dae__imdb": 289,
-    "rto": 275,
-    "tlcr": 285,
+    "base_model": 229,
+    "dae__hh_harmless": 245,
+    "dae__imdb": 291,
+    "rto": 277,
+    "tlcr": 287,
 }
 """Settings that a composed configuration has, by experiment, or by its folder, where they differ.
 

@@ -243,6 +243,19 @@ def test_field_B32_B40_two_processes_killed_and_continued(
     assert last.json("results.json")["evaluation"] == straight.json("results.json")["evaluation"]
 
 
+def test_frozen_models_in_shards_change_no_byte(own: Workplace) -> None:
+    """The judge reads the attention of a reward model, of which each process has a part."""
+    found = []
+    for frozen in ("whole", "sharded"):
+        more = ["hardware=cpu_zero3", f"hardware.frozen={frozen}", "hardware.offload_frozen=true"]
+        two = Workplace(own.folder, own.store, [*own.base, *more, "rollout.chunk=8"])
+        ended = two.train("steps=2", f"run_dir={frozen}").ok()
+        run = Run(ended, own.folder / frozen)
+        assert run.json("manifest.json")["hardware"]["frozen"] == frozen
+        found.append([run.bytes(name) for name in ("metrics.jsonl", "samples.jsonl")])
+    assert found[0] == found[1]
+
+
 def test_resuming_on_other_hardware_is_refused(own: Workplace, first: Run) -> None:
     folder = own.folder / "other"
     shutil.copytree(first.folder, folder)

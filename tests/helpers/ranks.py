@@ -1,5 +1,5 @@
-"""One process of a small RL loop: `python ranks.py OUT FIRST LAST SHARDING[+OFFLOAD] [forced]`, in the
-environment of a rank. Reads and writes OUT: checkpoints, and report-<rank>.json.
+"""One process of a small RL loop: `python ranks.py OUT FIRST LAST SHARDING[+OFFLOAD][:FROZEN] [forced]`, in
+the environment of a rank. FROZEN is whole or sharded, with -away for `offload_frozen`. Reads and writes OUT: checkpoints, and report-<rank>.json.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from builders import make_prompts, tiny_actors
 from learning import TASK
-from tokencredit.hardware import Hardware, Offload, Sharding
+from tokencredit.hardware import FrozenModels, Hardware, Offload, Sharding
 from tokencredit.models.actors import Actors
 from tokencredit.ops import k1, keep, masked_sum
 from tokencredit.rl.checkpoints import Checkpoints, Progress
@@ -70,18 +70,29 @@ def optimizer_elements(engine: Engine) -> int:
     return sum(t.numel() for t in tensors if torch.is_tensor(t) and t.dim() > 0)
 
 
-def main(out: Path, first: int, last: int, sharding: str, forced: bool) -> None:
-    torch.set_num_threads(1)
-    kind, _, offload = sharding.partition("+")
-    hardware = Hardware(
+def hardware_of(sharding: str) -> Hardware:
+    """As the command line says it."""
+    live, _, beside = sharding.partition(":")
+    kind, _, offload = live.partition("+")
+    frozen, _, away = (beside or "whole").partition("-")
+    return Hardware(
         processes=int(os.environ.get("WORLD_SIZE", "1")),
         sharding=Sharding(kind),
         offload=Offload(offload or "none"),
+        frozen=FrozenModels(frozen),
+        offload_frozen=away == "away",
         whole_below=0,
     )
+
+
+def main(out: Path, first: int, last: int, sharding: str, forced: bool) -> None:
+    torch.set_num_threads(1)
+    hardware = hardware_of(sharding)
     world = World(hardware, TASK.optimizer.max_grad_norm)
     actors = tiny_actors(seed=0)
-    engine = Engine(actors.policy, TASK, world)
+    reference = actors.reference.frozen
+    assert reference is not None
+    engine = Engine(actors.policy, TASK, world, [reference])
     updater, state = Updater(engine, TASK, seed=5), TASK.initial_state()
     checkpoints = Checkpoints(out)
     if first:
@@ -126,6 +137,8 @@ def main(out: Path, first: int, last: int, sharding: str, forced: bool) -> None:
         "trained": sum(p.numel() for p in engine.module().parameters() if p.requires_grad),
         "held": sum(p.numel() for p in engine.module().parameters()),
         "shards": sum(getattr(p, "ds_tensor", p).numel() for p in engine.module().parameters()),
+        "frozen": sum(p.numel() for p in reference.parameters()),
+        "frozen_shards": sum(getattr(p, "ds_tensor", p).numel() for p in reference.parameters()),
         "log": log,
         "state": state,
     }

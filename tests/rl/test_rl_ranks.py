@@ -94,6 +94,8 @@ SHARDINGS = [
     *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("none", "zero1", "zero2+optimizer")),
     *("zero2", "zero3"),
     pytest.param("zero3+parameters", marks=pytest.mark.slow),
+    pytest.param("zero2:sharded", marks=pytest.mark.slow),
+    pytest.param("zero3:sharded-away", marks=pytest.mark.slow),
 ]
 
 
@@ -125,6 +127,18 @@ def test_zero3_halves_the_weights_too(one: Ran, two: Callable[[str, str], Ran]) 
         assert (report["stage"], report["held"]) == (3, 0)
         assert report["shards"] == pytest.approx(trained / 2, rel=0.02)
         assert report["optimizer"] == pytest.approx(trained, rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharding", ["zero2:sharded", "zero3:sharded-away"])
+def test_frozen_models_are_in_shards_between_rollouts(
+    one: Ran, two: Callable[[str, str], Ran], sharding: str
+) -> None:
+    whole = one.reports[0]["frozen"]
+    assert whole == one.reports[0]["frozen_shards"] > 0
+    for report in two(sharding, "").reports:
+        assert report["frozen"] == 0
+        assert report["frozen_shards"] == pytest.approx(whole / 2, rel=0.02)
 
 
 @pytest.mark.slow

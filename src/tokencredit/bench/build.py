@@ -93,11 +93,13 @@ def judge_of(work: Work, config: Config) -> OpenJudge:
     return config.judge.judging(scorer)
 
 
-def causal(size: Size, context: int) -> PreTrainedModel:
-    """A language model with random weights, its head tied to its embedding."""
+def causal(size: Size, context: int, config: Any = None) -> PreTrainedModel:
+    """A language model with random weights, its head tied to its embedding; of `config`, where that
+    is not the size's own."""
     from transformers import AutoModelForCausalLM
 
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(_architecture(size, context))
+    config = config or architecture_of(size, context)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
     return model
 
 
@@ -105,13 +107,14 @@ def classifier(size: Size, context: int) -> PreTrainedModel:
     """A sequence classifier with random weights."""
     from transformers import AutoModelForSequenceClassification
 
-    config = _architecture(size, context)
+    config = architecture_of(size, context)
     config.num_labels = LABELS
     model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
     return model
 
 
-def _architecture(size: Size, context: int) -> Any:
+def architecture_of(size: Size, context: int) -> Any:
+    """The configuration of a model of that size, as transformers has it."""
     from transformers import GPT2Config, LlamaConfig
 
     shared: dict[str, Any] = {

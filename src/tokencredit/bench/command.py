@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from tokencredit.bench import centring as centring_of_heads
+from tokencredit.bench import memory as sharing
 from tokencredit.bench.configuration import environment_of
 from tokencredit.bench.figure import draw
 from tokencredit.bench.growth import Point, Sweep, csv_text, points, rows_of
@@ -181,6 +182,22 @@ def centring(  # noqa: PLR0913, PLR0917 - one for each option
     numbers = {**facts, "request": request.plain(), **found.plain()}
     path = _write(out / "centring.json", numbers)
     show(centring_of_heads.table(request, found))
+    show(f"\n{_origin(facts)}\n{path}")
+
+
+@bench.command()
+def memory(out: Out = Path("bench")) -> None:
+    """Compare the memory of a process that loads and trains 135 M parameters, alone and as one of
+    two under ZeRO-3.
+
+    Prints the largest peaks above idle, until the policy is loaded and until a step is taken.
+    """
+    make_folder(out)
+    facts = provenance()
+    work = sharing.work_of(sharing.ROWS, sharing.TOKENS, 1)
+    found = sharing.compare(work, environment_of(work))
+    path = _write(out / "memory.json", {**facts, **sharing.plain(found)})
+    show(found.table())
     show(f"\n{_origin(facts)}\n{path}")
 
 

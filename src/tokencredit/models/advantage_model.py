@@ -125,7 +125,7 @@ class AdvantageModel(torch.nn.Module):
 
     def outcomes(self, games: Games) -> Float[torch.Tensor, "B"]:
         """What the advantages of each game add up to: its expected reward for who answers first."""
-        return masked_sum(self(games), games.mask)
+        return masked_sum(self.forward(games), games.mask)
 
     @without_gradient
     def residual(self, games: Games) -> Float[torch.Tensor, "N"]:

@@ -27,6 +27,7 @@ from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.speech import check_template, say_spelt
 from tokencredit.stages.stage import Stage
 from tokencredit.stages.supervised import check_report_folder
+from tokencredit.stages.together import check_share
 from tokencredit.store.artifacts import check_writable
 from tokencredit.tracking.wandb_mirror import check_key
 
@@ -53,6 +54,14 @@ def check_machine(context: Context, stages: Sequence[Stage]) -> None:
         "cannot train the value function alone where the optimizer's state is sharded; use "
         "hardware.sharding=none",
     )
+
+
+def check_batches(context: Context, stages: Sequence[Stage]) -> None:
+    """The processes of each stage that is still to be trained can share its batches."""
+    for stage in stages:
+        count, settings = context.config.hardware.processes_of(stage.name), stage.training
+        if not stage.is_run and count > 1 and settings is not None and not stage.is_there():
+            check_share(settings, count)
 
 
 def check_primary(context: Context, stages: Sequence[Stage]) -> None:
@@ -131,6 +140,7 @@ def _count_long(corpus: Corpus, split: str, spec: PromptSpec) -> int:
 
 CHECKS: Final[tuple[Check, ...]] = (
     check_machine,
+    check_batches,
     check_primary,
     check_places,
     check_tracking,

@@ -21,6 +21,8 @@ from tokencredit.rollout import Rollout
 from tokencredit.store.run_folder import RunFolder
 
 if TYPE_CHECKING:
+    import torch
+
     from tokencredit.algorithms.algorithm import Algorithm
     from tokencredit.config import Config
     from tokencredit.models.actors import Actors
@@ -46,7 +48,7 @@ class Compute:
     def of(cls, config: Config, actors: Actors, sizes: Mapping[str, int]) -> Self:
         """The numbers of a run; `sizes` are parameters of what judge and scorer read, by role."""
         algorithm = config.policy_algorithm
-        policy = actors.policy.model.num_parameters()
+        policy = _count(actors.policy.model) or actors.policy.model.num_parameters()
         value = 0
         if config.uses_values and config.model.value.kind is not ValueKind.shared:
             trunk = actors.policy.value_trunk
@@ -70,6 +72,11 @@ class Compute:
         made = sum(updates[name] for name in MADE) / self.minibatches
         tokens = float(rollout.total_lengths.sum())
         return {"compute/flops": tokens * (self.rollout + made * self.update)}
+
+
+def _count(model: torch.nn.Module) -> int:
+    """All numbers of a model of which there are shards (ZeRO-3); 0 of another."""
+    return sum(int(getattr(p, "ds_numel", 0)) for p in model.parameters())
 
 
 def stored_parameters(folder: Path) -> int:

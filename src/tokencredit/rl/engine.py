@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from tokencredit.errors import UserError, require
 from tokencredit.rl import before_slices
 from tokencredit.rl.slices import Kept, Slice, of_optimizer, restore, write
 from tokencredit.rl.world import World
-from tokencredit.rl.zero import Zero
+from tokencredit.rl.zero import Frozen, Zero, whole_shape
 from tokencredit.rollout import PolicyOutput, Rollout
 from tokencredit.store.finite import first_not_finite
 
@@ -27,8 +27,15 @@ if TYPE_CHECKING:
 class Engine:
     """Owns the trained module and its optimizer, in one process or in several."""
 
-    def __init__(self, policy: PolicyWithValue, algorithm: Algorithm, world: World) -> None:
-        """Parameter groups follow `algorithm.optimizers()`; vectors are never decayed."""
+    def __init__(
+        self,
+        policy: PolicyWithValue,
+        algorithm: Algorithm,
+        world: World,
+        frozen: Sequence[torch.nn.Module] = (),
+    ) -> None:
+        """Parameter groups follow `algorithm.optimizers()`; vectors are never decayed. `frozen` are
+        the models beside the policy, which `whole` brings together with it."""
         self.world = world
         self.accelerator = world.accelerator
         groups = policy.parameter_groups()
@@ -49,12 +56,13 @@ class Engine:
         world.load_whole()
         hardware = world.hardware
         self.zero = Zero(self.policy, hardware, world.rank) if world.sharded else None
+        self.frozen = Frozen(frozen, world)
 
     def _groups(self, policy: PolicyWithValue) -> Iterator[dict[str, Any]]:
         for name, parameters in policy.parameter_groups().items():
             numbers = self.settings[name]
             for decayed in (True, False):
-                chosen = [p for p in parameters if (p.ndim >= 2) is decayed]
+                chosen = [p for p in parameters if (len(whole_shape(p)) >= 2) is decayed]
                 if chosen:
                     yield {
                         "name": name,
@@ -172,10 +180,13 @@ class Engine:
         found = first_not_finite((each.name, each.master) for each in self.slices())
         return next(filter(None, self.world.gather([found])), None)
 
-    def whole(self) -> AbstractContextManager[bool]:
-        """All weights in this process while the context lasts, for passes without gradient; what
-        it gives says whether they were gathered for it."""
-        return nullcontext(enter_result=False) if self.zero is None else self.zero.whole()
+    @contextmanager
+    def whole(self) -> Iterator[bool]:
+        """All weights, of frozen models too, in this process while the context lasts, for passes
+        without gradient; what it gives says whether they were brought together for it."""
+        live = nullcontext(enter_result=False) if self.zero is None else self.zero.whole()
+        with self.frozen.whole() as first, live as second:
+            yield first or second
 
     def save(self, folder: Path) -> None:
         """Write this process's slices of weights and optimizer to `folder`; undivided, all
@@ -188,7 +199,7 @@ class Engine:
         error. Checkpoints of before there were slices are read too."""
         before, kept = before_slices.shapes(folder), Kept(folder)
         saved = kept.shapes if before is None else before
-        if {name: _shape(parameter) for name, parameter in self.trained()} != saved:
+        if {name: whole_shape(parameter) for name, parameter in self.trained()} != saved:
             raise UserError(
                 f"{folder}: holds other weights than this model trains; use another run_dir"
             )
@@ -201,8 +212,3 @@ class Engine:
         restore(self.slices(), kept)
         if self.zero is not None:
             self.zero.refill(self.trained(), kept)
-
-
-def _shape(parameter: torch.nn.Parameter) -> tuple[int, ...]:
-    """The whole tensor's shape, also of one of which there is a shard."""
-    return tuple(getattr(parameter, "ds_shape", parameter.shape))

@@ -18,6 +18,7 @@ from tokencredit.models.adapters.adapter import find_adapter
 from tokencredit.models.adapters.lora import adapted, add_value_adapter
 from tokencredit.models.critic import check_same_ids, load_trunk, start_head
 from tokencredit.models.loading.model import Autocast, load_tokenizer
+from tokencredit.models.loading.parts import Shards, load_causal_parts
 from tokencredit.models.loading.weights import load_causal
 from tokencredit.models.log_ratio import ADAPTER
 from tokencredit.models.passes.computation import Computation
@@ -32,11 +33,14 @@ if TYPE_CHECKING:
     from tokencredit.models.policy import PolicyWithValue, Reference
 
 
-def load_actors(config: Config, sft: Path, start: Path | None = None) -> Actors:
+def load_actors(
+    config: Config, sft: Path, start: Path | None = None, shards: Shards | None = None
+) -> Actors:
     """Policy, value function, and reference, without dropout, on the configured device.
 
     `sft` is the folder of the SFT model, `start` that of the reward model, or the judge's model,
-    where the value function starts from it (`model.value.init`).
+    where the value function starts from it (`model.value.init`). With `shards` no process ever
+    holds all of the policy; every process calls this then.
     """
     tokenizer = load_tokenizer(sft)
     # LoRA's first factors are drawn from the global generator.
@@ -44,7 +48,9 @@ def load_actors(config: Config, sft: Path, start: Path | None = None) -> Actors:
     lora, value = config.model.lora, config.model.value
     algorithm = config.algorithm
     uses_values = config.uses_values
-    base = _load(config, sft)
+    if config.model.quantized(config.hardware.device.value) is not None:
+        shards = None  # four bits are made of whole layers
+    base = _load(config, sft) if shards is None else _load_parts(config, sft, shards)
     special = special_ids(tokenizer, base)
     model = adapted(base, lora)
     frozen = None if lora.enabled else _load(config, sft)
@@ -132,6 +138,10 @@ def _load_value_trunk(
 
 def _whole(config: Config, trained: Path) -> PreTrainedModel:
     return load_causal(trained, config.model.dtype, context=config.model.context)
+
+
+def _load_parts(config: Config, sft: Path, shards: Shards) -> PreTrainedModel:
+    return load_causal_parts(sft, config.model.dtype, config.model.context, shards)
 
 
 def _load(config: Config, sft: Path) -> PreTrainedModel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -53,6 +53,8 @@ class RunInputs:
     """What a step needs, where that is to be logged."""
     oracle: Rater | None = None
     """What rates held-out responses on the way, where there is one."""
+    frozen: Sequence[torch.nn.Module] = ()
+    """The frozen models that judge and scorer read; the reference's own is known."""
 
 
 @dataclass(slots=True)
@@ -74,7 +76,8 @@ class Learner:
         self.payer, self.reshaper = Payer(config), Reshaper(config)
         self.actors, self.world = actors, world
         self.prompts, self.held_out, self.folder = around.prompts, around.held_out, around.folder
-        self.engine = Engine(actors.policy, self.algorithm, world)
+        beside = [*around.frozen, *filter(None, [actors.reference.frozen])]
+        self.engine = Engine(actors.policy, self.algorithm, world, beside)
         self.updater = Updater(self.engine, self.algorithm, config.seed)
         self.collector = Collector(world, judge, config.rollout.chunk)
         self.compute, self.oracle = around.compute, around.oracle

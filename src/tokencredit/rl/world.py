@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, Final, TypeVar
 
 import accelerate
 import torch
 
 from tokencredit.hardware import Hardware, Offload, Sharding
+from tokencredit.rl.zero import Dividing
 
 T = TypeVar("T")
+DEEPSPEED: Final = accelerate.utils.DistributedType.DEEPSPEED
+PATIENCE: Final = timedelta(days=1)
+"""How long processes of a stage wait for the one that builds it; it may wait for a lock itself."""
 
 
 class World:
@@ -27,25 +35,31 @@ class World:
             plugin = accelerate.utils.DeepSpeedPlugin(
                 hf_ds_config=deepspeed_settings(hardware, max_grad_norm)
             )
-            backend = accelerate.utils.InitProcessGroupKwargs(
-                backend="gloo" if hardware.on_cpu() else "nccl"
-            )
+            backend = accelerate.utils.InitProcessGroupKwargs(backend=_backend(hardware))
             self.accelerator = accelerate.Accelerator(
                 deepspeed_plugin=plugin, kwargs_handlers=[backend]
             )
             self.load_whole()
-            kind = self.accelerator.distributed_type
-            if kind != accelerate.utils.DistributedType.DEEPSPEED:
-                raise RuntimeError(f"DeepSpeed was asked for, but accelerate chose {kind}")
-        found = self.accelerator.num_processes
-        if found != hardware.processes:
-            raise RuntimeError(f"{hardware.processes} processes were asked for, {found} are here")
+            check_kind(self.accelerator)
+        self._check_size()
+
+    def _check_size(self) -> None:
+        if self.size != self.hardware.processes:
+            raise RuntimeError(
+                f"{self.hardware.processes} processes were asked for, {self.size} are here"
+            )
 
     def load_whole(self) -> None:
         """Forget what makes transformers load every model in shards, the frozen ones too; it is
         there again after accelerate has prepared a module."""
         if self.sharded:
             self.accelerator.state.deepspeed_plugin.dschf = None
+
+    def shards(self) -> Dividing | None:
+        """What divides weights as they are read; None where each process has all of them."""
+        if self.hardware.sharding is not Sharding.zero3:
+            return None
+        return Dividing(self.rank)
 
     @property
     def rank(self) -> int:
@@ -97,6 +111,62 @@ class World:
         if self.size > 1:
             column = self.accelerator.reduce(column, reduction="sum")
         return dict(zip(values, column.tolist(), strict=True))
+
+
+class Team(World):
+    """The processes of a stage before RL, whose model a borrowed trainer brings under DeepSpeed."""
+
+    def __init__(self, hardware: Hardware) -> None:
+        """Join the processes that were started together; no engine is chosen yet."""
+        self.hardware = hardware
+        if hardware.on_cpu():
+            _spare_compiling()
+        with _asking_for_deepspeed():
+            self.accelerator = accelerate.PartialState(backend=_backend(hardware), timeout=PATIENCE)
+        check_kind(self.accelerator)
+        self._check_size()
+
+    def arguments(self) -> dict[str, Any]:
+        """What a borrowed trainer is told so that it computes in these processes, under DeepSpeed.
+
+        With a cpu flag it would run plain DDP without a word.
+        """
+        settings = deepspeed_settings(self.hardware, None)
+        counted = "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"
+        settings |= dict.fromkeys((*counted, "gradient_clipping"), "auto")
+        return {
+            "use_cpu": False,
+            "deepspeed": settings,
+            "accelerator_config": {"use_configured_state": True},
+        }
+
+    def load_whole(self) -> None:
+        """Forget what makes transformers load and save every model in shards."""
+        from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+        unset_hf_deepspeed_config()
+
+
+@contextmanager
+def _asking_for_deepspeed() -> Iterator[None]:
+    """Let accelerate's state, of which no plugin tells it, be that of DeepSpeed."""
+    name = "ACCELERATE_USE_DEEPSPEED"
+    os.environ[name] = "true"
+    try:
+        yield
+    finally:
+        del os.environ[name]
+
+
+def _backend(hardware: Hardware) -> str:
+    return "gloo" if hardware.on_cpu() else "nccl"
+
+
+def check_kind(chosen: Any) -> None:
+    """Raise unless accelerate (its accelerator, or its state) has chosen DeepSpeed."""
+    kind = chosen.distributed_type
+    if kind != DEEPSPEED:
+        raise RuntimeError(f"DeepSpeed was asked for, but accelerate chose {kind}")
 
 
 def compute_deterministically() -> None:

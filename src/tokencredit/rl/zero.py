@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tokencredit.hardware import Hardware, Sharding
+from tokencredit.hardware import FrozenModels, Hardware, Sharding
 from tokencredit.rl.slices import Kept, Slice, slice_of, state_of
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
+
+    from tokencredit.rl.world import World
 
 Named = Sequence[tuple[str, torch.nn.Parameter]]
 
@@ -96,16 +98,138 @@ class Zero:
         if not self.shards_weights or self._inside:
             yield False
             return
-        import deepspeed
         from trl.models.utils import add_hooks, remove_hooks
 
         self._inside = True
         try:
-            with deepspeed.zero.GatheredParameters(list(self.wrapped.module.parameters())):
+            with gathered(self.wrapped.module):
                 remove_hooks(self.wrapped)
                 try:
                     yield True
                 finally:
                     add_hooks(self.wrapped)
+        finally:
+            self._inside = False
+
+
+class Dividing:
+    """What gives each process its part of weights under ZeRO-3 before any has all of them."""
+
+    def __init__(self, rank: int) -> None:
+        """Of process `rank`."""
+        self.rank = rank
+
+    def part(
+        self, shape: tuple[int, ...], dtype: torch.dtype, read: Callable[[int, int], torch.Tensor]
+    ) -> torch.nn.Parameter:
+        """A tensor of which this process has its part alone: the numbers that `read` finds from one
+        place of the whole, as a row of numbers, to another."""
+        parameter = torch.nn.Parameter(torch.empty(shape, dtype=dtype))
+        divide(torch.nn.ParameterList([parameter]), Hardware())
+        shard, count = vars(parameter)["ds_tensor"], vars(parameter)["ds_numel"]
+        start = self.rank * shard.numel()
+        stop = min(start + shard.numel(), count)
+        if start < stop:
+            shard.data[: stop - start].copy_(read(start, stop))
+        return parameter
+
+
+def whole_shape(parameter: torch.nn.Parameter) -> tuple[int, ...]:
+    """The whole tensor's shape, also of one of which there is a shard."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def divide(module: torch.nn.Module, hardware: Hardware) -> None:
+    """Leave of each weight of a frozen module this process's part, as ZeRO-3 does; called by every
+    process. With `hardware.offload_frozen` the parts lie in the CPU's memory."""
+    import deepspeed
+
+    beside = {"device": "cpu", "pin_memory": not hardware.on_cpu()}
+    offload = {"offload_param": beside} if hardware.offload_frozen else {}
+    deepspeed.zero.Init(
+        module,
+        mem_efficient_linear=False,  # it would exchange torch's own function for all models
+        config_dict_or_path={
+            "train_micro_batch_size_per_gpu": 1,
+            "zero_optimization": {"stage": 3, **offload},
+        },
+    )
+
+
+def gathered(module: torch.nn.Module) -> AbstractContextManager[None]:
+    """All weights of a divided module in this process while the context lasts; they may not change.
+    Entered and left by every process."""
+    import deepspeed
+
+    found: AbstractContextManager[None] = deepspeed.zero.GatheredParameters(
+        list(module.parameters())
+    )
+    return found
+
+
+def take_off(wrapped: Any, *, keep: bool) -> None:
+    """Take DeepSpeed off the module in its engine `wrapped`; called by every process.
+
+    Where `keep`, the module is a plain one again with all of its weights, which are brought
+    together tensor by tensor; elsewhere its shards are lost.
+    """
+    import deepspeed
+
+    module: torch.nn.Module = wrapped.module
+    whole: dict[int, torch.nn.Parameter] = {}
+    for parameter in module.parameters():
+        if hasattr(parameter, "ds_id"):
+            with deepspeed.zero.GatheredParameters([parameter]):
+                data = parameter.data.clone() if keep else parameter.data.new_empty(0)
+            whole[id(parameter)] = torch.nn.Parameter(data, parameter.requires_grad)
+    wrapped.destroy()
+    for part in module.modules() if whole else ():
+        own = vars(part)
+        own.pop("_original_parameters", None)
+        own["_parameters"] = {
+            name: None if each is None else whole.get(id(each), each)
+            for name, each in own["_parameters"].items()
+        }
+
+
+class Frozen:
+    """The frozen models of a run, each once: whole or in shards between their uses, on their device
+    or beside it.
+
+    Reference and judges make passes in rollouts and evaluations alone, and not every process makes
+    equally many. So they are brought together as a whole for as long as one of these lasts, and
+    need no hooks in between; what a judge hooks into is as it is in one process.
+    """
+
+    def __init__(self, models: Sequence[torch.nn.Module], world: World) -> None:
+        """`models` are whole, on their device, and are put away; called by every process."""
+        self.models = list({id(model): model for model in models}.values())
+        self.sharded = world.hardware.frozen is FrozenModels.sharded
+        self.away = world.hardware.offload_frozen
+        self.device, self._inside = world.device, False
+        for model in self.models:
+            if self.sharded:
+                divide(model, world.hardware)
+            elif self.away:
+                model.to("cpu")
+
+    @contextmanager
+    def whole(self) -> Iterator[bool]:
+        """All of them in this process and on its device while the context lasts; what it gives says
+        whether they were brought there for it."""
+        moved = (self.sharded or self.away) and bool(self.models) and not self._inside
+        if not moved:
+            yield False
+            return
+        self._inside = True
+        try:
+            with ExitStack() as together:
+                for model in self.models:
+                    if self.sharded:
+                        together.enter_context(gathered(model))
+                    else:
+                        together.callback(model.to, "cpu")
+                        model.to(self.device)
+                yield True
         finally:
             self._inside = False

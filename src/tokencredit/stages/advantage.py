@@ -28,6 +28,7 @@ from tokencredit.stages.context import Context
 from tokencredit.stages.judge_stage import JudgeStage
 from tokencredit.stages.sampled_pairs import SampledPairsStage, load_sampled
 from tokencredit.stages.stage import Stage
+from tokencredit.stages.together import through
 from tokencredit.stages.token_effects import told_of, write_effects
 from tokencredit.statistics.judge_numbers import GameNumbers, game_numbers
 from tokencredit.store.files import write_json
@@ -248,7 +249,7 @@ def game_trainer(
             self, model: AdvantageModel, inputs: Mapping[str, torch.Tensor], **_: object
         ) -> torch.Tensor:
             with self.accelerator.autocast():
-                said = self.accelerator.unwrap_model(model).outcomes(games_of(inputs))
+                said = through(self, model, lambda plain: plain.outcomes(games_of(inputs)))
             return game_loss(said, inputs[OUTCOMES])
 
     trainer = OnGames(

@@ -31,6 +31,7 @@ from tokencredit.stages.judge_stage import StartingStage
 from tokencredit.stages.revised_pairs import read_revised
 from tokencredit.stages.revisions import RevisionsStage
 from tokencredit.stages.stage import Stage
+from tokencredit.stages.together import through
 from tokencredit.statistics.token_numbers import Judged, TokenNumbers, token_numbers
 from tokencredit.store.files import write_json
 from tokencredit.store.finite import check_scores
@@ -192,7 +193,7 @@ def edit_trainer(
         ) -> torch.Tensor:
             # The head is read below the model's own forward pass, which accelerate would wrap.
             with self.accelerator.autocast():
-                return batch_loss(model, inputs)
+                return through(self, model, lambda plain: batch_loss(plain, inputs))
 
     trainer = OnEdits(
         model=model,

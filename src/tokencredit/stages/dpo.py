@@ -36,6 +36,7 @@ from tokencredit.stages.stage import Stage
 from tokencredit.stages.trainer import SupervisedRun, may_only_warm_up, seed_generators
 from tokencredit.statistics.intervals import mean_ci, wilson
 from tokencredit.store.finite import check_scores
+from tokencredit.training_settings import Training
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -79,6 +80,12 @@ class DPOStage(Stage):
 
         short = corpus.ask(f"pairs of reward within {limit} bytes", count)
         return may_only_warm_up(settings, short, 2 * limit)
+
+    @property
+    def training(self) -> Training | None:
+        """Its section, unless a finished model is taken."""
+        settings = self.context.config.dpo
+        return settings if settings.train else None
 
     def parents(self) -> Mapping[str, Stage]:
         """What it starts from, and what it learns from where that is made here."""

@@ -24,6 +24,7 @@ from tokencredit.stages.speech import departures
 from tokencredit.stages.stage import Stage
 from tokencredit.stages.trainer import seed_generators
 from tokencredit.streams import integer, stream_key
+from tokencredit.training_settings import Training
 
 
 class RewardModelStage(Stage):
@@ -47,6 +48,12 @@ class RewardModelStage(Stage):
             return 5
         alone = config.dataset.reader().holds in {Holds.texts, Holds.conversations}
         return self.version if alone or self.from_pairs() else 4
+
+    @property
+    def training(self) -> Training | None:
+        """Its section, unless a finished model is taken."""
+        settings = self.context.config.reward_model
+        return settings if settings.train else None
 
     def parents(self) -> Mapping[str, Stage]:
         """The converted or initialised base model, where one is needed."""

@@ -19,6 +19,7 @@ from tokencredit.judges.fit import advantage_inputs
 from tokencredit.judges.panel import open_panel
 from tokencredit.models.actors import Actors
 from tokencredit.models.loading.model import RewardReads
+from tokencredit.models.loading.weights import noting
 from tokencredit.reports.stage_report import curves_of, left_out
 from tokencredit.rl.checkpoints import Checkpoints
 from tokencredit.rl.compute import Compute, stored_parameters
@@ -264,7 +265,9 @@ class RLStage(Stage):
             context.store.get(parents["sft"]).path,
             None if start is None else context.store.get(parents[start]).path,
         )
-        judge = open_panel(config.judge, config.scorer, given_of(context), actors)
+        with noting() as read_models:
+            judge = open_panel(config.judge, config.scorer, given_of(context), actors)
+        frozen = read_models()
         read = {role for each in (config.judge, config.scorer) for role in each.passes()}
         sizes = {
             role: stored_parameters(context.store.get(parents[role]).path)
@@ -273,7 +276,7 @@ class RLStage(Stage):
         prompts, held_out = (self.prompts(split, actors) for split in ("rl", "eval"))
         compute = Compute.of(config, actors, sizes)
         oracle = load_oracle(self.made("oracle")) if config.oracle.enabled else None
-        around = RunInputs(prompts, held_out, run.path, compute, oracle)
+        around = RunInputs(prompts, held_out, run.path, compute, oracle, frozen)
         learner = Learner(config, actors, judge, around, world)
         if newest is not None:
             learner.resume(newest, Checkpoints.progress(newest))

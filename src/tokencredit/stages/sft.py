@@ -33,6 +33,7 @@ from tokencredit.stages.trainer import (
     step_count,
 )
 from tokencredit.store.finite import check_scores
+from tokencredit.training_settings import Training
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -67,6 +68,12 @@ class SFTStage(Stage):
         sft, texts = self.context.config.sft, self.context.corpus.size("sft")
         sequences = texts // sft.max_length if sft.packing else texts
         return may_only_warm_up(sft, sequences, sft.max_length)
+
+    @property
+    def training(self) -> Training | None:
+        """Its section, unless a finished model is taken."""
+        settings = self.context.config.sft
+        return settings if settings.train else None
 
     def parents(self) -> Mapping[str, Stage]:
         """The converted or initialised base model, where one is needed."""

@@ -10,8 +10,10 @@ from typing import Any, ClassVar, Final, cast
 
 from tokencredit.canonical import canonical, digest
 from tokencredit.stages.context import Context
+from tokencredit.stages.together import build_together
 from tokencredit.store.artifacts import MANIFEST, Plan, check_kinds
 from tokencredit.store.files import read_json
+from tokencredit.training_settings import Training
 from tokencredit.user_code.plugins import used_code
 
 SEEDS: Final = ("seed", "stage_seed")
@@ -58,8 +60,17 @@ class Stage(ABC):
         check_kinds(self, self.context.store.root)
 
     def build(self) -> None:
-        """Make the result where it is to lie, unless it is there."""
-        self.context.store.build(self)
+        """Make the result where it is to lie, unless it is there; or this process's part of it."""
+        store, hardware = self.context.store, self.context.config.hardware
+        if hardware.processes_of(self.name) == 1:
+            store.build(self)
+        else:
+            build_together(self, store, hardware)
+
+    @property
+    def training(self) -> Training | None:
+        """The settings by which a borrowed trainer trains in it; None if none does."""
+        return None
 
     def parents(self) -> Mapping[str, Stage]:
         """The stages whose artifacts this one reads, by role."""

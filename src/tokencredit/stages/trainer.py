@@ -19,6 +19,7 @@ from tokencredit.console import say
 from tokencredit.errors import UserError
 from tokencredit.models.adapters.lora import in_float32
 from tokencredit.stages.saves import Saves, Saving
+from tokencredit.stages.together import divided, finish, joined, prepare
 from tokencredit.store.finite import first_not_finite
 from tokencredit.tracking.progress import Progress
 from tokencredit.training_settings import Training
@@ -71,8 +72,13 @@ class SupervisedRun:
         common. `about` are figures of the data; they stand behind the number of steps.
         """
         arguments = trainer_settings(self.settings, self.out, self.seed, self.on_cpu, steps)
+        team = joined()
+        if team is not None:
+            arguments = divided(arguments, self.settings, team)
         trainer = build(arguments)
         in_float32(trainer.model)
+        if team is not None:
+            prepare(trainer, self.key, team, bf16=self.settings.bf16)
         return trainer.model, {
             "steps": steps,
             **(about or {}),
@@ -91,15 +97,22 @@ class SupervisedRun:
 
         if not rows:
             raise UserError(f"{self.key}: there is no text to learn from; use other data")
-        return self.fit(
-            self.steps(len(rows), sum(len(row["input_ids"]) for row in rows) / len(rows)),
-            lambda common: Trainer(
+
+        def build(common: Arguments) -> Trainer:
+            trainer = Trainer(
                 model=model,
                 args=TrainingArguments(**common, train_sampling_strategy="group_by_length"),
                 train_dataset=rows,
                 data_collator=collator,
-            ),
-        )
+            )
+            if joined() is not None and isinstance(rows[0]["labels"], int):
+                # A classifier's loss is a mean of its rows; it would be multiplied by the processes
+                # as if it were divided by the labels of all of them.
+                trainer.model_accepts_loss_kwargs = False
+            return trainer
+
+        tokens = sum(len(row["input_ids"]) for row in rows) / len(rows)
+        return self.fit(self.steps(len(rows), tokens), build)
 
 
 def seed_generators(seed: int) -> None:
@@ -171,18 +184,26 @@ def train(trainer: Trainer, stage: str, saving: Saving | None = None) -> dict[st
 
     With `saving` it is saved on the way, and goes on from the newest save if there is one; figures
     then speak of all steps, and `resumed_inexact` marks those that other settings computed in part.
-    Raises UserError where loss or weights are not finite afterwards, or no weight has moved.
+    Several processes save nothing; in all but the main one this ends with `Relieved`. Raises
+    UserError where loss or weights are not finite afterwards, or no weight has moved.
     """
     from transformers.trainer_callback import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)  # prints raw dictionaries
-    trainer.add_callback(progress_callback(stage.replace("_", " ")))
+    team = joined()
+    if team is None or team.is_main:
+        trainer.add_callback(progress_callback(stage.replace("_", " ")))
     _rise_from_above_zero(trainer)
     before, curve = _bits(trainer.model), LossCurve(trainer)
     start = {"section": stage, "seed": trainer.args.seed, "steps": trainer.args.max_steps}
-    saves = Saves(saving, trainer, curve, {**start, "bits": before}) if saving else None
+    saves = None
+    if team is None and saving is not None:
+        saves = Saves(saving, trainer, curve, {**start, "bits": before})
     begin = None if saves is None else saves.attach()
     loss = float(trainer.train(resume_from_checkpoint=begin).metrics["train_loss"])
+    if team is not None:
+        *losses, loss = finish(trainer, curve.so_far(), loss, team)
+        curve.go_on(losses)
     shutil.rmtree(trainer.args.output_dir, ignore_errors=True)  # made, and left empty
     if not math.isfinite(loss):
         raise UserError(f"{stage}: the training loss is {loss}; lower {stage}.learning_rate")
@@ -214,8 +235,14 @@ def _rise_from_above_zero(trainer: Trainer) -> None:
         return
     from torch.optim.lr_scheduler import LambdaLR
 
+    def schedule(**_: object) -> None:
+        trainer.lr_scheduler = LambdaLR(trainer.optimizer, lambda step: (step + 1) / (warmup + 1))
+
+    if joined() is not None:  # the optimizer is DeepSpeed's, and comes later
+        trainer.create_scheduler = schedule
+        return
     trainer.create_optimizer()
-    trainer.lr_scheduler = LambdaLR(trainer.optimizer, lambda step: (step + 1) / (warmup + 1))
+    schedule()
 
 
 def _bits(model: torch.nn.Module) -> dict[str, int]:

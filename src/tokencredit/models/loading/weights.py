@@ -6,7 +6,9 @@ file does not hold are never drawn at random, but for a head that is about to be
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,9 +34,9 @@ from tokencredit.models.loading.trunk import check_causal
 from tokencredit.store.finite import first_not_finite
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedConfig, PreTrainedModel
 
+_noted: list[weakref.ref[torch.nn.Module]] | None = None
 CONVERSIONS: Final = "_weight_conversions"
 """Where transformers keeps what it did to names, to undo it when it saves."""
 
@@ -50,6 +52,7 @@ def load_causal(
     _check_finite(model, where)
     check_context(model.config, context)
     check_causal(model)
+    _note(model)
     return model
 
 
@@ -69,7 +72,26 @@ def load_classifier(
     model = _load(part, where, dtype, extra, labels)
     _check_finite(model, where)
     check_context(model.config, context)
+    _note(model)
     return model
+
+
+@contextmanager
+def noting() -> Iterator[Callable[[], list[torch.nn.Module]]]:
+    """Note the models that are read while the context lasts: what it gives tells those of them that
+    are still in use."""
+    global _noted  # noqa: PLW0603
+    found, before = list[weakref.ref[torch.nn.Module]](), _noted
+    _noted = found
+    try:
+        yield lambda: [model for each in found if (model := each()) is not None]
+    finally:
+        _noted = before
+
+
+def _note(model: torch.nn.Module) -> None:
+    if _noted is not None:
+        _noted.append(weakref.ref(model))
 
 
 def load_token_classifier(

@@ -1,0 +1,168 @@
+"""How much memory a process takes to load and to train a policy: alone, or under ZeRO-3.
+
+`python -m tokencredit.bench.memory FOLDER SHARDING` is one of these processes; it prints its peaks.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+import torch
+
+from tokencredit.algorithms.optimizer import Optimizer
+from tokencredit.algorithms.ppo import PPO
+from tokencredit.bench.build import SPECIAL, architecture_of, causal, prompts_of
+from tokencredit.bench.configuration import LEARNING_RATE
+from tokencredit.bench.run import Meter, claim_stdout
+from tokencredit.bench.workload import Architecture, Size, Work
+from tokencredit.console import aligned
+from tokencredit.errors import UserError
+from tokencredit.hardware import Hardware, Sharding
+from tokencredit.machine.child import die_with_parent
+from tokencredit.models.decoding.sampling import Sampling
+from tokencredit.models.loading.model import Dtype
+from tokencredit.models.loading.parts import load_causal_parts
+from tokencredit.models.passes.computation import Computation
+from tokencredit.models.policy import PolicyWithValue
+from tokencredit.pipeline.process import rank_environment
+from tokencredit.pipeline.worker import hush
+from tokencredit.rl.engine import Engine
+from tokencredit.rl.world import World
+from tokencredit.rollout import Rollout
+
+SIZE: Final = Size(architecture=Architecture.llama, layers=30, width=576, vocabulary=49_152)
+KEY_VALUE_HEADS: Final = 3
+"""With these a model of `SIZE` has SmolLM2's shape: 135 M parameters."""
+PROCESSES: Final = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peaks:
+    """The most memory of a process above what it held before, in MiB."""
+
+    loading: float
+    """Until the policy is loaded."""
+    training: float
+    """Until an optimizer step is taken behind that."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """The peaks of one process alone, and of each of several."""
+
+    parameters: int
+    alone: Peaks
+    each: Sequence[Peaks]
+
+    def shares(self) -> Peaks:
+        """The largest peaks of one of several processes, in those of one alone."""
+        return Peaks(
+            loading=max(peaks.loading for peaks in self.each) / self.alone.loading,
+            training=max(peaks.training for peaks in self.each) / self.alone.training,
+        )
+
+    def table(self) -> str:
+        """For people."""
+        rows = [["MiB above idle", "loading", "training"]]
+        named = [("1 process", self.alone)]
+        named += [(f"{len(self.each)}, rank {n}", peaks) for n, peaks in enumerate(self.each)]
+        rows += [[name, f"{p.loading:.0f}", f"{p.training:.0f}"] for name, p in named]
+        share = self.shares()
+        rows.append(["largest share", f"{share.loading:.2f}", f"{share.training:.2f}"])
+        head = f"{self.parameters / 1e6:.0f} M parameters, float32, ZeRO-3"
+        return "\n".join([head, *aligned(rows)])
+
+
+def compare(work: Work, environment: Mapping[str, str]) -> Found:
+    """One process against `PROCESSES` under ZeRO-3, one after the other, on a model that is written
+    to a temporary folder."""
+    torch.manual_seed(work.seed)
+    with TemporaryDirectory() as folder:
+        config = architecture_of(work.size, work.context)
+        config.num_key_value_heads = KEY_VALUE_HEADS
+        model = causal(work.size, work.context, config)
+        parameters = int(model.num_parameters())
+        model.save_pretrained(folder)
+        del model
+        (alone,) = _started(folder, Sharding.none, 1, environment)
+        each = _started(folder, Sharding.zero3, PROCESSES, environment)
+    return Found(parameters=parameters, alone=alone, each=each)
+
+
+def _started(
+    folder: str, sharding: Sharding, count: int, environment: Mapping[str, str]
+) -> list[Peaks]:
+    command = [sys.executable, "-m", "tokencredit.bench.memory", folder, sharding.value]
+    known, children = dict(environment), list[subprocess.Popen[str]]()
+    for rank in range(count):
+        known |= rank_environment(rank, count, known)
+        children.append(subprocess.Popen(command, env=known, stdout=subprocess.PIPE, text=True))
+    said = [child.communicate()[0] for child in children]
+    if any(child.returncode for child in children):
+        raise UserError("the process that measures failed; its own words stand above")
+    return [Peaks(**json.loads(each)) for each in said]
+
+
+def measure(folder: Path, sharding: Sharding, work: Work) -> Peaks:
+    """The peaks of this process: it loads the policy in `folder`, and takes an optimizer step."""
+    count = 1 if sharding is Sharding.none else PROCESSES
+    world = World(Hardware(processes=count, sharding=sharding, whole_below=0), 1.0)
+    causal(Size(architecture=Architecture.llama, layers=1, width=64), 8)  # imports count as idle
+    meter = Meter()
+    meter.start()
+    model = load_causal_parts(folder, Dtype.float32, work.context, world.shards())
+    loading = meter.above_mb()
+    computation = Computation(uses_values=False)
+    policy = PolicyWithValue(model, SPECIAL, Sampling(), computation).train()
+    algorithm = PPO(optimizer=Optimizer(learning_rate=LEARNING_RATE))
+    engine = Engine(policy, algorithm, world)
+    rollout = _answered(work)[torch.arange(world.rank, work.rows, count)]
+    loss = -engine.forward(rollout).logp.sum() / work.rows
+    engine.backward(loss)
+    engine.step()
+    training = meter.above_mb()
+    if loading is None or training is None:
+        raise UserError("bench memory: this system does not tell how much memory a process takes")
+    return Peaks(loading=loading, training=training)
+
+
+def _answered(work: Work) -> Rollout:
+    """Random responses to the prompts of `work`, of full length."""
+    prompts = prompts_of(work)
+    shape = work.rows, max(work.response_lengths)
+    ids = torch.randint(2, work.size.vocabulary, shape)
+    done = torch.ones(work.rows, dtype=torch.bool)
+    said = torch.ones(shape, dtype=torch.bool)
+    return Rollout.blank(prompts, ids, said, finished=done, stopped=~done)
+
+
+def work_of(rows: int, tokens: int, threads: int) -> Work:
+    """So many rows, of a prompt and a response of half of `tokens` each."""
+    half = (max(1, tokens // 2),) * rows
+    return Work(prompt_lengths=half, response_lengths=half, size=SIZE, threads=threads)
+
+
+def plain(found: Found) -> dict[str, object]:
+    """For JSON."""
+    return {**asdict(found), "shares": asdict(found.shares())}
+
+
+ROWS, TOKENS = 2, 32
+"""Of the step that is taken: few, so that weights and optimizer are what takes memory."""
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    out = claim_stdout()
+    hush()
+    torch.set_num_threads(1)
+    peaks = measure(Path(sys.argv[1]), Sharding(sys.argv[2]), work_of(ROWS, TOKENS, 1))
+    out.write(json.dumps(asdict(peaks)))
+    out.close()
