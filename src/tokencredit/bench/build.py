@@ -26,7 +26,7 @@ from tokencredit.rl.world import World
 from tokencredit.rollout import Prompts
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from tokencredit.data.prompts import PromptStream
 
@@ -93,7 +93,7 @@ def judge_of(work: Work, config: Config) -> OpenJudge:
     return config.judge.judging(scorer)
 
 
-def causal(size: Size, context: int, config: Any = None) -> PreTrainedModel:
+def causal(size: Size, context: int, config: PretrainedConfig | None = None) -> PreTrainedModel:
     """A language model with random weights, its head tied to its embedding; of `config`, where that
     is not the size's own."""
     from transformers import AutoModelForCausalLM
@@ -113,7 +113,7 @@ def classifier(size: Size, context: int) -> PreTrainedModel:
     return model
 
 
-def architecture_of(size: Size, context: int) -> Any:
+def architecture_of(size: Size, context: int) -> PretrainedConfig:
     """The configuration of a model of that size, as transformers has it."""
     from transformers import GPT2Config, LlamaConfig
 

@@ -126,7 +126,7 @@ class Team(World):
         check_kind(self.accelerator)
         self._check_size()
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, object]:
         """What a borrowed trainer is told so that it computes in these processes, under DeepSpeed.
 
         With a cpu flag it would run plain DDP without a word.
@@ -162,7 +162,7 @@ def _backend(hardware: Hardware) -> str:
     return "gloo" if hardware.on_cpu() else "nccl"
 
 
-def check_kind(chosen: Any) -> None:
+def check_kind(chosen: accelerate.Accelerator | accelerate.PartialState) -> None:
     """Raise unless accelerate (its accelerator, or its state) has chosen DeepSpeed."""
     kind = chosen.distributed_type
     if kind != DEEPSPEED:

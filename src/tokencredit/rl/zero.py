@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -167,7 +167,17 @@ def gathered(module: torch.nn.Module) -> AbstractContextManager[None]:
     return found
 
 
-def take_off(wrapped: Any, *, keep: bool) -> None:
+class Wrapped(Protocol):
+    """DeepSpeed's engine, as far as it is taken off."""
+
+    module: torch.nn.Module
+    """What is in it."""
+
+    def destroy(self) -> None:
+        """Let go of it."""
+
+
+def take_off(wrapped: Wrapped, *, keep: bool) -> None:
     """Take DeepSpeed off the module in its engine `wrapped`; called by every process.
 
     Where `keep`, the module is a plain one again with all of its weights, which are brought
@@ -175,7 +185,7 @@ def take_off(wrapped: Any, *, keep: bool) -> None:
     """
     import deepspeed
 
-    module: torch.nn.Module = wrapped.module
+    module = wrapped.module
     whole: dict[int, torch.nn.Parameter] = {}
     for parameter in module.parameters():
         if hasattr(parameter, "ds_id"):

@@ -264,6 +264,7 @@ class RLStage(Stage):
             config,
             context.store.get(parents["sft"]).path,
             None if start is None else context.store.get(parents[start]).path,
+            world.shards(),
         )
         with noting() as read_models:
             judge = open_panel(config.judge, config.scorer, given_of(context), actors)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stderr, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 
@@ -99,7 +99,7 @@ def check_share(settings: Training, processes: int) -> int:
     return share
 
 
-def divided(common: dict[str, Any], settings: Training, team: Team) -> dict[str, Any]:
+def divided(common: Mapping[str, object], settings: Training, team: Team) -> dict[str, object]:
     """A trainer's arguments `common`, made those of one of several processes: all of them together
     take the sequences of a batch."""
     share = check_share(settings, team.size)
@@ -123,7 +123,7 @@ def prepare(trainer: Trainer, what: str, team: Team, *, bf16: bool) -> None:
     )
     draw = trainer._get_train_sampler  # noqa: SLF001
 
-    def sampler(*arguments: Any) -> Any:
+    def sampler(*arguments: object) -> object:
         found = draw(*arguments)
         return _one_order(found, team) if hasattr(found, "batch_size") else found
 
@@ -133,7 +133,20 @@ def prepare(trainer: Trainer, what: str, team: Team, *, bf16: bool) -> None:
         trainer.model.forward = torch.autocast(kind, torch.bfloat16)(plain)
 
 
-def _one_order(drawn: Any, team: Team) -> Any:
+class Grouping(Protocol):
+    """What draws an order of sequences, those of similar length together."""
+
+    batch_size: int
+    """Sequences that are grouped."""
+
+    def __len__(self) -> int:
+        """How many it draws."""
+
+    def __iter__(self) -> Iterator[int]:
+        """Draw."""
+
+
+def _one_order(drawn: Grouping, team: Team) -> torch.utils.data.Sampler[int]:
     """What groups sequences by length, over the batch of all processes; the main process draws."""
     drawn.batch_size *= team.size
 
@@ -143,7 +156,7 @@ def _one_order(drawn: Any, team: Team) -> Any:
         def __len__(self) -> int:
             return len(drawn)
 
-        def __iter__(self) -> Any:
+        def __iter__(self) -> Iterator[int]:
             return iter(team.broadcast(list(drawn)))
 
     return Sampler()
@@ -183,7 +196,7 @@ def finish(trainer: Trainer, losses: list[float], loss: float, team: Team) -> li
     each = team.gather([[*losses, loss]])
     frozen = getattr(trainer, "ref_model", None)
     for wrapped in (trainer.model_wrapped, frozen):
-        if hasattr(wrapped, "destroy"):  # DeepSpeed's engine
+        if wrapped is not None and hasattr(wrapped, "destroy"):  # DeepSpeed's engine
             take_off(wrapped, keep=team.is_main)
     team.load_whole()
     if not team.is_main:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -98,13 +98,20 @@ def _fill(
             setattr(module, leaf, made[id(own)])
 
 
-def _reading(kept: Any, shape: tuple[int, ...], dtype: torch.dtype) -> Read:
+class Rows(Protocol):
+    """A tensor in a file, of which some rows can be read."""
+
+    def __getitem__(self, rows: slice, /) -> torch.Tensor:
+        """These rows."""
+
+
+def _reading(kept: Rows, shape: tuple[int, ...], dtype: torch.dtype) -> Read:
     """What reads a tensor of a file as a row of numbers."""
     across = max(1, torch.Size(shape[1:]).numel())
 
     def read(start: int, stop: int) -> torch.Tensor:
         first = start // across
-        rows: torch.Tensor = kept[first : -(-stop // across)]
+        rows = kept[first : -(-stop // across)]
         part = rows.reshape(-1)[start - first * across : stop - first * across]
         if not bool(part.sum(dtype=torch.float64).isfinite()):
             raise UserError("a tensor of the policy is not finite; make its stage again")
