@@ -7,6 +7,7 @@ import pytest
 from tokencredit.errors import UserError
 from tokencredit.pipeline import environment
 from tokencredit.pipeline.launched import MEETING, Launch, launch_of, without_local_rank
+from tokencredit.pipeline.process import free_port, rank_environment
 
 PLACE = {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", "MASTER_ADDR": "node1"}
 PLACE |= {"MASTER_PORT": "29500"}
@@ -155,3 +156,12 @@ def test_of_what_a_launcher_sets_nothing_is_said_or_left(
 )
 def test_the_local_rank_before_all_arguments_is_dropped(given: list[str], left: list[str]) -> None:
     assert without_local_rank(given) == left
+
+
+def test_rank_environment() -> None:
+    assert rank_environment(0, 1, {}) == {}
+    first = rank_environment(0, 2, {})
+    second = rank_environment(1, 2, first)
+    assert (first["RANK"], second["RANK"], second["WORLD_SIZE"]) == ("0", "1", "2")
+    assert first["MASTER_PORT"] == second["MASTER_PORT"]
+    assert 1024 <= free_port() < 65536

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from learning import equal
-from tokencredit.pipeline.process import free_port, rank_environment
+from tokencredit.pipeline.process import rank_environment
 from tokencredit.rl.slices import Kept
 
-pytestmark = pytest.mark.xdist_group("ranks")  # one process, which starts each kind of ranks once
+# One process, which starts each kind of ranks once.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ranks")]
 
 STEPS = 10
 PROGRAM = Path(__file__).parents[1] / "helpers" / "ranks.py"
@@ -91,11 +92,8 @@ def two(one: Ran, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, st
 
 
 SHARDINGS = [
-    *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("none", "zero1", "zero2+optimizer")),
-    *("zero2", "zero3"),
-    pytest.param("zero3+parameters", marks=pytest.mark.slow),
-    pytest.param("zero2:sharded", marks=pytest.mark.slow),
-    pytest.param("zero3:sharded-away", marks=pytest.mark.slow),
+    *("none", "zero1", "zero2", "zero2+optimizer", "zero3", "zero3+parameters"),
+    *("zero2:sharded", "zero3:sharded-away"),
 ]
 
 
@@ -129,7 +127,6 @@ def test_zero3_halves_the_weights_too(one: Ran, two: Callable[[str, str], Ran]) 
         assert report["optimizer"] == pytest.approx(trained, rel=0.02)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("sharding", ["zero2:sharded", "zero3:sharded-away"])
 def test_frozen_models_are_in_shards_between_rollouts(
     one: Ran, two: Callable[[str, str], Ran], sharding: str
@@ -141,7 +138,6 @@ def test_frozen_models_are_in_shards_between_rollouts(
         assert report["frozen_shards"] == pytest.approx(whole / 2, rel=0.02)
 
 
-@pytest.mark.slow
 def test_plain_processes_each_hold_the_whole_optimizer(
     one: Ran, two: Callable[[str, str], Ran]
 ) -> None:
@@ -188,7 +184,6 @@ def test_left_alone_they_may_part_late(
     assert not parted[0]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("sharding", ["none", "zero2", "zero3", "zero3+parameters"])
 def test_field_B32_two_processes_resume_to_the_same_bits(
     two: Callable[[str, str], Ran], sharding: str, tmp_path: Path
@@ -201,7 +196,6 @@ def test_field_B32_two_processes_resume_to_the_same_bits(
     assert rest.reports[0]["state"] == straight.reports[0]["state"]
 
 
-@pytest.mark.slow
 def test_field_B33_a_missing_slice_is_named(tmp_path: Path) -> None:
     launch(tmp_path, (0, 1), 2, "zero2")
     (checkpoint,) = (tmp_path / "checkpoints").glob("step-*")
@@ -210,7 +204,6 @@ def test_field_B33_a_missing_slice_is_named(tmp_path: Path) -> None:
         launch(tmp_path, (1, 2), 2, "zero2")
 
 
-@pytest.mark.slow
 def test_another_number_of_processes_goes_on_where_one_stopped(one: Ran, tmp_path: Path) -> None:
     """ZeRO-3 on two processes, then one process, then ZeRO-2 on two; on recorded responses."""
     recorded = (one.folder / "forced.safetensors").read_bytes()
@@ -226,12 +219,3 @@ def test_another_number_of_processes_goes_on_where_one_stopped(one: Ran, tmp_pat
     found = parts[-1].weights()
     for name, tensor in one.weights().items():
         assert (found[name] - tensor).norm() < 1e-4 * tensor.norm(), name
-
-
-def test_rank_environment() -> None:
-    assert rank_environment(0, 1, {}) == {}
-    first = rank_environment(0, 2, {})
-    second = rank_environment(1, 2, first)
-    assert (first["RANK"], second["RANK"], second["WORLD_SIZE"]) == ("0", "1", "2")
-    assert first["MASTER_PORT"] == second["MASTER_PORT"]
-    assert 1024 <= free_port() < 65536
