@@ -21,7 +21,7 @@ from tokencredit.rollout import Rollout
 from tokencredit.store.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    import torch
+    from transformers import PreTrainedModel
 
     from tokencredit.algorithms.algorithm import Algorithm
     from tokencredit.config import Config
@@ -48,7 +48,7 @@ class Compute:
     def of(cls, config: Config, actors: Actors, sizes: Mapping[str, int]) -> Self:
         """The numbers of a run; `sizes` are parameters of what judge and scorer read, by role."""
         algorithm = config.policy_algorithm
-        policy = _count(actors.policy.model) or actors.policy.model.num_parameters()
+        policy = _count(actors.policy.model)
         value = 0
         if config.uses_values and config.model.value.kind is not ValueKind.shared:
             trunk = actors.policy.value_trunk
@@ -74,9 +74,14 @@ class Compute:
         return {"compute/flops": tokens * (self.rollout + made * self.update)}
 
 
-def _count(model: torch.nn.Module) -> int:
-    """All numbers of a model of which there are shards (ZeRO-3); 0 of another."""
-    return sum(int(getattr(p, "ds_numel", 0)) for p in model.parameters())
+def _count(model: PreTrainedModel) -> int:
+    """Parameters of a model, of which there may be shards (ZeRO-3) beside adapters as a whole."""
+    parts = [getattr(own, "ds_numel", None) for own in model.parameters()]
+    if not any(parts):
+        return int(model.num_parameters())
+    return sum(
+        own.numel() if n is None else n for n, own in zip(parts, model.parameters(), strict=True)
+    )
 
 
 def stored_parameters(folder: Path) -> int:
