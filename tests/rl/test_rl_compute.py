@@ -45,6 +45,17 @@ def judged_by(judge: Any, **changes: Any) -> float:
     return compute(config).rollout / 2 - 3 * N
 
 
+def test_a_policy_in_shards_counts_as_a_whole_with_its_adapters() -> None:
+    actors = tiny_actors()
+    largest, *others = sorted(actors.policy.model.parameters(), key=lambda own: -own.numel())
+    whole = largest.numel()
+    vars(largest)["ds_numel"] = whole
+    largest.data = largest.data.new_empty(0)
+    assert whole + sum(own.numel() for own in others) == N
+    found = Compute.of(run_config(algorithm=PPO()), actors, SIZES)
+    assert found == compute(run_config(algorithm=PPO()))
+
+
 def test_ppo_by_hand() -> None:
     """Generation, policy, reference, one reward model; twice the trained policy's 3 × 2 N."""
     algorithm = PPO(epochs=2, minibatches=4)
