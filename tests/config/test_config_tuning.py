@@ -168,9 +168,9 @@ def test_choices_go_to_the_first_folder_that_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scale", ["cpu", "paper"])
 def test_a_choice_is_read_last_of_the_files_of_an_experiment(scale: str, tmp_path: Path) -> None:
     """It beats the method, the experiment, and its size; a key that is typed beats it."""
-    place = tmp_path / f"tuned/rto/win_rates_{scale}/ppo.yaml"
+    place = tmp_path / f"tuned/rto/win_rates_{scale}/uniform.yaml"  # none of that experiment's own
     write_text(place, "# @package _global_\nalgorithm: {optimizer: {learning_rate: 0.125}}\n")
-    chosen_here = ["experiment=rto/win_rates", f"scale={scale}", "method=ppo"]
+    chosen_here = ["experiment=rto/win_rates", f"scale={scale}", "method=uniform"]
     made = chosen(chosen_here, [tmp_path]).config
     assert made.policy_algorithm.optimizer.learning_rate == 0.125
     typed = chosen([*chosen_here, f"{RATE}=0.5"], [tmp_path]).config

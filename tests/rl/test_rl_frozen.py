@@ -40,7 +40,7 @@ class Moved(torch.nn.Module):
 
 def test_frozen_models_are_on_their_device_while_they_are_used() -> None:
     model, world = Moved(), World(Hardware(offload_frozen=True))
-    frozen = Frozen([model, model], world)
+    frozen = Frozen([model, model], world.hardware, world.device)
     assert model.places == ["cpu"]
     world.hardware = replace(world.hardware)  # the device is the world's own
     frozen.device = torch.device("meta")
@@ -57,7 +57,7 @@ def test_frozen_models_are_on_their_device_while_they_are_used() -> None:
 
 def test_they_stay_where_they_are_unless_that_is_asked_for() -> None:
     model, world = Moved(), World(Hardware())
-    with Frozen([model], world).whole() as moved:
+    with Frozen([model], world.hardware, world.device).whole() as moved:
         assert not moved
     assert model.places == []
 

@@ -56,7 +56,7 @@ class Engine:
         world.load_whole()
         hardware = world.hardware
         self.zero = Zero(self.policy, hardware, world.rank) if world.sharded else None
-        self.frozen = Frozen(frozen, world)
+        self.frozen = Frozen(frozen, hardware, world.device)
 
     def _groups(self, policy: PolicyWithValue) -> Iterator[dict[str, Any]]:
         for name, parameters in policy.parameter_groups().items():

@@ -14,8 +14,6 @@ from tokencredit.rl.slices import Kept, Slice, slice_of, state_of
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-    from tokencredit.rl.world import World
-
 Named = Sequence[tuple[str, torch.nn.Parameter]]
 
 
@@ -211,15 +209,17 @@ class Frozen:
     need no hooks in between; what a judge hooks into is as it is in one process.
     """
 
-    def __init__(self, models: Sequence[torch.nn.Module], world: World) -> None:
+    def __init__(
+        self, models: Sequence[torch.nn.Module], hardware: Hardware, device: torch.device
+    ) -> None:
         """`models` are whole, on their device, and are put away; called by every process."""
         self.models = list({id(model): model for model in models}.values())
-        self.sharded = world.hardware.frozen is FrozenModels.sharded
-        self.away = world.hardware.offload_frozen
-        self.device, self._inside = world.device, False
+        self.sharded = hardware.frozen is FrozenModels.sharded
+        self.away = hardware.offload_frozen
+        self.device, self._inside = device, False
         for model in self.models:
             if self.sharded:
-                divide(model, world.hardware)
+                divide(model, hardware)
             elif self.away:
                 model.to("cpu")
 

@@ -268,7 +268,6 @@ class RLStage(Stage):
         )
         with noting() as read_models:
             judge = open_panel(config.judge, config.scorer, given_of(context), actors)
-        frozen = read_models()
         read = {role for each in (config.judge, config.scorer) for role in each.passes()}
         sizes = {
             role: stored_parameters(context.store.get(parents[role]).path)
@@ -277,7 +276,7 @@ class RLStage(Stage):
         prompts, held_out = (self.prompts(split, actors) for split in ("rl", "eval"))
         compute = Compute.of(config, actors, sizes)
         oracle = load_oracle(self.made("oracle")) if config.oracle.enabled else None
-        around = RunInputs(prompts, held_out, run.path, compute, oracle, frozen)
+        around = RunInputs(prompts, held_out, run.path, compute, oracle, read_models())
         learner = Learner(config, actors, judge, around, world)
         if newest is not None:
             learner.resume(newest, Checkpoints.progress(newest))
