@@ -173,7 +173,7 @@ def test_an_endpoint_that_is_of_no_use_is_one_error(
     with pytest.raises(UserError, match=said) as found:
         build(asking(tmp_path, server.url))
     assert KEY not in str(found.value)
-    assert len(server.requests) <= 5
+    assert len(server.requests) < 8  # of eight pairs: some were on their way
 
 
 def test_a_slow_endpoint_is_given_up(serve: Serve, tmp_path: Path) -> None:
