@@ -11,22 +11,15 @@ import pytest
 import yaml
 
 from case_machine import DEEP, Place
+from policies import plain_config
 from tokencredit import config as configuration
-from tokencredit.algorithms.ppo import PPO
-from tokencredit.config import Config
-from tokencredit.data.dataset import Dataset
 from tokencredit.errors import UserError
 from tokencredit.evaluation.compare.players import Run
-from tokencredit.hardware import Hardware
-from tokencredit.judges.reward_model import RewardModelJudge
-from tokencredit.models.loading.model import Model
 from tokencredit.papers.runs import read_runs
 from tokencredit.reports.summary import closing_summary
-from tokencredit.rewards.sparse import Sparse
 from tokencredit.store.files import Damaged, read_json, write_json
 from tokencredit.store.jsonl import read_jsonl, read_steps
 from tokencredit.store.run_folder import RunFolder
-from tokencredit.tracking.tracking import Tracking
 
 BYTES = {
     "empty": b"",
@@ -53,16 +46,7 @@ def run(tmp_path: Path) -> Path:
     """The folder of a complete run of 30 steps."""
     folder = tmp_path / "runs" / "abc" / "k1"
     folder.mkdir(parents=True)
-    config = Config(
-        model=Model(),
-        dataset=Dataset(),
-        judge=RewardModelJudge(),
-        scorer=RewardModelJudge(),
-        reward_scheme=Sparse(),
-        algorithm=PPO(),
-        hardware=Hardware(),
-        tracking=Tracking(),
-    )
+    config = plain_config()
     (folder / "config.yaml").write_text(configuration.dump(config), encoding="utf-8")
     steps = [{"step": t, "score/mean": t / 10, "kl/k1": 0.1, "value/loss": 1.0} for t in range(30)]
     times = [{"step": t, "time/generate_seconds": 1.0} for t in range(30)]

@@ -14,21 +14,14 @@ import torch
 
 from case_machine import Place, clean, own_process
 from ended import Ended
-from tokencredit.algorithms.ppo import PPO
+from policies import plain_config
 from tokencredit.composing.grammar import check_grammar, quoted
-from tokencredit.config import Config
 from tokencredit.console import plain
-from tokencredit.data.dataset import Dataset
 from tokencredit.errors import UserError
-from tokencredit.hardware import Hardware
-from tokencredit.judges.reward_model import RewardModelJudge
-from tokencredit.models.loading.model import Model
 from tokencredit.pipeline import environment
 from tokencredit.pipeline.process import rank_environment, stage_environment
-from tokencredit.rewards.sparse import Sparse
 from tokencredit.stages.reward_model import member_seed
 from tokencredit.streams import integer, permutation, stream_key, torch_seed
-from tokencredit.tracking.tracking import Tracking
 
 CLUSTER = {
     "RANK": "0",
@@ -67,21 +60,6 @@ SHELLS = [
 ]
 
 
-def small_config(**more: object) -> Config:
-    """A configuration of defaults."""
-    return Config(
-        model=Model(),
-        dataset=Dataset(),
-        judge=RewardModelJudge(),
-        scorer=RewardModelJudge(),
-        reward_scheme=Sparse(),
-        algorithm=PPO(),
-        hardware=Hardware(),
-        tracking=Tracking(),
-        **more,  # type: ignore[arg-type]
-    )
-
-
 # Row 7: ranks
 
 
@@ -91,7 +69,7 @@ def test_case_7_no_process_of_a_stage_sees_the_ranks_of_a_cluster(
     for name, value in (CLUSTER | KEPT).items():
         monkeypatch.setenv(name, value)
     for stage in ("sft", "reward_model", "rl"):
-        given = stage_environment(small_config(), stage)
+        given = stage_environment(plain_config(), stage)
         assert not CLUSTER.keys() & given.keys()
         assert KEPT.items() <= given.items()
     ours = rank_environment(1, 2, {"MASTER_PORT": "5"})
@@ -308,7 +286,7 @@ def test_seeds_of_any_size_are_deterministic(seed: int) -> None:
         drawn = torch.rand(4).tolist()
         firsts.append((drawn, permutation(key, 9).tolist(), integer(key, 0, 100)))
     assert firsts[0] == firsts[1]
-    assert small_config(seed=seed, stage_seed=seed).seed == seed
+    assert plain_config(seed=seed, stage_seed=seed).seed == seed
     assert member_seed(seed, 1) == member_seed(seed, 1)
     if -(2**63) <= seed < 2**64:
         assert torch_seed(seed) == seed  # as before

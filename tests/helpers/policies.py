@@ -25,6 +25,7 @@ from tokencredit.models.policy import PolicyWithValue
 from tokencredit.models.tokens.ends import SpecialIds
 from tokencredit.models.value import ValueKind
 from tokencredit.rewards.redistribute import Redistribute
+from tokencredit.rewards.sparse import Sparse
 from tokencredit.rollout import Rollout
 from tokencredit.tracking.tracking import Tracking
 
@@ -92,15 +93,26 @@ def poisoned(rollout: Rollout, fill: float) -> Rollout:
     )
 
 
+def plain_config(**more: Any) -> Config:
+    """A run of defaults, paid by a reward model at the end of a response; `more` are its fields."""
+    fields: dict[str, Any] = {
+        "model": Model(),
+        "dataset": Dataset(),
+        "judge": RewardModelJudge(),
+        "scorer": RewardModelJudge(),
+        "reward_scheme": Sparse(),
+        "algorithm": PPO(),
+        "hardware": Hardware(),
+        "tracking": Tracking(),
+    }
+    return Config(**{**fields, **more})
+
+
 def run_config(*, algorithm: Algorithm | None = None, **model: Any) -> Config:
     """A run whose model has these settings."""
-    return Config(
+    return plain_config(
         model=Model(context=64, **model),
-        dataset=Dataset(),
         judge=AttentionJudge(),
-        scorer=RewardModelJudge(),
         reward_scheme=Redistribute(),
         algorithm=algorithm or PPO(),
-        hardware=Hardware(),
-        tracking=Tracking(),
     )

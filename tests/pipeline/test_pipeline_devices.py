@@ -9,20 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from tokencredit.algorithms.ppo import PPO
+from policies import plain_config
 from tokencredit.config import Config
-from tokencredit.data.dataset import Dataset
 from tokencredit.errors import UserError
 from tokencredit.hardware import Device, Hardware
-from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.machine import stopping
 from tokencredit.machine.stopping import Stopped
-from tokencredit.models.loading.model import Model
 from tokencredit.pipeline import devices
 from tokencredit.pipeline.devices import VISIBLE, of_own, visible
-from tokencredit.rewards.sparse import Sparse
 from tokencredit.settings import Run
-from tokencredit.tracking.tracking import Tracking
 
 TWO = lambda: 2  # noqa: E731
 
@@ -32,15 +27,8 @@ def cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     """A cell of a sweep on GPUs, with a store of its own."""
     monkeypatch.delenv(VISIBLE, raising=False)
     monkeypatch.setattr(devices, "WAIT_SECONDS", 0.02)
-    return Config(
-        model=Model(),
-        dataset=Dataset(),
-        judge=RewardModelJudge(),
-        scorer=RewardModelJudge(),
-        reward_scheme=Sparse(),
-        algorithm=PPO(),
+    return plain_config(
         hardware=Hardware(device=Device.cuda),
-        tracking=Tracking(),
         run=Run(group="sweep"),
         store=str(tmp_path / "store"),
     )

@@ -194,8 +194,7 @@ def memory(out: Out = Path("bench")) -> None:
     """
     make_folder(out)
     facts = provenance()
-    work = sharing.work_of(sharing.ROWS, sharing.TOKENS, 1)
-    found = sharing.compare(work, environment_of(work))
+    found = sharing.compare(sharing.WORK, environment_of(sharing.WORK))
     path = _write(out / "memory.json", {**facts, **sharing.plain(found)})
     show(found.table())
     show(f"\n{_origin(facts)}\n{path}")

@@ -41,6 +41,8 @@ SIZE: Final = Size(architecture=Architecture.llama, layers=30, width=576, vocabu
 KEY_VALUE_HEADS: Final = 3
 """With these a model of `SIZE` has SmolLM2's shape: 135 M parameters."""
 PROCESSES: Final = 2
+WORK: Final = Work(prompt_lengths=(16, 16), response_lengths=(16, 16), size=SIZE, threads=1)
+"""The step that is taken: short, so that weights and optimizer are what takes memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,26 +145,16 @@ def _answered(work: Work) -> Rollout:
     return Rollout.blank(prompts, ids, said, finished=done, stopped=~done)
 
 
-def work_of(rows: int, tokens: int, threads: int) -> Work:
-    """So many rows, of a prompt and a response of half of `tokens` each."""
-    half = (max(1, tokens // 2),) * rows
-    return Work(prompt_lengths=half, response_lengths=half, size=SIZE, threads=threads)
-
-
 def plain(found: Found) -> dict[str, object]:
     """For JSON."""
     return {**asdict(found), "shares": asdict(found.shares())}
-
-
-ROWS, TOKENS = 2, 32
-"""Of the step that is taken: few, so that weights and optimizer are what takes memory."""
 
 
 if __name__ == "__main__":
     die_with_parent()
     out = claim_stdout()
     hush()
-    torch.set_num_threads(1)
-    peaks = measure(Path(sys.argv[1]), Sharding(sys.argv[2]), work_of(ROWS, TOKENS, 1))
+    torch.set_num_threads(WORK.threads)
+    peaks = measure(Path(sys.argv[1]), Sharding(sys.argv[2]), WORK)
     out.write(json.dumps(asdict(peaks)))
     out.close()

@@ -22,9 +22,9 @@ from tokencredit.machine.stopping import STOPPED, Request, Stopped, request
 from tokencredit.pipeline import devices
 from tokencredit.pipeline.children import Child, Pipes, end
 from tokencredit.pipeline.environment import without_ignored
+from tokencredit.pipeline.line import POLL_SECONDS
 from tokencredit.pipeline.supervisors import CREWS
 
-POLL_SECONDS = 0.05
 CAUSE_SECONDS = 1.0
 """What is left for several processes to end by themselves, once one of them has failed."""
 PAUSE_SECONDS = 3.0

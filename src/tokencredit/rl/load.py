@@ -48,9 +48,7 @@ def load_actors(
     lora, value = config.model.lora, config.model.value
     algorithm = config.algorithm
     uses_values = config.uses_values
-    if config.model.quantized(config.hardware.device.value) is not None:
-        shards = None  # four bits are made of whole layers
-    base = _load(config, sft) if shards is None else _load_parts(config, sft, shards)
+    base = _load(config, sft, shards)
     special = special_ids(tokenizer, base)
     model = adapted(base, lora)
     frozen = None if lora.enabled else _load(config, sft)
@@ -140,13 +138,11 @@ def _whole(config: Config, trained: Path) -> PreTrainedModel:
     return load_causal(trained, config.model.dtype, context=config.model.context)
 
 
-def _load_parts(config: Config, sft: Path, shards: Shards) -> PreTrainedModel:
-    return load_causal_parts(sft, config.model.dtype, config.model.context, shards)
-
-
-def _load(config: Config, sft: Path) -> PreTrainedModel:
+def _load(config: Config, sft: Path, shards: Shards | None = None) -> PreTrainedModel:
     model = config.model
     quantized = model.quantized(config.hardware.device.value)
+    if shards is not None and quantized is None:  # four bits are made of whole layers
+        return load_causal_parts(sft, model.dtype, model.context, shards)
     return load_causal(sft, model.dtype, context=model.context, quantized=quantized)
 
 
