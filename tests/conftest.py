@@ -9,6 +9,8 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
+if os.environ.get("TOKENCREDIT_DATA"):  # may be relative; tests start programs in other folders
+    os.environ["TOKENCREDIT_DATA"] = os.path.abspath(os.environ["TOKENCREDIT_DATA"])
 
 import pytest
 import torch
