@@ -134,6 +134,12 @@ class Hardware(Settings):
             "torch finds no such device here; use hardware=cpu, or install a build of torch for it",
         )
 
+    def has_bfloat16(self) -> bool:
+        """Whether the devices multiply bfloat16; processors without it take their time."""
+        import torch
+
+        return self.on_cpu() or torch.cuda.is_bf16_supported(including_emulation=False)
+
     def on_cpu(self) -> bool:
         """Whether everything runs on the CPU."""
         return self.device is Device.cpu

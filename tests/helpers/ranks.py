@@ -1,5 +1,7 @@
-"""One process of a small RL loop: `python ranks.py OUT FIRST LAST SHARDING[+OFFLOAD][:FROZEN] [forced]`, in
-the environment of a rank. FROZEN is whole or sharded, with -away for `offload_frozen`. Reads and writes OUT: checkpoints, and report-<rank>.json.
+"""One process of a small RL loop: `python ranks.py OUT FIRST LAST SHARDING[+OFFLOAD][:FROZEN] [MODE]`,
+in the environment of a rank. FROZEN is whole or sharded, with -away for `offload_frozen`. MODE is
+forced (responses are the recorded ones), narrow (the trunk is bfloat16), or discarding (gradients
+are taken and left out before each update). Reads and writes OUT: checkpoints, report-<rank>.json.
 """
 
 from __future__ import annotations
@@ -85,13 +87,25 @@ def hardware_of(sharding: str) -> Hardware:
     )
 
 
-def main(out: Path, first: int, last: int, sharding: str, forced: bool) -> None:
+def discard(engine: Engine, rollout: Rollout) -> None:
+    """Take gradients of this process's part of the responses, and leave them out."""
+    part = rollout[torch.arange(engine.world.rank, len(rollout), engine.world.size)]
+    with engine.micro_batch(last=True):
+        output = engine.forward(part)
+        engine.backward(output.logp.sum() + output.values.sum())
+    engine.discard()
+
+
+def main(out: Path, first: int, last: int, sharding: str, mode: str) -> None:
     torch.set_num_threads(1)
+    forced = mode == "forced"
     hardware = hardware_of(sharding)
     world = World(hardware, TASK.optimizer.max_grad_norm)
     actors = tiny_actors(seed=0)
     reference = actors.reference.frozen
     assert reference is not None
+    if mode == "narrow":
+        actors.policy.model.bfloat16()
     engine = Engine(actors.policy, TASK, world, [reference])
     updater, state = Updater(engine, TASK, seed=5), TASK.initial_state()
     checkpoints = Checkpoints(out)
@@ -111,6 +125,8 @@ def main(out: Path, first: int, last: int, sharding: str, forced: bool) -> None:
                 prompts, speaker(actors, step, out / FORCED if forced else None)
             )
         targets = TASK.targets(rollout, TASK.shape(judgement.evidence, rollout, state))
+        if mode == "discarding":
+            discard(engine, rollout)
         metrics = updater.update(rollout, targets, state, step)
         kl = float(masked_sum(k1(rollout.logp, rollout.ref_logp), rollout.response_mask).mean())
         tokens = [
@@ -127,7 +143,7 @@ def main(out: Path, first: int, last: int, sharding: str, forced: bool) -> None:
         }
         state = TASK.next_state(state, {"kl/k1": kl}, len(rollout))
     checkpoints.save(engine, Progress(last, state, {}))
-    if world.is_main and not forced and world.size == 1:
+    if world.is_main and not mode and world.size == 1:
         save_file({name: value.contiguous() for name, value in said.items()}, out / FORCED)
     report = {
         "kind": str(world.accelerator.distributed_type),
@@ -139,6 +155,8 @@ def main(out: Path, first: int, last: int, sharding: str, forced: bool) -> None:
         "shards": sum(getattr(p, "ds_tensor", p).numel() for p in engine.module().parameters()),
         "frozen": sum(p.numel() for p in reference.parameters()),
         "frozen_shards": sum(getattr(p, "ds_tensor", p).numel() for p in reference.parameters()),
+        "kinds": sorted({str(p.dtype) for p in engine.module().model.parameters()}),
+        "masters": sorted({str(each.master.dtype) for each in engine.slices()}),
         "log": log,
         "state": state,
     }
@@ -147,4 +165,4 @@ def main(out: Path, first: int, last: int, sharding: str, forced: bool) -> None:
 
 if __name__ == "__main__":
     folder, begin, end, kind, *rest = sys.argv[1:]
-    main(Path(folder), int(begin), int(end), kind, forced=rest == ["forced"])
+    main(Path(folder), int(begin), int(end), kind, "".join(rest))

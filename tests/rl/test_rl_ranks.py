@@ -196,6 +196,31 @@ def test_field_B32_two_processes_resume_to_the_same_bits(
     assert rest.reports[0]["state"] == straight.reports[0]["state"]
 
 
+@pytest.mark.parametrize("sharding", ["none", "zero2", "zero3"])
+def test_gradients_that_are_left_out_move_nothing(
+    two: Callable[[str, str], Ran], sharding: str
+) -> None:
+    straight, ran = two(sharding, ""), two(sharding, "discarding")
+    assert ran.log == straight.log
+    assert equal(ran.weights(), straight.weights())
+
+
+@pytest.mark.parametrize("sharding", ["zero1", "zero2", "zero3"])
+def test_weights_in_bfloat16_have_masters_in_float32(
+    two: Callable[[str, str], Ran], sharding: str, tmp_path: Path
+) -> None:
+    """Steps too small for bfloat16 are kept, and saved."""
+    straight = two(sharding, "narrow")
+    for report in straight.reports:
+        assert (report["kinds"], report["masters"]) == (["torch.bfloat16"], ["torch.float32"])
+    found = straight.weights()
+    assert any((each != each.bfloat16().float()).any() for each in found.values())
+    begin = launch(tmp_path / "cut", (0, 4), 2, sharding, "narrow")
+    rest = launch(tmp_path / "cut", (4, STEPS), 2, sharding, "narrow")
+    assert begin.log + rest.log == straight.log
+    assert equal(rest.weights(), found)
+
+
 def test_field_B33_a_missing_slice_is_named(tmp_path: Path) -> None:
     launch(tmp_path, (0, 1), 2, "zero2")
     (checkpoint,) = (tmp_path / "checkpoints").glob("step-*")

@@ -190,11 +190,11 @@ def memory(out: Out = Path("bench")) -> None:
     """Compare the memory of a process that loads and trains 135 M parameters, alone and as one of
     two under ZeRO-3.
 
-    Prints the largest peaks above idle, until the policy is loaded and until a step is taken.
+    Prints the largest peaks above idle, until the policy is loaded and until steps are taken.
     """
     make_folder(out)
     facts = provenance()
-    found = sharing.compare(sharing.WORK, environment_of(sharing.WORK))
+    found = sharing.compare(sharing.WORK)
     path = _write(out / "memory.json", {**facts, **sharing.plain(found)})
     show(found.table())
     show(f"\n{_origin(facts)}\n{path}")

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -19,7 +19,7 @@ import torch
 from tokencredit.algorithms.optimizer import Optimizer
 from tokencredit.algorithms.ppo import PPO
 from tokencredit.bench.build import SPECIAL, architecture_of, causal, prompts_of
-from tokencredit.bench.configuration import LEARNING_RATE
+from tokencredit.bench.configuration import LEARNING_RATE, config_of
 from tokencredit.bench.run import Meter, claim_stdout
 from tokencredit.bench.workload import Architecture, Size, Work
 from tokencredit.console import aligned
@@ -31,7 +31,7 @@ from tokencredit.models.loading.model import Dtype
 from tokencredit.models.loading.parts import load_causal_parts
 from tokencredit.models.passes.computation import Computation
 from tokencredit.models.policy import PolicyWithValue
-from tokencredit.pipeline.process import rank_environment
+from tokencredit.pipeline.process import rank_environment, stage_environment
 from tokencredit.pipeline.worker import hush
 from tokencredit.rl.engine import Engine
 from tokencredit.rl.world import World
@@ -41,8 +41,10 @@ SIZE: Final = Size(architecture=Architecture.llama, layers=30, width=576, vocabu
 KEY_VALUE_HEADS: Final = 3
 """With these a model of `SIZE` has SmolLM2's shape: 135 M parameters."""
 PROCESSES: Final = 2
+STEPS: Final = 2
+"""The second one has the optimizer's state beside its gradients."""
 WORK: Final = Work(prompt_lengths=(16, 16), response_lengths=(16, 16), size=SIZE, threads=1)
-"""The step that is taken: short, so that weights and optimizer are what takes memory."""
+"""The steps that are taken: short, so that weights and optimizer are what takes memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +54,7 @@ class Peaks:
     loading: float
     """Until the policy is loaded."""
     training: float
-    """Until an optimizer step is taken behind that."""
+    """Until optimizer steps are taken behind that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,9 +84,9 @@ class Found:
         return "\n".join([head, *aligned(rows)])
 
 
-def compare(work: Work, environment: Mapping[str, str]) -> Found:
+def compare(work: Work) -> Found:
     """One process against `PROCESSES` under ZeRO-3, one after the other, on a model that is written
-    to a temporary folder."""
+    to a temporary folder; each with the environment of such a run's process."""
     torch.manual_seed(work.seed)
     with TemporaryDirectory() as folder:
         config = architecture_of(work.size, work.context)
@@ -93,18 +95,22 @@ def compare(work: Work, environment: Mapping[str, str]) -> Found:
         parameters = int(model.num_parameters())
         model.save_pretrained(folder)
         del model
-        (alone,) = _started(folder, Sharding.none, 1, environment)
-        each = _started(folder, Sharding.zero3, PROCESSES, environment)
+        (alone,) = _started(folder, Sharding.none, work)
+        each = _started(folder, Sharding.zero3, work)
     return Found(parameters=parameters, alone=alone, each=each)
 
 
-def _started(
-    folder: str, sharding: Sharding, count: int, environment: Mapping[str, str]
-) -> list[Peaks]:
+def _hardware(sharding: Sharding) -> Hardware:
+    count = 1 if sharding is Sharding.none else PROCESSES
+    return Hardware(processes=count, sharding=sharding, whole_below=0)
+
+
+def _started(folder: str, sharding: Sharding, work: Work) -> list[Peaks]:
     command = [sys.executable, "-m", "tokencredit.bench.memory", folder, sharding.value]
-    known, children = dict(environment), list[subprocess.Popen[str]]()
-    for rank in range(count):
-        known |= rank_environment(rank, count, known)
+    hardware, children = _hardware(sharding), list[subprocess.Popen[str]]()
+    known = stage_environment(replace(config_of(work), hardware=hardware), "rl")
+    for rank in range(hardware.processes):
+        known |= rank_environment(rank, hardware.processes, known)
         children.append(subprocess.Popen(command, env=known, stdout=subprocess.PIPE, text=True))
     said = [child.communicate()[0] for child in children]
     if any(child.returncode for child in children):
@@ -113,9 +119,8 @@ def _started(
 
 
 def measure(folder: Path, sharding: Sharding, work: Work) -> Peaks:
-    """The peaks of this process: it loads the policy in `folder`, and takes an optimizer step."""
-    count = 1 if sharding is Sharding.none else PROCESSES
-    world = World(Hardware(processes=count, sharding=sharding, whole_below=0), 1.0)
+    """The peaks of this process: it loads the policy in `folder`, and takes `STEPS` steps."""
+    world = World(_hardware(sharding), 1.0)
     causal(Size(architecture=Architecture.llama, layers=1, width=64), 8)  # imports count as idle
     meter = Meter()
     meter.start()
@@ -125,10 +130,11 @@ def measure(folder: Path, sharding: Sharding, work: Work) -> Peaks:
     policy = PolicyWithValue(model, SPECIAL, Sampling(), computation).train()
     algorithm = PPO(optimizer=Optimizer(learning_rate=LEARNING_RATE))
     engine = Engine(policy, algorithm, world)
-    rollout = _answered(work)[torch.arange(world.rank, work.rows, count)]
-    loss = -engine.forward(rollout).logp.sum() / work.rows
-    engine.backward(loss)
-    engine.step()
+    rollout = _answered(work)[torch.arange(world.rank, work.rows, world.size)]
+    for _ in range(STEPS):
+        loss = -engine.forward(rollout).logp.sum() / work.rows
+        engine.backward(loss)
+        engine.step()
     training = meter.above_mb()
     if loading is None or training is None:
         raise UserError("bench memory: this system does not tell how much memory a process takes")

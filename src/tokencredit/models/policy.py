@@ -31,6 +31,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+class ValueHead(torch.nn.Linear):
+    """A linear value of each state, in float32 at least, whatever the format of its weights."""
+
+    def forward(self, states: Float[torch.Tensor, "*N d"]) -> Float[torch.Tensor, "*N 1"]:
+        """The values."""
+        kind = torch.promote_types(self.weight.dtype, torch.float32)
+        weight, bias = self.weight.to(kind), self.bias.to(kind)
+        return torch.nn.functional.linear(states.to(kind), weight, bias)
+
+
 class PolicyWithValue(torch.nn.Module):
     """π and V. Values are read where the action is chosen, its token unseen.
 
@@ -53,7 +63,7 @@ class PolicyWithValue(torch.nn.Module):
         self.sampling = sampling
         self.computation = computation or Computation()
         self.value_trunk = value_trunk
-        self.value_head = torch.nn.Linear(hidden_size(value_trunk or model), 1)
+        self.value_head = ValueHead(hidden_size(value_trunk or model), 1)
         torch.nn.init.zeros_(self.value_head.weight)
         torch.nn.init.zeros_(self.value_head.bias)
         self.value_head.requires_grad_(self.uses_values)
@@ -171,7 +181,7 @@ class PolicyWithValue(torch.nn.Module):
         elif self.has_value_adapter:
             with using(self.model, VALUE):
                 states = self.states(self.model, layout)
-        values: torch.Tensor = self.value_head(states.to(self.value_head.weight.dtype))
+        values: torch.Tensor = self.value_head(states)
         return values.squeeze(-1)
 
 

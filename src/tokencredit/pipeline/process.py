@@ -17,6 +17,7 @@ from tokencredit import config as configuration
 from tokencredit.config import Config
 from tokencredit.console import say
 from tokencredit.errors import UserError
+from tokencredit.hardware import Hardware, Sharding
 from tokencredit.machine.child import Heard
 from tokencredit.machine.stopping import STOPPED, Request, Stopped, request
 from tokencredit.pipeline import devices
@@ -44,6 +45,15 @@ class StageFailed(UserError):
         self.code = code if code > 0 else 128 - code
 
 
+def allocator(hardware: Hardware) -> dict[str, str]:
+    """The variables that tell glibc what to do with memory that is freed."""
+    if hardware.sharding is Sharding.zero3:
+        # What is gathered and let go again all the time would leave holes between what stays.
+        return {"MALLOC_MMAP_THRESHOLD_": str(2**18)}
+    # It otherwise returns every large buffer to the kernel, to ask for it a step later.
+    return {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
+
+
 def stage_settings(config: Config, stage: str) -> dict[str, str]:
     """The variables that a stage's process gets besides those of its parent."""
     threads = str(config.hardware.threads_of(stage))
@@ -56,9 +66,7 @@ def stage_settings(config: Config, stage: str) -> dict[str, str]:
         # Threads that spin for long slow everything tenfold when another process wants the cores;
         # threads that never spin make a small model a quarter slower. This is some 50 µs.
         "GOMP_SPINCOUNT": "20000",
-        # glibc otherwise returns every large buffer to the kernel, to ask for it a step later.
-        "MALLOC_MMAP_MAX_": "0",
-        "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+        **allocator(config.hardware),
     }
     if config.hardware.on_cpu():
         settings["DS_ACCELERATOR"] = "cpu"

@@ -17,6 +17,7 @@ from tokencredit.data.splits import Corpus
 from tokencredit.errors import nearest, require
 from tokencredit.hardware import Sharding
 from tokencredit.judges.function import FunctionJudge
+from tokencredit.models.loading.model import Dtype
 from tokencredit.papers.entries import claim_names
 from tokencredit.preflight.lengths import check_lengths, prompts_of
 from tokencredit.preflight.models import check_models, open_run
@@ -46,6 +47,14 @@ def check_machine(context: Context, stages: Sequence[Stage]) -> None:
     config = context.config
     config.hardware.check()
     config.model.check()
+    for key, chosen in (("dtype", config.model.dtype), ("autocast", config.model.autocast)):
+        require(
+            chosen.value != "bfloat16" or config.hardware.has_bfloat16(),
+            f"model.{key}",
+            chosen.value,
+            "this GPU does not multiply it; use "
+            + ("float32" if key == "dtype" else "model.autocast=none"),
+        )
     warmup = getattr(config.algorithm, "value_warmup", 0)
     require(
         warmup == 0 or config.hardware.sharding is Sharding.none,
@@ -53,6 +62,25 @@ def check_machine(context: Context, stages: Sequence[Stage]) -> None:
         warmup,
         "cannot train the value function alone where the optimizer's state is sharded; use "
         "hardware.sharding=none",
+    )
+
+
+def check_masters(context: Context, stages: Sequence[Stage]) -> None:
+    """What is trained has weights, or copies of them, in which small steps are not lost."""
+    config = context.config
+    kept = (
+        config.model.dtype is Dtype.float32
+        or config.model.lora.enabled  # adapters are float32
+        or config.hardware.sharding is not Sharding.none
+    )
+    trains = any(not each.is_there() and (each.is_run or each.training) for each in stages)
+    require(
+        kept or not trains,
+        "model.dtype",
+        config.model.dtype.value,
+        "steps smaller than 1/256 of a weight would be lost, as nothing keeps float32 copies of "
+        "what is trained; use model.dtype=float32 with model.autocast=bfloat16, or "
+        "model.lora.enabled=true, or hardware.sharding=zero1, zero2, or zero3",
     )
 
 
@@ -140,6 +168,7 @@ def _count_long(corpus: Corpus, split: str, spec: PromptSpec) -> int:
 
 CHECKS: Final[tuple[Check, ...]] = (
     check_machine,
+    check_masters,
     check_batches,
     check_primary,
     check_places,

@@ -49,6 +49,8 @@ class Engine:
             self.clip_norm.value,
             "DeepSpeed clips by the norm over all groups; use joint, or hardware.sharding=none",
         )
+        if world.sharded:  # DeepSpeed lays what is trained end to end, in one format
+            policy.value_head.to(groups["policy"][0].dtype)
         optimizer = torch.optim.AdamW(
             list(self._groups(policy)), fused=world.hardware.on_cpu() or None
         )

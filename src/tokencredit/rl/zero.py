@@ -31,6 +31,25 @@ class Zero:
         self.rank = rank
         self.shards_weights = hardware.sharding is Sharding.zero3
         self._inside = False
+        if self.shards_weights:
+            self._share_masters()
+
+    def _share_masters(self) -> None:
+        """Let the optimizer move shards that are float32 already, not copies of them.
+
+        DeepSpeed means to, but compares a device with its name, which torch finds unequal.
+        """
+        pairs = zip(
+            self.divided.fp16_partitioned_groups_flat,
+            self.divided.fp32_partitioned_groups_flat,
+            strict=True,
+        )
+        for shards, masters in pairs:
+            if shards is not None and (shards.dtype, shards.device) == (
+                masters.dtype,
+                masters.device,
+            ):
+                masters.data = shards.data
 
     def slices(self, named: Named) -> list[Slice]:
         """The parts of the trained tensors that the optimizer moves in this process."""
