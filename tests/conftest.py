@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 if os.environ.get("TOKENCREDIT_DATA"):  # may be relative; tests start programs in other folders
-    os.environ["TOKENCREDIT_DATA"] = os.path.abspath(os.environ["TOKENCREDIT_DATA"])
+    os.environ["TOKENCREDIT_DATA"] = str(Path(os.environ["TOKENCREDIT_DATA"]).absolute())
 
 import pytest
 import torch

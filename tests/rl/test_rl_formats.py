@@ -30,7 +30,7 @@ def test_a_gpu_that_does_not_multiply_it_is_refused(
     tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
     said = refusal(tmp_path, f"{key}=bfloat16", GPU)
     assert said.startswith(f"{key} = 'bfloat16': this GPU does not multiply it; use ")
 

@@ -190,7 +190,7 @@ def memory(out: Out = Path("bench")) -> None:
     """Compare the memory of a process that loads and trains 135 M parameters, alone and as one of
     two under ZeRO-3.
 
-    Prints the largest peaks above idle, until the policy is loaded and until steps are taken.
+    Prints peaks above idle, medians of three, until the policy is loaded and until steps are taken.
     """
     make_folder(out)
     facts = provenance()

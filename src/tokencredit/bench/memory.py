@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -41,6 +42,8 @@ SIZE: Final = Size(architecture=Architecture.llama, layers=30, width=576, vocabu
 KEY_VALUE_HEADS: Final = 3
 """With these a model of `SIZE` has SmolLM2's shape: 135 M parameters."""
 PROCESSES: Final = 2
+ROUNDS: Final = 3
+"""Where its buffers fall makes a process take a twentieth more or less."""
 STEPS: Final = 2
 """The second one has the optimizer's state beside its gradients."""
 WORK: Final = Work(prompt_lengths=(16, 16), response_lengths=(16, 16), size=SIZE, threads=1)
@@ -59,34 +62,46 @@ class Peaks:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """The peaks of one process alone, and of each of several."""
+    """The peaks of one process alone, and of each of several, in every round."""
 
     parameters: int
-    alone: Peaks
-    each: Sequence[Peaks]
+    alone: Sequence[Peaks]
+    each: Sequence[Sequence[Peaks]]
+    """By rank."""
 
     def shares(self) -> Peaks:
-        """The largest peaks of one of several processes, in those of one alone."""
+        """The largest peaks of one of several processes, in those of one alone; of medians."""
+        alone, each = median(self.alone), [median(rounds) for rounds in self.each]
         return Peaks(
-            loading=max(peaks.loading for peaks in self.each) / self.alone.loading,
-            training=max(peaks.training for peaks in self.each) / self.alone.training,
+            loading=max(peaks.loading for peaks in each) / alone.loading,
+            training=max(peaks.training for peaks in each) / alone.training,
         )
 
     def table(self) -> str:
         """For people."""
         rows = [["MiB above idle", "loading", "training"]]
-        named = [("1 process", self.alone)]
-        named += [(f"{len(self.each)}, rank {n}", peaks) for n, peaks in enumerate(self.each)]
+        named = [("1 process", median(self.alone))]
+        named += [
+            (f"{len(self.each)}, rank {n}", median(rounds)) for n, rounds in enumerate(self.each)
+        ]
         rows += [[name, f"{p.loading:.0f}", f"{p.training:.0f}"] for name, p in named]
         share = self.shares()
         rows.append(["largest share", f"{share.loading:.2f}", f"{share.training:.2f}"])
-        head = f"{self.parameters / 1e6:.0f} M parameters, float32, ZeRO-3"
-        return "\n".join([head, *aligned(rows)])
+        size = f"{self.parameters / 1e6:.0f} M parameters, float32, ZeRO-3"
+        return "\n".join([f"{size}; medians of {len(self.alone)}", *aligned(rows)])
 
 
-def compare(work: Work) -> Found:
-    """One process against `PROCESSES` under ZeRO-3, one after the other, on a model that is written
-    to a temporary folder; each with the environment of such a run's process."""
+def median(rounds: Sequence[Peaks]) -> Peaks:
+    """Of each peak."""
+    return Peaks(
+        loading=statistics.median(peaks.loading for peaks in rounds),
+        training=statistics.median(peaks.training for peaks in rounds),
+    )
+
+
+def compare(work: Work, rounds: int = ROUNDS) -> Found:
+    """One process against `PROCESSES` under ZeRO-3, in turns, on a model that is written to a
+    temporary folder; each with the environment of such a run's process."""
     torch.manual_seed(work.seed)
     with TemporaryDirectory() as folder:
         config = architecture_of(work.size, work.context)
@@ -95,9 +110,11 @@ def compare(work: Work) -> Found:
         parameters = int(model.num_parameters())
         model.save_pretrained(folder)
         del model
-        (alone,) = _started(folder, Sharding.none, work)
-        each = _started(folder, Sharding.zero3, work)
-    return Found(parameters=parameters, alone=alone, each=each)
+        alone, each = list[Peaks](), list[list[Peaks]]()
+        for _ in range(rounds):
+            alone += _started(folder, Sharding.none, work)
+            each.append(_started(folder, Sharding.zero3, work))
+    return Found(parameters=parameters, alone=alone, each=list(zip(*each, strict=True)))
 
 
 def _hardware(sharding: Sharding) -> Hardware:
