@@ -92,6 +92,7 @@ def discard(engine: Engine, rollout: Rollout) -> None:
     part = rollout[torch.arange(engine.world.rank, len(rollout), engine.world.size)]
     with engine.micro_batch(last=True):
         output = engine.forward(part)
+        assert output.values is not None
         engine.backward(output.logp.sum() + output.values.sum())
     engine.discard()
 

@@ -28,8 +28,9 @@ class AdvantageJudge(Judge):
     Tokens in Preference Learning, Eq. 10): what the token does for being preferred to an answer of
     the SFT model, under which the advantages are centred.
 
-    Defaults are those of its Table 1. The end token is an action like the others. Its score of a
-    response is their sum, the expected reward of 1 or −1 against the SFT model.
+    Defaults are those of its Table 1, whose learning rate is that of model=llama3_1_8b: here it is
+    the model's. The end token is an action like the others. The score of a response is the sum of
+    its tokens, the expected reward of 1 or −1 against the SFT model.
     """
 
     evidence: ClassVar[Evidence] = Evidence.signed
@@ -55,7 +56,7 @@ class AdvantageJudge(Judge):
     with place and class of word, to advantages.csv; none of sampled pairs, which are in no data."""
     training: JudgeTraining = field(
         default_factory=lambda: JudgeTraining(
-            learning_rate=2.5e-5, epochs=2.0, batch_size=64, max_length=512, warmup_fraction=0.1
+            epochs=2.0, batch_size=64, max_length=512, warmup_fraction=0.1
         )
     )
 
