@@ -8,7 +8,7 @@ from enum import Enum
 from typing import ClassVar, Final
 
 from tokencredit.errors import require
-from tokencredit.fields import Settings, number
+from tokencredit.fields import Settings, added, number
 
 SHARED: Final = frozenset(
     {"sft", "reward_model", "dpo", "discriminator", "advantage", "hindsight", "bradley_terry"}
@@ -77,14 +77,14 @@ class Hardware(Settings):
     of the stages before it that train too."""
     sharding: Sharding = Sharding.none
     """none, zero1, zero2, or zero3."""
-    offload: Offload = Offload.none
+    offload: Offload = added(Offload.none)
     """What DeepSpeed keeps in the CPU's memory: none, optimizer, or parameters (with zero3)."""
-    whole_below: int = number(100_000, at_least=0, note="numbers")
+    whole_below: int = added(number(100_000, at_least=0, note="numbers"))
     """With zero3: smaller tensors stay whole in each process."""
-    frozen: FrozenModels = FrozenModels.whole
+    frozen: FrozenModels = added(FrozenModels.whole)
     """whole, or sharded (with zero1 to zero3): reference and judges between rollouts, when every
     process has all or a part of each."""
-    offload_frozen: bool = False
+    offload_frozen: bool = added(False)
     """Keep reference and judges, or their parts, in the CPU's memory between rollouts."""
     micro_batch: int | None = number(None, at_least=1, null="chosen by lengths", note="row")
     """Rows of one forward and backward pass in a process; null: the minibatch at once, or in

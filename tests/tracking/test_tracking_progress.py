@@ -79,6 +79,14 @@ def test_the_estimate_follows_the_last_twenty_steps(clock: Clock) -> None:
     assert progress.seconds_left() == pytest.approx(40 * 2.0)
 
 
+def test_what_advances_by_many_is_estimated_by_what_is_done(clock: Clock) -> None:
+    progress = Progress(24_000, 0, "generate")
+    for _ in range(30):
+        clock.now += 3.0
+        progress.advance(100)
+    assert progress.seconds_left() == pytest.approx(210 * 3.0)
+
+
 def test_on_a_terminal_one_line_is_redrawn() -> None:
     program = """
 from tokencredit.tracking.progress import Progress

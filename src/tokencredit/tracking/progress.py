@@ -33,6 +33,8 @@ class Progress(Closing):
         self.label = label
         self._done = start
         self._ends: deque[float] = deque([time.monotonic()], maxlen=21)
+        self._counts: deque[int] = deque([start], maxlen=21)
+        """What was done at each of these times."""
         self._line_time = -float("inf")
         self._line_step = start - _STEPS_A_LINE
         console = Console(stderr=True)
@@ -65,6 +67,7 @@ class Progress(Closing):
         """Show that `step` is done; of `metrics`, score, KL, and tokens per second are shown."""
         self._done = step + 1
         self._ends.append(time.monotonic())
+        self._counts.append(self._done)
         facts = "  ".join([*_facts(metrics), f"{self._eta()} left"])
         if self._bar is not None:
             self._bar.update(self._task, completed=self._done, facts=facts)
@@ -78,9 +81,9 @@ class Progress(Closing):
             self._line_time, self._line_step = self._ends[-1], step
 
     def seconds_left(self) -> float:
-        """Return the time left in seconds, at the mean speed of the last twenty steps."""
-        steps = len(self._ends) - 1
-        if steps == 0:
+        """Return the time left in seconds, at the mean speed of the last twenty updates."""
+        steps = self._counts[-1] - self._counts[0]
+        if steps <= 0:
             return 0.0
         return (self._ends[-1] - self._ends[0]) / steps * max(self.total - self._done, 0)
 
