@@ -10,7 +10,7 @@ EXPERIMENTS := experiments $(addprefix experiments/,base_model benchmarks benchm
 export PYTHON TORCH
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test-fast test test-slow reproduce same-numbers files-touched lint type arch ci coverage format docs startup clean
+.PHONY: help setup train test-fast test test-slow reproduce same-numbers files-touched matrix lint type arch ci coverage format docs startup clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ same-numbers: setup ## does the working tree give BASE's numbers? BASE=COMMIT [K
 
 files-touched: setup ## which files TLCR cost, by part; with BASE=COMMIT [HEAD=COMMIT] which a change touched, and how many count
 	@PYTHONPATH=tests $(BIN)/python -m architecture.$(if $(BASE),files_touched "$(BASE)" $(HEAD),files_of_methods)
+
+matrix: setup ## two processes against one, for every way to divide the work; log in experiments/benchmarks/measured; ONLY=TEXT
+	@PYTHONPATH=tests $(BIN)/python -m matrix $(if $(ONLY),--only "$(ONLY)")
 
 lint: setup ## ruff: rules and format; deptry: what is imported is declared, what is declared is used
 	@$(BIN)/ruff check
