@@ -97,6 +97,23 @@ def discard(engine: Engine, rollout: Rollout) -> None:
     engine.discard()
 
 
+def report_of(engine: Engine, reference: torch.nn.Module) -> dict[str, Any]:
+    """What this process holds when all is done."""
+    return {
+        "kind": str(engine.world.accelerator.distributed_type),
+        "stage": engine.policy.zero_optimization_stage() if engine.world.sharded else 0,
+        "size": engine.world.size,
+        "optimizer": optimizer_elements(engine),
+        "trained": sum(p.numel() for p in engine.module().parameters() if p.requires_grad),
+        "held": sum(p.numel() for p in engine.module().parameters()),
+        "shards": sum(getattr(p, "ds_tensor", p).numel() for p in engine.module().parameters()),
+        "frozen": sum(p.numel() for p in reference.parameters()),
+        "frozen_shards": sum(getattr(p, "ds_tensor", p).numel() for p in reference.parameters()),
+        "kinds": sorted({str(p.dtype) for p in engine.module().model.parameters()}),
+        "masters": sorted({str(each.master.dtype) for each in engine.slices()}),
+    }
+
+
 def main(out: Path, first: int, last: int, sharding: str, mode: str) -> None:
     torch.set_num_threads(1)
     forced = mode == "forced"
@@ -146,21 +163,7 @@ def main(out: Path, first: int, last: int, sharding: str, mode: str) -> None:
     checkpoints.save(engine, Progress(last, state, {}))
     if world.is_main and not mode and world.size == 1:
         save_file({name: value.contiguous() for name, value in said.items()}, out / FORCED)
-    report = {
-        "kind": str(world.accelerator.distributed_type),
-        "stage": engine.policy.zero_optimization_stage() if world.sharded else 0,
-        "size": world.size,
-        "optimizer": optimizer_elements(engine),
-        "trained": sum(p.numel() for p in engine.module().parameters() if p.requires_grad),
-        "held": sum(p.numel() for p in engine.module().parameters()),
-        "shards": sum(getattr(p, "ds_tensor", p).numel() for p in engine.module().parameters()),
-        "frozen": sum(p.numel() for p in reference.parameters()),
-        "frozen_shards": sum(getattr(p, "ds_tensor", p).numel() for p in reference.parameters()),
-        "kinds": sorted({str(p.dtype) for p in engine.module().model.parameters()}),
-        "masters": sorted({str(each.master.dtype) for each in engine.slices()}),
-        "log": log,
-        "state": state,
-    }
+    report = {**report_of(engine, reference), "log": log, "state": state}
     (out / f"report-{world.rank}.json").write_text(json.dumps(report))
 
 
