@@ -31,10 +31,8 @@ class Progress(Closing):
         """Prepare the display of steps `start` to `total` - 1 under `label`."""
         self.total = total
         self.label = label
-        self._done = start
-        self._ends: deque[float] = deque([time.monotonic()], maxlen=21)
-        self._counts: deque[int] = deque([start], maxlen=21)
-        """What was done at each of these times."""
+        self._marks: deque[tuple[int, float]] = deque([(start, time.monotonic())], maxlen=21)
+        """How much was done at which time, of the last twenty updates and before them."""
         self._line_time = -float("inf")
         self._line_step = start - _STEPS_A_LINE
         console = Console(stderr=True)
@@ -61,31 +59,31 @@ class Progress(Closing):
 
     def advance(self, count: int = 1) -> None:
         """Show that so many more are done."""
-        self.update(self._done + count - 1, {})
+        done, _ = self._marks[-1]
+        self.update(done + count - 1, {})
 
     def update(self, step: int, metrics: Mapping[str, float]) -> None:
         """Show that `step` is done; of `metrics`, score, KL, and tokens per second are shown."""
-        self._done = step + 1
-        self._ends.append(time.monotonic())
-        self._counts.append(self._done)
+        done, now = step + 1, time.monotonic()
+        self._marks.append((done, now))
         facts = "  ".join([*_facts(metrics), f"{self._eta()} left"])
         if self._bar is not None:
-            self._bar.update(self._task, completed=self._done, facts=facts)
+            self._bar.update(self._task, completed=done, facts=facts)
         elif self._line_is_due(step):
             width = len(str(self.total))
             print(
-                f"{self.label}  {self._done:>{width}}/{self.total}  {facts}",
+                f"{self.label}  {done:>{width}}/{self.total}  {facts}",
                 file=sys.stderr,
                 flush=True,
             )
-            self._line_time, self._line_step = self._ends[-1], step
+            self._line_time, self._line_step = now, step
 
     def seconds_left(self) -> float:
         """Return the time left in seconds, at the mean speed of the last twenty updates."""
-        steps = self._counts[-1] - self._counts[0]
-        if steps <= 0:
+        (before, began), (done, now) = self._marks[0], self._marks[-1]
+        if done <= before:
             return 0.0
-        return (self._ends[-1] - self._ends[0]) / steps * max(self.total - self._done, 0)
+        return (now - began) / (done - before) * max(self.total - done, 0)
 
     def _eta(self) -> str:
         minutes, seconds = divmod(round(self.seconds_left()), 60)
@@ -93,9 +91,10 @@ class Progress(Closing):
         return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
     def _line_is_due(self, step: int) -> bool:
-        if self._done >= self.total:
+        done, now = self._marks[-1]
+        if done >= self.total:
             return True
-        waited = self._ends[-1] - self._line_time
+        waited = now - self._line_time
         enough = step - self._line_step >= _STEPS_A_LINE or waited >= _SECONDS_A_LINE
         return enough and waited >= _LEAST_SECONDS
 
