@@ -35,14 +35,14 @@ reproduce: setup ## one cell of each page again, hours said first, log in experi
 	@$(BIN)/tokencredit reproduce --pages $(if $(STEPS),--steps $(STEPS)) $(ARGS)
 
 same-numbers: setup ## does the working tree give BASE's numbers? BASE=COMMIT [KEEP=FOLDER] [ONLY=NAME,NAME] [JOBS=2]
-	@PYTHONPATH=tests $(BIN)/python -m same_numbers "$(BASE)" --jobs $(or $(JOBS),2) \
+	@PYTHONPATH=tests:tests/helpers $(BIN)/python -m same_numbers "$(BASE)" --jobs $(or $(JOBS),2) \
 		$(if $(KEEP),--keep "$(KEEP)") $(if $(ONLY),--only "$(ONLY)")
 
 files-touched: setup ## which files TLCR cost, by part; with BASE=COMMIT [HEAD=COMMIT] which a change touched, and how many count
 	@PYTHONPATH=tests $(BIN)/python -m architecture.$(if $(BASE),files_touched "$(BASE)" $(HEAD),files_of_methods)
 
 matrix: setup ## two processes against one, for every way to divide the work; log in experiments/benchmarks/measured; ONLY=TEXT
-	@PYTHONPATH=tests $(BIN)/python -m matrix $(if $(ONLY),--only "$(ONLY)")
+	@PYTHONPATH=tests:tests/helpers $(BIN)/python -m matrix $(if $(ONLY),--only "$(ONLY)")
 
 lint: setup ## ruff: rules and format; deptry: what is imported is declared, what is declared is used
 	@$(BIN)/ruff check

@@ -13,6 +13,7 @@ from typing import Any, Final
 import torch
 from safetensors.torch import load_file
 
+from ended import ARCHITECTURE
 from tokencredit import config as configuration
 from tokencredit.composing.chosen import composed
 from tokencredit.config import Config
@@ -30,12 +31,7 @@ STEPS: Final = 10
 BATCH: Final = 8
 SMALL: Final = (
     "debug=tiny",
-    "model=scratch",
-    "model.architecture.vocab_size=400",
-    "model.architecture.hidden_size=32",
-    "model.architecture.layers=2",
-    "model.architecture.heads=2",
-    "model.architecture.mlp_size=64",
+    *ARCHITECTURE,
     "model.context=192",
     "dpo.pairs=sampled",
     f"algorithm.batch_size={BATCH}",

@@ -7,6 +7,8 @@ import random
 from pathlib import Path
 from typing import Final
 
+from ended import ARCHITECTURE
+
 SHORT: Final = [
     "model.context=192",
     "sft.max_tokens=6000",
@@ -23,12 +25,7 @@ SHORT: Final = [
 SMALL: Final = [
     "dataset=file",
     "dataset.path=reviews.jsonl",
-    "model=scratch",
-    "model.architecture.vocab_size=400",
-    "model.architecture.hidden_size=32",
-    "model.architecture.layers=2",
-    "model.architecture.heads=2",
-    "model.architecture.mlp_size=64",
+    *ARCHITECTURE,
     "algorithm.optimizer.learning_rate=3e-4",
 ]
 """Reviews made up below, and a decoder that is drawn anew."""
