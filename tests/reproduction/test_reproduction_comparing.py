@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tokencredit.errors import UserError
@@ -18,9 +19,12 @@ from tokencredit.reproduction.comparing import (
     first_difference,
     likely_cause,
     residual_error,
+    step_bounds,
 )
 from tokencredit.reproduction.recorded import Machine, Recorded, cell_choices, read_recorded
 
+QUANTILE = 9.844159
+"""Student's t with 6 degrees of freedom: above it lie 3.167e-5, as above 4 of a normal variable."""
 HERE = Machine({"torch": "2.0", "numpy": "1.0"}, "X", {"threads": 1})
 FIXED = {"task": "t", "method": "abc", "run": "0", "seed": "0", "status": "complete"}
 
@@ -89,14 +93,42 @@ def test_a_column_that_came_later_does_not_count() -> None:
     assert first_difference(compare(recorded(1.0), again, [1.0], 4)) is None
 
 
-@pytest.mark.parametrize(("away", "same"), [(5.6, True), (5.7, False), (-5.7, False)])
-def test_elsewhere_scores_may_be_four_standard_errors_apart(away: float, *, same: bool) -> None:
-    """sd 2 over 4 responses: se 1, of a difference √2, four of them 5.657."""
+# sd 2 over 4 responses: se 1, of a difference √2. Two steps have 3 degrees of freedom each; Student's
+# t with 6 is exceeded at QUANTILE on one side as seldom as a normal variable at 4.
+@pytest.mark.parametrize(("away", "same"), [(-0.01, True), (0.01, False)])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_elsewhere_scores_may_be_four_standard_errors_apart(
+    away: float, sign: int, *, same: bool
+) -> None:
+    away = sign * (math.sqrt(2) * QUANTILE + away)
     there = recorded(0.0, 10.0, machine=ELSEWHERE)
     checks = compare(there, recorded(0.0, 10.0 + away), [2.0, 2.0], 4)
     found = first_difference(checks)
     assert (found is None) is same
     assert found is None or f"step 1, mean_reward: 10.0 recorded, {10.0 + away} now" in found.text
+
+
+def test_a_step_s_spread_is_that_of_the_steps_around_it() -> None:
+    """Variances 0 and 11 of eleven steps: five neighbours on either side, and no more."""
+    deviations = [0.0] * 5 + [math.sqrt(11)] + [0.0] * 10
+    bounds = step_bounds(deviations, 4)
+    errors = [error for error, _ in bounds]
+    assert errors[5] == pytest.approx(math.sqrt(11 / 11 / 4))
+    assert errors[0] == pytest.approx(math.sqrt(11 / 6 / 4)), "none before the first step"
+    assert errors[10] > 0 and errors[11] == 0
+
+
+def test_bounds_are_exceeded_by_chance_as_seldom_as_they_say() -> None:
+    """Means of eight normal scores, twice: 4 of their own standard errors are exceeded too often."""
+    steps, batch = 40_000, 8
+    draws = np.random.default_rng(0).normal(size=(2, steps, batch))
+    means, spreads = draws.mean(2), draws.std(2, ddof=1)
+    away = abs(means[0] - means[1]) / math.sqrt(2)
+    alone = away > 4 * spreads[1] / math.sqrt(batch)
+    assert alone.mean() > 0.003
+    bounds = np.array(step_bounds(list(spreads[1]), batch))
+    assert (away > bounds[:, 0] * bounds[:, 1]).mean() < 3e-4
+    assert bounds[:, 1].max() < 5, "and they are not wide"
 
 
 @pytest.mark.parametrize(("away", "same"), [(1.38, True), (1.40, False), (-1.40, False)])

@@ -44,7 +44,7 @@ def reproduce_run(
     """Run a recorded run, or a committed cell, again: equal, or the first difference.
 
     On the same processor with the same versions and threads all numbers must be equal. Elsewhere
-    keys and prompts must be, mean scores to four standard errors of the difference, and the
+    keys and prompts must be, mean scores to about four standard errors of the difference, and the
     oracle's rating at the end to its 95 % interval. Exit code 1: something differs.
     """
     load_plugins(plugin or [])

@@ -10,12 +10,16 @@ from itertools import pairwise
 from statistics import stdev
 from typing import Final
 
+from scipy.special import ndtr, stdtrit
+
 from tokencredit.canonical import differences
 from tokencredit.reproduction.recorded import FIXED, Machine, Recorded, Row
 from tokencredit.statistics.rounding import rounded
 
 ERRORS: Final = 4.0
-"""Standard errors that a step's mean score may be apart on another machine."""
+"""Standard errors that a step's mean score may be apart on another machine, were they known."""
+NEIGHBOURS: Final = 5
+"""Steps on either side whose spread of scores is taken for one with a step's own."""
 Z: Final = 1.96
 """Half the width of a 95 % interval of the normal distribution, in standard errors."""
 ORACLE: Final = "policy/oracle"
@@ -77,8 +81,8 @@ def compare(
 
     `deviations`: the standard deviation of the scores of each step of the new run; `batch`:
     responses of a step. Where machine and versions are the same all numbers must be equal;
-    elsewhere the mean scores to four standard errors of the difference, and the oracle's rating at
-    the end to an interval.
+    elsewhere the mean scores as `step_bounds` says, and the oracle's rating at the end to an
+    interval.
     """
     other = apart(recorded.machine, again.machine)
     exact = not other
@@ -94,8 +98,8 @@ def compare(
     else:
         checks.append(Check("stages", State.left_out, "weights have other last bits elsewhere"))
     checks.append(_prompts(recorded, again))
-    errors = [deviation / math.sqrt(batch) for deviation in deviations]
-    checks.append(_exact_steps(recorded, again) if exact else _near_steps(recorded, again, errors))
+    bounds = step_bounds(deviations, batch)
+    checks.append(_exact_steps(recorded, again) if exact else _near_steps(recorded, again, bounds))
     checks.append(_evaluation(recorded, again, exact=exact))
     return checks
 
@@ -160,9 +164,31 @@ def _exact_steps(recorded: Recorded, again: Recorded) -> Check:
     return Check("steps", State.same, f"{_count(recorded, again)}, {len(columns)} columns")
 
 
-def _near_steps(recorded: Recorded, again: Recorded, errors: Sequence[float]) -> Check:
-    """Every step's mean score within four standard errors of the difference of two means."""
-    score, furthest = recorded.score, 0.0
+def step_bounds(deviations: Sequence[float], batch: int) -> list[tuple[float, float]]:
+    """The standard error of each step's mean score, and how many of them two means may be apart.
+
+    A standard deviation of few responses is itself uncertain, and four standard errors from it are
+    nothing rare: with eight responses a step, two curves in five of 101 steps would differ by
+    chance. So the variances of up to five steps on either side are averaged, and the bound is the
+    quantile of Student's t that is exceeded as seldom as four standard errors of a normal variable
+    (6.3e-5), with batch − 1 degrees of freedom for each step averaged.
+    """
+    found: list[tuple[float, float]] = []
+    for step in range(len(deviations)):
+        near = deviations[max(0, step - NEIGHBOURS) : step + NEIGHBOURS + 1]
+        variance = sum(deviation**2 for deviation in near) / len(near)
+        freedom = len(near) * (batch - 1)
+        # Without freedom there is no spread either; the curve's own is used, and is not Student's.
+        limit = -float(stdtrit(freedom, ndtr(-ERRORS))) if freedom else ERRORS
+        found.append((math.sqrt(variance / batch), limit))
+    return found
+
+
+def _near_steps(
+    recorded: Recorded, again: Recorded, bounds: Sequence[tuple[float, float]]
+) -> Check:
+    """Every step's mean score within its bound, in standard errors of the difference of means."""
+    score, furthest = recorded.score, (0.0, ERRORS)
     spread = residual_error([float(str(row[score])) for row in recorded.rows if row.get(score)])
     for step, there, here in _common(recorded, again):
         for name in sorted(FIXED & there.keys()):
@@ -171,13 +197,14 @@ def _near_steps(recorded: Recorded, again: Recorded, errors: Sequence[float]) ->
         if there.get(score) in {None, ""}:
             continue
         before, now = float(str(there[score])), float(str(here[score]))
-        error = math.sqrt(2) * (errors[step] or spread)
+        own, limit = bounds[step]
+        error, most = math.sqrt(2) * (own or spread), limit if own else ERRORS
         away = abs(now - before) / error if error else math.inf * (now != before or 0)
-        if not away <= ERRORS:
+        if not away <= most:
             said = f"{before} recorded, {now} now: {away:.1f} standard errors apart"
-            return Check("steps", State.different, f"step {step}, {score}: {said}")
-        furthest = max(furthest, away)
-    said = f"{score} within {ERRORS:g} standard errors, the furthest {furthest:.2g}"
+            return Check("steps", State.different, f"step {step}, {score}: {said}, over {most:.1f}")
+        furthest = max(furthest, (away, most))
+    said = f"{score} at most {furthest[0]:.2g} standard errors apart, of {furthest[1]:.1f} allowed"
     return Check("steps", State.within, f"{_count(recorded, again)}, {said}")
 
 

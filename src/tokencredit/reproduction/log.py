@@ -15,7 +15,7 @@ from tokencredit.papers.runs import holds_runs
 from tokencredit.reproduction.recorded import Recorded, read_recorded
 from tokencredit.reproduction.rerun import Outcome, reproduce
 from tokencredit.store.files import write_text
-from tokencredit.store.run_folder import COMPLETE
+from tokencredit.store.run_folder import COMPLETE, git_commit
 
 LOG: Final = "REPRODUCED.md"
 HOUR: Final = 3600.0
@@ -26,7 +26,7 @@ INTRODUCTION: Final = """\
 `make reproduce` writes this page: it runs the quickest cell of each page again, from what is
 recorded beside it, and [compares](../docs/tables-and-figures.md#reproducing). On the same processor
 with the same versions and threads all numbers must be equal; elsewhere keys must be, the mean score
-of each step to four standard errors, and the oracle's rating at the end to its interval.
+of each step to about four standard errors, and the oracle's rating at the end to its interval.
 """
 
 
@@ -90,14 +90,15 @@ def reproduce_pages(
 
 def log_text(rows: Sequence[Sequence[str]]) -> str:
     """The page of these rows."""
-    return f"{INTRODUCTION}\n{markdown(HEAD, rows)}\n"
+    return f"{INTRODUCTION}\nCommit {git_commit() or 'unknown'}.\n\n{markdown(HEAD, rows)}\n"
 
 
 def _row(page: str, cell: Path, outcome: Outcome) -> Iterator[str]:
     found, recorded = outcome.difference, outcome.recorded
     states = {check.what: check for check in outcome.checks}
     steps = states.get("steps")
-    yield from (page, cell.stem, "" if steps is None else steps.text.partition(" steps")[0])
+    compared = "" if steps is None or steps is found else steps.text.partition(" steps")[0]
+    yield from (page, cell.stem, compared)
     if found is not None:
         yield from ("**different**", f"{found.what}: {found.text}", outcome.cause)
     else:
