@@ -196,17 +196,20 @@ def test_the_error_of_a_ratio_by_hand() -> None:
 
 
 def test_answers_are_those_of_the_data_behind_the_prompts(place: Path) -> None:
-    """Of a text the rest, of a pair the chosen answer; with one end token, or cut by the context."""
+    """Of a text the rest, of a pair the chosen answer; with one end token, or cut: by the context,
+    or where the longest response ends."""
     config = config_at(place)
     stream = prompts_of(config, "eval")
-    found = answers(config, stream)
-    assert found is not None
     drawn = stream.drawn(0, "evaluation", range(5))
     tokenizer = train_tokenizer()
-    for number, (record, ids) in enumerate(drawn):
-        text = found.response_ids[number][found.response_mask[number]].tolist()
-        whole = [*tokenizer(record.text)["input_ids"], EOS_ID]
-        assert [*ids, *text] == whole[: config.model.context]
+    for limit in (3, 10_000):
+        config.rollout = replace(config.rollout, max_new_tokens=limit + 1)
+        found = answers(config, stream)
+        assert found is not None
+        for number, (record, ids) in enumerate(drawn):
+            text = found.response_ids[number][found.response_mask[number]].tolist()
+            whole = [*tokenizer(record.text)["input_ids"], EOS_ID]
+            assert [*ids, *text] == whole[: min(len(ids) + limit, config.model.context)]
     pair = Record(row=3, text="ab", prompt="how was it?", completion=" good", rejected=" bad")
     maker = TokenIds(tokenizer)
     said = following(pair, maker.begin(pair).ids, maker)

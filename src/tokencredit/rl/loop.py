@@ -149,6 +149,8 @@ class Learner:
             if gathered:
                 clock.mark("gather")
             evaluated = self._held_out(step)
+            if evaluated:
+                clock.mark("evaluation")
             rollout, judgement = self._roll_out(prompts, step)
             clock.mark("rollout")
             paid = self.algorithm.scaled(judgement, self.state)

@@ -135,13 +135,16 @@ def answers(config: Config, prompts: PromptStream) -> Rollout | None:
     """The data's answers behind the held-out prompts, None where there is not one.
 
     Of a text it is what follows its prompt, of a pair the chosen answer; with the end token, unless
-    `model.context` cuts it before.
+    it is cut before: at the longest response that there can be, beyond which no policy is trained
+    (and where most of the time would go: reviews are ten times as long as the responses here), or
+    at `model.context`.
     """
     settings = config.evaluation
     count = min(settings.prompts, len(prompts.records))
     drawn = prompts.drawn(settings.stream, "evaluation", range(count))
+    longest = config.rollout.max_new_tokens - 1
     texts = [
-        following(record, ids, prompts.token_ids)[: config.model.context - len(ids)]
+        following(record, ids, prompts.token_ids)[: min(longest, config.model.context - len(ids))]
         for record, ids in drawn
     ]
     if not any(texts):
