@@ -105,9 +105,10 @@ class SupervisedRun:
                 train_dataset=rows,
                 data_collator=collator,
             )
-            if joined() is not None and isinstance(rows[0]["labels"], int):
-                # A classifier's loss is a mean of its rows; it would be multiplied by the processes
-                # as if it were divided by the labels of all of them.
+            if isinstance(rows[0]["labels"], int):
+                # A classifier's loss is the mean of the rows of one pass. The trainer would take it
+                # for one that is divided by the labels of the whole batch, and so add the passes of
+                # micro_batch_size up, and multiply it by the processes.
                 trainer.model_accepts_loss_kwargs = False
             return trainer
 
