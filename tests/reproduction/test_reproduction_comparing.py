@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from tokencredit.reproduction.comparing import (
     compare_plan,
     first_difference,
     likely_cause,
+    oracle_bound,
     residual_error,
     step_bounds,
 )
@@ -139,6 +141,37 @@ def test_elsewhere_the_oracle_may_be_in_its_interval(away: float, *, same: bool)
     checks = compare(recorded(1.0, machine=ELSEWHERE), again, [1.0], 4)
     assert (states(checks)["evaluation"] is State.within) is same
     assert first_difference(compare(recorded(1.0), again, [1.0], 4)) is not None, "bytes here"
+
+
+def test_a_run_elsewhere_ends_where_another_seed_might_have() -> None:
+    """Seeds 0, 1, 2: sd 1, Student's t of two degrees of freedom 4.3027, times √2 6.0849."""
+    there = replace(recorded(1.0, machine=ELSEWHERE), of_seeds=(0.0, 1.0, 2.0))
+    for away, same in ((6.08, True), (6.09, False)):
+        oracle = {"policy/oracle": {"mean": 1.0 + away, "se": 0.1, "n": 256}}
+        checks = compare(there, replace(recorded(1.0), evaluation=oracle), [1.0], 4)
+        assert (states(checks)["evaluation"] is State.within) is same
+    assert oracle_bound(0.5, (0.0, 1.0))[0] == pytest.approx(1.386, abs=1e-3), "two are too few"
+    assert oracle_bound(9.0, (0.0, 1.0, 2.0))[0] == pytest.approx(9 * 1.96 * math.sqrt(2))
+
+
+def test_seeds_of_a_cell_are_those_that_differ_in_nothing_else(tmp_path: Path) -> None:
+    def write(name: str, seed: int, rating: float, **inputs: object) -> None:
+        identity = {"inputs": {"seed": seed, **inputs}, "parents": {"sft": name}, "version": 1}
+        cell = {
+            "config_hash": name,
+            "status": "complete",
+            "steps": 1,
+            "provenance": {"identity": identity},
+            "evaluation": {"policy/oracle": {"mean": rating, "se": 0.1, "n": 9}},
+        }
+        (tmp_path / f"{name}.json").write_text(json.dumps(cell))
+
+    write("a", 0, 1.0, beta=0.5)
+    write("b", 1, 2.0, beta=0.5)
+    write("c", 1, 7.0, beta=0.6)
+    (tmp_path / "a.csv").write_text("step,mean_reward\n0,1.0\n")
+    (tmp_path / "table.json").write_text("{}")
+    assert read_recorded(tmp_path / "a.csv").of_seeds == [1.0, 2.0]
 
 
 def test_a_part_of_the_steps_says_nothing_of_the_end() -> None:

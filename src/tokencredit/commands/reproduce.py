@@ -45,7 +45,8 @@ def reproduce_run(
 
     On the same processor with the same versions and threads all numbers must be equal. Elsewhere
     keys and prompts must be, mean scores to about four standard errors of the difference, and the
-    oracle's rating at the end to its 95 % interval. Exit code 1: something differs.
+    oracle's rating at the end to a 95 % interval, of prompts or of seeds. Exit code 1: something
+    differs.
     """
     load_plugins(plugin or [])
     named = os.environ.get("TOKENCREDIT_STORE")

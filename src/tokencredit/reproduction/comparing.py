@@ -13,7 +13,7 @@ from typing import Final
 from scipy.special import ndtr, stdtrit
 
 from tokencredit.canonical import differences
-from tokencredit.reproduction.recorded import FIXED, Machine, Recorded, Row
+from tokencredit.reproduction.recorded import FIXED, ORACLE, Machine, Recorded, Row
 from tokencredit.statistics.rounding import rounded
 
 ERRORS: Final = 4.0
@@ -22,8 +22,8 @@ NEIGHBOURS: Final = 5
 """Steps on either side whose spread of scores is taken for one with a step's own."""
 Z: Final = 1.96
 """Half the width of a 95 % interval of the normal distribution, in standard errors."""
-ORACLE: Final = "policy/oracle"
-"""The measure on held-out prompts that must lie in the record's interval."""
+FEWEST: Final = 3
+"""Seeds whose spread says something."""
 SHOWN: Final = 4
 
 
@@ -81,8 +81,8 @@ def compare(
 
     `deviations`: the standard deviation of the scores of each step of the new run; `batch`:
     responses of a step. Where machine and versions are the same all numbers must be equal;
-    elsewhere the mean scores as `step_bounds` says, and the oracle's rating at the end to an
-    interval.
+    elsewhere the mean scores as `step_bounds` says, and the oracle's rating at the end as
+    `oracle_bound` does.
     """
     other = apart(recorded.machine, again.machine)
     exact = not other
@@ -235,11 +235,27 @@ def _evaluation(recorded: Recorded, again: Recorded, *, exact: bool) -> Check:
     before, after = (side.evaluation.get(ORACLE) for side in (recorded, again))
     if not before or not after:
         return Check("evaluation", State.left_out, f"no {ORACLE}")
-    half = Z * math.sqrt(2) * before["se"]
+    half, of = oracle_bound(before["se"], recorded.of_seeds)
     inside = abs(after["mean"] - before["mean"]) <= half
     was, now = rounded(before["mean"]), rounded(after["mean"])
-    said = f"{ORACLE}: {was} ± {rounded(half)} recorded (1.96 √2 standard errors), {now} now"
+    said = f"{ORACLE}: {was} ± {rounded(half)} recorded ({of}), {now} now"
     return Check("evaluation", State.within if inside else State.different, said)
+
+
+def oracle_bound(se: float, of_seeds: Sequence[float]) -> tuple[float, str]:
+    """How far apart the oracle's ratings of two policies may be, and by what, in words.
+
+    √2 times half a 95 % interval: of the prompts, or if that is more of the seeds. On another
+    processor a run takes another way from the first bit that differs, and so ends where another
+    seed might have; the spread over prompts, `se`, knows nothing of that.
+    """
+    prompts = Z * math.sqrt(2) * se
+    if len(of_seeds) < FEWEST:
+        return prompts, "1.96 √2 standard errors"
+    seeds = float(stdtrit(len(of_seeds) - 1, ndtr(Z))) * math.sqrt(2) * stdev(of_seeds)
+    if seeds < prompts:
+        return prompts, "1.96 √2 standard errors"
+    return seeds, f"√2 times half the 95 % interval of {len(of_seeds)} seeds"
 
 
 def _unequal(step: int, column: str, before: object, now: object) -> Check:

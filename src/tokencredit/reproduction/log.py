@@ -26,7 +26,8 @@ INTRODUCTION: Final = """\
 `make reproduce` writes this page: it runs the quickest cell of each page again, from what is
 recorded beside it, and [compares](../docs/tables-and-figures.md#reproducing). On the same processor
 with the same versions and threads all numbers must be equal; elsewhere keys must be, the mean score
-of each step to about four standard errors, and the oracle's rating at the end to its interval.
+of each step to about four standard errors, and the oracle's rating at the end to an interval, of
+prompts or of seeds.
 """
 
 

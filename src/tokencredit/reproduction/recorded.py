@@ -23,6 +23,8 @@ DEVIATION: Final = "score/std"
 """The metric with the spread of a step's scores."""
 FIXED: Final = frozenset(COLUMNS) - {"mean_reward", "kl", "value_loss"} | {"step"}
 """Columns that hold no measurement."""
+ORACLE: Final = "policy/oracle"
+"""The measure on held-out prompts that is compared on another machine."""
 CHOSEN: Final = ("experiment", "scale")
 """Choices of a cell that are kept beside its overrides, too."""
 
@@ -73,6 +75,9 @@ class Recorded:
     """Of a run folder: step and prompt of every sample, row and prompt of the evaluation."""
     seconds: float | None
     """Of the whole run, the stages before it aside."""
+    of_seeds: Sequence[float] = ()
+    """The oracle's ratings at the end of the cells beside it that differ in seeds alone, and of
+    itself."""
 
     @property
     def score(self) -> str:
@@ -118,7 +123,26 @@ def _read_cell(path: Path) -> Recorded:
             evaluation=record.get("evaluation") or {},
             prompts=(),
             seconds=record.get("wall_seconds"),
+            of_seeds=_of_seeds(beside, made.get("identity") or {}),
         )
+
+
+def _of_seeds(path: Path, identity: Mapping[str, Any]) -> list[float]:
+    """The oracle's ratings of all cells in a cell's folder that are it but for their seeds."""
+    found = []
+    for other in sorted(path.parent.glob("*.json")):
+        record = read_json(other)
+        made = (record.get("provenance") or {}).get("identity") or {}
+        rating = (record.get("evaluation") or {}).get(ORACLE)
+        if made and rating and _but_seeds(made) == _but_seeds(identity):
+            found.append(float(rating["mean"]))
+    return found
+
+
+def _but_seeds(identity: Mapping[str, Any]) -> dict[str, object]:
+    """What a run is made by, without the seed, and without its stages, whose seed is another's."""
+    inputs = {name: value for name, value in identity.get("inputs", {}).items() if name != "seed"}
+    return {**identity, "inputs": inputs, "parents": sorted(identity.get("parents", ()))}
 
 
 def _read_run(path: Path) -> Recorded:
