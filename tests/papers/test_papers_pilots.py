@@ -311,7 +311,7 @@ def test_the_table_has_every_point_and_marks_the_choice() -> None:
 def test_a_page_says_terms_controls_and_every_point(tmp_path: Path) -> None:
     path = tmp_path / "tuning" / "cpu.csv"
     assert tuning_text(path) == "*No method was tuned: there are no pilot runs.*"
-    rows = [*second(LOW, (0.1, 0.2, 0.6), (5, 6, 7)), *second(HIGH, (1, 1, 1), (20, 20, 20))]
+    rows = [*second(LOW, (0.1, 0.2, 0.6), (5, 6, 7)), *second(HIGH, (1, 1, 1), (6, 6, 6))]
     write_pilots(path, [*FIRST, *rows])
     write_terms(path, TERMS, None)
     text = tuning_text(path)
@@ -321,3 +321,11 @@ def test_a_page_says_terms_controls_and_every_point(tmp_path: Path) -> None:
     )
     assert "shuffled has the point of abc." in text
     assert text.endswith(pilots_table([*FIRST, *rows], TERMS))
+
+
+def test_a_page_of_a_tuning_that_goes_on_says_how_many_runs_are_missing(tmp_path: Path) -> None:
+    path = tmp_path / "tuning" / "cpu.csv"
+    write_pilots(path, FIRST[:-1])
+    write_terms(path, TERMS, None)
+    said = f"*Tuning goes on: {len(FIRST) - 1} pilot runs have ended, at least 1 more are to come"
+    assert f"{said}, and no point is chosen.*" in tuning_text(path)

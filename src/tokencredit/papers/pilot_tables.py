@@ -9,22 +9,35 @@ from typing import Final
 
 from tokencredit.papers.formats import markdown
 from tokencredit.papers.pilot_files import read_pilots, read_terms
-from tokencredit.papers.pilots import FINALISTS, MOST_WHOLE, Means, Pilot, Terms, choose, ranking
+from tokencredit.papers.pilots import (
+    FINALISTS,
+    MOST_WHOLE,
+    Means,
+    Pilot,
+    Terms,
+    choose,
+    ranking,
+    trials,
+)
 from tokencredit.statistics.rounding import rounded
 
 HEAD: Final = ("method", "point", "round", "runs", "oracle", "KL", "clipped", "distinct-2", "")
 
 
 def tuning_text(rows: Path) -> str:
-    """Terms and points of the tuning in that file, for a page; that there is none, where it is not.
+    """Terms and points of the tuning in that file, for a page.
 
-    Raises `UserError` while the second round is not complete.
+    That there is none is said where the file is not there; while runs are missing, how many are.
     """
     if not rows.is_file():
         return "*No method was tuned: there are no pilot runs.*"
     found, terms = read_pilots(rows), read_terms(rows)
     controls = [f"{control} has the point of {leader}" for control, leader in terms.follows.items()]
     said = " ".join([*terms_text(terms), *([f"{', '.join(controls)}."] if controls else [])])
+    missing = set(trials(found, terms)) - {row.trial for row in found}
+    if missing:
+        there = f"{len(found)} pilot runs have ended, at least {len(missing)} more are to come"
+        return f"{said}\n\n*Tuning goes on: {there}, and no point is chosen.*"
     return f"{said}\n\n{pilots_table(found, terms)}"
 
 
