@@ -127,7 +127,7 @@ def _read_cell(path: Path) -> Recorded:
         )
 
 
-def _of_seeds(path: Path, identity: Mapping[str, Any]) -> list[float]:
+def _of_seeds(path: Path, identity: Mapping[str, object]) -> list[float]:
     """The oracle's ratings of all cells in a cell's folder that are it but for their seeds."""
     found = []
     for other in sorted(path.parent.glob("*.json")):
@@ -139,10 +139,13 @@ def _of_seeds(path: Path, identity: Mapping[str, Any]) -> list[float]:
     return found
 
 
-def _but_seeds(identity: Mapping[str, Any]) -> dict[str, object]:
+def _but_seeds(identity: Mapping[str, object]) -> dict[str, object]:
     """What a run is made by, without the seed, and without its stages, whose seed is another's."""
-    inputs = {name: value for name, value in identity.get("inputs", {}).items() if name != "seed"}
-    return {**identity, "inputs": inputs, "parents": sorted(identity.get("parents", ()))}
+    inputs, parents = (identity.get(name, {}) for name in ("inputs", "parents"))
+    assert isinstance(inputs, Mapping)
+    assert isinstance(parents, Mapping)
+    kept = {name: value for name, value in inputs.items() if name != "seed"}
+    return {**identity, "inputs": kept, "parents": sorted(parents)}
 
 
 def _read_run(path: Path) -> Recorded:
