@@ -23,7 +23,13 @@ from tokencredit.reproduction.comparing import (
     residual_error,
     step_bounds,
 )
-from tokencredit.reproduction.recorded import Machine, Recorded, cell_choices, read_recorded
+from tokencredit.reproduction.recorded import (
+    Machine,
+    Recorded,
+    cell_choices,
+    ratings_of_seeds,
+    read_recorded,
+)
 
 QUANTILE = 9.844159
 """Student's t with 6 degrees of freedom: above it lie 3.167e-5, as above 4 of a normal variable."""
@@ -145,10 +151,11 @@ def test_elsewhere_the_oracle_may_be_in_its_interval(away: float, *, same: bool)
 
 def test_a_run_elsewhere_ends_where_another_seed_might_have() -> None:
     """Seeds 0, 1, 2: sd 1, Student's t of two degrees of freedom 4.3027, times √2 6.0849."""
-    there = replace(recorded(1.0, machine=ELSEWHERE), of_seeds=(0.0, 1.0, 2.0))
+    there = recorded(1.0, machine=ELSEWHERE)
     for away, same in ((6.08, True), (6.09, False)):
         oracle = {"policy/oracle": {"mean": 1.0 + away, "se": 0.1, "n": 256}}
-        checks = compare(there, replace(recorded(1.0), evaluation=oracle), [1.0], 4)
+        again = replace(recorded(1.0), evaluation=oracle)
+        checks = compare(there, again, [1.0], 4, (0.0, 1.0, 2.0))
         assert (states(checks)["evaluation"] is State.within) is same
     assert oracle_bound(0.5, (0.0, 1.0))[0] == pytest.approx(1.386, abs=1e-3), "two are too few"
     assert oracle_bound(9.0, (0.0, 1.0, 2.0))[0] == pytest.approx(9 * 1.96 * math.sqrt(2))
@@ -171,7 +178,7 @@ def test_seeds_of_a_cell_are_those_that_differ_in_nothing_else(tmp_path: Path) -
     write("c", 1, 7.0, beta=0.6)
     (tmp_path / "a.csv").write_text("step,mean_reward\n0,1.0\n")
     (tmp_path / "table.json").write_text("{}")
-    assert read_recorded(tmp_path / "a.csv").of_seeds == [1.0, 2.0]
+    assert ratings_of_seeds(read_recorded(tmp_path / "a.csv")) == [1.0, 2.0]
 
 
 def test_a_part_of_the_steps_says_nothing_of_the_end() -> None:

@@ -14,6 +14,7 @@ from scipy.special import ndtr, stdtrit
 
 from tokencredit.canonical import differences
 from tokencredit.reproduction.recorded import FIXED, ORACLE, Machine, Recorded, Row
+from tokencredit.statistics.intervals import from_error
 from tokencredit.statistics.rounding import rounded
 
 ERRORS: Final = 4.0
@@ -75,14 +76,18 @@ def apart(there: Machine, here: Machine) -> list[str]:
 
 
 def compare(
-    recorded: Recorded, again: Recorded, deviations: Sequence[float], batch: int
+    recorded: Recorded,
+    again: Recorded,
+    deviations: Sequence[float],
+    batch: int,
+    of_seeds: Sequence[float] = (),
 ) -> list[Check]:
     """Every check of a run made again, whose key is the recorded one.
 
     `deviations`: the standard deviation of the scores of each step of the new run; `batch`:
-    responses of a step. Where machine and versions are the same all numbers must be equal;
-    elsewhere the mean scores as `step_bounds` says, and the oracle's rating at the end as
-    `oracle_bound` does.
+    responses of a step; `of_seeds`: the oracle's ratings at the end with this and other seeds.
+    Where machine and versions are the same all numbers must be equal; elsewhere the mean scores as
+    `step_bounds` says, and the oracle's rating at the end as `oracle_bound` does.
     """
     other = apart(recorded.machine, again.machine)
     exact = not other
@@ -98,9 +103,11 @@ def compare(
     else:
         checks.append(Check("stages", State.left_out, "weights have other last bits elsewhere"))
     checks.append(_prompts(recorded, again))
-    bounds = step_bounds(deviations, batch)
-    checks.append(_exact_steps(recorded, again) if exact else _near_steps(recorded, again, bounds))
-    checks.append(_evaluation(recorded, again, exact=exact))
+    if exact:
+        checks.append(_exact_steps(recorded, again))
+    else:
+        checks.append(_near_steps(recorded, again, step_bounds(deviations, batch)))
+    checks.append(_evaluation(recorded, again, of_seeds, exact=exact))
     return checks
 
 
@@ -219,7 +226,9 @@ def residual_error(values: Sequence[float]) -> float:
     return stdev(steps) / math.sqrt(2)
 
 
-def _evaluation(recorded: Recorded, again: Recorded, *, exact: bool) -> Check:
+def _evaluation(
+    recorded: Recorded, again: Recorded, of_seeds: Sequence[float], *, exact: bool
+) -> Check:
     """Held-out measures at the end; of a part of the steps there is nothing to compare."""
     if again.steps < recorded.steps or not recorded.evaluation:
         why = f"{again.steps} of {recorded.steps} steps" if recorded.evaluation else "there is none"
@@ -235,7 +244,7 @@ def _evaluation(recorded: Recorded, again: Recorded, *, exact: bool) -> Check:
     before, after = (side.evaluation.get(ORACLE) for side in (recorded, again))
     if not before or not after:
         return Check("evaluation", State.left_out, f"no {ORACLE}")
-    half, of = oracle_bound(before["se"], recorded.of_seeds)
+    half, of = oracle_bound(before["se"], of_seeds)
     inside = abs(after["mean"] - before["mean"]) <= half
     was, now = rounded(before["mean"]), rounded(after["mean"])
     said = f"{ORACLE}: {was} ± {rounded(half)} recorded ({of}), {now} now"
@@ -250,12 +259,11 @@ def oracle_bound(se: float, of_seeds: Sequence[float]) -> tuple[float, str]:
     seed might have; the spread over prompts, `se`, knows nothing of that.
     """
     prompts = Z * math.sqrt(2) * se
-    if len(of_seeds) < FEWEST:
-        return prompts, "1.96 √2 standard errors"
-    seeds = float(stdtrit(len(of_seeds) - 1, ndtr(Z))) * math.sqrt(2) * stdev(of_seeds)
-    if seeds < prompts:
-        return prompts, "1.96 √2 standard errors"
-    return seeds, f"√2 times half the 95 % interval of {len(of_seeds)} seeds"
+    n = len(of_seeds)
+    seeds = math.sqrt(2) * from_error(0.0, stdev(of_seeds), n).high if n >= FEWEST else 0.0
+    if seeds > prompts:
+        return seeds, f"√2 times half the 95 % interval of {n} seeds"
+    return prompts, "1.96 √2 standard errors"
 
 
 def _unequal(step: int, column: str, before: object, now: object) -> Check:

@@ -75,9 +75,6 @@ class Recorded:
     """Of a run folder: step and prompt of every sample, row and prompt of the evaluation."""
     seconds: float | None
     """Of the whole run, the stages before it aside."""
-    of_seeds: Sequence[float] = ()
-    """The oracle's ratings at the end of the cells beside it that differ in seeds alone, and of
-    itself."""
 
     @property
     def score(self) -> str:
@@ -123,18 +120,20 @@ def _read_cell(path: Path) -> Recorded:
             evaluation=record.get("evaluation") or {},
             prompts=(),
             seconds=record.get("wall_seconds"),
-            of_seeds=_of_seeds(beside, made.get("identity") or {}),
         )
 
 
-def _of_seeds(path: Path, identity: Mapping[str, object]) -> list[float]:
-    """The oracle's ratings of all cells in a cell's folder that are it but for their seeds."""
-    found = []
-    for other in sorted(path.parent.glob("*.json")):
+def ratings_of_seeds(cell: Recorded) -> list[float]:
+    """The oracle's ratings at the end of a cell and of those beside it that differ in seeds alone.
+
+    None of a run folder, beside which there are no cells.
+    """
+    found: list[float] = []
+    for other in sorted(cell.path.parent.glob("*.json")) if cell.kind == "cell" else ():
         record = read_json(other)
         made = (record.get("provenance") or {}).get("identity") or {}
         rating = (record.get("evaluation") or {}).get(ORACLE)
-        if made and rating and _but_seeds(made) == _but_seeds(identity):
+        if made and rating and _but_seeds(made) == _but_seeds(cell.identity):
             found.append(float(rating["mean"]))
     return found
 

@@ -24,6 +24,7 @@ from tokencredit.reproduction.recorded import (
     DEVIATION,
     Machine,
     Recorded,
+    ratings_of_seeds,
     read_recorded,
     recorded_config,
 )
@@ -74,7 +75,8 @@ def reproduce(path: Path, steps: int | None = None, store: Path | None = None) -
         if first_difference(checks) is None:
             again, deviations = _run(config, stage, recorded, place)
             algorithm = config.policy_algorithm
-            checks += compare(recorded, again, deviations, algorithm.batch_size)
+            seeds = ratings_of_seeds(recorded)
+            checks += compare(recorded, again, deviations, algorithm.batch_size, seeds)
     found = first_difference(checks)
     commit = git_commit() or ""
     cause = "" if found is None else likely_cause(recorded, now, commit, found)
