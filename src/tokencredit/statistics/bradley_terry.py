@@ -122,7 +122,10 @@ def _newton(wins: Counts) -> tuple[Float64[np.ndarray, "K"], int]:
         move = np.linalg.solve(information(b, wins) + 1 / size, gradient)
         move -= move.mean()
         new = log_likelihood(b + move, wins)
-        while new < value and np.abs(move).max() > 0:
+        # At the maximum a likelihood differs by less than its own rounding: a good last step may
+        # seem to lower it, and refusing that one would leave an error of √ε.
+        rounding = 8 * np.finfo(np.float64).eps * abs(value)
+        while new < value - rounding and np.abs(move).max() > 0:
             move /= 2
             new = log_likelihood(b + move, wins)
         if np.abs(move).max() <= 1e-15 * max(1.0, float(np.abs(b).max())):
