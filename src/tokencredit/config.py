@@ -126,9 +126,14 @@ class Config:
             "must be 0: with dropout the first ratio of a step is not 1",
         )
 
+    @property
+    def longest_whole(self) -> int:
+        """The most tokens of a prompt that is the beginning of a text, and its response."""
+        return self.dataset.prompt.max_tokens - 1 + self.rollout.longest
+
     def check_room(self, otherwise: str = "") -> None:
         """Raise where a prompt and its response may be longer than the context."""
-        longest = self.dataset.prompt.max_tokens - 1 + self.rollout.max_new_tokens - 1
+        longest = self.longest_whole
         require(
             longest <= self.model.context,
             "dataset.prompt.max_tokens",

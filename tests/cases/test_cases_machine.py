@@ -19,7 +19,7 @@ from tokencredit.composing.grammar import check_grammar, quoted
 from tokencredit.console import plain
 from tokencredit.errors import UserError
 from tokencredit.pipeline import environment
-from tokencredit.pipeline.process import rank_environment, stage_environment
+from tokencredit.pipeline.process import rank_environments, stage_environment
 from tokencredit.stages.reward_model import member_seed
 from tokencredit.streams import integer, permutation, stream_key, torch_seed
 
@@ -72,7 +72,7 @@ def test_case_7_no_process_of_a_stage_sees_the_ranks_of_a_cluster(
         given = stage_environment(plain_config(), stage)
         assert not CLUSTER.keys() & given.keys()
         assert KEPT.items() <= given.items()
-    ours = rank_environment(1, 2, {"MASTER_PORT": "5"})
+    _, ours = rank_environments(2, {"MASTER_PORT": "5"})
     assert ours["RANK"] == "1" and ours["WORLD_SIZE"] == "2"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -29,6 +30,8 @@ from tokencredit.rewards.sparse import Sparse
 from tokencredit.rollout import Rollout
 from tokencredit.tracking.tracking import Tracking
 
+VALUED = [kind for kind in ValueKind if kind is not ValueKind.none]
+valued_kinds = pytest.mark.parametrize("kind", VALUED, ids=[kind.value for kind in VALUED])
 LENGTHS = [2, 7, 4, 5]
 LORA = Lora(enabled=True, r=4, alpha=8)
 

@@ -18,7 +18,7 @@ from tokencredit import config as configuration
 from tokencredit.composing.chosen import composed
 from tokencredit.config import Config
 from tokencredit.pipeline.pipeline import all_stages, make
-from tokencredit.pipeline.process import rank_environment, stage_environment
+from tokencredit.pipeline.process import rank_environments, stage_environment
 from tokencredit.rl.slices import Kept
 from tokencredit.stages.context import Context
 from tokencredit.store.jsonl import read_jsonl
@@ -112,11 +112,10 @@ def start(config: Config, key: str, out: Path, given: Path | None) -> None:
     known = stage_environment(config, "rl")
     command = [sys.executable, str(RANK), str(out), str(given or "-"), "rl", key]
     children = []
-    for rank in range(count):
-        known |= rank_environment(rank, count, known)
+    for rank, each in enumerate(rank_environments(count, known)):
         with (out / f"printed-{rank}.log").open("w") as printed:
             child = subprocess.Popen(
-                command, env=known, stdin=subprocess.PIPE, stdout=printed, stderr=subprocess.STDOUT
+                command, env=each, stdin=subprocess.PIPE, stdout=printed, stderr=subprocess.STDOUT
             )
         assert child.stdin is not None
         with child.stdin:

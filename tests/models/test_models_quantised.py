@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from builders import PAD_ID, VOCABULARY, make_prompts
 from learning import FAST, learn, rollout_at, task
-from policies import stir
+from policies import stir, valued_kinds
 from quantised import NAMES, QLORA, dequantised, packed_bits, qlora_actors, same, saved
 from tokencredit.hardware import Hardware
 from tokencredit.models.actors import Actors
@@ -46,15 +46,12 @@ def updater_of(actors: Actors, micro_batch: int | None = None) -> Updater:
     return Updater(engine, ALGORITHM, seed=5)
 
 
-VALUED = [kind for kind in ValueKind if kind is not ValueKind.none]
-
-
 def parameters(policy: PolicyWithValue) -> dict[str, Tensor]:
     return {name: p.detach().clone() for name, p in policy.named_parameters()}
 
 
 @every_architecture
-@pytest.mark.parametrize("kind", VALUED, ids=[kind.value for kind in VALUED])
+@valued_kinds
 def test_only_adapters_and_value_head_are_trained(
     folders: Mapping[str, Path], architecture: str, kind: ValueKind
 ) -> None:
@@ -151,7 +148,7 @@ def test_activation_checkpointing_changes_no_gradient(
         assert torch.equal(one, two)
 
 
-@pytest.mark.parametrize("kind", VALUED, ids=[kind.value for kind in VALUED])
+@valued_kinds
 def test_field_B32_a_resumed_run_is_the_run(
     folders: Mapping[str, Path], tmp_path: Path, kind: ValueKind
 ) -> None:

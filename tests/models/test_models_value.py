@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoModelForCausalLM
 
 from builders import ARCHITECTURES, tiny_causal, tiny_classifier, train_tokenizer
-from policies import LORA, alone, make_policy, rolled, run_config, stir
+from policies import LORA, alone, make_policy, rolled, run_config, stir, valued_kinds
 from tokencredit.algorithms.reinforce import Reinforce
 from tokencredit.errors import UserError
 from tokencredit.judges.discriminator import DiscriminatorJudge
@@ -25,8 +25,6 @@ from tokencredit.rl.export import export_policy
 from tokencredit.rl.load import load_actors
 from tokencredit.stages.catalogue import critic_role
 
-VALUED = [kind for kind in ValueKind if kind is not ValueKind.none]
-kinds = pytest.mark.parametrize("kind", VALUED, ids=[kind.value for kind in VALUED])
 architectures = pytest.mark.parametrize("architecture", ARCHITECTURES)
 
 
@@ -41,7 +39,7 @@ def norms(policy: PolicyWithValue, loss: Tensor) -> dict[str, float]:
     }
 
 
-@kinds
+@valued_kinds
 @architectures
 def test_field_B5_where_the_value_gradient_goes(kind: ValueKind, architecture: str) -> None:
     policy, rollout = make_policy(kind, architecture), rolled(architecture)
@@ -53,7 +51,7 @@ def test_field_B5_where_the_value_gradient_goes(kind: ValueKind, architecture: s
     assert found["policy"] > 1e-3 and found["value"] == 0
 
 
-@kinds
+@valued_kinds
 def test_field_B5_groups_hold_every_trainable_parameter_once(kind: ValueKind) -> None:
     policy = make_policy(kind)
     groups = policy.parameter_groups()
@@ -83,7 +81,7 @@ def test_field_B5_a_layer_called_value_is_the_policys(name: str, own: bool) -> N
     assert belongs_to_value(name) is own
 
 
-@kinds
+@valued_kinds
 @architectures
 @torch.no_grad()
 def test_field_B5_values_of_a_row_alone_and_in_company(kind: ValueKind, architecture: str) -> None:

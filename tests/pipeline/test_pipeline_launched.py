@@ -7,7 +7,7 @@ import pytest
 from tokencredit.errors import UserError
 from tokencredit.pipeline import environment
 from tokencredit.pipeline.launched import MEETING, Launch, launch_of, without_local_rank
-from tokencredit.pipeline.process import free_port, rank_environment
+from tokencredit.pipeline.process import free_port, rank_environments
 
 PLACE = {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8", "MASTER_ADDR": "node1"}
 PLACE |= {"MASTER_PORT": "29500"}
@@ -158,10 +158,10 @@ def test_the_local_rank_before_all_arguments_is_dropped(given: list[str], left: 
     assert without_local_rank(given) == left
 
 
-def test_rank_environment() -> None:
-    assert rank_environment(0, 1, {}) == {}
-    first = rank_environment(0, 2, {})
-    second = rank_environment(1, 2, first)
+def test_environments_of_ranks() -> None:
+    assert rank_environments(1, {"A": "1"}) == [{"A": "1"}]
+    first, second = rank_environments(2, {"A": "1"})
+    assert first["A"] == second["A"] == "1"
     assert (first["RANK"], second["RANK"], second["WORLD_SIZE"]) == ("0", "1", "2")
     assert first["MASTER_PORT"] == second["MASTER_PORT"]
     assert 1024 <= free_port() < 65536

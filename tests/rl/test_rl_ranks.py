@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from learning import equal
-from tokencredit.pipeline.process import rank_environment
+from tokencredit.pipeline.process import rank_environments
 from tokencredit.rl.slices import Kept
 
 # One process, which starts each kind of ranks once.
@@ -57,12 +57,10 @@ def launch(
         "PYTHONPATH": os.pathsep.join([str(PROGRAM.parent), os.environ.get("PYTHONPATH", "")]),
     }
     command = [sys.executable, str(PROGRAM), str(out), *map(str, steps), sharding, *mode.split()]
-    children = []
-    for rank in range(count):
-        known |= rank_environment(rank, count, known)
-        children.append(
-            subprocess.Popen(command, env=known, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        )
+    children = [
+        subprocess.Popen(command, env=each, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for each in rank_environments(count, known)
+    ]
     said = [child.communicate(timeout=240)[0].decode() for child in children]
     assert [child.returncode for child in children] == [0] * count, "\n".join(said)[-4000:]
     return Ran(out, [json.loads((out / f"report-{r}.json").read_text()) for r in range(count)])

@@ -20,7 +20,7 @@ from preferences import pair_config
 from tokencredit.errors import UserError
 from tokencredit.hardware import Hardware, Sharding
 from tokencredit.pipeline.pipeline import all_stages
-from tokencredit.pipeline.process import rank_environment
+from tokencredit.pipeline.process import rank_environments
 from tokencredit.preflight.checks import check_batches
 from tokencredit.settings import SFT
 from tokencredit.stages.context import Context
@@ -69,14 +69,10 @@ class Made:
         known = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
         known |= {"DS_ACCELERATOR": "cpu", "PYTHONPATH": os.pathsep.join(path)}
         command = [sys.executable, str(PROGRAM), str(self.place), str(store), sharding, *KINDS]
-        children = []
-        for rank in range(2):
-            known |= rank_environment(rank, 2, known)
-            children.append(
-                subprocess.Popen(
-                    command, env=known, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-                )
-            )
+        children = [
+            subprocess.Popen(command, env=each, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            for each in rank_environments(2, known)
+        ]
         said = [child.communicate(timeout=400)[0].decode() for child in children]
         assert [child.returncode for child in children] == [0, 0], "\n".join(said)[-4000:]
         return [json.loads((store / f"report-{rank}.json").read_text()) for rank in range(2)]

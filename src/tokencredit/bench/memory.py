@@ -32,7 +32,7 @@ from tokencredit.models.loading.model import Dtype
 from tokencredit.models.loading.parts import load_causal_parts
 from tokencredit.models.passes.computation import Computation
 from tokencredit.models.policy import PolicyWithValue
-from tokencredit.pipeline.process import rank_environment, stage_environment
+from tokencredit.pipeline.process import rank_environments, stage_environment
 from tokencredit.pipeline.worker import hush
 from tokencredit.rl.engine import Engine
 from tokencredit.rl.world import World
@@ -124,11 +124,12 @@ def _hardware(sharding: Sharding) -> Hardware:
 
 def _started(folder: str, sharding: Sharding, work: Work) -> list[Peaks]:
     command = [sys.executable, "-m", "tokencredit.bench.memory", folder, sharding.value]
-    hardware, children = _hardware(sharding), list[subprocess.Popen[str]]()
+    hardware = _hardware(sharding)
     known = stage_environment(replace(config_of(work), hardware=hardware), "rl")
-    for rank in range(hardware.processes):
-        known |= rank_environment(rank, hardware.processes, known)
-        children.append(subprocess.Popen(command, env=known, stdout=subprocess.PIPE, text=True))
+    children = [
+        subprocess.Popen(command, env=each, stdout=subprocess.PIPE, text=True)
+        for each in rank_environments(hardware.processes, known)
+    ]
     said = [child.communicate()[0] for child in children]
     if any(child.returncode for child in children):
         raise UserError("the process that measures failed; its own words stand above")

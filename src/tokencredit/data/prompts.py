@@ -43,7 +43,7 @@ class PromptStream:
             self.records: Sequence[Record] = texts
             self.dropped["too short for a prompt"] = len(records) - len(texts)
         else:
-            self.records = self._usable(records, context - (sampling.max_new_tokens - 1))
+            self.records = self._usable(records, context - sampling.longest)
 
     def batch(
         self, seed: int, step: int, size: int, stream: str = "rl", samples_per_prompt: int = 1

@@ -125,9 +125,9 @@ def _start(
     count, text = config.hardware.processes_of(work[0]), configuration.dump(config)
     environment = {**without_ignored(os.environ), **settings}
     if count == 1 or not CREWS:
-        for rank in range(count):
-            environment |= rank_environment(rank, count, environment)
-            children.append(pipes.start(work, environment, text.encode()))
+        for each in rank_environments(count, environment):
+            child = pipes.start(work, each, text.encode())
+            children.append(child)  # at once: what has started is ended if the next one fails
         return
     crew = CREWS[-1]
     port = crew.next_port(work[0])
@@ -157,19 +157,18 @@ def _where(children: Sequence[Child], heard: Heard) -> str:
     return ""
 
 
-def rank_environment(rank: int, count: int, known: Mapping[str, str]) -> dict[str, str]:
-    """How one of several processes that this one starts finds the others; nothing for a single
-    one."""
+def rank_environments(count: int, known: Mapping[str, str]) -> list[dict[str, str]]:
+    """What is known to each of `count` processes of this machine, by rank: how several find one
+    another too."""
     if count == 1:
-        return {}
-    return {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(count),
-        "LOCAL_WORLD_SIZE": str(count),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": known["MASTER_PORT"] if rank else str(free_port()),
-    }
+        return [dict(known)]
+    port, size = str(free_port()), str(count)
+    met = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    sizes = {"WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+    return [
+        {**known, **met, **sizes, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        for rank in range(count)
+    ]
 
 
 def free_port() -> int:

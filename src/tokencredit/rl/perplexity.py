@@ -142,7 +142,7 @@ def answers(config: Config, prompts: PromptStream) -> Rollout | None:
     settings = config.evaluation
     count = min(settings.prompts, len(prompts.records))
     drawn = prompts.drawn(settings.stream, "evaluation", range(count))
-    longest = config.rollout.max_new_tokens - 1
+    longest = config.rollout.longest
     texts = [
         following(record, ids, prompts.token_ids)[: min(longest, config.model.context - len(ids))]
         for record, ids in drawn

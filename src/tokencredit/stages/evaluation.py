@@ -72,7 +72,7 @@ class EvaluationStage(Stage):
         """As of every stage, with what it will cost."""
         config, plan = self.context.config, Stage.plan(self)
         count = min(config.evaluation.prompts, self.context.corpus.size("eval"))
-        longest = config.rollout.max_new_tokens - 1
+        longest = config.rollout.longest
         models = " and by ".join(dict.fromkeys((self.trained.name, SFTStage.name)))
         cost = f"answers {count} held-out prompts twice, by {models}"
         return plan if plan.hit else replace(plan, remark=f"{cost}, in at most {longest} tokens")

@@ -152,7 +152,7 @@ class HindsightStage(JudgeStage):
         """The most tokens of a prompt and its response in the run."""
         config = self.context.config
         if config.dataset.reader().holds is Holds.texts:
-            return config.dataset.prompt.max_tokens - 1 + config.rollout.max_new_tokens - 1
+            return config.longest_whole
         return config.model.context
 
     def fitting(

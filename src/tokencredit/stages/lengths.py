@@ -53,7 +53,7 @@ def _longest(config: Config, corpus: Corpus, usual: Sampling) -> int:
             f"rollout.max_new_tokens = {usual.max_new_tokens}: the data has no answers to be "
             "measured; set it to one more than the longest response"
         )
-        return usual.max_new_tokens - 1
+        return usual.longest
     measure, unit = _measure(config.model)
     found = quantile([measure(text) for text in answers[:: max(1, len(answers) // ANSWERS)]]) + 1
     most = config.model.context // 2

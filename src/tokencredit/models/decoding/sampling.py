@@ -71,6 +71,11 @@ class Sampling(Settings):
             "must be strings of at least one character",
         )
 
+    @property
+    def longest(self) -> int:
+        """The most tokens that a response can have; `OPEN` must be filled in."""
+        return self.max_new_tokens - 1
+
     def eos_from(self) -> int:
         """The first response position at which the end token is possible."""
         return self.min_new_tokens if self.eos_masked_before is None else self.eos_masked_before
