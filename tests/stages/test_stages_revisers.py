@@ -104,7 +104,8 @@ def test_requests_begin_as_often_as_they_may(serve: Serve, tmp_path: Path) -> No
     server = serve(revising)
     build(asking(tmp_path, server.url, endpoint=replace(ENDPOINT, requests_per_minute=600.0)))
     begun = sorted(server.times)
-    assert begun[-1] - begun[0] > 0.9 * 0.1 * (6 - 1 + 2 - 1)
+    # Half of it: on a busy machine the first may arrive late, and unpaced all come at once.
+    assert begun[-1] - begun[0] > 0.5 * 0.1 * (6 - 1 + 2 - 1)
 
 
 def test_a_reply_without_markers_is_asked_for_again_and_never_a_revision(

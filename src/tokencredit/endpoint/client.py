@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import random
 import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tokencredit.endpoint.messages import Form, OddAnswer, Reply, read_completion, said_by
 from tokencredit.endpoint.settings import EndpointSettings, Pace, retry_after, without_user
@@ -19,6 +21,9 @@ from tokencredit.redaction import secrets_of, secrets_of_url
 
 if TYPE_CHECKING:
     from openai import APIStatusError, OpenAI
+
+Asked = TypeVar("Asked")
+Answer = TypeVar("Answer")
 
 ITEM_FAULTS: Final = (400, 413, 422)
 """Status codes that speak of one request; others that are not retried speak of all."""
@@ -106,6 +111,30 @@ class Endpoint:
             return self.ask(text)
         except OnlyOdd as error:
             return Reply(str(error), rejected=200, attempts=error.attempts, odd=error.odd)
+
+    def in_threads(
+        self,
+        ask: Callable[[Asked], Answer],
+        asked: Iterable[Asked],
+        concurrency: int,
+        on_answer: Callable[[Asked, Answer], None],
+    ) -> None:
+        """Call `ask`, which uses this endpoint, with each of `asked`, so many at a time; what it
+        returns is handed to `on_answer` as it comes, in the calling thread.
+
+        Where either raises, the error is raised here: what waits is given up, and this endpoint
+        cannot be used again.
+        """
+        pool = ThreadPoolExecutor(concurrency)
+        try:
+            futures = {pool.submit(ask, each): each for each in asked}
+            for future in as_completed(futures):
+                on_answer(futures[future], future.result())
+        except BaseException:
+            self.stopped.set()
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
     def _attempt(self, text: str, course: _Course) -> Reply | None:
         """The reply to one request; None after a failure that may pass, and the pause after it."""

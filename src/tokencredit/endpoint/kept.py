@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
@@ -88,30 +87,20 @@ def ask_all(
     """
     found = {key: reply for key in requests if (reply := file.get(key)) is not None}
     fresh: list[Reply] = []
-    pool = ThreadPoolExecutor(concurrency)
-    try:
-        futures = {
-            pool.submit(_ask, key, text, endpoint, file): key
-            for key, text in requests.items()
-            if key not in found
-        }
-        for future in as_completed(futures):
-            found[futures[future]] = reply = future.result()
-            fresh.append(reply)
-            on_reply()
-            _check_useful(fresh, endpoint)
-    except BaseException:
-        endpoint.stopped.set()  # waiting threads give up; the endpoint is not used again
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+
+    def ask(key: str) -> Reply:
+        reply = endpoint.reply(requests[key])
+        file.add(key, reply)
+        return reply
+
+    def take(key: str, reply: Reply) -> None:
+        found[key] = reply
+        fresh.append(reply)
+        on_reply()
+        _check_useful(fresh, endpoint)
+
+    endpoint.in_threads(ask, [key for key in requests if key not in found], concurrency, take)
     return found
-
-
-def _ask(key: str, text: str, endpoint: Endpoint, file: ReplyFile) -> Reply:
-    reply = endpoint.reply(text)
-    file.add(key, reply)
-    return reply
 
 
 def _check_useful(fresh: list[Reply], endpoint: Endpoint) -> None:

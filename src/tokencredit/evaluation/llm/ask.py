@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 
 from tokencredit.endpoint.client import Endpoint
@@ -35,22 +34,18 @@ def ask_all(
     """
     found = {q.key: known(file, q, asking) for q in asked}
     pending = {q.key: q for q in asked if found[q.key] is None}
-    done = len(found) - len(pending)
+    known_before = len(found) - len(pending)
     answered: dict[str, Verdict] = {}
-    pool = ThreadPoolExecutor(asking.concurrency)
-    try:
-        futures = [
-            pool.submit(_ask, question, asking, endpoint, file) for question in pending.values()
-        ]
-        for future in as_completed(futures):
-            verdict = future.result()
-            answered[verdict.key] = verdict
-            done += 1
-            on_progress(done)
-            _check_useless(answered, asking)
-    finally:
-        endpoint.stopped.set()
-        pool.shutdown(wait=True, cancel_futures=True)
+
+    def ask(question: Question) -> Verdict:
+        return _ask(question, asking, endpoint, file)
+
+    def take(question: Question, verdict: Verdict) -> None:
+        answered[question.key] = verdict
+        on_progress(known_before + len(answered))
+        _check_useless(answered, asking)
+
+    endpoint.in_threads(ask, pending.values(), asking.concurrency, take)
     found |= answered
     return [_as_asked(found[q.key], q) for q in asked], list(answered.values())
 
