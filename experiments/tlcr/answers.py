@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from tokencredit.errors import UserError
-from tokencredit.evaluation.compare.players import Run
+from tokencredit.evaluation.compare.players import Run, evaluated_runs
 from tokencredit.papers.answers import ANSWERS, MOST, chosen_rows, read_answers, shortened
-from tokencredit.store.artifacts import MANIFEST
 from tokencredit.store.files import write_rows
-from tokencredit.store.run_folder import EVALUATION, RunFolder
+from tokencredit.store.run_folder import RunFolder
 
 SFT: Final = "sft"
 Said = dict[str, dict[int, dict[str, Any]]]
@@ -76,15 +75,6 @@ def compared(path: Path) -> Said:
     return found
 
 
-def finished(places: Sequence[Path]) -> list[Run]:
-    """The runs in these folders that have been evaluated."""
-    folders = sorted({path.parent for place in places for path in place.rglob(EVALUATION)})
-    runs = [Run(folder) for folder in folders if (folder / MANIFEST).is_file()]
-    if not runs:
-        raise UserError(f"{places[0]}: holds no run that has been evaluated")
-    return runs
-
-
 def main() -> int:
     """Choose, and write the file."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -93,7 +83,7 @@ def main() -> int:
     given = parser.parse_args()
     (first, *others) = given.places
     alone = first.is_file() and not others
-    found = compared(first) if alone else answers_of(finished(given.places))
+    found = compared(first) if alone else answers_of(evaluated_runs(given.places))
     rows = chosen_rows(found, MOST)
     if not rows:
         raise UserError(f"{', '.join(found)}: have no prompt in common")

@@ -19,12 +19,11 @@ from typing import Any, Final
 
 import tokencredit
 from tokencredit.errors import UserError
-from tokencredit.evaluation.compare.players import Run
+from tokencredit.evaluation.compare.players import Run, evaluated_runs
 from tokencredit.judges.bradley_terry import BradleyTerryJudge, Preference
 from tokencredit.papers.scores import FACTS, SCORES, Line, write_scores
-from tokencredit.store.artifacts import MANIFEST
 from tokencredit.store.files import write_json
-from tokencredit.store.run_folder import EVALUATION, RunFolder
+from tokencredit.store.run_folder import RunFolder
 from tokencredit.surface.credited import Credit
 
 SEQUENCE: Final = "bradley_terry"
@@ -47,15 +46,6 @@ MEASURES: Final[dict[str, tuple[str, str, Callable[[Credit], list[float]]]]] = {
     "continuous": (TOKENS, "tlcr", paid),
 }
 """The judge of each reward, the scheme, and which of its numbers counts."""
-
-
-def finished_runs(places: Sequence[Path]) -> list[Run]:
-    """The runs in these folders that have been evaluated."""
-    folders = sorted({path.parent for place in places for path in place.rglob(EVALUATION)})
-    found = [Run(folder) for folder in folders if (folder / MANIFEST).is_file()]
-    if not found:
-        raise UserError(f"{', '.join(map(str, places))}: holds no run that has been evaluated")
-    return found
 
 
 def models_of(runs: Sequence[Run], seed: int) -> dict[str, Path]:
@@ -103,7 +93,7 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, required=True, help="write scores.csv of each here")
     given = parser.parse_args()
     by_seed: dict[int, list[Run]] = {}
-    for run in finished_runs(given.runs):
+    for run in evaluated_runs(given.runs):
         by_seed.setdefault(run.config.stage_seed, []).append(run)
     lines: dict[str, list[Line]] = {name: [] for name in MEASURES}
     for seed, runs in sorted(by_seed.items()):

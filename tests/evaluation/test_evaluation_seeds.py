@@ -12,6 +12,7 @@ import pytest
 
 import builders
 from compared_runs import mistake, ok, results, save
+from tokencredit.evaluation.compare.players import evaluated_runs
 from tokencredit.papers.scores import read_scores
 from tokencredit.store.jsonl import read_jsonl
 
@@ -111,6 +112,22 @@ def test_a_failed_run_is_said_and_does_not_block(tmp_path: Path, grow: Grow) -> 
     shutil.rmtree(tmp_path / "runs" / "c" / "policy")
     said = ok(tmp_path / "runs", "--prompts", 3, "--out", tmp_path / "out")
     assert "c, seed 0: failed, so it has no answers" in said and "| Win Rate | a | b |" in said
+
+
+def test_pilot_runs_of_a_tuning_are_not_compared(tmp_path: Path, grow: Grow) -> None:
+    """They have a method's name and its seeds, and chose its settings; named alone they play."""
+    grow("a0", scheme="a", seed=0)
+    grow("b0", scheme="b", seed=0)
+    pilot = grow("pilot", scheme="a", seed=0)
+    text = (pilot / "config.yaml").read_text("utf-8")
+    (pilot / "config.yaml").write_text(text.replace("job_type: null", "job_type: pilot"), "utf-8")
+    runs = tmp_path / "runs"
+    said = ok(runs, "--prompts", 3, "--out", tmp_path / "out")
+    assert "1 pilot runs are left out" in said and "| Win Rate | a | b |" in said
+    for run in runs.iterdir():
+        (run / "evaluation.jsonl").touch()
+    assert {run.path.name for run in evaluated_runs([runs])} == {"a0", "b0"}
+    assert [run.path.name for run in evaluated_runs([pilot])] == ["pilot"]
 
 
 def test_stages_of_each_seed_are_seeds_of_their_own(

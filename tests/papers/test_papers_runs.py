@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,23 @@ def test_folders_of_runs_and_of_csvs(tmp_path: Path) -> None:
     write_csv(tmp_path / "csvs" / "deep" / "r.csv", lines("abc", 1, [1.0]))
     assert len(read_runs(tmp_path / "csvs")) == 1
     assert len(read_runs(tmp_path / "runs" / "k3")) == 1
+
+
+def test_pilot_runs_of_a_tuning_are_left_out_and_counted(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """They have a method's name and its seeds, and chose its settings."""
+    runs = tmp_path / "runs"
+    write_run_folder(runs / "cell", [1.0])
+    pilot = write_run_folder(runs / "pilot", [9.0], key="b" * 16)
+    config = json.loads((pilot / "config.yaml").read_text())
+    config["run"]["job_type"] = "pilot"
+    (pilot / "config.yaml").write_text(json.dumps(config))
+    (found,) = read_runs(runs)
+    assert list(found.columns["mean_reward"]) == [1.0]
+    assert "1 pilot runs are left out" in capfd.readouterr().err
+    (asked,) = read_runs(pilot)
+    assert list(asked.columns["mean_reward"]) == [9.0] and not capfd.readouterr().err
 
 
 @pytest.mark.parametrize("place", ["nowhere", "empty"])

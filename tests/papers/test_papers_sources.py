@@ -113,12 +113,14 @@ def test_runs_with_stages_of_their_own_differ_in_these_by_nature(tmp_path: Path)
         read_sources([tmp_path])
 
 
-def scored(folder: Path, run: int, method: str, *, stage_seed: int = 0, **hashes: str) -> Path:
-    """A committed cell with the hashes of what rated it."""
+def scored(
+    folder: Path, run: int, method: str, *, stage_seed: int = 0, recipe: str = "r", **hashes: str
+) -> Path:
+    """A committed cell with the hashes of what rated it, all of one recipe."""
     path = cell(folder, run, method)
     record = json.loads(path.with_suffix(".json").read_text())
     record["provenance"]["parents"] = {r: {"key": r, "sha256": h} for r, h in hashes.items()}
-    record["provenance"]["recipes"] = {"sft": "one"}
+    record["provenance"]["recipes"] = {"sft": "one", "bradley_terry": recipe}
     record["seeds"] = {"seed": run, "stage_seed": stage_seed}
     path.with_suffix(".json").write_text(json.dumps(record))
     return path
@@ -139,6 +141,18 @@ def test_runs_of_one_stage_seed_that_other_weights_rated_are_refused(
         read_sources([tmp_path])
     scored(tmp_path, 2, "sparse", stage_seed=2, **{"sft": "s0", role: "bbbb"})
     assert len(read_sources([tmp_path])[0].runs) == 6, "another stage seed has its own"
+
+
+def test_a_method_may_be_paid_by_a_model_of_another_recipe_but_has_no_oracle_of_its_own(
+    tmp_path: Path,
+) -> None:
+    """PPO by a reward model of the pairs, and by one of revised over rejected answers."""
+    scored(tmp_path, 0, "abc", sft="s0", bradley_terry="aaaa", oracle="o")
+    scored(tmp_path, 0, "sparse", recipe="other", sft="s0", bradley_terry="bbbb", oracle="o")
+    assert len(read_sources([tmp_path])[0].runs) == 2
+    scored(tmp_path, 0, "sparse", recipe="other", sft="s0", bradley_terry="bbbb", oracle="p")
+    with pytest.raises(UserError, match="same oracle: o rated 1 of them, p rated"):
+        read_sources([tmp_path])
 
 
 def test_a_dpo_model_that_scores_counts_as_a_scorer(tmp_path: Path) -> None:

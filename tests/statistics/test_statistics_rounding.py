@@ -13,7 +13,7 @@ from tokencredit.papers.held_out import held_out_table
 from tokencredit.papers.kinds import find_table
 from tokencredit.papers.sources import read_sources
 from tokencredit.papers.verdicts import difference
-from tokencredit.statistics.intervals import Interval
+from tokencredit.statistics.intervals import Interval, mean_ci
 from tokencredit.statistics.rounding import interval, rounded, with_error, with_interval
 
 SIX = (0.1234567, -0.7654321, 1.0)
@@ -28,6 +28,7 @@ def test_numbers_by_hand() -> None:
     assert with_interval(x, 2, signed=True) == difference(x).replace("0.123", "0.12").replace(
         "+0.000, +2.000", "+0.00, +2.00"
     )
+    assert with_interval(mean_ci([0.5])) == "0.500", "a single run says nothing of others"
     assert with_error(x.mean, x.se, 4, signed=True) == "+0.1235 ± 0.0625"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -199,9 +200,18 @@ class Frontier(FigureEntry):
                 )
 
     def absent(self, sources: Sequence[Source]) -> str:
-        """No run has evaluations on the way, and no panel is drawn without them."""
+        """No run has evaluations on the way, or no method has two runs, and no panel is drawn
+        without them."""
+        if any(panel.column == HELD_OUT for panel in self.panels):
+            return ""
         alone = all(panel.column == GOLD for panel in self.panels)
-        return without_evaluations(self, sources) if alone else ""
+        lacking = without_evaluations(self, sources) if alone else ""
+        if lacking:
+            return lacking
+        shown = [run.setting for source in sources for run in source.runs if len(run)]
+        numbers = Counter(setting for setting in shown if self.shows(setting))
+        several = any(number > 1 for number in numbers.values()) or not numbers
+        return "" if several else "no method has two runs, which an interval needs"
 
     def spread(self, runs: str) -> str:
         """The mean and its interval."""

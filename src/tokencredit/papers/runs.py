@@ -15,6 +15,7 @@ from tokencredit.papers.provenance import Made, made_of
 from tokencredit.store import run_folder
 from tokencredit.store.artifacts import MANIFEST
 from tokencredit.store.files import REMEDY, Damaged, csv_rows, read_json, reading
+from tokencredit.store.pilots import without_pilots
 from tokencredit.store.run_folder import COMPLETE, CONFIG, RESULTS, RUNNING, STATUSES, RunFolder
 from tokencredit.store.sheets import as_written
 
@@ -98,12 +99,13 @@ class LoggedRun:
 
 
 def read_runs(path: Path) -> list[LoggedRun]:
-    """The runs of a run CSV, a folder of such CSVs, a runs folder, or one run's folder."""
+    """The runs of a run CSV, a folder of such CSVs, a runs folder, or one run's folder; a tuning's
+    pilot runs are left out."""
     if path.is_file():
         return read_csv(path)
     if not path.is_dir():
         raise UserError(f"--runs {path}: there is no such file or folder")
-    folders = sorted(file.parent for file in path.rglob(run_folder.METRICS))
+    folders = without_pilots((file.parent for file in path.rglob(run_folder.METRICS)), path)
     found = [run for folder in folders for run in _read_folder(folder)]
     for file in sorted(path.rglob("*.csv")):
         if holds_runs(file):

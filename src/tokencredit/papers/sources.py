@@ -19,6 +19,8 @@ OF_A_METHOD: Final = (
 )
 """What methods differ in by nature; so are parents that only one of them has."""
 SHOWN: Final = 4
+ORACLE: Final = "oracle"
+"""The role of what rates and never pays."""
 
 
 @dataclass(slots=True)
@@ -193,14 +195,19 @@ def _check_unmixed(source: Source) -> None:
 
 
 def _check_scorers(source: Source) -> None:
-    """Raise where runs that are compared, of one stage seed, were rated by different weights."""
+    """Raise where runs that are compared, of one stage seed, were rated by different weights.
+
+    What pays may be of another recipe with another method, such as a reward model of other pairs;
+    one recipe has one model. The oracle is the same for all.
+    """
     found: dict[tuple[Any, ...], dict[str, list[LoggedRun]]] = {}
     for run in source.runs:
         made, setting = run.origin.made, run.setting
         for role, sha in made.scorers().items():
-            place = (setting.task, setting.lengths, made.stage_seed, role)
+            recipe = None if role == ORACLE else (made.recipes or {}).get(role)
+            place = (setting.task, setting.lengths, made.stage_seed, role, recipe)
             found.setdefault(place, {}).setdefault(sha, []).append(run)
-    for (task, _, stage_seed, role), groups in found.items():
+    for (task, _, stage_seed, role, _), groups in found.items():
         if len(groups) > 1:
             usual, *others = sorted(groups.items(), key=lambda item: -len(item[1]))
             named = "; ".join(

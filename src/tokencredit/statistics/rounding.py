@@ -28,6 +28,10 @@ class Uncertain(Protocol):
     def high(self) -> float:
         """The upper end."""
 
+    @property
+    def n(self) -> int:
+        """Of how many values."""
+
 
 def rounded(value: float, digits: int = DIGITS, *, signed: bool = False) -> str:
     """`1.235`, or `+1.235` for differences; what rounds to zero has no minus."""
@@ -40,7 +44,9 @@ def interval(low: float, high: float, digits: int = DIGITS, *, signed: bool = Fa
 
 
 def with_interval(x: Uncertain, digits: int = DIGITS, *, signed: bool = False) -> str:
-    """`1.235 [1.200, 1.270]`."""
+    """`1.235 [1.200, 1.270]`; a single value, which says nothing of others, has no interval."""
+    if x.n == 1:
+        return rounded(x.mean, digits, signed=signed)
     ends = interval(x.low, x.high, digits, signed=signed)
     return f"{rounded(x.mean, digits, signed=signed)} {ends}"
 

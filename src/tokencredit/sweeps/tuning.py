@@ -17,13 +17,11 @@ from tokencredit.papers.pilots import Choice, Terms, Trial, check_terms, chosen_
 from tokencredit.settings import Tuning
 from tokencredit.store.artifacts import check_writable
 from tokencredit.store.files import read_text, write_text
+from tokencredit.store.pilots import PILOT
 from tokencredit.user_code.plugins import shipped
 
 OWN: Final = ("method", "reward_scheme", "advantage_scheme", "seed", "stage_seed", "run_dir")
 """Keys that a tuning sets itself."""
-
-PILOT: Final = "pilot"
-"""The job type of a pilot run at W&B."""
 
 
 @dataclass(frozen=True, slots=True)

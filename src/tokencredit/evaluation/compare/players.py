@@ -22,7 +22,8 @@ from tokencredit.redaction import redacted
 from tokencredit.statistics.win_rates import Seed, left_out, pairings
 from tokencredit.store.artifacts import MANIFEST
 from tokencredit.store.files import read_json
-from tokencredit.store.run_folder import CONFIG, RunFolder
+from tokencredit.store.pilots import without_pilots
+from tokencredit.store.run_folder import CONFIG, EVALUATION, RunFolder
 
 HUB = re.compile(r"hub:(?P<name>[^@]+)(?:@(?P<revision>.+))?")
 OF_A_MODEL = (CONFIG, "config.json")
@@ -181,13 +182,28 @@ def check_pairs(models: Sequence[Player]) -> list[str]:
     return left_out(runs)
 
 
+def evaluated_runs(places: Sequence[Path]) -> list[Run]:
+    """The runs in and below these folders that have been evaluated, but a tuning's pilot runs;
+    `UserError` where there is none."""
+    found = [
+        Run(folder)
+        for place in places
+        for folder in without_pilots((path.parent for path in place.rglob(EVALUATION)), place)
+        if (folder / MANIFEST).is_file()
+    ]
+    if not found:
+        raise UserError(f"{', '.join(map(str, places))}: holds no run that has been evaluated")
+    return found
+
+
 def _runs_of(place: str) -> list[str]:
-    """The runs in a folder that holds runs, but those that failed; or the place itself."""
+    """The runs in a folder that holds runs, but those that failed and a tuning's pilot runs; or the
+    place itself."""
     folder = Path(place).expanduser()
     if place.startswith("hub:") or any((folder / name).is_file() for name in OF_A_MODEL):
         return [place]
     inside = []
-    for path in sorted(path.parent for path in folder.glob("*/config.yaml")):
+    for path in without_pilots((path.parent for path in folder.glob(f"*/{CONFIG}")), folder):
         run = Run(path)
         if (path / MANIFEST).is_file() and run.manifest.get("failed"):
             say(f"{run.scheme}, seed {run.config.seed}: failed, so it has no answers ({path})")
