@@ -77,6 +77,7 @@ def test_what_the_figure_shows_has_every_fault_and_is_not_long(maps: Any, tmp_pa
     maps.write_texts(kept, tmp_path / "heat_maps")
     entry = find_any_figure("tlcr/figure8")
     assert isinstance(entry, TokenMap)
+    (tmp_path / "heat_maps" / "faults.json").write_text("{}")
     drawn = entry.coloured(tmp_path)
     assert [token.value for token in drawn[0].tokens] == [0.5, -1], "the end token has no text"
     assert [x.text.marked for x in drawn[:2]] == [None, (1, 4)]

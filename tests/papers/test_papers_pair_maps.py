@@ -84,7 +84,7 @@ def test_texts_are_those_of_the_rows_that_the_numbers_name(clone: Path) -> None:
     assert [one.text.text[2] for one in found] == [str(one.row) for one in found]
     assert found[0].unit == pytest.approx(0.1 * (found[0].row + 1))
     assert found[1].unit == pytest.approx(abs(0.1 * (found[1].row + 1) - 1))
-    assert "nobody has chosen" in entry().remarks()[1]
+    assert "nobody has chosen" in entry().remarks(Path())[1]
 
 
 def test_the_command_draws_from_the_folder_of_the_data(

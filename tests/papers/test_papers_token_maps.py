@@ -13,10 +13,11 @@ from typer.testing import CliRunner
 
 from tokencredit.cli import app
 from tokencredit.errors import UserError
-from tokencredit.papers import token_maps
+from tokencredit.papers import token_sheets
 from tokencredit.papers.kinds import find_any_figure
 from tokencredit.papers.page import write_page
-from tokencredit.papers.token_maps import WIDTH, TokenMap, laid_out, share, views, write_token_map
+from tokencredit.papers.token_maps import TokenMap
+from tokencredit.papers.token_sheets import WIDTH, laid_out, share, views, write_token_map
 
 NASTY = " <b>$\\frac$</b>\x1b[31m\u202e \u4f60"
 """Read as a formula, it would be an error."""
@@ -25,6 +26,7 @@ TEXTS: list[dict[str, Any]] = [
     {"row": 3, "answer": "written", "prompt": "It is", "text": " good."},
     {"row": 1, "answer": "written", "prompt": "A <i>", "text": NASTY},
 ]
+FAULT = {"n": 7, "mean": -0.25, "low": -0.5, "high": 0.0, "p": 0.04}
 TOKENS = """\
 row,answer,position,start,end,reward
 3,misspelling,0,0,5,-0.5
@@ -45,6 +47,7 @@ def write(folder: Path, tokens: str = TOKENS, texts: list[dict[str, Any]] = TEXT
     place.mkdir(parents=True, exist_ok=True)
     (place / "tokens.csv").write_text(tokens)
     (place / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
+    (place / "faults.json").write_text(json.dumps({"faults": {"misspelling": FAULT}}))
     return folder
 
 
@@ -65,7 +68,9 @@ def test_the_colour_is_the_number_or_its_part_of_the_answers_largest(tmp_path: P
     assert (good.unit, wrong.unit) == (1.5, 0.5)
     assert share(0.25, good.unit) == pytest.approx(1 / 6) and share(-0.5, wrong.unit) == -1
     assert share(-1.5, 1) == -1, "beyond the full colour there is none"
-    assert "largest magnitude of each answer" in read.remarks()[0]
+    colours, measured = read.remarks(tmp_path)
+    assert "largest magnitude of each answer" in colours
+    assert measured.endswith("a word exchanged -0.250 [-0.500, +0.000] (n = 7)")
 
 
 def test_text_of_models_is_escaped_in_page_and_picture(tmp_path: Path) -> None:
@@ -77,7 +82,7 @@ def test_text_of_models_is_escaped_in_page_and_picture(tmp_path: Path) -> None:
     assert "$\\frac$&lt;/b&gt;" in text and "A &lt;i&gt;" in text and "<b>" not in text
     assert "\x1b" not in text and "<script" not in text and "reward 2 D − 1" in text
     assert "\u202e" not in text and "&lt;U+202E&gt;" in text
-    assert token_maps._with_glyphs("a\u4f60") == "a□"
+    assert token_sheets._with_glyphs("a\u4f60") == "a□"
     again, _ = write_token_map(entry(), tmp_path, tmp_path / "again", "f")
     assert [path.read_bytes() for path in again] == [path.read_bytes() for path in written]
 

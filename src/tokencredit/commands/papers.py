@@ -33,7 +33,8 @@ from tokencredit.papers.runs import holds_runs
 from tokencredit.papers.scores import Comparison, find_comparisons
 from tokencredit.papers.sources import Source, read_sources
 from tokencredit.papers.token_classes import SIDES
-from tokencredit.papers.token_maps import Place, Text, TokenMap, write_token_map
+from tokencredit.papers.token_maps import Place, Text, TokenMap
+from tokencredit.papers.token_sheets import write_token_map
 from tokencredit.store.files import write_bytes
 
 EXPERIMENTS = Path("experiments")

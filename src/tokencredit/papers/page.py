@@ -40,7 +40,8 @@ from tokencredit.papers.readings import readings_table
 from tokencredit.papers.runs import holds_runs
 from tokencredit.papers.scores import find_comparisons
 from tokencredit.papers.sources import Source, read_sources
-from tokencredit.papers.token_maps import TokenMap, drawn
+from tokencredit.papers.token_maps import TokenMap
+from tokencredit.papers.token_sheets import drawn
 from tokencredit.papers.win_tables import crossed_markdown
 from tokencredit.store.files import write_bytes
 
@@ -150,7 +151,7 @@ class Page:
             if missing:
                 return f"*{entry.title}: no figure: {missing}.*"
             picture, _ = drawn(entry.coloured(self.folder))
-            return self._shown(entry.title, file, picture, entry.remarks())
+            return self._shown(entry.title, file, picture, entry.remarks(self.folder))
         entry = entry.of_task(self.task)
         entry = replace(entry, smooth=entry.smooth if smooth is None else smooth)
         runs = [run for source in self.sources for run in source.runs if not run.stepless]

@@ -70,7 +70,7 @@ class PairMap(TokenMap):
         shown = set(chosen_rows(by_answer, self.rows))
         return {place: tokens for place, tokens in found.items() if place[0] in shown}
 
-    def remarks(self) -> list[str]:
+    def remarks(self, folder: Path) -> list[str]:
         """What the colours mean, and how the pairs were chosen."""
         chosen = f"of all pairs these {self.rows} have the rows of the smallest hashes"
-        return [*TokenMap.remarks(self), f"{chosen}; nobody has chosen among them"]
+        return [*TokenMap.remarks(self, folder), f"{chosen}; nobody has chosen among them"]
