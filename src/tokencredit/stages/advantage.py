@@ -15,16 +15,14 @@ from tokencredit.data.pairs import Pair, read_pairs, usable
 from tokencredit.data.records import Record
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.data.word_classes import shipped_classes
-from tokencredit.errors import UserError, require
+from tokencredit.errors import require
 from tokencredit.judges.advantage import AdvantageJudge
-from tokencredit.judges.judge import Judge
 from tokencredit.models.advantage import save_advantages, with_head
 from tokencredit.models.loading.model import load_tokenizer
 from tokencredit.models.passes.games import Duel, Games, PiContext, Ties
 from tokencredit.models.tokens.padding import ensure_pad
 from tokencredit.ops import game_loss, without_gradient
 from tokencredit.settings import PairSource
-from tokencredit.stages.context import Context
 from tokencredit.stages.judge_stage import JudgeStage
 from tokencredit.stages.sampled_pairs import SampledPairsStage, load_sampled
 from tokencredit.stages.stage import Stage
@@ -70,16 +68,10 @@ class AdvantageStage(JudgeStage):
     name: ClassVar[str] = "advantage"
     version: ClassVar[int] = 1
 
-    def __init__(self, context: Context, judge: Judge | None = None) -> None:
-        """The stage of `judge`; without one, of the judge of the run."""
-        super().__init__(context, context.config.judge if judge is None else judge)
-
     @property
     def settings(self) -> AdvantageJudge:
         """The judge whose stage it is."""
-        if not isinstance(self.judge, AdvantageJudge):
-            raise UserError(f"judge = {type(self.judge).__name__}: must be judge=advantage")
-        return self.judge
+        return self.judge_as(AdvantageJudge)
 
     def parents(self) -> Mapping[str, Stage]:
         """What it starts from, and what has made its pairs: those of dpo.pairs, as DPO's."""

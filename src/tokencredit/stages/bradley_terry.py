@@ -10,16 +10,14 @@ from typing import ClassVar
 from tokencredit.console import say
 from tokencredit.data.pairs import Pair, read_pairs, usable
 from tokencredit.data.token_ids import TokenIds
-from tokencredit.errors import UserError, require
+from tokencredit.errors import require
 from tokencredit.judges.bradley_terry import BradleyTerryJudge, Preference
-from tokencredit.judges.judge import Judge
 from tokencredit.models.adapters.lora import adapted
 from tokencredit.models.loading.model import load_tokenizer
 from tokencredit.models.loading.trunk import check_readable
 from tokencredit.models.loading.weights import load_classifier
 from tokencredit.models.tokens.padding import ensure_pad, fit_embeddings
 from tokencredit.settings import PairSource
-from tokencredit.stages.context import Context
 from tokencredit.stages.judge_stage import StartingStage
 from tokencredit.stages.preference_model import fit_in_order, measured, score_pairs
 from tokencredit.stages.revised_pairs import read_revised, revised_parents
@@ -36,16 +34,10 @@ class BradleyTerryStage(StartingStage):
     name: ClassVar[str] = "bradley_terry"
     version: ClassVar[int] = 1
 
-    def __init__(self, context: Context, judge: Judge | None = None) -> None:
-        """The stage of `judge`; without one, of the judge of the run."""
-        super().__init__(context, context.config.judge if judge is None else judge)
-
     @property
     def settings(self) -> BradleyTerryJudge:
         """The judge whose stage it is."""
-        if not isinstance(self.judge, BradleyTerryJudge):
-            raise UserError(f"judge = {type(self.judge).__name__}: must be judge=bradley_terry")
-        return self.judge
+        return self.judge_as(BradleyTerryJudge)
 
     def parents(self) -> Mapping[str, Stage]:
         """What it starts from, and what has made its pairs."""

@@ -14,7 +14,7 @@ from tokencredit.data.edits import check_lengths
 from tokencredit.data.edits import targets as targets_of
 from tokencredit.data.pairs import Pair, as_rollout
 from tokencredit.data.token_ids import TokenIds
-from tokencredit.errors import UserError, require
+from tokencredit.errors import require
 from tokencredit.judges.discriminator import DiscriminatorJudge
 from tokencredit.judges.judge import Judge
 from tokencredit.models.adapters.lora import adapted, merged
@@ -75,10 +75,9 @@ class DiscriminatorStage(StartingStage):
     version: ClassVar[int] = 1
 
     def __init__(self, context: Context, judge: Judge | None = None) -> None:
-        """The stage of `judge`; without one, of the judge of the run."""
-        super().__init__(context, context.config.judge if judge is None else judge)
-        if not isinstance(self.judge, DiscriminatorJudge):
-            raise UserError(f"judge = {type(self.judge).__name__}: must be judge=discriminator")
+        """The stage of `judge`, which must be a discriminator; without one, of the run's judge."""
+        super().__init__(context, judge)
+        self.judge_as(DiscriminatorJudge)
 
     def parents(self) -> Mapping[str, Stage]:
         """The revisions, and the SFT model or what that was made from."""

@@ -12,9 +12,8 @@ import torch
 from tokencredit.console import say
 from tokencredit.data.formats import Holds
 from tokencredit.data.pairs import as_rollout
-from tokencredit.errors import UserError, require
+from tokencredit.errors import require
 from tokencredit.judges.hindsight import HindsightJudge
-from tokencredit.judges.judge import Judge
 from tokencredit.models.hindsight import (
     MUCH,
     HindsightModel,
@@ -27,7 +26,6 @@ from tokencredit.models.tokens.ends import special_ids
 from tokencredit.models.tokens.padding import ensure_pad
 from tokencredit.ops import masked_sum
 from tokencredit.rollout import padded
-from tokencredit.stages.context import Context
 from tokencredit.stages.judge_stage import JudgeStage
 from tokencredit.stages.sampled_pairs import SampledPairsStage
 from tokencredit.stages.sft import IGNORED
@@ -64,16 +62,10 @@ class HindsightStage(JudgeStage):
     name: ClassVar[str] = "hindsight"
     version: ClassVar[int] = 1
 
-    def __init__(self, context: Context, judge: Judge | None = None) -> None:
-        """The stage of `judge`; without one, of the judge of the run."""
-        super().__init__(context, context.config.judge if judge is None else judge)
-
     @property
     def settings(self) -> HindsightJudge:
         """The judge whose stage it is."""
-        if not isinstance(self.judge, HindsightJudge):
-            raise UserError(f"judge = {type(self.judge).__name__}: must be judge=hindsight")
-        return self.judge
+        return self.judge_as(HindsightJudge)
 
     def parents(self) -> Mapping[str, Stage]:
         """What it starts from, and what has sampled and scored its responses."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.errors import UserError
@@ -26,6 +26,8 @@ from tokencredit.training_settings import Start, Training
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+Kind = TypeVar("Kind", bound=Judge)
+
 
 class JudgeStage(Stage):
     """Trains what one kind of judge reads. The judge names the class in `artifacts`, and has its
@@ -35,10 +37,18 @@ class JudgeStage(Stage):
     the records of the reward split, unless it says otherwise in `parents` and `inputs`.
     """
 
-    def __init__(self, context: Context, judge: Judge) -> None:
-        """The stage of `judge`, which is the judge or the scorer of the run."""
+    def __init__(self, context: Context, judge: Judge | None = None) -> None:
+        """The stage of `judge`, which is the judge or the scorer of the run; without one, the
+        former."""
         super().__init__(context)
-        self.judge, self.seed = judge, context.config.stage_seed
+        self.judge = context.config.judge if judge is None else judge
+        self.seed = context.config.stage_seed
+
+    def judge_as(self, kind: type[Kind]) -> Kind:
+        """Its judge, which must be of this kind; `UserError` otherwise."""
+        if not isinstance(self.judge, kind):
+            raise UserError(f"judge = {type(self.judge).__name__}: must be judge={self.name}")
+        return self.judge
 
     @property
     def training(self) -> Training:
