@@ -123,7 +123,7 @@ def test_pilot_runs_of_a_tuning_are_not_compared(tmp_path: Path, grow: Grow) -> 
     (pilot / "config.yaml").write_text(text.replace("job_type: null", "job_type: pilot"), "utf-8")
     runs = tmp_path / "runs"
     said = ok(runs, "--prompts", 3, "--out", tmp_path / "out")
-    assert "1 pilot runs are left out" in said and "| Win Rate | a | b |" in said
+    assert "pilot runs left out: 1;" in said and "| Win Rate | a | b |" in said
     for run in runs.iterdir():
         (run / "evaluation.jsonl").touch()
     assert {run.path.name for run in evaluated_runs([runs])} == {"a0", "b0"}

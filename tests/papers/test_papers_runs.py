@@ -99,7 +99,7 @@ def test_pilot_runs_of_a_tuning_are_left_out_and_counted(
     (pilot / "config.yaml").write_text(json.dumps(config))
     (found,) = read_runs(runs)
     assert list(found.columns["mean_reward"]) == [1.0]
-    assert "1 pilot runs are left out" in capfd.readouterr().err
+    assert "pilot runs left out: 1;" in capfd.readouterr().err
     (asked,) = read_runs(pilot)
     assert list(asked.columns["mean_reward"]) == [9.0] and not capfd.readouterr().err
 

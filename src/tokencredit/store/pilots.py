@@ -22,7 +22,7 @@ def without_pilots(folders: Iterable[Path], place: Path) -> list[Path]:
     kept = [folder for folder in found if folder == place or not is_pilot(folder)]
     if len(kept) < len(found):
         say(
-            f"{place}: {len(found) - len(kept)} pilot runs are left out; they chose the settings "
+            f"{place}: pilot runs left out: {len(found) - len(kept)}; they chose the settings "
             "(tokencredit tune)"
         )
     return kept
