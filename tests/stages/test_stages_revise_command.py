@@ -65,6 +65,20 @@ def test_a_page_tells_what_was_dropped() -> None:
         "before: so bad",
         "dropped: no end marker",
     ]
+    replies = {4: "not shown", 7: "I would say\x1b that " + "so " * 200}
+    text = page(pairs[1:], [Flaw.no_end], 1, colour=False, replied=lambda c: replies[c.row])
+    last = text.splitlines()[-1]
+    assert last.startswith("reply: I would say\\x1b that so") and last.endswith("…")
+
+
+def test_a_dropped_pair_shows_the_last_reply(serve: Serve, data: Path, tmp_path: Path) -> None:
+    def behave(number: int, text: str) -> Answer:
+        return Answer("still not" if "This is request 2" in text else "not so")
+
+    endpoint = ["reviser.backend=endpoint", "reviser.endpoint.model=m"]
+    url = f"reviser.endpoint.base_url={serve(behave).url}"
+    text = revise(data, tmp_path, *endpoint, url, "--show", "2")
+    assert text.count("reply: still not") == 2 and "not so" not in text
 
 
 def test_the_list_shows_its_edits(data: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -75,7 +75,8 @@ def revise(
     contests = stage.contests("revisions")[: limit or show_first]
     with stage.open() as reviser:
         found = reviser.revise(contests, "revise")
-        show(page(contests, found, show_first, colour=sys.stdout.isatty()))
+        colour = sys.stdout.isatty()
+        show(page(contests, found, show_first, colour=colour, replied=reviser.replied))
         say(summary(found, reviser))
 
 
@@ -85,8 +86,9 @@ def page(
     most: int,
     *,
     colour: bool,
+    replied: Callable[[Contest], str] = lambda _: "",
 ) -> str:
-    """The first pairs with what became of them."""
+    """The first pairs with what became of them; of a dropped one, how what was `replied` begins."""
     blocks = []
     for contest, made in list(zip(contests, found, strict=True))[:most]:
         asked = contest.prompt.strip()
@@ -94,6 +96,9 @@ def page(
         lines = [f"row {contest.row}", f"prompt: {visible(shown)}"]
         if isinstance(made, Flaw):
             lines += [f"before: {visible(contest.rejected.strip())}", f"dropped: {made.value}"]
+            reply = replied(contest).strip()
+            begins = reply if len(reply) <= LONGEST else f"{reply[:LONGEST]}…"
+            lines += [f"reply: {visible(begins)}"] if reply else []
         else:
             ratio = text_edit_ratio(contest.rejected, made.text)
             edits = marked(contest.rejected.strip(), made.text.strip(), colour=colour)

@@ -98,13 +98,23 @@ class Asked(Closing):
         found: list[Revision | Flaw] = [Flaw.missing] * len(contests)
         left = list(range(len(contests)))
         for number in range(1, self.settings.reminders + 2):
-            again = REMINDER.format(number=number) if number > 1 else ""
-            texts = [request(contests[index], self.text) + again for index in left]
+            texts = [self._request(contests[index], number) for index in left]
             quiet = done if number == 1 else lambda: None
             for index, reply in zip(left, self._replies(texts, quiet), strict=True):
                 found[index] = read(reply)
             left = [index for index in left if found[index] in AGAIN]
         return found
+
+    def replied(self, contest: Contest) -> Reply | None:
+        """The last reply on a pair that is kept; None where there is none."""
+        numbers = range(self.settings.reminders + 1, 0, -1)
+        keys = [self.key(self._request(contest, number)) for number in numbers]
+        return next((reply for key in keys if (reply := self.file.get(key)) is not None), None)
+
+    def _request(self, contest: Contest, number: int) -> str:
+        """What is asked the first time, and then with a word that says so."""
+        again = REMINDER.format(number=number) if number > 1 else ""
+        return request(contest, self.text) + again
 
     def _replies(self, texts: Sequence[str], done: Done) -> list[Reply]:
         keys = [self.key(text) for text in texts]

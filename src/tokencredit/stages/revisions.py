@@ -79,6 +79,11 @@ class Revising(Closing):
             made = self.make(contests, done)
         return [checked(c, each, self.most) for c, each in zip(contests, made, strict=True)]
 
+    def replied(self, contest: Contest) -> str:
+        """What the model that is asked has said of a pair at last; empty where none is asked."""
+        reply = None if self.asked is None else self.asked.replied(contest)
+        return "" if reply is None else reply.text
+
     def cost(self) -> dict[str, object]:
         """Requests and tokens that were asked for now, and their price where it is known."""
         if self.asked is None:
