@@ -69,14 +69,22 @@ def models_of(runs: Sequence[Run], seed: int) -> dict[str, Path]:
 def scored(
     rows: Sequence[Mapping[str, Any]], model: str, models: Mapping[str, Path]
 ) -> dict[str, list[float]]:
-    """The three rewards of what a model has said, by name."""
+    """The three rewards of what a model has said, by name; a response that the length limit ended
+    has no end token, as when it was paid."""
+    if any(f"{model}/finished" not in row for row in rows):
+        raise UserError(
+            "the runs do not say which responses ended by themselves: they were evaluated by an "
+            "earlier version; delete their results.json, and train evaluates them again"
+        )
     prompts = [str(row["prompt"]) for row in rows]
     responses = [str(row[f"{model}/response"]) for row in rows]
+    finished = [bool(row[f"{model}/finished"]) for row in rows]
     found = {}
     for name, (judge, scheme, number) in MEASURES.items():
         credit = tokencredit.credit(
             prompts,
             responses,
+            finished=finished,
             judge=judge,
             scheme=scheme,
             scorer="judge",

@@ -80,6 +80,7 @@ def evaluate(
         if collector.judge is not unpaid:
             columns[f"{name}/{PAID}"] = judgement.scores.tolist()
         columns[f"{name}/length"] = rollout.lengths.tolist()
+        columns[f"{name}/finished"] = rollout.finished.tolist()
         if oracle is not None:  # sees the responses alone
             columns[f"{name}/oracle"] = oracle.rate(texts).tolist()
     if oracle is not None:
@@ -172,7 +173,7 @@ def report(rows: list[Row]) -> dict[str, Measure]:
     """
     found: dict[str, Measure] = {}
     for key, value in rows[0].items():
-        if "/" in key and key not in OWN and not isinstance(value, str):
+        if "/" in key and key not in OWN and not isinstance(value, str | bool):
             found[key] = summarise(torch.tensor([float(row[key]) for row in rows]))
     for name in (model for model in (*MODELS, DPO) if f"{model}/response" in rows[0]):
         texts = [row[f"{name}/response"] for row in rows]
