@@ -16,6 +16,7 @@ from tokencredit.data.polar_words import (
 )
 from tokencredit.data.revisions import text_edit_ratio
 from tokencredit.errors import UserError
+from tokencredit.judges.function import FunctionJudge
 
 ROOT = Path(__file__).parents[2]
 WORDS = shipped_words()
@@ -89,3 +90,17 @@ def test_the_list_as_a_judge() -> None:
     scores, evidence = by_list(["x"], [text], places)
     assert evidence == [[0, 1, 0, 0, -1, 0, 1]] and scores == [1]
     assert list(inspect.signature(by_list).parameters) == ["prompts", "responses", "offsets"]
+
+
+def test_a_key_of_a_run_by_the_list_holds_its_module_and_the_list_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No file of the working folder, and nothing that other modules of the package import."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "README.md").write_text("named in some module")
+    found = FunctionJudge(function="tokencredit.data.polar_words:by_list").identity()
+    assert isinstance(found, dict)
+    module = Path(inspect.getfile(by_list))
+    files = {"(file)": module, "polar_words.tsv": shipped_list()}
+    expected = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+    assert found["content"] == expected

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Final
@@ -17,6 +18,8 @@ from tokencredit.user_code.literals import imports, named_data
 
 ROOT: Final = "(file)"
 """The label of the file itself; those of the others are names of modules and of data files."""
+PACKAGE: Final = "tokencredit"
+ASSETS: Final = Path(str(resources.files(PACKAGE) / "assets"))
 SYSTEM: Final = ("/proc/", "/sys/", "/dev/")
 
 
@@ -44,8 +47,12 @@ class Root:
     def files(self) -> dict[str, Path]:
         """Every file of the user's that it imports, directly or not, and data files named in them.
 
+        A module of this package imports nothing of a user's; it has the assets that it names.
         Raises `UserError` where a module that it imports has the name of an installed one.
         """
+        if self.name.partition(".")[0] == PACKAGE:
+            names = {name: ASSETS / name for name in named_data(self.file)}
+            return {name: path for name, path in names.items() if _is_data(path)}
         importlib.invalidate_caches()
         code: dict[str, Path] = {}
         data = self._data(self.file)
