@@ -193,8 +193,10 @@ def sources(name: str, runs: list[Path] | None, entry: PanelEntry | None = None)
             f"--runs: there are no committed cells here ({folder} is no folder); "
             "name a run CSV, a folder of them, or a folder of runs"
         )
-    if not any(map(holds_runs, folder.rglob("*.csv"))):
-        say(f"{folder}: no cell is committed yet")
+    sheets = list(folder.rglob("*.csv"))
+    if not any(map(holds_runs, sheets)):
+        if not sheets:  # else the numbers come from scripts or stages, or each entry says so itself
+            say(f"{folder}: no cell is committed yet")
         return []
     found = read_sources([folder])
     found[0].name = folder.as_posix()
