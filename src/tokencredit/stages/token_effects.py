@@ -99,17 +99,17 @@ def told_of(
     noted, seen = Counter[str](), set[int]()
     found: list[tuple[Told, Told]] = []
     for record in accepted:
+        if record.row in seen:  # texts are joined by row, with the first pair of it
+            noted["a further pair of its row"] += 1
+            continue
+        seen.add(record.row)
         pairs, flaws = read_pairs([record], ids, longest)
         if not pairs:
             noted["unusable or too long"] += bool(flaws)
             continue
-        if record.row in seen:
-            noted["a further pair of its row"] += 1
-            continue
         if len(found) == most:
             noted["beyond judge.effects"] += 1
             continue
-        seen.add(record.row)
         (pair,), texts = pairs, (record.answer, record.rejected or "")
         spans = [
             spans_of(ids.tokenizer, said, text)
