@@ -262,7 +262,7 @@ MEASURES = (
     Measure("isinstance(…, RLStage)", lambda p: asks_for_class(p, "RLStage"), 17, 0, "0"),
     Measure("Any in signatures", anys, 275, 275, "no more"),
     Measure("files", lambda p: list(p.modules), 290, 405, "no more"),
-    Measure("lines", lines, 35_069, 55_500, "no more"),
+    Measure("lines", lines, 35_069, 56_000, "no more"),
 )
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 import torch
-from transformers import Gemma2Config, Gemma2ForCausalLM
+from transformers import Gemma2Config, Gemma2ForCausalLM, OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
 from case_models import change_weights, make_causal, make_classifier, make_tokenizer, plain, save
 from case_plans import model, planned, refusal, small
@@ -20,6 +20,7 @@ from tokencredit.stages.base_model import base_of
 from tokencredit.stages.context import Context
 
 FINISHED: Final = "reward_model.train=false"
+DAE: Final = ["reward_scheme=dae", "judge=advantage", "dpo.pairs=sampled"]
 RTO: Final = ["reward_scheme=rto", "judge=implicit", "dpo.train=false"]
 
 
@@ -51,6 +52,10 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
     )  # fmt: skip
     save(place / "gemma2", Gemma2ForCausalLM(gemma), tokenizer)
+    old = OpenAIGPTConfig(
+        vocab_size=len(tokenizer), n_positions=256, n_embd=32, n_layer=2, n_head=2
+    )
+    save(place / "gpt1", OpenAIGPTLMHeadModel(old), tokenizer)
     for folder in place.iterdir():
         if folder.name not in WHOLE:
             cut(folder)
@@ -95,6 +100,12 @@ REFUSED: Final[dict[str, tuple[Overrides, str]]] = {
     "a layer of members": ([*policy("plain"), "judge=ensemble", "judge.attention.layer=9"], "= 9: the"),
     "a layer of the shipped model": (["judge.layer=4"], r"judge\.layer = 4: the model has 4 attent"),
     "a layer from nothing": (["model=scratch", "judge.layer=4"], "= 4: the model has 4 attention"),
+    "a rank": ([*policy("plain"), *DAE, "judge.rank=33"], r"judge\.rank = 33: is above the width .*32;"),
+    "a rank of the shipped model": ([*DAE, "judge.rank=193"], r"judge\.rank = 193: is above .* 192;"),
+    "no adapters": (
+        [*policy("gpt1"), "model.lora.enabled=true", "algorithm=sft"],
+        r"model\.lora\.layers = 'default': adapters find no layer of OpenAIGPTLMHeadModel",
+    ),
     "context": ([*policy("plain"), "model.context=300"], r"model\.context = 300: the model reads at"),
     "context of SFT": ([*policy("plain"), "sft.max_length=300"], r"sft\.max_length = 300: the model"),
     "context of rewards": ([*policy("plain"), "reward_model.max_length=300"], r"reward_model\.max_len"),

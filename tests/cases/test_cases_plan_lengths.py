@@ -13,14 +13,17 @@ import pytest
 from case_data import review, write_jsonl
 from case_models import CHATML, make_causal, make_tokenizer, save
 from case_runs import run_on
-from tokencredit.algorithms.procedure import PreferenceOnly
+from tokencredit.algorithms.procedure import JudgeOnly, PreferenceOnly
 from tokencredit.config import Config
 from tokencredit.data.records import Record
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.errors import UserError
+from tokencredit.judges.advantage import AdvantageJudge
+from tokencredit.judges.reward_model import RewardModelJudge
 from tokencredit.pipeline.pipeline import execute, plan
 from tokencredit.settings import DPO, SFT
 from tokencredit.stages.sft import demonstrations
+from tokencredit.training_settings import JudgeTraining
 
 Row = Callable[[int], dict[str, Any]]
 LONG = " film" * 250
@@ -100,6 +103,49 @@ def test_case_17_pairs_too_long_for_dpo_are_refused_in_plan(tmp_path: Path) -> N
     )
     found = replace(found, dpo=DPO(max_length=32, max_tokens=None))
     with pytest.raises(UserError, match=r"dpo\.max_length = 32: no pair is left"):
+        plan(found)
+
+
+GAMES: dict[str, Any] = {"algorithm": JudgeOnly(), "sft": {"train": False}}
+"""Runs that end with an advantage model of the data's pairs."""
+
+
+def of_games(found: Config, longest: int) -> Config:
+    """The run with a judge whose games have at most so many tokens."""
+    training = JudgeTraining(max_length=longest)
+    return replace(found, judge=AdvantageJudge(training=training), scorer=RewardModelJudge())
+
+
+def test_case_17_games_that_are_too_long_are_refused_in_plan(tmp_path: Path) -> None:
+    """Each answer fits, both together do not."""
+    found = config(tmp_path, "preference", lambda n: duel(n, " film" * 10), **GAMES)
+    assert plan(of_games(found, 64))
+    with pytest.raises(UserError) as planned:
+        plan(of_games(found, 22))
+    said = str(planned.value)
+    assert said.startswith("judge.training.max_length = 22: no pair is left to learn from")
+    assert "'too long': 87" in said
+    with pytest.raises(UserError) as caught:
+        execute(of_games(found, 22))
+    assert str(caught.value) == said and not (tmp_path / "store").exists()
+
+
+def test_a_template_without_a_second_turn_is_refused_in_plan(tmp_path: Path) -> None:
+    """A game asks for another answer behind the first one."""
+    short = "{% if messages|length > 2 %}{{ raise_exception('one turn only') }}{% endif %}" + CHATML
+    tokenizer = make_tokenizer(template=short)
+    folder = save(tmp_path / "model", make_causal(tokenizer), tokenizer)
+
+    def row(number: int) -> dict[str, Any]:
+        asked = [{"role": "user", "content": f"Film {number}?"}]
+        said = {name: [{"role": "assistant", "content": name}] for name in ("chosen", "rejected")}
+        return {"prompt": asked, **said}
+
+    data = write_jsonl(tmp_path / "data.jsonl", map(row, range(300)))
+    found = of_games(run_on(folder, data, "preference", label_column=None, **GAMES), 96)
+    with pytest.raises(
+        UserError, match=r"judge\.separator = .*takes no user's turn .*one turn only"
+    ):
         plan(found)
 
 

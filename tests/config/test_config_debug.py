@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from tokencredit.train import conf_dir, main_job
 
 from .conftest import Command
-from .make_snapshots import load, loaded_files, sized
+from .make_snapshots import SCALES, load, loaded_files, sized
 
 PRESETS = sorted(path.stem for path in (conf_dir() / "debug").glob("*.yaml"))
 
@@ -17,7 +17,20 @@ def test_tiny_fits_every_experiment() -> None:
     for experiment, scale in sized():
         config = load(f"experiment={experiment}", f"scale={scale}", "debug=tiny")
         assert (config.steps, config.sft.max_tokens, config.hardware.name) == (2, 2000, "cpu")
-        assert config.model.name == "tiny" or experiment == "base_model/tiny"  # which makes it
+        assert config.model.name == "tiny"
+
+
+def test_a_model_of_the_command_line_holds_in_every_experiment() -> None:
+    """No file beside conf/model names a model, so that none can beat what somebody asks for."""
+    asked = load("model=gpt2").model
+    for experiment, scale in sized():
+        found = load(f"experiment={experiment}", f"scale={scale}", "model=gpt2").model
+        assert (found.name, found.policy, found.rates) == (asked.name, asked.policy, asked.rates)
+
+
+def test_scale_cpu_takes_the_small_model_that_an_experiment_names() -> None:
+    named = [(load("experiment=dae/hh_harmless", f"scale={at}").model.name) for at in SCALES]
+    assert named == ["llama3_1_8b", "smollm2_135m"]
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -94,6 +94,29 @@ def test_a_pair_of_transcripts_shares_all_but_its_last_answer(tmp_path: Path) ->
     assert record.text == row["chosen"] and record.answer == " yes\n\nindeed"
 
 
+def test_a_pair_of_transcripts_is_a_conversation_as_well(tmp_path: Path) -> None:
+    row = hh("one\n\nAssistant: two \n\nHuman: three", " yes\n\nindeed ", " no")
+    (record,) = dataset(written(tmp_path, [row]), "hh_chat").read().parts["sft"]
+    assert record.asked == (
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": "two"},
+        {"role": "user", "content": "three"},
+    )
+    assert (record.answer, record.rejected, record.prompt) == ("yes\n\nindeed", "no", None)
+    assert counts(
+        tmp_path, "hh_chat", hh("q", " x", " y"), hh("a", " x", "x "),
+        {name: f"Once.{text}" for name, text in hh("a", " x", " y").items()},
+    ) == {"chosen equals rejected": 1, "no Human turn at the beginning": 1}  # fmt: skip
+
+
+@pytest.mark.skipif(not HH.exists(), reason=f"no {HH.name} in $TOKENCREDIT_DATA")
+def test_the_shared_pairs_are_the_same_in_both_readings() -> None:
+    texts, chats = (dataset(HH, name, splits=Splits()).read() for name in ("hh", "hh_chat"))
+    assert texts.dropped.counts == chats.dropped.counts
+    said = {record.row: record.answer.strip() for record in everything(texts)}
+    assert said == {record.row: record.answer for record in everything(chats)}
+
+
 def test_transcripts_of_no_use_are_counted_by_reason(tmp_path: Path) -> None:
     other = {"chosen": hh("a", " x", "")["chosen"], "rejected": hh("b", " y", "")["chosen"]}
     asks = {

@@ -46,16 +46,16 @@ def transcripts(path: Path, count: int = len(ROWS)) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with gzip.open(path, "wt") as file:
         for row in range(count):
-            asked = f"\n\nHuman: Question {row}?\n\nAssistant:"
-            both = {"chosen": f"{asked} Yes {row} <b>", "rejected": f"{asked} Noo {row}!"}
+            asked = f"\n\nHuman: Question <b> {row}?\n\nAssistant:"
+            both = {"chosen": f"{asked} Yes {row}", "rejected": f"{asked} Noo {row}"}
             print(json.dumps(both), file=file)
     return path
 
 
-def preferences(path: Path) -> Path:
-    """The same as prompt and answers."""
+def preferences(path: Path, end: str = "") -> Path:
+    """The same as prompt and answers, with something at the end of each."""
     rows = [
-        {"prompt": f"Question {row}?", "chosen": f" Yes {row}", "rejected": f" Noo {row}!"}
+        {"prompt": f"Question {row}?", "chosen": f" Yes {row}{end}", "rejected": f" Noo {row}{end}"}
         for row in ROWS
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -77,7 +77,7 @@ def test_texts_are_those_of_the_rows_that_the_numbers_name(clone: Path) -> None:
         for row in ROWS
         for answer in ("chosen", "rejected")
     }
-    found = entry().with_texts(texts, clone).coloured(write(clone / "x"))
+    found = entry().with_texts([texts], clone).coloured(write(clone / "x"))
     shown = chosen_rows({"a": dict.fromkeys(ROWS)}, 4)
     assert [one.row for one in found] == [row for row in sorted(shown) for _ in range(2)]
     assert [one.name for one in found[:2]] == ["the preferred answer", "the other answer"]
@@ -111,8 +111,30 @@ def test_any_file_of_pairs_can_be_named(clone: Path) -> None:
     assert "Question" in (clone / "out" / "figure1.html").read_text()
     few = CliRunner().invoke(app, [*given, "--texts", str(transcripts(clone / "few.gz", 1))])
     assert isinstance(few.exception, UserError)
-    assert "is missing or shorter than advantages.csv says" in str(few.exception)
+    assert "is missing or not as long as advantages.csv says" in str(few.exception)
     assert "few.gz" in str(few.exception)
+
+
+def test_transcripts_are_read_as_the_numbers_are(clone: Path) -> None:
+    """As conversations, whose answers begin with a letter, or as texts, that begin with a space."""
+    numbers = write(clone / "stage") / "advantages.csv"
+    given = ["figure", "dae/figure1", "--runs", "stage", "--out", "out", "--texts", "own.gz"]
+    transcripts(clone / "own.gz")
+    for reading in ("texts", "conversations"):
+        drawn = CliRunner().invoke(app, given)
+        assert drawn.exit_code == 0, (reading, drawn.exception)
+        numbers.write_text(numbers.read_text().replace(",2,6,", ",2,5,"))
+
+
+@pytest.mark.parametrize(("end", "fits"), [("", True), (" \n", True), (" more", False)])
+def test_pairs_of_other_texts_are_refused(clone: Path, end: str, fits: bool) -> None:
+    """Longer answers have all characters that the numbers name, and others behind them."""
+    write(clone / "stage")
+    preferences(clone / "own.jsonl", end)
+    given = ["figure", "dae/figure1", "--runs", "stage", "--out", "out", "--texts", "own.jsonl"]
+    drawn = CliRunner().invoke(app, given)
+    assert (drawn.exit_code == 0) is fits
+    assert fits or "not as long as advantages.csv says" in str(drawn.exception)
 
 
 @pytest.mark.parametrize("variable", [None, "/nowhere"])

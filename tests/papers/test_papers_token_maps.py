@@ -123,8 +123,8 @@ def test_lines_of_the_picture_hold_every_letter_once(tmp_path: Path) -> None:
         ({"tokens": TOKENS.replace("1,written", "1,other")}, "answer = 'other': must be one of"),
         ({"tokens": TOKENS.replace("reward", "score")}, "'reward'; the columns are row, answer"),
         ({"tokens": TOKENS.splitlines()[0] + "\n"}, "holds no tokens"),
-        ({"tokens": TOKENS.replace(",5,6,", ",5,7,")}, "row 3, written, is missing or shorter"),
-        ({"texts": TEXTS[:2]}, "row 1, written, is missing or shorter"),
+        ({"tokens": TOKENS.replace(",5,6,", ",5,7,")}, "row 3, written, is missing or not as long"),
+        ({"texts": TEXTS[:2]}, "row 1, written, is missing or not as long"),
         ({"texts": [{"row": 3, "text": "x"}]}, "texts.jsonl: is damaged"),
     ],
 )

@@ -167,7 +167,7 @@ def test_pairs_longer_than_a_game_are_left_out_whole(
     assert len(kept) == 11 and noted == {}
     lengths = sorted(len(row["input_ids"]) for row in kept)
     short = training(one, max_length=lengths[7])
-    kept, noted = played(short, records, ids, separator)
+    kept, noted = short.to_learn(ids, separator)
     assert len(kept) == sum(length <= lengths[7] for length in lengths) < 11
     assert noted == {"too long": 11 - len(kept)}
     assert "left out" in capsys.readouterr().err
@@ -292,12 +292,12 @@ def test_sampled_pairs_are_those_of_dpo(
     of_data = {"data", "eval", "format", "effects", "word_classes"}
     assert set(stage(place).inputs()) - set(one.inputs()) == of_data
     assert scored_samples(sampled, 3) == scored_samples(config, 3) + 2 * config.dpo.prompts
-    assert not one.spoken()
     said = {"prompt_ids": [5, 6], "chosen_ids": [7, 8], "rejected_ids": [9, 10, 0]}
     for name, lines in (("train", [said, said]), ("held_out", [said])):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     monkeypatch.setattr(AdvantageStage, "made", lambda *_: tmp_path)
     ids = TokenIds(train_tokenizer())
+    assert one.separator(ids) == ids.between(one.settings.separator, spoken=False)
     kept = Pair(prompt_ids=[5, 6], chosen_ids=[7, 8], rejected_ids=[9, 10, 0])
     assert one.pairs("held_out", ids) == ([kept], {})
     (row, _), noted = one.rows(*one.pairs("train", ids), [7])

@@ -225,23 +225,29 @@ def answers(name: str, task: str, runs: list[Path] | None) -> list[Path]:
 
 def with_texts(entry: PairMap, file: Path | None) -> PairMap:
     """The figure with the texts of the pairs in a file, or in that of $TOKENCREDIT_DATA; as it is
-    where there is none. A file with a column `prompt` has answers, one without it transcripts.
+    where there is none. A file with a column `prompt` has answers, one without it transcripts,
+    which a run may have read as conversations or as texts.
     """
     folder = os.environ.get(DATA)
     path = file or Path(folder or "", entry.texts)
     if file is None and not (folder and path.is_file()):
         return entry
-    layout = "preference" if "prompt" in next(file_rows(path), {}) else "hh"
+    answered = "prompt" in next(file_rows(path), {})
+    layouts = ("preference",) if answered else ("hh_chat", "hh")
+    return entry.with_texts([_read_texts(path, layout) for layout in layouts], path)
+
+
+def _read_texts(path: Path, layout: str) -> dict[Place, Text]:
+    """What each answer of the pairs in a file says."""
     given: dict[str, Any] = {"path": str(path), "format": layout, "splits": ALL_HELD_OUT}
-    data = Dataset(source=Where.path, label_column=None, **given)
-    found: dict[Place, Text] = {}
+    data, found = Dataset(source=Where.path, label_column=None, **given), dict[Place, Text]()
     for record in data.read().records():
         if record.rejected is not None:
             asked = "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in record.asked)
             said = (record.answer, record.rejected)
             for answer, text in zip(SIDES, said, strict=True):
                 found.setdefault((record.row, answer), Text(record.prompt or asked, text))
-    return entry.with_texts(found, path)
+    return found
 
 
 def texts(name: str, entry: TokenMap, runs: list[Path] | None) -> Path:

@@ -17,7 +17,7 @@ from tokencredit.data.rows import Messages, PromptCompletion, Text, records_of
 from tokencredit.data.sources import Source, hub_rows, packaged_reviews, reviews_file
 from tokencredit.data.splits import Corpus, Splits, split_records
 from tokencredit.data.token_ids import SpecialTokens
-from tokencredit.data.transcripts import HH
+from tokencredit.data.transcripts import HH, HHChat
 from tokencredit.errors import UserError, nearest, require
 from tokencredit.fields import Settings, added, number
 from tokencredit.user_code.guard import SECONDS
@@ -32,7 +32,7 @@ OWN: Final = ("file", "pairs")
 """Options for files, which name nothing on the hub."""
 FORMATS: Final[list[type[Format]]] = [
     *(Text, PromptCompletion, Messages),
-    *(Preference, HH, Summaries, Ranked),
+    *(Preference, HH, HHChat, Summaries, Ranked),
 ]
 """What `dataset.format` may name; `add_format` brings further ones."""
 
@@ -91,8 +91,8 @@ class Dataset(Settings):
     """A compressed file that unpacks to more bytes than this is refused; not part of any key."""
     format: str = "text"
     """text (one column), prompt_completion, messages (chat turns, last one the assistant's); or
-    pairs: preference (prompt, chosen, rejected), hh (two transcripts), summaries (of a post),
-    ranked (prompt, answers, and ranks or scores); or one that a plug-in brings."""
+    pairs: preference (prompt, chosen, rejected), hh (two transcripts; hh_chat: as chats),
+    summaries (of a post), ranked (prompt, answers, and ranks or scores); or one of a plug-in."""
     text_column: str = "text"
     """Column of the text (format=text)."""
     label_column: str | None = "label"

@@ -9,11 +9,11 @@ import re
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from tokencredit.data.contents import text_of
+from tokencredit.data.contents import talk, text_of
 from tokencredit.data.files import Row
 from tokencredit.data.formats import Format, Found, Holds
-from tokencredit.data.preferences import DIFFERENT, pair
-from tokencredit.data.records import Record, Unusable
+from tokencredit.data.preferences import DIFFERENT, check_answers, pair
+from tokencredit.data.records import Message, Record, Unusable
 
 HUMAN: Final = "\n\nHuman:"
 ASSISTANT: Final = "\n\nAssistant:"
@@ -57,11 +57,41 @@ class HH(Format):
 
     def records(self, number: int, row: Row) -> list[Found]:
         """The pair of their last answers."""
-        prompt, chosen = last_answer(_transcript(row, "chosen"))
-        other, rejected = last_answer(_transcript(row, "rejected"))
-        if prompt != other:
-            raise Unusable(DIFFERENT, f"row {number}")
+        prompt, (chosen, rejected) = _pair(number, row)
         return [pair(number, prompt, chosen, rejected)]
+
+
+class HHChat(HH):
+    """The same pair as a conversation, which the policy's chat template writes: the human's turns
+    are a user's, and what is said loses the white space around it."""
+
+    @classmethod
+    def name(cls) -> str:
+        """Beside hh."""
+        return "hh_chat"
+
+    def records(self, number: int, row: Row) -> list[Found]:
+        """The pair of their last answers, behind the turns before them."""
+        prompt, (chosen, rejected) = _pair(number, row)
+        turns = parse(prompt)[:-1]
+        if not turns or not turns[0].mark:
+            raise Unusable("no Human turn at the beginning", f"row {number}")
+        check_answers(number, chosen, rejected)
+        asked = [_message(*turn) for turn in turns]
+        return [talk(number, (*asked, _message(ASSISTANT, chosen)), rejected=rejected.strip())]
+
+
+def _pair(number: int, row: Row) -> tuple[str, tuple[str, str]]:
+    """What both transcripts begin with, and their last answers."""
+    prompt, chosen = last_answer(_transcript(row, "chosen"))
+    other, rejected = last_answer(_transcript(row, "rejected"))
+    if prompt != other:
+        raise Unusable(DIFFERENT, f"row {number}")
+    return prompt, (chosen, rejected)
+
+
+def _message(mark: str, said: str) -> Message:
+    return {"role": "user" if mark == HUMAN else "assistant", "content": said.strip()}
 
 
 def _transcript(row: Row, name: str) -> str:

@@ -36,16 +36,22 @@ def with_head(
     """
     from tokencredit.models.advantage_model import AdvantageHead, AdvantageModel
 
+    check_rank(rank, model)
     width, head = hidden_size(model), head_of(model)
+    own = AdvantageHead(width, len(head.weight), rank).to(head.weight.device)
+    spare = special_ids(tokenizer, model).spare_on(head.weight.device)
+    return AdvantageModel(model, own, spare=spare, centred=centred)
+
+
+def check_rank(rank: int, model: PreTrainedModel) -> None:
+    """Raise `UserError` for a rank that the hidden states of `model` do not have."""
+    width = hidden_size(model)
     require(
         rank <= width,
         "judge.rank",
         rank,
         f"is above the width of the model's hidden states, {width}; use at most that",
     )
-    own = AdvantageHead(width, len(head.weight), rank).to(head.weight.device)
-    spare = special_ids(tokenizer, model).spare_on(head.weight.device)
-    return AdvantageModel(model, own, spare=spare, centred=centred)
 
 
 def save_advantages(model: AdvantageModel, folder: Path, sft: Path) -> None:

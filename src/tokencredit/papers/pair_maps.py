@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Final, Self
@@ -24,8 +24,8 @@ class PairMap(TokenMap):
 
     rows: int = 4
     """How many pairs are shown: those whose rows have the smallest hashes."""
-    given: Mapping[Place, Text] | None = field(default=None, init=False)
-    """What each answer says; None where nobody has read the texts."""
+    given: Sequence[Mapping[Place, Text]] = field(default=(), init=False)
+    """What each answer says, in every way of reading the file; none where nobody has read it."""
     file: Path = field(default=Path(), init=False)
     """Where they were read."""
 
@@ -34,10 +34,10 @@ class PairMap(TokenMap):
         TokenMap.__post_init__(self)
         require(self.rows >= 1, "rows", self.rows, "must be >= 1")
 
-    def with_texts(self, texts: Mapping[Place, Text], file: Path) -> Self:
-        """The same, with what each answer says in a file of pairs."""
+    def with_texts(self, readings: Sequence[Mapping[Place, Text]], file: Path) -> Self:
+        """The same, with what each answer says in a file of pairs, in every way of reading it."""
         found = replace(self)
-        found.own, found.given, found.file = self.own, texts, file
+        found.own, found.given, found.file = self.own, readings, file
         return found
 
     def place(self, folder: Path) -> tuple[Path, str]:
@@ -45,11 +45,15 @@ class PairMap(TokenMap):
         del folder
         return self.file, f"name the pairs that {self.numbers} was made of (--texts FILE)"
 
+    def fits(self, text: str, end: int) -> bool:
+        """Numbers are those of whole answers, of which no token is the white space at the end."""
+        return len(text.rstrip()) <= end <= len(text)
+
     def missing(self, folder: Path) -> str:
         """What is not there, numbers or texts, and what helps; empty where both are."""
         if not (folder / self.numbers).is_file():
             return f"there is no {self.numbers}; `{self.fills}` writes it"
-        if self.given is None:
+        if not self.given:
             return (
                 f"its texts are not kept here; name the folder of the data, {DATA}=…, in which "
                 f"{self.texts} lies, or the file of pairs, --texts FILE"
@@ -57,9 +61,14 @@ class PairMap(TokenMap):
         return ""
 
     def said(self, folder: Path) -> Mapping[Place, Text]:
-        """What each answer of the data says."""
-        del folder
-        return self.given or {}
+        """What each answer of the data says, in the reading that the numbers are of: the first that
+        fits them, or of none, which is refused, the first."""
+        ends = {place: own[-1].span[1] for place, own in self.tokens(folder / self.numbers).items()}
+
+        def fits(texts: Mapping[Place, Text]) -> bool:
+            return all(p in texts and self.fits(texts[p].text, end) for p, end in ends.items())
+
+        return next(filter(fits, self.given), self.given[0])
 
     def tokens(self, path: Path) -> dict[Place, list[Token]]:
         """The tokens of both answers of the pairs that are shown."""

@@ -122,10 +122,10 @@ class TokenMap(Entry):
         texts, found = self.said(folder), []
         for (row, answer), tokens in self.tokens(folder / self.numbers).items():
             text = texts.get((row, answer))
-            if text is None or tokens[-1].span[1] > len(text.text):
+            if text is None or not self.fits(text.text, tokens[-1].span[1]):
                 where, remedy = self.place(folder)
                 raise UserError(
-                    f"{where}: the text of row {row}, {answer}, is missing or shorter than "
+                    f"{where}: the text of row {row}, {answer}, is missing or not as long as "
                     f"{self.numbers} says; {remedy}"
                 )
             most = max(abs(token.value) for token in tokens) or 1.0
@@ -133,6 +133,10 @@ class TokenMap(Entry):
             found.append(Coloured(row, self.methods[answer], text, tokens, unit))
         order = list(self.methods.values())
         return sorted(found, key=lambda one: (one.row, order.index(one.name)))
+
+    def fits(self, text: str, end: int) -> bool:
+        """Whether numbers whose last token ends at that character can be those of `text`."""
+        return end <= len(text)
 
     def place(self, folder: Path) -> tuple[Path, str]:
         """Where the texts lie, and what to do where they are not those of the numbers."""

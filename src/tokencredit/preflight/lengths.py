@@ -19,6 +19,7 @@ from tokencredit.errors import UserError
 from tokencredit.models.loading.model import Pretrained, load_tokenizer
 from tokencredit.models.tokens.padding import ensure_pad
 from tokencredit.settings import PairSource
+from tokencredit.stages.advantage import AdvantageStage
 from tokencredit.stages.base_model import base_of
 from tokencredit.stages.context import Context
 from tokencredit.stages.dpo import DPOStage
@@ -47,6 +48,8 @@ def check_lengths(context: Context, stages: Sequence[Stage]) -> None:
             _check_reward_pairs(stage)
         elif isinstance(stage, DPOStage):
             _check_dpo_pairs(stage)
+        elif isinstance(stage, AdvantageStage):
+            _check_games(stage)
 
 
 def prompts_of(stage: Stage) -> tuple[str, ...]:
@@ -107,6 +110,16 @@ def _check_dpo_pairs(stage: DPOStage) -> None:
         return
     if not _fit(context.corpus.pairs("reward"), ids, stage.longest(), "dpo.max_length"):
         stage.pairs(ids.tokenizer)
+
+
+def _check_games(stage: AdvantageStage) -> None:
+    ids = _reader(stage.context, stage.context.config.model.policy)
+    if ids is None or stage.of_sampled():
+        return
+    separator = stage.separator(ids)
+    some = read_pairs(stage.records("train")[:FIRST], ids, stage.longest())
+    if not stage.rows(*some, separator)[0]:
+        stage.to_learn(ids, separator)
 
 
 def _fit(records: Sequence[Record], ids: TokenIds, limit: int, key: str) -> bool:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tokencredit.models.adapters.lora import check_adapters
+from tokencredit.models.advantage import check_rank
 from tokencredit.models.critic import check_same_ids
 from tokencredit.models.loading.trunk import check_causal, check_readable
 from tokencredit.models.loading.weights import check_complete, check_context
@@ -16,9 +18,11 @@ from tokencredit.models.tokens.padding import fit_embeddings
 from tokencredit.models.tokens.retokenise import check_ids, retokeniser_between
 from tokencredit.models.value import ValueInit
 from tokencredit.preflight.sight import Sight, Sights
+from tokencredit.stages.advantage import AdvantageStage
 from tokencredit.stages.catalogue import critic_role
 from tokencredit.stages.context import Context
 from tokencredit.stages.dpo import DPOStage
+from tokencredit.stages.judge_stage import JudgeStage
 from tokencredit.stages.reward_model import RewardModelStage
 from tokencredit.stages.rl import RLStage, is_run
 from tokencredit.stages.sampled_pairs import SampledPairsStage
@@ -38,6 +42,7 @@ def check_models(context: Context, stages: Sequence[Stage]) -> None:
         _check_finished_dpo(context, sights)
     if run is not None:
         _check_run(context, sights)
+    _check_adapted(context, [each for each in stages if type(each) in pending], sights.policy)
     _check_reading(context, sights, run, samples=SampledPairsStage in pending)
     for sight in (sights.policy, sights.reward, sights.dpo):  # last: what is refused is not fetched
         if type(sight.stage) in pending:
@@ -104,6 +109,21 @@ def _check_run(context: Context, sights: Sights) -> None:
     config, policy, reward = context.config, sights.policy, sights.reward
     for judge in (config.judge, config.scorer):
         judge.check_models({"policy": lambda: policy.model, "reward_model": lambda: reward.model})
+
+
+def _check_adapted(context: Context, pending: Sequence[Stage], policy: Sight) -> None:
+    """Adapters, and the head of an advantage model, can be put on the policy."""
+    common = context.config.model.lora
+    adapters = [common] if common.enabled and pending else []
+    own = [stage.adapters() for stage in pending if isinstance(stage, JudgeStage)]
+    adapters += [each for each in own if each is not None]
+    if not adapters or policy.model is None:
+        return
+    for stage in pending:
+        if isinstance(stage, AdvantageStage):
+            check_rank(stage.settings.rank, policy.model)
+    for each in adapters:
+        check_adapters(policy.model, each)
 
 
 def _check_reading(context: Context, sights: Sights, run: RLStage | None, *, samples: bool) -> None:

@@ -98,7 +98,9 @@ class Hindsight(AdvantageScheme):
     Evidence is c_t = log h(y_t | s_t, outcome) − log π(y_t | s_t), where h says what was chosen,
     given how it ended. In the mean over outcomes (1 − π / h) R is the advantage, where h is
     positive wherever π is (Harutyunyan et al. 2019, return-conditional form). R is the score as it
-    is paid, with algorithm.score_clip and normalise=reference.
+    is paid, with algorithm.score_clip and normalise=reference: there the paper has the return.
+    The weight has no bound below: a token that h makes a hundred times less likely has −99. Signed
+    evidence of any judge is taken; what it means is for whoever chooses the judge to know.
     """
 
     evidence: ClassVar[Evidence] = Evidence.signed

@@ -17,6 +17,7 @@ from tokencredit.data.token_ids import TokenIds
 from tokencredit.data.word_classes import shipped_classes
 from tokencredit.errors import require
 from tokencredit.judges.advantage import AdvantageJudge
+from tokencredit.models.adapters.lora import Lora, all_linear
 from tokencredit.models.advantage import save_advantages, with_head
 from tokencredit.models.loading.model import load_tokenizer
 from tokencredit.models.passes.games import Duel, Games, PiContext, Ties
@@ -75,7 +76,7 @@ class AdvantageStage(JudgeStage):
 
     def parents(self) -> Mapping[str, Stage]:
         """What it starts from, and what has made its pairs: those of dpo.pairs, as DPO's."""
-        if self._sampled():
+        if self.of_sampled():
             return {**super().parents(), "sampled_pairs": SampledPairsStage(self.context)}
         return super().parents()
 
@@ -90,14 +91,15 @@ class AdvantageStage(JudgeStage):
             "special_tokens": config.dataset.special_tokens,
             **config.model.quantization_inputs(),
         }
-        if self._sampled():
+        if self.of_sampled():
             return {name: value for name, value in given.items() if name not in OF_DATA}
         self.context.corpus.check_pairs("reward", NO_PAIRS)  # said before anything is trained
         if judge.effects:
             given |= {"effects": judge.effects, "word_classes": shipped_classes().fingerprint}
         return given
 
-    def _sampled(self) -> bool:
+    def of_sampled(self) -> bool:
+        """Whether its pairs are sampled, and not the data's."""
         return self.context.config.dpo.pairs is PairSource.sampled
 
     def longest(self) -> int:
@@ -110,16 +112,9 @@ class AdvantageStage(JudgeStage):
         tokenizer = load_tokenizer(sft)
         ensure_pad(tokenizer)
         ids, pad = TokenIds(tokenizer, config.dataset.special_tokens), int(tokenizer.pad_token_id)
-        separator = ids.between(self.settings.separator, spoken=self.spoken())
-        learnt, noted = self.rows(*self.pairs("train", ids), separator)
-        held_out, held_out_noted = self.rows(*self.pairs("held_out", ids), separator)
-        require(
-            bool(learnt),
-            "judge.training.max_length",
-            self.longest(),
-            f"no pair is left to learn from ({noted}); raise it and model.context, or use other "
-            "pairs",
-        )
+        separator = self.separator(ids)
+        learnt, noted = self.to_learn(ids, separator)
+        held_out, held_out_noted = self.games("held_out", ids, separator)
         table = Table(separator, pad, self.settings.pi_context)
         advantages, run = self.model(sft, tokenizer), self.supervised(out)
         trained, figures = run.fit(
@@ -136,7 +131,7 @@ class AdvantageStage(JudgeStage):
             figures |= {name: each for name, each in numbers.items() if name != "pairs"}
         else:
             say("advantage: no pair is held out, so its error is not known")
-        if self.settings.effects and not self._sampled():
+        if self.settings.effects and not self.of_sampled():
             figures |= self.effects(model, ids, out)
         save_advantages(model, out, sft)
         tokenizer.save_pretrained(out)
@@ -148,10 +143,14 @@ class AdvantageStage(JudgeStage):
         told, noted = told_of(self.records("held_out"), ids, self.longest(), most)
         return write_effects(model, told, noted, pad, out)
 
+    def adapters(self) -> Lora:
+        """rsLoRA on all linear layers."""
+        return all_linear(self.settings.lora_rank, self.settings.lora_alpha)
+
     def model(self, sft: Path, tokenizer: PreTrainedTokenizerBase) -> AdvantageModel:
         """The SFT model with fresh adapters and a fresh head."""
-        judge, longest = self.settings, self.longest()
-        model = self.adapted_sft(sft, tokenizer, judge.lora_rank, judge.lora_alpha, longest)
+        judge = self.settings
+        model = self.adapted_sft(sft, tokenizer, self.longest())
         return with_head(model, judge.rank, tokenizer, centred=judge.centred)
 
     def records(self, name: str) -> Sequence[Record]:
@@ -161,17 +160,42 @@ class AdvantageStage(JudgeStage):
             return corpus.pairs("reward", NO_PAIRS)
         return [record for record in corpus.parts["eval"] if record.rejected is not None]
 
-    def spoken(self) -> bool:
-        """Whether prompts are conversations; those of one data set are of one kind."""
-        if self._sampled():  # continuations of texts
-            return False
-        return any(record.messages is not None for record in self.records("train"))
+    def separator(self, ids: TokenIds) -> list[int]:
+        """What stands between two answers; the data's prompts are conversations, or none is."""
+        spoken = not self.of_sampled() and any(  # sampled ones continue texts
+            record.messages is not None for record in self.records("train")
+        )
+        return ids.between(self.settings.separator, spoken=spoken)
 
     def pairs(self, name: str, ids: TokenIds) -> tuple[list[Pair], Counter[str]]:
         """Pairs to learn from ("train") or to measure on ("held_out"), and what was noted."""
-        if self._sampled():
+        if self.of_sampled():
             return usable(load_sampled(self.made("sampled_pairs"), name), self.longest())
         return read_pairs(self.records(name), ids, self.longest())
+
+    def to_learn(self, ids: TokenIds, separator: Sequence[int]) -> tuple[list[Row], dict[str, int]]:
+        """The games to learn from, and what was noted; `UserError` where none is left."""
+        rows, noted = self.games("train", ids, separator)
+        require(
+            bool(rows),
+            "judge.training.max_length",
+            self.longest(),
+            f"no pair is left to learn from ({noted}); raise it and model.context, or use other "
+            "pairs",
+        )
+        return rows, noted
+
+    def games(
+        self, name: str, ids: TokenIds, separator: Sequence[int]
+    ) -> tuple[list[Row], dict[str, int]]:
+        """As `pairs`, as games; says how many are too long."""
+        rows, noted = self.rows(*self.pairs(name, ids), separator)
+        if "too long" in noted:
+            say(
+                f"advantage: {noted['too long']} pairs are left out, whose prompt and answers have "
+                f"more than {self.longest()} tokens together"
+            )
+        return rows, noted
 
     def rows(
         self, pairs: Sequence[Pair], noted: Mapping[str, int], separator: Sequence[int]
@@ -184,11 +208,6 @@ class AdvantageStage(JudgeStage):
         kept = [row for row in rows if len(row["input_ids"]) <= self.longest()]
         found = Counter(noted)
         found["too long"] += len(rows) - len(kept)
-        if found["too long"]:
-            say(
-                f"advantage: {found['too long']} pairs are left out, whose prompt and answers have "
-                f"more than {self.longest()} tokens together"
-            )
         if self.settings.ties is Ties.drop:
             found["tie"] = sum(row["outcome"] == 0 for row in kept)
             kept = [row for row in kept if row["outcome"] != 0]

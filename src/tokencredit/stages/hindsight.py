@@ -14,6 +14,7 @@ from tokencredit.data.formats import Holds
 from tokencredit.data.pairs import as_rollout
 from tokencredit.errors import require
 from tokencredit.judges.hindsight import HindsightJudge
+from tokencredit.models.adapters.lora import Lora, all_linear
 from tokencredit.models.hindsight import (
     MUCH,
     HindsightModel,
@@ -36,7 +37,7 @@ from tokencredit.store.finite import check_scores
 from tokencredit.store.jsonl import read_jsonl
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ class HindsightStage(JudgeStage):
         prefixes, pad = self.prefixes(tokenizer), int(tokenizer.pad_token_id)
         learnt, long = self.fitting(read_said(sampled, "train"), prefixes)
         outcomes = Outcomes.of([each.score for each in learnt], prefixes)
-        plain = self.model(sft, tokenizer)
+        plain = self.adapted_sft(sft, tokenizer)
         computation = Computation(uses_values=False)
         model = HindsightModel(plain, special_ids(tokenizer, plain), outcomes, computation)
         model.check_room(self.longest_said())
@@ -162,9 +163,9 @@ class HindsightStage(JudgeStage):
             )
         return kept, len(said) - len(kept)
 
-    def model(self, sft: Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-        """The SFT model with fresh adapters."""
-        return self.adapted_sft(sft, tokenizer, self.settings.lora_rank, self.settings.lora_alpha)
+    def adapters(self) -> Lora:
+        """rsLoRA on all linear layers."""
+        return all_linear(self.settings.lora_rank, self.settings.lora_alpha)
 
 
 def read_said(folder: Path, name: str) -> list[Said]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from tokencredit.data.token_ids import TokenIds
 from tokencredit.errors import UserError
 from tokencredit.judges.judge import Judge
-from tokencredit.models.adapters.lora import Lora, LoraLayers, adapted
+from tokencredit.models.adapters.lora import Lora, adapted
 from tokencredit.models.loading.place import Place
 from tokencredit.models.loading.weights import load_causal
 from tokencredit.models.passes.kernels import disable_dropout
@@ -91,23 +91,23 @@ class JudgeStage(Stage):
         section = "scorer" if self.judge is self.context.config.scorer else "judge"
         return SupervisedRun.of(self.context.config, f"{section}.training", out, self.seed)
 
+    def adapters(self) -> Lora | None:
+        """What it puts on the SFT model; None where it adapts nothing of its own."""
+        return None
+
     def adapted_sft(
-        self,
-        sft: Path,
-        tokenizer: PreTrainedTokenizerBase,
-        rank: int,
-        alpha: int,
-        context: int | None = None,
+        self, sft: Path, tokenizer: PreTrainedTokenizerBase, context: int | None = None
     ) -> PreTrainedModel:
-        """The SFT model without dropout, with fresh rsLoRA adapters on all linear layers, under
-        which it is still the SFT model."""
+        """The SFT model without dropout, with fresh `adapters`, under which it is still the SFT
+        model."""
+        adapters = self.adapters()
+        assert adapters is not None, "only for a stage that has some"
         model = self.context.config.model
         quantized = model.quantized(self.context.config.hardware.device.value)
         plain = load_causal(sft, model.dtype, context, quantized)
         fit_embeddings(plain, tokenizer)
         disable_dropout(plain)
-        layers = LoraLayers.all
-        return adapted(plain, Lora(enabled=True, r=rank, alpha=alpha, rslora=True, layers=layers))
+        return adapted(plain, adapters)
 
     def labelled(self, tokenizer: PreTrainedTokenizerBase) -> list[tuple[list[int], int]]:
         """Ids and label (0 or 1) of the labelled texts to learn from, in a shuffled order.

@@ -66,14 +66,34 @@ class Lora(Settings):
     """Merge the adapter into the exported policy."""
 
 
+def all_linear(rank: int, alpha: int) -> Lora:
+    """rsLoRA adapters on all linear layers, as the judges with adapters of their own have them."""
+    return Lora(enabled=True, r=rank, alpha=alpha, rslora=True, layers=LoraLayers.all)
+
+
 def adapted(model: PreTrainedModel, lora: Lora, task: str = "CAUSAL_LM") -> PreTrainedModel:
-    """`model` with trainable adapters, or as it is."""
+    """`model` with trainable adapters, or as it is.
+
+    Raises `UserError` where peft finds no layer of it to put them on.
+    """
     if not lora.enabled:
         refuse_full_training(model)
         return model
     from peft import get_peft_model
 
-    return get_peft_model(model, _config(lora, task))
+    try:
+        return get_peft_model(model, _config(lora, task))
+    except ValueError as error:
+        raise UserError(
+            f"model.lora.layers = {lora.layers.value!r}: adapters find no layer of "
+            f"{type(model).__name__} ({error}); use model.lora.layers=all, or a model whose layers "
+            "are linear ones"
+        ) from error
+
+
+def check_adapters(model: PreTrainedModel, lora: Lora) -> None:
+    """As `adapted` would, of a model without weights, which stays as it is."""
+    adapted(copy.deepcopy(model), lora)
 
 
 def add_value_adapter(model: PreTrainedModel, lora: Lora) -> None:
