@@ -123,7 +123,7 @@ def test_a_fresh_model_differs_from_pi_by_its_prefix_alone(place: Path) -> None:
     one = stage(place)
     build(one)
     sft = one.made("sft")
-    plain, tokenizer = one.model(sft, load_tokenizer(sft)).eval(), load_tokenizer(sft)
+    plain, tokenizer = one.adapted_sft(sft, load_tokenizer(sft)).eval(), load_tokenizer(sft)
     ids = torch.tensor([[*one.prefixes(tokenizer)[1], 4, 5, 6]])
     with torch.no_grad():
         with_them = plain(ids).logits
