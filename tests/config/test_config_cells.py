@@ -91,8 +91,8 @@ def test_the_cells_of_a_sweep_are_one_group_at_wandb(
 def test_schemes_beside_the_methods_of_an_experiment_are_refused_before_the_first_cell(
     entry: Command, pipeline: Pipeline
 ) -> None:
-    chosen = ("experiment=abc/positive_generation", "scale=cpu", "experiments_dir=null")
-    ended = entry("-m", *chosen, "reward_scheme=sparse,uniform")
+    chosen = ("experiment=abc/positive_generation", "scale=cpu", "method=abc", "seed=0,1")
+    ended = entry("-m", *chosen, "experiments_dir=null", "reward_scheme=sparse,uniform")
     assert ended.code == 2 and pipeline.ran == []
     (line,) = ended.err.splitlines()
     assert line.startswith("error: reward_scheme = 'sparse': method=abc has a scheme; leave one")

@@ -197,6 +197,13 @@ def test_the_function_judge_of_the_how_to_page_trains(folder: Path) -> None:
     assert answer.code == 0, answer.err
 
 
+def test_what_shares_a_folder_runs_in_one_process(request: pytest.FixtureRequest) -> None:
+    """Else each process trains anew what a group shares, and only the clock tells."""
+    if not request.config.getoption("loadgroup", default=False):
+        pytest.skip("one process, or no groups are asked for")
+    assert request.node.nodeid.endswith("@pages")
+
+
 def test_pages_show_commands() -> None:
     """The extraction finds them; a page without any would make the tests above empty."""
     assert len(commands()) >= 15

@@ -15,6 +15,7 @@ import traceback
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
@@ -22,14 +23,21 @@ from ended import Ended
 
 PATIENCE = 300.0
 """Seconds that a command may take."""
+OF_A_PLAN = (
+    "tokencredit.cli",
+    "tokencredit.train",
+    "tokencredit.sweeps.cell",
+    "transformers.models.gpt2.modeling_gpt2",
+    "transformers.models.llama.modeling_llama",
+    "peft",
+)
+"""What is imported before the fork, so that not each child has to: a third of its time."""
 
 
 def forked(arguments: tuple[str, ...], folder: Path, environment: Mapping[str, str]) -> Ended:
     """`tokencredit ARGUMENTS` in `folder` with these variables alone, to its end."""
-    # Imported here, so that not only the children have them.
-    import tokencredit.cli
-    import tokencredit.train  # noqa: F401
-
+    for module in OF_A_PLAN:
+        import_module(module)
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         child = os.fork()
         if child == 0:

@@ -79,8 +79,12 @@ def test_only_adapters_and_value_head_are_trained(
 def test_field_B11_ratio_is_1_before_the_first_step(
     folders: Mapping[str, Path], architecture: str, autocast: Autocast
 ) -> None:
-    """But for rounding of products in batches of other shapes."""
-    for nf4, most in ((NF4(), 2e-2), (EXACT, 1e-5 if autocast is Autocast.none else 2e-2)):
+    """But for rounding of products in batches of other shapes, which depends on the processor.
+
+    In bfloat16 neighbours between 4 and 8 lie 0.03 apart.
+    """
+    exact = autocast is Autocast.none
+    for nf4, most in ((NF4(), 2e-2 if exact else 4e-2), (EXACT, 1e-5 if exact else 4e-2)):
         actors = qlora_actors(folders[architecture], autocast=autocast, nf4=nf4)
         stir(actors.policy)
         _, log = learn(actors, updater_of(actors, micro_batch=1), range(1))

@@ -57,11 +57,12 @@ def check_grammar(arguments: Sequence[str], multirun: bool) -> None:
 
 def _check_option(override: Override, raw: str) -> None:
     """Raise where a group gets something that can be no name of an option, `null` above all."""
-    group = override.key_or_group
-    options = [name for name, _ in groups([conf_dir()]).get(group, [])]
-    deletes = override.is_delete() and not raw
-    for value in _values(override):
-        if options and not deletes and (value is None or isinstance(value, int | float | dict)):
+    group, folder = override.key_or_group, conf_dir()
+    if (override.is_delete() and not raw) or not (folder / group).is_dir():
+        return
+    if any(value is None or isinstance(value, int | float | dict) for value in _values(override)):
+        options = [name for name, _ in groups([folder]).get(group, [])]
+        if options:
             raise UserError(
                 f"{group} = {raw!r}: is no option; leave it out for the default, or choose one of "
                 f"{', '.join(options)}"
