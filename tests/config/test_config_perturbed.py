@@ -114,8 +114,9 @@ def test_field_B19_every_key_of_a_run_changes_something(key: str, place: Path) -
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_group_has_options_that_differ(group: str, place: Path) -> None:
     see, choices, given = GROUPS[group]
-    shared = {"algorithm": LOOP, "tracking": OFFLINE}.get(group, {})
-    default = see(composed_with(shared, (), str(place)), place)
+    shared = {"algorithm": LOOP, "advantage_scheme": LOOP, "tracking": OFFLINE}.get(group, {})
+    companions = choices[1:] if group == "advantage_scheme" else ()  # evidence with a sign
+    default = see(composed_with(shared, companions, str(place)), place)
     assert see(composed_with(given, choices, str(place)), place) != default
     assert set(GROUPS) == set(COMPONENTS)
 
