@@ -22,6 +22,8 @@ from tokencredit.train import conf_dir
 
 from .make_snapshots import ONE_SIZE, composed, load, loaded_files, sized
 
+pytestmark = pytest.mark.xdist_group("composed")  # one process, which composes each once
+
 CONF = conf_dir()
 FILES = sorted(path.relative_to(CONF).with_suffix("") for path in CONF.rglob("*.yaml"))
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")

@@ -13,6 +13,8 @@ from tokencredit.canonical import flatten
 
 from .make_snapshots import SNAPSHOTS, load, snapshots
 
+pytestmark = pytest.mark.xdist_group("composed")
+
 LEAVES: Final = 274
 LEAVES_OF: Final = {
     "base_model": 229,
