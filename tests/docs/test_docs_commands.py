@@ -44,14 +44,26 @@ def blocks(language: str) -> list[tuple[str, str]]:
 
 
 def commands() -> list[tuple[str, str]]:
-    """Page name and command, comments removed, one a line."""
-    found = []
+    """Page name and command, comments removed, one a line; the first of those that are run alike."""
+    found: dict[str, tuple[str, str]] = {}
     for page, text in blocks("bash"):
         for line in text.replace("\\\n", " ").splitlines():
-            command = shlex.join(shlex.split(line, comments=True))
-            if command.startswith("tokencredit "):
-                found.append((page, command))
-    return list(dict.fromkeys(found))
+            words = shlex.split(line, comments=True)
+            if words[:1] == ["tokencredit"]:
+                alike = shlex.join(as_run(words[1:]))
+                found.setdefault(alike, (page, shlex.join(words)))
+    return list(found.values())
+
+
+def as_run(words: list[str]) -> list[str]:
+    """What is run of a command: of long work its plan alone."""
+    if words[0] == "train" and "--help" not in words:
+        return ["plan", *words[1:]]
+    if words[0] == "tune" and "--plan" not in words:
+        return [*words, "--plan"]
+    if words[0] == "revise" and "reviser.backend=local" in words:
+        return [*words, "--dry-run"]  # the model writes for minutes
+    return words
 
 
 @pytest.fixture(scope="module")
@@ -123,13 +135,7 @@ def test_a_shown_command_is_accepted(
         pytest.skip("needs TOKENCREDIT_DATA")
     command = os.path.expandvars(command)
     command = re.sub(r"store/(\w+)/KEY", lambda stage: str(made(folder, stage[1])), command)
-    words = shlex.split(command)[1:]
-    if words[0] == "train" and "--help" not in words:
-        words[0] = "plan"
-    if words[0] == "tune" and "--plan" not in words:
-        words.append("--plan")
-    if words[0] == "revise" and "reviser.backend=local" in words:
-        words.append("--dry-run")  # the model writes for minutes
+    words = as_run(shlex.split(command)[1:])
     answer = run(words, folder)
     if "hydra/sweeper=optuna" in words and find_spec("optuna") is None:
         assert answer.code == 2 and "tokencredit[optuna]" in answer.err
