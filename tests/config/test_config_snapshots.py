@@ -1,4 +1,4 @@
-"""The committed snapshots are what `conf/` composes; `make snapshots` rewrites them."""
+"""The committed snapshots are what `conf/` composes; `make docs` rewrites them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ A commit that adds one raises the number, and its message says why none that is 
 @pytest.mark.parametrize(("name", "overrides"), list(snapshots()), ids=str)
 def test_snapshot_is_true(name: str, overrides: list[str]) -> None:
     committed = (SNAPSHOTS / f"{name}.yaml").read_text(encoding="utf-8")
-    assert committed == configuration.dump(load(*overrides)), "changed: run `make snapshots`"
+    assert committed == configuration.dump(load(*overrides)), "changed: run `make docs`"
 
 
 def test_no_snapshot_is_left_over() -> None:
