@@ -182,6 +182,7 @@ def test_case_15_other_mistakes_of_grammar(argument: str, wanted: str) -> None:
 
 def test_case_15_what_hydra_reads_rightly_passes() -> None:
     good = ["dataset.path=my data (1)", "dataset.path=a/b-c_d.e+f@g", "seed=5", "~scorer"]
+    good += [f"{'k' * 300}=5"]  # longer than the name of a file may be
     with pytest.raises(UserError):
         check_grammar(good[:1], multirun=False)
     check_grammar(good[1:], multirun=False)

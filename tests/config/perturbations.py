@@ -95,6 +95,13 @@ STRANGER = {
     "reward_model.held_out": 8,
 }
 OFFLINE = {"tracking.mode": "offline"}
+SIGNED = ("judge=attribution", "reward_scheme=attribution")
+BESIDE: dict[str, tuple[Mapping[str, Any], tuple[str, ...]]] = {
+    "algorithm": (LOOP, ()),
+    "advantage_scheme": (LOOP, SIGNED),
+    "tracking": (OFFLINE, ()),
+}
+"""Settings and options of the default that an option of the group is compared with."""
 KEPT = {"experiments_dir": f"{HERE}/kept", "run.experiment": "mine/own"}
 
 
@@ -324,11 +331,7 @@ GROUPS: dict[str, tuple[Observer, tuple[str, ...], Mapping[str, Any]]] = {
     "judge": (judged, ("judge=reward_model", "reward_scheme=sparse"), {}),
     "scorer": (judged, ("scorer=function",), {"scorer.function": f"{HERE}/judge.py:length"}),
     "reward_scheme": (paid, ("reward_scheme=uniform",), {}),
-    "advantage_scheme": (
-        learned,
-        ("advantage_scheme=own", "judge=attribution", "reward_scheme=attribution"),
-        LOOP,
-    ),
+    "advantage_scheme": (learned, ("advantage_scheme=own", *SIGNED), LOOP),
     "algorithm": (learned, ("algorithm=reinforce",), LOOP),
     "hardware": (launched, ("hardware=cpu_ddp2",), {}),
     "tracking": (mirrored, ("tracking=disabled",), {}),

@@ -51,7 +51,7 @@ from tokencredit.stages.sft import SFTStage
 from tokencredit.stages.stage import Stage
 
 from .make_snapshots import composed
-from .perturbations import ELSEWHERE, GROUPS, LOOP, OFFLINE, PAIRS, SMALL, TRIES
+from .perturbations import BESIDE, ELSEWHERE, GROUPS, PAIRS, SMALL, TRIES
 from .tries import HERE, Try
 
 
@@ -114,8 +114,7 @@ def test_field_B19_every_key_of_a_run_changes_something(key: str, place: Path) -
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_group_has_options_that_differ(group: str, place: Path) -> None:
     see, choices, given = GROUPS[group]
-    shared = {"algorithm": LOOP, "advantage_scheme": LOOP, "tracking": OFFLINE}.get(group, {})
-    companions = choices[1:] if group == "advantage_scheme" else ()  # evidence with a sign
+    shared, companions = BESIDE.get(group, ({}, ()))
     default = see(composed_with(shared, companions, str(place)), place)
     assert see(composed_with(given, choices, str(place)), place) != default
     assert set(GROUPS) == set(COMPONENTS)

@@ -49,7 +49,7 @@ def commands() -> list[tuple[str, str]]:
     for page, text in blocks("bash"):
         for line in text.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
-            if words[:1] == ["tokencredit"]:
+            if words[:1] == ["tokencredit"] and words[1:]:
                 alike = shlex.join(as_run(words[1:]))
                 found.setdefault(alike, (page, shlex.join(words)))
     return list(found.values())

@@ -58,7 +58,8 @@ def check_grammar(arguments: Sequence[str], multirun: bool) -> None:
 def _check_option(override: Override, raw: str) -> None:
     """Raise where a group gets something that can be no name of an option, `null` above all."""
     group, folder = override.key_or_group, conf_dir()
-    if (override.is_delete() and not raw) or not (folder / group).is_dir():
+    known = {path.name for path in folder.iterdir()}  # a key may be too long for a path
+    if (override.is_delete() and not raw) or group not in known:
         return
     if any(value is None or isinstance(value, int | float | dict) for value in _values(override)):
         options = [name for name, _ in groups([folder]).get(group, [])]
