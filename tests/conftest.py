@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault(
+    "GOMP_SPINCOUNT", "20000"
+)  # of stages' processes, which may be forks of these
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 if os.environ.get("TOKENCREDIT_DATA"):  # may be relative; tests start programs in other folders

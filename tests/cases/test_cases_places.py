@@ -5,14 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from case_machine import Place, failing, names
-from ended import Ended
+from forked import forked
 from tokencredit.errors import UserError
 from tokencredit.machine.faults import REMEDIES
 from tokencredit.store import artifacts as stores
@@ -109,12 +107,9 @@ def train_within(place: Place, size: int) -> str:
     def limited() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
-    command = [sys.executable, "-m", "tokencredit.cli", "train", *place.base, *SMALLEST]
-    full = subprocess.run(
-        command, capture_output=True, text=True, check=False, preexec_fn=limited, timeout=300
-    )
+    full = forked(("train", *place.base, *SMALLEST), Path.cwd(), os.environ, limited)
     assert not list(place.folder.rglob("*.partial")) and not list(place.folder.rglob("*.tmp"))
-    return Ended(full.returncode, full.stdout, full.stderr).error()
+    return full.error()
 
 
 @pytest.mark.slow

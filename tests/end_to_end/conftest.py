@@ -8,7 +8,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 
 from ended import ARCHITECTURE, Ended
 from forked import forked
+from nursery import nursed
 
 GOOD = (
     "wonderful superb charming brilliant moving delightful gripping clever warm beautiful".split()
@@ -170,7 +171,7 @@ class Run:
 def first(shared: Workplace) -> Run:
     """A complete run, never interrupted; building it fills the shared store."""
     folder = shared.folder / "first"
-    ended = replace(shared, anew=True).train(
+    ended = shared.train(
         f"steps={STEPS}",
         "run.save_every=7",
         "run.sample_every=10",
@@ -225,7 +226,8 @@ def entry(
         monkeypatch.setattr(sys, "argv", ["tokencredit train", *fresh.base, *arguments])
         code = 0
         try:
-            train.main()
+            with nursed():
+                train.main()
         except SystemExit as ended:
             code = int(ended.code or 0)
         captured = capfd.readouterr()

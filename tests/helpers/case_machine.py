@@ -14,6 +14,7 @@ import pytest
 
 from case_data import SHORT, review, write_jsonl
 from ended import ARCHITECTURE, Ended
+from nursery import nursed
 
 DEEP = b'{"a": ' * 3000 + b"1" + b"}" * 3000
 """JSON that is nested more deeply than Python can walk."""
@@ -49,7 +50,8 @@ class Place:
         self.capfd.readouterr()
         code: object = 0
         try:
-            cli.main()
+            with nursed():
+                cli.main()
         except SystemExit as ended:
             code = ended.code
         captured = self.capfd.readouterr()

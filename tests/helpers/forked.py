@@ -1,7 +1,8 @@
 """Commands of `tokencredit` in a fork of the test's process, which spares each a start of Python with torch.
 
 A fork is a process of its own: what it does to its environment, its modules, and its working folder
-does not reach the test. It shares the test's hash seed; where that matters, start Python anew.
+does not reach the test. It shares the test's hash seed; where that matters, start Python anew. The
+stages that it trains are forks as well (nursery.py).
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 from ended import Ended
+from nursery import OF_A_STAGE, become_new, nursed
 
 PATIENCE = 300.0
 """Seconds that a command may take."""
@@ -27,27 +30,67 @@ OF_A_PLAN = (
     "tokencredit.cli",
     "tokencredit.train",
     "tokencredit.sweeps.cell",
-    "transformers.models.gpt2.modeling_gpt2",
-    "transformers.models.llama.modeling_llama",
-    "peft",
+    *OF_A_STAGE,
 )
 """What is imported before the fork, so that not each child has to: a third of its time."""
+OF_A_RANK = (*OF_A_STAGE, "accelerate", "deepspeed")
+"""The same for processes that train together."""
 
 
-def forked(arguments: tuple[str, ...], folder: Path, environment: Mapping[str, str]) -> Ended:
-    """`tokencredit ARGUMENTS` in `folder` with these variables alone, to its end."""
+def forked(
+    arguments: tuple[str, ...],
+    folder: Path,
+    environment: Mapping[str, str],
+    prepare: Callable[[], object] = lambda: None,
+) -> Ended:
+    """`tokencredit ARGUMENTS` in `folder` with these variables alone, to its end; `prepare` is
+    called in its process first."""
     for module in OF_A_PLAN:
         import_module(module)
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        child = os.fork()
-        if child == 0:
-            _be_the_command(arguments, folder, environment, (out, err))
-        code = _ended(child)
-        texts = []
-        for stream in (out, err):
-            stream.seek(0)
-            texts.append(stream.read().decode())
-    return Ended(code, *texts)
+    return Fork(partial(_command, arguments, prepare), folder, environment).ended()
+
+
+def forked_ranks(
+    work: Callable[[], object], environments: Sequence[Mapping[str, str]], given: bytes = b""
+) -> list[Ended]:
+    """`work` in a process for each of these environments, all at once, to their ends.
+
+    Each reads `given` from its standard input, and has one thread.
+    """
+    for module in OF_A_RANK:
+        import_module(module)
+    folder = Path.cwd()
+    forks = [Fork(partial(_rank, work), folder, each, given) for each in environments]
+    return [fork.ended() for fork in forks]
+
+
+class Fork:
+    """A process that does something and ends."""
+
+    def __init__(
+        self,
+        work: Callable[[], object],
+        folder: Path,
+        environment: Mapping[str, str],
+        given: bytes = b"",
+    ) -> None:
+        """Start it: `work` returns its exit code, None for 0."""
+        self.out, self.err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
+        with tempfile.TemporaryFile() as source:
+            source.write(given)
+            source.seek(0)
+            self.pid = os.fork()
+            if self.pid == 0:
+                _be(work, folder, environment, (source, self.out, self.err))
+
+    def ended(self) -> Ended:
+        """Wait for its end; what it left behind."""
+        code, texts = _ended(self.pid), []
+        for stream in (self.out, self.err):
+            with stream:
+                stream.seek(0)
+                texts.append(stream.read().decode())
+        return Ended(code, *texts)
 
 
 def _ended(child: int) -> int:
@@ -64,34 +107,32 @@ def _ended(child: int) -> int:
         time.sleep(0.01)
 
 
-def _be_the_command(
-    arguments: tuple[str, ...],
+def _be(
+    work: Callable[[], object],
     folder: Path,
     environment: Mapping[str, str],
-    streams: tuple[BinaryIO, BinaryIO],
+    streams: tuple[BinaryIO, BinaryIO, BinaryIO],
 ) -> NoReturn:
-    """Turn this process into the command; it returns to no test, whatever happens."""
+    """Turn this process into what does the work; it returns to no test, whatever happens."""
     code: object = 1
     try:
         _begin(folder, environment, streams)
-        sys.argv = ["tokencredit", *arguments]
-        code = _run()
+        code = work()
     except BaseException:  # noqa: BLE001 — as the interpreter would
         traceback.print_exc()
     finally:
         with suppress(BaseException):
             sys.stdout.flush()
             sys.stderr.flush()
-        os._exit(code if isinstance(code, int) else 1)
+        os._exit(0 if code is None else code if isinstance(code, int) else 1)
 
 
 def _begin(
-    folder: Path, environment: Mapping[str, str], streams: tuple[BinaryIO, BinaryIO]
+    folder: Path, environment: Mapping[str, str], streams: tuple[BinaryIO, BinaryIO, BinaryIO]
 ) -> None:
     """Give the process what the interpreter gives a new one."""
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    for number, source in enumerate((nothing, *(stream.fileno() for stream in streams))):
-        os.dup2(source, number)
+    for number, stream in enumerate(streams):
+        os.dup2(stream.fileno(), number)
     sys.stdin, sys.stdout, sys.stderr = (
         open(number, mode, encoding="utf-8", buffering=1)  # noqa: SIM115, PTH123
         for number, mode in ((0, "r"), (1, "w"), (2, "w"))
@@ -108,7 +149,12 @@ def _begin(
         warnings.simplefilter("ignore", kind)
 
 
-def _run() -> object:
+def _rank(work: Callable[[], object]) -> None:
+    become_new(os.environ)
+    work()
+
+
+def _command(arguments: tuple[str, ...], prepare: Callable[[], object]) -> object:
     """What the command exits with."""
     from hydra.core.global_hydra import GlobalHydra
     from transformers.utils import logging
@@ -117,8 +163,11 @@ def _run() -> object:
 
     GlobalHydra.instance().clear()
     logging.set_verbosity_error()
+    sys.argv = ["tokencredit", *arguments]
+    prepare()
     try:
-        cli.main()
+        with nursed():
+            cli.main()
     except SystemExit as ended:
         if isinstance(ended.code, str):
             print(ended.code, file=sys.stderr)

@@ -1,14 +1,9 @@
-"""One process of a small RL loop: `python ranks.py OUT FIRST LAST SHARDING[+OFFLOAD][:FROZEN] [MODE]`,
-in the environment of a rank. FROZEN is whole or sharded, with -away for `offload_frozen`. MODE is
-forced (responses are the recorded ones), narrow (the trunk is bfloat16), or discarding (gradients
-are taken and left out before each update). Reads and writes OUT: checkpoints, report-<rank>.json.
-"""
+"""One process of a small RL loop, in the environment of a rank."""
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -115,6 +110,12 @@ def report_of(engine: Engine, reference: torch.nn.Module) -> dict[str, Any]:
 
 
 def main(out: Path, first: int, last: int, sharding: str, mode: str) -> None:
+    """The steps from `first` to `last`. Reads and writes `out`: checkpoints, report-<rank>.json.
+
+    `sharding` is SHARDING[+OFFLOAD][:FROZEN]; FROZEN is whole or sharded, with -away for
+    `offload_frozen`. `mode` is empty, forced (responses are the recorded ones), narrow (the trunk
+    is bfloat16), or discarding (gradients are taken and left out before each update).
+    """
     torch.set_num_threads(1)
     forced = mode == "forced"
     hardware = hardware_of(sharding)
@@ -165,8 +166,3 @@ def main(out: Path, first: int, last: int, sharding: str, mode: str) -> None:
         save_file({name: value.contiguous() for name, value in said.items()}, out / FORCED)
     report = {**report_of(engine, reference), "log": log, "state": state}
     (out / f"report-{world.rank}.json").write_text(json.dumps(report))
-
-
-if __name__ == "__main__":
-    folder, begin, end, kind, *rest = sys.argv[1:]
-    main(Path(folder), int(begin), int(end), kind, "".join(rest))

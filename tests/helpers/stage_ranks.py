@@ -1,12 +1,9 @@
-"""One process of stages before RL: `python stage_ranks.py PLACE STORE SHARDING KIND…`, in the
-environment of a rank. What they start from is in STORE already. Writes STORE/report-<rank>.json.
-"""
+"""One process of stages before RL, in the environment of a rank."""
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +49,8 @@ def observed(trainer: Any) -> dict[str, Any]:
 
 
 def main(place: Path, store: Path, sharding: str, kinds: list[str]) -> None:
+    """Build stages of these kinds; what they start from is in `store` already, and
+    report-<rank>.json comes there."""
     torch.set_num_threads(1)
     report: dict[str, Any] = {}
     trained: Any = training
@@ -66,8 +65,3 @@ def main(place: Path, store: Path, sharding: str, kinds: list[str]) -> None:
         stage_of(now, place, store, sharding).build()
         AcceleratorState._reset_state()  # a process has one stage, and one trainer
     (store / f"report-{os.environ['RANK']}.json").write_text(json.dumps(report))
-
-
-if __name__ == "__main__":
-    where, into, how, *names = sys.argv[1:]
-    main(Path(where), Path(into), how, names)

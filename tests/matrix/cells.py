@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from ended import ARCHITECTURE
+from forked import forked_ranks
+from matrix import rank
+from nursery import nursed
 from tokencredit import config as configuration
 from tokencredit.composing.chosen import composed
 from tokencredit.config import Config
@@ -23,10 +25,7 @@ from tokencredit.rl.slices import Kept
 from tokencredit.stages.context import Context
 from tokencredit.store.jsonl import read_jsonl
 
-RANK: Final = Path(__file__).with_name("rank.py")
 RUN: Final = "run"
-LIMIT: Final = 600.0
-"""Seconds that a part of a run may take."""
 STEPS: Final = 10
 BATCH: Final = 8
 SMALL: Final = (
@@ -100,7 +99,8 @@ class Place:
             places = (f"store={self.folder}/store", f"run_dir={out / RUN}", f"steps={steps}")
             config = composed([*SMALL, f"hardware={hardware}", *KINDS[kind], *places])
             stages = all_stages(Context(config))
-            make(config, stages[:-1])
+            with nursed():
+                make(config, stages[:-1])
             start(config, stages[-1].key, out, given)
         return Ran(out)
 
@@ -110,18 +110,8 @@ def start(config: Config, key: str, out: Path, given: Path | None) -> None:
     out.mkdir(parents=True, exist_ok=True)
     count = config.hardware.processes_of("rl")
     known = stage_environment(config, "rl")
-    command = [sys.executable, str(RANK), str(out), str(given or "-"), "rl", key]
-    children = []
-    for rank, each in enumerate(rank_environments(count, known)):
-        with (out / f"printed-{rank}.log").open("w") as printed:
-            child = subprocess.Popen(
-                command, env=each, stdin=subprocess.PIPE, stdout=printed, stderr=subprocess.STDOUT
-            )
-        assert child.stdin is not None
-        with child.stdin:
-            child.stdin.write(configuration.dump(config).encode())
-        children.append(child)
-    codes = [child.wait(LIMIT) for child in children]
-    if any(codes):
-        said = "\n".join(path.read_text()[-3000:] for path in sorted(out.glob("printed-*.log")))
-        raise RuntimeError(f"{out.name}: exit codes {codes}\n{said}")
+    work = partial(rank.main, out, given, "rl", key)
+    text = configuration.dump(config).encode()
+    for each in forked_ranks(work, rank_environments(count, known), text):
+        if each.code:
+            raise RuntimeError(f"{out.name}: exit code {each.code}\n{each.out}\n{each.err[-3000:]}")

@@ -1,14 +1,9 @@
-"""A process of a run whose responses are written down, and may be given:
-`python rank.py OUT GIVEN STAGE KEY`, in the environment of a rank.
-
-It is the worker of a stage with another mouth: where GIVEN (a file, or -) has a response to a
-prompt, the policy says that. What the process said in rollouts is in OUT/said-<rank>.safetensors.
-"""
+"""A process of a run whose responses are written down, and may be given: the worker of a stage with
+another mouth, in the environment of a rank."""
 
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Final
 
@@ -46,10 +41,11 @@ def spoken(prompts: Prompts, known: list[torch.Tensor]) -> Rollout:
     )
 
 
-def main(out: Path, given: str, stage: str, key: str) -> None:
-    """Run the stage."""
+def main(out: Path, given: Path | None, stage: str, key: str) -> None:
+    """Run the stage: where `given` has a response to a prompt, the policy says that. What the
+    process said in rollouts is in OUT/said-<rank>.safetensors then."""
     own = Actors.respond
-    known: Said = {} if given == "-" else load_file(given)
+    known: Said = {} if given is None else load_file(given)
     said: Said = {}
 
     def respond(
@@ -75,7 +71,3 @@ def main(out: Path, given: str, stage: str, key: str) -> None:
     worker.hush()
     worker.run(stage, key)
     save_file(said, out / f"said-{os.environ.get('RANK', '0')}.safetensors")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import ranks
+from forked import forked_ranks
 from learning import equal
 from tokencredit.pipeline.process import rank_environments
 from tokencredit.rl.slices import Kept
@@ -21,7 +22,6 @@ from tokencredit.rl.slices import Kept
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ranks")]
 
 STEPS = 10
-PROGRAM = Path(__file__).parents[1] / "helpers" / "ranks.py"
 ROLLOUT = ("kl/k1", "score", "tokens")
 
 
@@ -54,15 +54,10 @@ def launch(
         "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
         "DS_ACCELERATOR": "cpu",
-        "PYTHONPATH": os.pathsep.join([str(PROGRAM.parent), os.environ.get("PYTHONPATH", "")]),
     }
-    command = [sys.executable, str(PROGRAM), str(out), *map(str, steps), sharding, *mode.split()]
-    children = [
-        subprocess.Popen(command, env=each, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        for each in rank_environments(count, known)
-    ]
-    said = [child.communicate(timeout=240)[0].decode() for child in children]
-    assert [child.returncode for child in children] == [0] * count, "\n".join(said)[-4000:]
+    work = partial(ranks.main, out, *steps, sharding, mode)
+    for each in forked_ranks(work, rank_environments(count, known)):
+        each.ok()
     return Ran(out, [json.loads((out / f"report-{r}.json").read_text()) for r in range(count)])
 
 

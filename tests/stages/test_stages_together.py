@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from safetensors import safe_open
 
 import stage_ranks
 from built_stages import build, furnish
+from forked import forked_ranks
 from preferences import pair_config
 from tokencredit.errors import UserError
 from tokencredit.hardware import Hardware, Sharding
@@ -29,7 +29,6 @@ from tokencredit.stages.together import check_share, divided
 
 pytestmark = pytest.mark.xdist_group("stages together")
 
-PROGRAM = Path(stage_ranks.__file__)
 KINDS = (
     *("sft", "reward model of labels", "reward model of pairs with adapters", "dpo"),
     *("discriminator", "advantage model"),
@@ -65,16 +64,11 @@ class Made:
             for parent in self.stage(kind, sharding).parents().values():
                 parent.context.config.hardware = Hardware(stage_threads=1)
                 build(parent)
-        path = [str(PROGRAM.parent), str(PROGRAM.parents[1]), os.environ.get("PYTHONPATH", "")]
         known = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-        known |= {"DS_ACCELERATOR": "cpu", "PYTHONPATH": os.pathsep.join(path)}
-        command = [sys.executable, str(PROGRAM), str(self.place), str(store), sharding, *KINDS]
-        children = [
-            subprocess.Popen(command, env=each, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-            for each in rank_environments(2, known)
-        ]
-        said = [child.communicate(timeout=400)[0].decode() for child in children]
-        assert [child.returncode for child in children] == [0, 0], "\n".join(said)[-4000:]
+        known["DS_ACCELERATOR"] = "cpu"
+        work = partial(stage_ranks.main, self.place, store, sharding, [*KINDS])
+        for each in forked_ranks(work, rank_environments(2, known)):
+            each.ok()
         return [json.loads((store / f"report-{rank}.json").read_text()) for rank in range(2)]
 
 

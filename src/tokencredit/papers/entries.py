@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self, TypeVar
 
@@ -158,15 +159,16 @@ class PanelEntry(Entry):
         return [replace(p, points=points) if points is not None else p for p in self.panels]
 
 
-def claim_names() -> list[str]:
-    """Every claim of the catalogue as PAPER/CLAIM."""
-    found = []
+@cache
+def claim_names() -> tuple[str, ...]:
+    """Every claim of the catalogue as PAPER/CLAIM; read once, though each cell of a plan asks."""
+    found: list[str] = []
     for path in sorted(FOLDER.glob("*/claims.yaml")):
         with reading(path):
             tree = read_yaml(path)
             given = [claim for kind in CLAIMS for claim in tree.get(kind, ())]
             found += [f"{path.parent.name}/{claim['name']}" for claim in given]
-    return found
+    return tuple(found)
 
 
 def build(schema: type[Schema], given: Mapping[str, Any], path: Path) -> Schema:

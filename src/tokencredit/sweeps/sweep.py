@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
@@ -31,6 +32,8 @@ STOP: Final = "STOP"
 """The file in a sweep's folder that asks all its cells to stop."""
 MOST: Final = 8
 """Cells that are named of those that remain."""
+KEPT: Final = 256
+"""Cells that are kept composed, some 0.4 MB each."""
 FOLDERS: list[Path] = []
 """The folder of the sweep that this process has started."""
 ADAPTIVE: Final = ("optuna", "ax", "nevergrad")
@@ -48,6 +51,7 @@ class Remember(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Called by Hydra once, before the first cell and before it makes the sweeper."""
+        ComposedOnce(GlobalHydra.instance().config_loader())
         FOLDERS.append(Path(config.hydra.sweep.dir))
         (FOLDERS[-1] / STOP).unlink(missing_ok=True)  # of a sweep in the same folder
         join(FOLDERS[-1])
@@ -62,6 +66,35 @@ class Remember(Callback):
                 directions(sweeper), listed(config.sweep.objective), strict=False
             ):
                 say(f"sweep: {sense}s {objective}")
+
+
+class ComposedOnce:
+    """Gives a launcher the cells as its sweeper has composed them.
+
+    Hydra's sweepers compose each cell to see that it can be, and let it go; a launcher in the same
+    process then composes it again, which would be a third of a plan's time.
+    """
+
+    def __init__(self, loader: ConfigLoader) -> None:
+        """Take the place of `loader.load_sweep_config`."""
+        self.compose = loader.load_sweep_config
+        self.kept: dict[tuple[str, ...], DictConfig] = {}
+        loader.load_sweep_config = self  # type: ignore[method-assign]
+
+    def __call__(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        """The cell of these overrides. Who asks for the second time may change what it gets: it is
+        handed out once."""
+        cell = tuple(sweep_overrides)
+        if cell in self.kept:
+            return self.kept.pop(cell)
+        composed = self.compose(master_config, sweep_overrides)
+        if len(self.kept) < KEPT:
+            self.kept[cell] = composed
+        return composed
+
+    def __getstate__(self) -> dict[str, object]:
+        """Without the cells: a launcher's other processes get their own alone."""
+        return {**self.__dict__, "kept": {}}
 
 
 class Refused(BaseException):
