@@ -205,8 +205,8 @@ def _worked(request: dict[str, object], handed: list[int]) -> int:
     from tokencredit.pipeline import worker
 
     given, lifeline, told = handed
+    sys.stdin = os.fdopen(given, encoding="utf-8")  # the one before may close 0 as it goes
     os.dup2(given, 0)
-    sys.stdin = open(0, encoding="utf-8")  # noqa: SIM115 — pytest's own cannot be read
     environment, arguments, folder = (
         request[name] for name in ("environment", "arguments", "folder")
     )
