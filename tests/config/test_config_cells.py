@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import io
 import subprocess
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_loader import ConfigLoader
+from omegaconf import OmegaConf
 
 from tokencredit import config as configuration
 from tokencredit.config import Config
@@ -65,6 +69,30 @@ def test_field_B40_a_poisoned_cell_is_counted_and_alone_run_again(
     second = entry(*SWEEP)
     assert second.code == 0 and pipeline.ran == [1]
     assert states() == {0: "done before", 1: "done", 2: "done before"}
+
+
+def test_each_cell_of_a_sweep_is_composed_once(
+    entry: Command, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    composed, own = Counter[str](), ConfigLoaderImpl.load_configuration
+    cells = ("seed=0", "seed=1", "seed=2")
+
+    def load(loader: ConfigLoaderImpl, *, overrides: list[str], **more: Any) -> Any:
+        composed.update(text for text in overrides if text in cells)
+        return own(loader, overrides=overrides, **more)
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", load)
+    pipeline.bad = set()
+    assert entry(*SWEEP).code == 0
+    assert composed == dict.fromkeys(cells, 1)
+
+
+def test_who_asks_for_a_cell_again_may_change_it() -> None:
+    loader = SimpleNamespace(load_sweep_config=lambda _, overrides: OmegaConf.create(overrides))
+    once = sweep.ComposedOnce(cast("ConfigLoader", loader))
+    looked_at, launched, again = (loader.load_sweep_config(None, ["seed=1"]) for _ in range(3))
+    assert launched is looked_at and again is not launched
+    assert list(once.kept) == [("seed=1",)] and once.__getstate__()["kept"] == {}
 
 
 @pytest.mark.parametrize("experiment", [None, "abc/positive_generation"])

@@ -15,6 +15,8 @@ import torch
 from ended import Ended
 from forked import forked
 from paper_runs import write_run_folder
+from tokencredit.composing.chosen import composed
+from tokencredit.stages.context import Context
 
 pytestmark = pytest.mark.xdist_group("pages")  # one process, which trains what they share once
 
@@ -56,9 +58,11 @@ def commands() -> list[tuple[str, str]]:
 
 
 def as_run(words: list[str]) -> list[str]:
-    """What is run of a command: of long work its plan alone."""
+    """What is run of a command: of long work its plan alone, of an experiment's sweep one seed."""
     if words[0] == "train" and "--help" not in words:
-        return ["plan", *words[1:]]
+        swept = "-m" in words and any(word.startswith("experiment=") for word in words)
+        seeded = any(word.startswith("seed=") for word in words)
+        return ["plan", *words[1:], *["seed=0"] * (swept and not seeded)]
     if words[0] == "tune" and "--plan" not in words:
         return [*words, "--plan"]
     if words[0] == "revise" and "reviser.backend=local" in words:
@@ -73,6 +77,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Of a CSV the first line, which names it, is kept: whoever copies the example copies it too.
     """
     place = tmp_path_factory.mktemp("pages")
+    assert Context(composed(["experiment=main_job", "scale=cpu"])).corpus  # for all forks, once
     for language, mark in (("python", "#"), ("yaml", "#"), ("csv", "#")):
         for _, text in blocks(language):
             first, _, rest = text.partition("\n")
