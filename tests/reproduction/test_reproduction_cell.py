@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from nursery import nursed
 from tokencredit.cli import app
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("reproduction")]
@@ -28,7 +29,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def reproduced(cell: Path, store: Path) -> Result:
     arguments = ["reproduce", str(cell), "--steps", "3", "--store", str(store)]
-    return CliRunner().invoke(app, arguments)
+    with nursed():
+        return CliRunner().invoke(app, arguments)
 
 
 def test_a_committed_cell_comes_out_again(store: Path) -> None:
