@@ -21,6 +21,16 @@ from .killing import ARGUMENTS, ask, clean_up, is_over, lines, workers
 pytestmark = pytest.mark.slow
 
 DIES_WITHIN = 2.0  # seconds after its parent
+ENDS = {
+    "worker": (0, 0.0),
+    "rank": (2, 0.05),
+    "asked": (4, 0.0),
+    "parent": (8, 0.1),
+    "group": (10, 0.0),
+}
+"""Who is killed, or asked to stop: when the log has so many lines, so many seconds later."""
+ENDED = {"cpu_ddp2": ("parent", "group"), "cpu_zero2": ("rank", "asked"), "cpu_zero3": (*ENDS,)}
+"""Each once for two processes, and all one after another where most is divided."""
 
 
 def interrupt(
@@ -217,11 +227,11 @@ def test_field_B33_a_damaged_checkpoint_is_named_and_never_half_used(
         assert again.bytes().startswith(first.bytes())
 
 
-@pytest.mark.parametrize("hardware", ["cpu_ddp2", "cpu_zero2", "cpu_zero3"])
+@pytest.mark.parametrize("hardware", ENDED)
 def test_field_B32_B40_two_processes_killed_and_continued(
     own: Workplace, wait_until: Wait, hardware: str
 ) -> None:
-    """A rank, the parent, and the group are killed, one rank is asked to stop; the result is that of a run never killed."""
+    """The result is that of a run never killed."""
     two = Workplace(own.folder, own.store, [*own.base, f"hardware={hardware}", "rollout.chunk=8"])
     folder = own.folder / "killed"
     log = folder / "metrics.jsonl"
@@ -230,13 +240,18 @@ def test_field_B32_B40_two_processes_killed_and_continued(
     assert manifest["arithmetic"]["processes"] == 2
     assert len(straight.rows()) == STEPS
 
-    interrupt(two, wait_until, (folder / "manifest.json").is_file, "worker", 0.0)
-    interrupt(two, wait_until, lambda: lines(log) >= 2, "rank", 0.05)
-    code, err = ask(two, wait_until, ARGUMENTS, lambda: lines(log) >= 4, signal.SIGINT, "rank")
-    (checkpoint,) = (folder / "checkpoints").iterdir()
-    assert (code, checkpoint.name) == (STOPPED, f"step-{lines(log):06d}"), err
-    interrupt(two, wait_until, lambda: lines(log) >= 8, "parent", 0.1)
-    interrupt(two, wait_until, lambda: lines(log) >= 10, "group", 0.0)
+    for victim in ENDED[hardware]:
+        count, delay = ENDS[victim]
+
+        def moment(count: int = count) -> bool:
+            return (folder / "manifest.json").is_file() and lines(log) >= count
+
+        if victim == "asked":
+            code, err = ask(two, wait_until, ARGUMENTS, moment, signal.SIGINT, "rank")
+            (checkpoint,) = (folder / "checkpoints").iterdir()
+            assert (code, checkpoint.name) == (STOPPED, f"step-{lines(log):06d}"), err
+        else:
+            interrupt(two, wait_until, moment, victim, delay)
     last = Run(two.train(*ARGUMENTS).ok(), folder)
     for name in ("metrics.jsonl", "samples.jsonl", "policy/model.safetensors"):
         assert last.bytes(name) == straight.bytes(name), name

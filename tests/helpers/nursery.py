@@ -24,6 +24,7 @@ from typing import Any, Final, NoReturn
 
 from accelerate.state import AcceleratorState
 
+from shapes import unchecked
 from tokencredit.machine.child import LIFELINE, MISTAKE
 from tokencredit.machine.stopping import SIGNALS, holding
 from tokencredit.pipeline.children import Pipes
@@ -214,11 +215,13 @@ def _worked(request: dict[str, object], handed: list[int]) -> int:
     assert isinstance(arguments, list)
     os.environ.clear()
     os.environ.update(environment, **{LIFELINE: str(lifeline), MISTAKE: str(told)})
+    sys.path[:] = [each for each in sys.path if each not in {"", os.getcwd()}]  # noqa: PTH109
     os.chdir(str(folder))
     tempfile.tempdir = None
     become_new(environment)
     sys.argv = [worker.__file__, *arguments]
-    return worker.main(arguments)
+    with unchecked():  # as in a program, where classes of users' own may do what runs
+        return worker.main(arguments)
 
 
 def become_new(environment: Mapping[str, str]) -> None:
